@@ -1,0 +1,53 @@
+/* tensor.c - constant data. */
+#include "ir/tensor.h"
+#include <assert.h>
+
+int64_t tensor_count(const Tensor *t)
+{
+    int64_t n = 1;
+    for (int i = 0; i < t->rank; i++) n *= t->dim[i];
+    return n;
+}
+
+size_t tensor_bytes(const Tensor *t) { return (size_t)tensor_count(t) * (size_t)dtypes[t->type].bytes; }
+
+Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim)
+{
+    assert(rank >= 0 && rank <= MAX_RANK);
+    Tensor *t = NEW(a, Tensor);
+    t->type = type, t->rank = rank;
+    for (int i = 0; i < rank; i++) t->dim[i] = dim[i];
+    t->data = arena_alloc(a, tensor_bytes(t));
+    return t;
+}
+
+Tensor *tensor_scalar(Arena *a, DType type, double v)
+{
+    Tensor *t = tensor_new(a, type, 0, NULL);
+    dtype_store(type, (void *)t->data, 0, v);
+    return t;
+}
+
+Tensor *tensor_ints(Arena *a, const int64_t *v, int64_t n)
+{
+    Tensor *t = tensor_new(a, DT_i64, 1, &n);
+    if (n) memcpy((void *)t->data, v, (size_t)n * sizeof *v);
+    return t;
+}
+
+static bool strings_equal(const char *const *a, const char *const *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (strcmp(a[i], b[i])) return false;
+    return true;
+}
+
+bool tensor_equal(const Tensor *a, const Tensor *b)
+{
+    if (a->type != b->type || a->rank != b->rank) return false;
+    for (int i = 0; i < a->rank; i++)
+        if (a->dim[i] != b->dim[i]) return false;
+    if (a->data == b->data || !tensor_count(a)) return true;
+    if (a->type == DT_str) return strings_equal(a->data, b->data, tensor_count(a));
+    return !memcmp(a->data, b->data, tensor_bytes(a));
+}
