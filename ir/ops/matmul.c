@@ -1,0 +1,217 @@
+/* matmul.c - products of matrices.
+ *
+ * MatMul: Y[b..., m, n] = sum over k of A[b..., m, k] * B[b..., k, n], batch dimensions broadcast, a one-dimensional operand without
+ * its outer axis. MatMulDot (octet) is the same over u8/i8 with i32 sums of raw products.
+ * Gemm becomes MatMul with alpha, beta and C around it: constant operands are transposed here (ex_swap), the rest folds.
+ * Einsum is one reduction: the product of its operands at the indices that their letters name. */
+#include "ir/ops/emit.h"
+#include "ir/ops/ops.h"
+#include "ir/ops/rules.h"
+#include <ctype.h>
+#include <string.h>
+
+/* The shape of a numpy matmul of inputs ia and ib. */
+bool infer_product(Infer *c, uint32_t ia, uint32_t ib)
+{
+    const Type *a = in_type(c, ia), *b = in_type(c, ib);
+    if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
+    if (a->rank == 0 || b->rank == 0) return infer_error(c, "an operand is a scalar, expected a vector or a matrix");
+    Dim out[MAX_RANK], one = DIM(c, 1);
+    if (!require_eq(c, a->dim[a->rank - 1], b->dim[b->rank > 1 ? b->rank - 2 : 0], "inner dimensions")) return false;
+    int ba = a->rank > 2 ? a->rank - 2 : 0, bb = b->rank > 2 ? b->rank - 2 : 0, batch = ba > bb ? ba : bb, n = 0;
+    for (int i = 0; i < batch; i++) {
+        int pa = i - (batch - ba), pb = i - (batch - bb);
+        out[n] = dim_broadcast(c->d, pa < 0 ? one : a->dim[pa], pb < 0 ? one : b->dim[pb], c->loc);
+        if (!dim_known(out[n++])) return infer_error(c, "batch dimensions do not broadcast");
+    }
+    if (a->rank > 1) out[n++] = a->dim[a->rank - 2];
+    if (b->rank > 1) out[n++] = b->dim[b->rank - 1];
+    return out_shape(c, 0, n, out);
+}
+
+static bool infer_matmul(Infer *c) { return infer_product(c, 0, 1); }
+
+static void lower_product(Lower *l, DType acc)
+{
+    Kernel *k = l->k;
+    int a = low_in(l, 0), b = low_in(l, 1), y = low_out(l, 0), ra = low_rank(l, a), rb = low_rank(l, b), rank = low_rank(l, y);
+    int space[MAX_RANK], left[MAX_RANK + 1], right[MAX_RANK + 1], batch = rank - (ra > 1) - (rb > 1);
+    low_axes(l, y, space);
+    int depth = low_axis(l, low_dim(l, a, -1)), na = batch, nb = batch;
+    memcpy(left, space, sizeof(int) * (size_t)batch), memcpy(right, space, sizeof(int) * (size_t)batch);
+    if (ra > 1) left[na++] = space[batch];
+    left[na++] = depth, right[nb++] = depth;
+    if (rb > 1) right[nb++] = space[rank - 1];
+    Expr x = expr_cast(k, acc, low_load_broadcast(l, a, left, na)), w = expr_cast(k, acc, low_load_broadcast(l, b, right, nb));
+    low_reduce(l, y, space, rank, &depth, 1, P_add, expr_mul(k, x, w), low_store_as(l, y, expr_it(k, acc)));
+}
+
+static void lower_matmul(Lower *l) { lower_product(l, dtype_compute(low_type(l, low_in(l, 0)))); }
+static void lower_matmul_dot(Lower *l) { lower_product(l, DT_i32); }
+
+/* ---- Gemm ---- */
+static bool infer_gemm(Infer *c)
+{
+    const Type *a = in_type(c, 0), *b = in_type(c, 1);
+    if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
+    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
+    Dim out[2] = {a->dim[ta], b->dim[!tb]};
+    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, out);
+}
+
+static bool expand_gemm(Expand *x)
+{
+    double alpha = node_float(x->n, "alpha"), beta = node_float(x->n, "beta");
+    DType t = ex_type(x, x->in[0])->dtype;
+    Val a = x->in[0], b = x->in[1], c = ex_in(x, 2);
+    if (node_int(x->n, "transA")) a = ex_swap(x, a);
+    if (node_int(x->n, "transB")) b = ex_swap(x, b);
+    if (alpha != 1 && ex_const(x, b)) b = EX(x, "Mul", b, ex_scalar(x, t, alpha)), alpha = 1;
+    Val y = EX(x, "MatMul", a, b);
+    if (alpha != 1) y = EX(x, "Mul", y, ex_scalar(x, t, alpha));
+    if (c.id && beta != 0) {
+        if (beta != 1) c = EX(x, "Mul", c, ex_scalar(x, t, beta));
+        y = EX(x, "Add", y, c);
+    }
+    x->out[0] = y;
+    return true;
+}
+
+/* ---- Einsum ---- */
+enum { LETTERS = 256 }; /* dimensions under "..." are letters 1, 2, ..., counted from the last */
+typedef struct Term { int n; unsigned char letter[MAX_RANK]; } Term;
+typedef struct Equation { int inputs; Term in[24], out; } Equation;
+
+static const char *read_term(const char *s, int rank, Term *t)
+{
+    int letters = 0, dots = 0;
+    const char *e = s;
+    for (; *e && *e != ',' && strncmp(e, "->", 2); e++) {
+        letters += isalpha((unsigned char)*e) != 0;
+        dots += !strncmp(e, "...", 3);
+    }
+    int hidden = dots ? rank - letters : 0;
+    if (dots > 1 || hidden < 0 || letters + hidden > MAX_RANK) return NULL;
+    for (; s < e; s++) {
+        if (isalpha((unsigned char)*s)) t->letter[t->n++] = (unsigned char)*s;
+        else if (*s == '.') {
+            for (int i = hidden; i > 0; i--) t->letter[t->n++] = (unsigned char)i;
+            s += 2;
+        } else if (!isspace((unsigned char)*s)) return NULL;
+    }
+    return rank >= 0 && t->n != rank ? NULL : e;
+}
+
+/* Without "->" the result has the hidden dimensions, then the letters that occur once, in alphabetical order. */
+static void implicit_output(Equation *q, int hidden)
+{
+    for (int i = hidden; i > 0; i--) q->out.letter[q->out.n++] = (unsigned char)i;
+    for (int ch = 'A'; ch <= 'z'; ch++) {
+        int seen = 0;
+        for (int i = 0; i < q->inputs; i++)
+            for (int j = 0; j < q->in[i].n; j++) seen += q->in[i].letter[j] == ch;
+        if (seen == 1 && q->out.n < MAX_RANK) q->out.letter[q->out.n++] = (unsigned char)ch;
+    }
+}
+
+static bool read_equation(const char *s, const int *rank, int inputs, Equation *q)
+{
+    *q = (Equation){.inputs = inputs};
+    int hidden = 0;
+    for (int i = 0; i < inputs; i++) {
+        const char *e = read_term(s, rank[i], &q->in[i]);
+        if (!e || (i + 1 < inputs && *e != ',')) return false;
+        for (int j = 0; j < q->in[i].n; j++)
+            if (q->in[i].letter[j] <= MAX_RANK && q->in[i].letter[j] > hidden) hidden = q->in[i].letter[j];
+        s = *e == ',' ? e + 1 : e;
+    }
+    if (strncmp(s, "->", 2)) {
+        implicit_output(q, hidden);
+        return *s == 0;
+    }
+    int letters = 0;
+    bool dots = strstr(s + 2, "...") != NULL;
+    for (const char *p = s + 2; *p; p++) letters += isalpha((unsigned char)*p) != 0;
+    const char *e = read_term(s + 2, letters + (dots ? hidden : 0), &q->out);
+    return e && *e == 0;
+}
+
+static bool node_equation(const Node *n, const Graph *g, Equation *q)
+{
+    int rank[24];
+    if (n->nin > 24) return false;
+    for (uint32_t i = 0; i < n->nin; i++) rank[i] = val_type(g, node_in(g, n, i))->rank;
+    const char *text = node_str(n, "equation");
+    return text && read_equation(text, rank, (int)n->nin, q);
+}
+
+static bool infer_einsum(Infer *c)
+{
+    for (uint32_t i = 0; i < c->n->nin; i++)
+        if (in_rank(c, i) < 0) return out_unknown(c, 0);
+    Equation q;
+    if (!node_equation(c->n, c->g, &q)) return infer_error(c, "equation '%s' does not fit the operands", node_str(c->n, "equation"));
+    Dim size[LETTERS] = {{0}}, out[MAX_RANK];
+    for (int i = 0; i < q.inputs; i++)
+        for (int j = 0; j < q.in[i].n; j++) {
+            Dim *s = &size[q.in[i].letter[j]], have = in_dim(c, (uint32_t)i, j);
+            *s = dim_known(*s) ? dim_broadcast(c->d, *s, have, c->loc) : have;
+            if (!dim_known(*s)) return infer_error(c, "a letter of equation '%s' stands for different sizes", node_str(c->n, "equation"));
+        }
+    for (int i = 0; i < q.out.n; i++) {
+        out[i] = size[q.out.letter[i]];
+        if (!dim_known(out[i])) return infer_error(c, "the result of '%s' names a letter that no operand has", node_str(c->n, "equation"));
+    }
+    return out_shape(c, 0, q.out.n, out);
+}
+
+/* The size that a letter stands for: that of an operand where it is not broadcast. */
+static Expr letter_size(Lower *l, const Equation *q, int letter)
+{
+    for (int i = 0; i < q->inputs; i++)
+        for (int j = 0; j < q->in[i].n; j++) {
+            Expr size = low_dim(l, low_in(l, (uint32_t)i), j);
+            if (q->in[i].letter[j] == letter && !expr_is(l->k, size, 1)) return size;
+        }
+    return expr_index(l->k, 1);
+}
+
+static void lower_einsum(Lower *l)
+{
+    Kernel *k = l->k;
+    Equation q;
+    if (!node_equation(l->n, l->g, &q)) return; /* refused by infer */
+    int axis[LETTERS] = {0}, space[MAX_RANK], reduce[LETTERS], reduces = 0, y = low_out(l, 0);
+    DType acc = dtype_compute(low_type(l, y));
+    for (int i = 0; i < q.out.n; i++) space[i] = axis[q.out.letter[i]] = low_axis(l, low_dim(l, y, i));
+    Expr value = 0;
+    for (int i = 0; i < q.inputs; i++) {
+        int buf = low_in(l, (uint32_t)i);
+        Expr index[MAX_RANK] = {0};
+        for (int j = 0; j < q.in[i].n; j++) {
+            int letter = q.in[i].letter[j];
+            if (!axis[letter]) axis[letter] = reduce[reduces++] = low_axis(l, letter_size(l, &q, letter));
+            bool one = expr_is(k, low_dim(l, buf, j), 1); /* broadcast */
+            index[j] = one ? expr_index(k, 0) : expr_axis(k, axis[letter]);
+        }
+        Expr load = expr_cast(k, acc, expr_load(k, buf, index));
+        value = value ? expr_mul(k, value, load) : load;
+    }
+    Expr it = low_store_as(l, y, reduces ? expr_it(k, acc) : value);
+    if (reduces) low_reduce(l, y, space, q.out.n, reduce, reduces, P_add, value, it);
+    else low_stage(l, y, space, q.out.n, it);
+}
+
+#define NUMBERS "float int uint"
+const OpDef ops_matmul[] = {
+    OP(MatMul, .since = 1, .sig = "A:T B:T -> Y:T", .T = NUMBERS, .infer = infer_matmul, .lower = lower_matmul, .quant = QUANT_INTEGER,
+       .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1),
+    OP(Gemm, .since = 1, .sig = "A:T B:T C:T? -> Y:T", .T = NUMBERS, .attrs = "alpha:float=1 beta:float=1 transA:int=0 transB:int=0",
+       .infer = infer_gemm, .expand = expand_gemm),
+    OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!", .infer = infer_einsum,
+       .lower = lower_einsum),
+    OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
+       .lower = lower_matmul_dot),
+    {0},
+};

@@ -1,0 +1,619 @@
+/* microsoft.c - operators of the domain com.microsoft that exporters and ONNX Runtime's tools write.
+ *
+ * All are spelled in other operators. The QLinear ones become DequantizeLinear, the float operator, QuantizeLinear, the form that
+ * the quantization passes fuse; integer products become raw sums with corrections, as in quant.c. Weights of MatMulNBits stay
+ * 2, 4 or 8-bit codes behind a DequantizeLinear in blocks along K. */
+#include "ir/ops/emit.h"
+#include "ir/ops/ops.h"
+#include "ir/ops/rules.h"
+#include "ir/ops/window.h"
+#include <assert.h>
+#include <math.h>
+
+/* ---- 8-bit elementwise and pooling ---- */
+static Val dequantize(Expand *x, Val q, Val scale, Val zero) { return EX(x, "DequantizeLinear", q, scale, zero); }
+static Val quantize(Expand *x, Val v, Val scale, Val zero, DType to)
+{
+    if (!zero.id) zero = ex_scalar(x, to, 0);
+    return EX(x, "QuantizeLinear", v, scale, zero);
+}
+
+/* A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero */
+static bool expand_qlinear_binary(Expand *x, const char *op)
+{
+    const Val *in = x->in;
+    Val a = dequantize(x, in[0], in[1], in[2]), b = dequantize(x, in[3], in[4], in[5]);
+    x->out[0] = quantize(x, EX(x, op, a, b), in[6], ex_in(x, 7), ex_type(x, in[0])->dtype);
+    return true;
+}
+
+static bool expand_qlinear_add(Expand *x) { return expand_qlinear_binary(x, "Add"); }
+static bool expand_qlinear_mul(Expand *x) { return expand_qlinear_binary(x, "Mul"); }
+
+static bool infer_qlinear_binary(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 3}); }
+
+/* X, X_scale, X_zero, Y_scale, Y_zero: one operator with the node's own attributes. */
+static bool expand_qlinear_unary(Expand *x, const char *op)
+{
+    Val v = dequantize(x, x->in[0], x->in[1], x->in[2]);
+    v = ex_op_like(x, NULL, op, &v, 1);
+    x->out[0] = quantize(x, v, x->in[3], ex_in(x, 4), ex_type(x, x->in[0])->dtype);
+    return true;
+}
+
+static bool expand_qlinear_sigmoid(Expand *x) { return expand_qlinear_unary(x, "Sigmoid"); }
+static bool expand_qlinear_leaky_relu(Expand *x) { return expand_qlinear_unary(x, "LeakyRelu"); }
+static bool infer_qlinear_unary(Infer *c) { return out_like(c, 0, 0); }
+
+/* Softmax of an opset before 13 runs over all dimensions from the axis on: they are flattened. */
+static bool expand_qlinear_softmax(Expand *x)
+{
+    int rank = ex_type(x, x->in[0])->rank;
+    int64_t axis = node_int(x->n, "axis");
+    if (rank < 1 || axis < -rank || axis >= rank) return expand_error(x, "axis %lld is outside of rank %d", (long long)axis, rank);
+    if (axis < 0) axis += rank;
+    bool flat = node_int(x->n, "opset") < 13 && axis != rank - 1;
+    Val v = dequantize(x, x->in[0], x->in[1], x->in[2]), shape = EX(x, "Shape", v);
+    if (flat) v = ex_op(x, NULL, "Flatten", (AttrSet[]){SET_INT("axis", axis)}, 1, &v, 1), axis = 1;
+    v = ex_op(x, NULL, "Softmax", (AttrSet[]){SET_INT("axis", axis)}, 1, &v, 1);
+    if (flat) v = EX(x, "Reshape", v, shape);
+    x->out[0] = quantize(x, v, x->in[3], ex_in(x, 4), ex_type(x, x->in[0])->dtype);
+    return true;
+}
+
+static Val move_channels(Expand *x, Val v, bool last)
+{
+    int rank = ex_type(x, v)->rank;
+    int64_t perm[MAX_RANK];
+    for (int i = 0; i < rank; i++) perm[i] = last ? (i == 0 ? 0 : i == rank - 1 ? 1 : i + 1) : (i == 0 ? 0 : i == 1 ? rank - 1 : i - 1);
+    return ex_transpose(x, v, perm, rank);
+}
+
+static bool expand_qlinear_pool(Expand *x, const char *op)
+{
+    bool last = node_int(x->n, "channels_last");
+    if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "X has no known rank of at least 3");
+    Val v = last ? move_channels(x, x->in[0], false) : x->in[0];
+    v = dequantize(x, v, x->in[1], x->in[2]);
+    v = ex_op_like(x, NULL, op, &v, 1);
+    v = quantize(x, v, x->in[3], ex_in(x, 4), ex_type(x, x->in[0])->dtype);
+    x->out[0] = last ? move_channels(x, v, true) : v;
+    return true;
+}
+
+static bool expand_qlinear_average(Expand *x) { return expand_qlinear_pool(x, "AveragePool"); }
+static bool expand_qlinear_global(Expand *x) { return expand_qlinear_pool(x, "GlobalAveragePool"); }
+
+static Type channels_first(const Type *t, bool last)
+{
+    Type r = *t;
+    for (int i = 1; last && i < t->rank; i++) r.dim[i] = t->dim[i == 1 ? t->rank - 1 : i - 1];
+    return r;
+}
+
+static bool out_channels(Infer *c, Type t, bool last)
+{
+    Type r = t;
+    for (int i = 1; last && i < t.rank; i++) r.dim[i] = t.dim[i == t.rank - 1 ? 1 : i + 1];
+    return out_shape(c, 0, r.rank, r.dim);
+}
+
+static bool infer_qlinear_average(Infer *c)
+{
+    bool last = node_int(c->n, "channels_last");
+    if (in_rank(c, 0) < 3) return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
+    Type t = channels_first(in_type(c, 0), last);
+    Window w;
+    const char *why = NULL;
+    if (!window_read(&w, c->d, c->n, &t, NULL, &why)) return infer_error(c, "%s", why);
+    for (int i = 0; i < w.n; i++) t.dim[i + 2] = w.out[i];
+    return out_channels(c, t, last);
+}
+
+static bool infer_qlinear_global(Infer *c)
+{
+    bool last = node_int(c->n, "channels_last");
+    if (in_rank(c, 0) < 3) return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
+    Type t = channels_first(in_type(c, 0), last);
+    for (int i = 2; i < t.rank; i++) t.dim[i] = DIM(c, 1);
+    return out_channels(c, t, last);
+}
+
+/* Y_scale, Y_zero, then (x, scale, zero) of every part. */
+static bool infer_qlinear_concat(Infer *c)
+{
+    int axis;
+    if (c->n->nin < 5 || (c->n->nin - 2) % 3) return infer_error(c, "%u inputs, expected two and three a part", c->n->nin);
+    const Type *first = in_type(c, 2);
+    if (first->rank < 0) return out_unknown(c, 0);
+    if (!in_axis(c, node_int(c->n, "axis"), first->rank, &axis)) return false;
+    Dim out[MAX_RANK];
+    memcpy(out, first->dim, sizeof out);
+    for (uint32_t i = 5; i < c->n->nin; i += 3) {
+        if (in_rank(c, i) != first->rank) return in_rank(c, i) < 0 ? out_unknown(c, 0) : infer_error(c, "the parts differ in rank");
+        out[axis] = dim_add(c->d, out[axis], in_dim(c, i, axis));
+    }
+    return out_shape(c, 0, first->rank, out);
+}
+
+static bool expand_qlinear_concat(Expand *x)
+{
+    uint32_t n = (x->n->nin - 2) / 3;
+    Val *part = NEW_ARRAY(x->m->mem, Val, n);
+    for (uint32_t i = 0; i < n; i++) part[i] = dequantize(x, x->in[2 + 3 * i], x->in[3 + 3 * i], x->in[4 + 3 * i]);
+    Val v = ex_concat(x, part, (int)n, (int)node_int(x->n, "axis"));
+    x->out[0] = quantize(x, v, x->in[0], x->in[1], ex_type(x, x->in[1])->dtype);
+    return true;
+}
+
+/* The boundaries as this domain spells them, with 16-bit types before ONNX had them. */
+static bool expand_boundary(Expand *x, const char *op)
+{
+    Val in[] = {x->in[0], x->in[1], ex_in(x, 2)};
+    x->out[0] = ex_op_like(x, NULL, op, in, 3);
+    return true;
+}
+
+static bool expand_quantize(Expand *x) { return expand_boundary(x, "QuantizeLinear"); }
+static bool expand_dequantize(Expand *x) { return expand_boundary(x, "DequantizeLinear"); }
+
+static bool infer_quantize(Infer *c)
+{
+    c->out[0].dtype = in_has(c, 2) ? in_type(c, 2)->dtype : DT_u8;
+    return out_like(c, 0, 0);
+}
+
+/* ---- products ---- */
+Val ex_dequantize(Expand *x, Val q, Val scale, Val zero)
+{
+    const Tensor *qt = ex_const(x, q), *st = ex_const(x, scale), *zt = ex_const(x, zero);
+    int rank = ex_type(x, q)->rank;
+    if (!qt || !st || (zero.id && !zt))
+        return ex_op(x, NULL, "DequantizeLinear", (AttrSet[]){SET_INT("axis", rank - 1)}, 1, (Val[]){q, scale, zero}, 3);
+    Tensor *t = tensor_new(x->m->mem, DT_f32, qt->rank, qt->dim);
+    int64_t columns = qt->rank ? qt->dim[qt->rank - 1] : 1, ns = tensor_count(st), nz = zt ? tensor_count(zt) : 0;
+    float *to = (float *)(uintptr_t)t->data;
+    for (int64_t i = 0, n = tensor_count(qt); i < n; i++) {
+        int64_t c = i % columns, z = nz ? dtype_load_int(zt->type, zt->data, nz > 1 ? c : 0) : 0;
+        to[i] = (float)(dtype_load_int(qt->type, qt->data, i) - z) * (float)dtype_load(st->type, st->data, ns > 1 ? c : 0);
+    }
+    return ex_tensor(x, t);
+}
+
+static Val scale_sums(Expand *x, Val acc, Val a, Val b)
+{
+    return EX(x, "Mul", ex_cast(x, acc, DT_f32), EX(x, "Mul", a, b));
+}
+
+Val ex_dynamic_matmul(Expand *x, Val a, Val b, Val b_scale, Val b_zero)
+{
+    Val q[3], acc;
+    graph_emit(x->g, op_find(NULL, "DynamicQuantizeLinear"), NULL, &a, 1, 3, x->loc, q);
+    IntegerOp op = {.x = q[0], .x_zero = q[2], .w = b, .w_zero = b_zero};
+    if (!ex_matmul_integer(x, &op, &acc)) return a;
+    return scale_sums(x, acc, q[1], b_scale);
+}
+
+static bool expand_dynamic_matmul(Expand *x)
+{
+    Val y = ex_dynamic_matmul(x, x->in[0], x->in[1], x->in[2], ex_in(x, 3));
+    x->out[0] = ex_has(x, 4) ? EX(x, "Add", y, x->in[4]) : y;
+    return true;
+}
+
+/* A, B, a_scale, b_scale, a_zero, b_zero, bias */
+static bool expand_integer_to_float(Expand *x)
+{
+    IntegerOp op = {.x = x->in[0], .w = x->in[1], .x_zero = ex_in(x, 4), .w_zero = ex_in(x, 5)};
+    Val acc;
+    if (!ex_matmul_integer(x, &op, &acc)) return false;
+    Val y = scale_sums(x, acc, ex_cast(x, x->in[2], DT_f32), ex_cast(x, x->in[3], DT_f32));
+    y = ex_cast(x, y, ex_type(x, x->in[2])->dtype);
+    x->out[0] = ex_has(x, 6) ? EX(x, "Add", y, x->in[6]) : y;
+    return true;
+}
+
+static bool infer_matmul(Infer *c) { return infer_product(c, 0, 1); }
+
+/* A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero */
+static bool infer_qgemm(Infer *c)
+{
+    const Type *a = in_type(c, 0), *b = in_type(c, 3);
+    c->out[0].dtype = in_has(c, 8) ? in_type(c, 8)->dtype : in_has(c, 7) ? a->dtype : DT_f32;
+    if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
+    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
+    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
+}
+
+static bool expand_qgemm(Expand *x)
+{
+    const Val *in = x->in;
+    IntegerOp op = {.x = in[0], .w = in[3], .x_zero = ex_in(x, 2), .w_zero = ex_in(x, 5), .bias = ex_in(x, 6)};
+    if (node_int(x->n, "transA")) op.x = ex_swap(x, op.x);
+    if (node_int(x->n, "transB")) op.w = ex_swap(x, op.w);
+    Val acc, scale = EX(x, "Mul", in[1], in[4]);
+    if (!ex_matmul_integer(x, &op, &acc)) return false;
+    double alpha = node_float(x->n, "alpha");
+    if (alpha != 1) scale = EX(x, "Mul", scale, ex_scalar(x, DT_f32, alpha));
+    if (ex_has(x, 7)) {
+        DType to = ex_has(x, 8) ? ex_type(x, in[8])->dtype : ex_type(x, in[0])->dtype;
+        x->out[0] = ex_requant(x, acc, EX(x, "Div", scale, in[7]), ex_in(x, 8), to);
+    } else {
+        x->out[0] = EX(x, "Mul", ex_cast(x, acc, DT_f32), scale);
+    }
+    return true;
+}
+
+static bool infer_fused_matmul(Infer *c)
+{
+    const Type *a = in_type(c, 0), *b = in_type(c, 1);
+    if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
+    bool ta = node_int(c->n, "transA") && a->rank > 1, tb = node_int(c->n, "transB") && b->rank > 1;
+    if (node_int(c->n, "transBatchA") || node_int(c->n, "transBatchB"))
+        return infer_error(c, "FusedMatMul with transBatchA or transBatchB is not supported");
+    if (a->rank < 2 || b->rank < 2) return infer_error(c, "A and B have rank %d and %d, expected at least 2", a->rank, b->rank);
+    int rank = a->rank > b->rank ? a->rank : b->rank;
+    Dim out[MAX_RANK];
+    for (int i = 0; i < rank - 2; i++) {
+        int ia = i - (rank - a->rank), ib = i - (rank - b->rank);
+        out[i] = dim_broadcast(c->d, ia < 0 ? DIM(c, 1) : a->dim[ia], ib < 0 ? DIM(c, 1) : b->dim[ib], c->loc);
+        if (!dim_known(out[i])) return infer_error(c, "batch dimensions do not broadcast");
+    }
+    out[rank - 2] = a->dim[a->rank - (ta ? 1 : 2)], out[rank - 1] = b->dim[b->rank - (tb ? 2 : 1)];
+    return require_eq(c, a->dim[a->rank - (ta ? 2 : 1)], b->dim[b->rank - (tb ? 1 : 2)], "inner dimensions") && out_shape(c, 0, rank, out);
+}
+
+static bool expand_fused_matmul(Expand *x)
+{
+    Val a = x->in[0], b = x->in[1];
+    double alpha = node_float(x->n, "alpha");
+    if (node_int(x->n, "transA")) a = ex_swap(x, a);
+    if (node_int(x->n, "transB")) b = ex_swap(x, b);
+    Val y = EX(x, "MatMul", a, b);
+    x->out[0] = alpha == 1 ? y : EX(x, "Mul", y, ex_scalar(x, ex_type(x, y)->dtype, alpha));
+    return true;
+}
+
+/* ---- MatMulNBits ---- */
+typedef struct NBits {
+    int64_t k, n, bits, block, blocks;
+    const Tensor *codes, *scales, *zeros, *group;
+    DType code;
+} NBits;
+
+static bool infer_nbits(Infer *c)
+{
+    const Type *a = in_type(c, 0);
+    if (a->rank < 1) return a->rank < 0 ? out_unknown(c, 0) : infer_error(c, "A is a scalar");
+    Dim out[MAX_RANK];
+    memcpy(out, a->dim, sizeof out);
+    out[a->rank - 1] = DIM(c, node_int(c->n, "N"));
+    return require_eq(c, a->dim[a->rank - 1], DIM(c, node_int(c->n, "K")), "K and the last dimension of A") && out_shape(c, 0, a->rank, out);
+}
+
+static int64_t code_at(const Tensor *t, int64_t row_bytes, int64_t bits, int64_t row, int64_t i)
+{
+    int64_t bit = i * bits, byte = ((const uint8_t *)t->data)[row * row_bytes + bit / 8];
+    return (byte >> (bit % 8)) & ((1 << bits) - 1);
+}
+
+static bool read_nbits(Expand *x, NBits *q)
+{
+    q->k = node_int(x->n, "K"), q->n = node_int(x->n, "N"), q->bits = node_int(x->n, "bits"), q->block = node_int(x->n, "block_size");
+    q->codes = ex_const(x, x->in[1]), q->scales = ex_const(x, x->in[2]);
+    q->zeros = ex_const(x, ex_in(x, 3)), q->group = ex_const(x, ex_in(x, 4));
+    if (q->bits != 2 && q->bits != 4 && q->bits != 8) return expand_error(x, "bits is %lld, expected 2, 4 or 8", (long long)q->bits);
+    if (q->block < 16 || q->k < 1 || q->n < 1) return expand_error(x, "K, N and block_size must be positive, block_size at least 16");
+    if (!q->codes || !q->scales || (ex_has(x, 3) && !q->zeros) || (ex_has(x, 4) && !q->group))
+        return expand_error(x, "the weights of MatMulNBits must be constant");
+    q->blocks = (q->k + q->block - 1) / q->block;
+    q->code = q->bits == 4 ? DT_u4 : q->bits == 2 ? DT_u2 : DT_u8;
+    int64_t bytes = q->blocks * (q->block * q->bits / 8), packed = (q->blocks * q->bits + 7) / 8;
+    bool whole_zeros = !q->zeros || tensor_count(q->zeros) == q->n * (q->zeros->type == DT_u8 ? packed : q->blocks);
+    if (tensor_count(q->codes) != q->n * bytes || tensor_count(q->scales) != q->n * q->blocks || !whole_zeros ||
+        (q->group && tensor_count(q->group) < q->k))
+        return expand_error(x, "weights, scales or zero points do not fit K, N and block_size");
+    return true;
+}
+
+static double zero_at(const NBits *q, int64_t col, int64_t block)
+{
+    if (!q->zeros) return (double)(1 << (q->bits - 1));
+    if (q->zeros->type != DT_u8) return dtype_load(q->zeros->type, q->zeros->data, col * q->blocks + block);
+    return (double)code_at(q->zeros, (q->blocks * q->bits + 7) / 8, q->bits, col, block);
+}
+
+/* Codes [K, N], scales and zero points [blocks, N] behind a DequantizeLinear. */
+static Val nbits_codes(Expand *x, const NBits *q)
+{
+    int64_t shape[2] = {q->k, q->n}, small[2] = {q->blocks, q->n}, row = q->blocks * (q->block * q->bits / 8);
+    Tensor *codes = tensor_new(x->m->mem, q->code, 2, shape), *zeros = tensor_new(x->m->mem, q->code, 2, small);
+    Tensor *scales = tensor_new(x->m->mem, q->scales->type, 2, small);
+    uint8_t *to = (uint8_t *)(uintptr_t)codes->data;
+    for (int64_t n = 0; n < q->n; n++) {
+        for (int64_t k = 0; k < q->k; k++) to[k * q->n + n] = (uint8_t)code_at(q->codes, row, q->bits, n, k);
+        for (int64_t b = 0; b < q->blocks; b++) {
+            dtype_store_int(q->code, (void *)(uintptr_t)zeros->data, b * q->n + n, (int64_t)zero_at(q, n, b));
+            double s = dtype_load(q->scales->type, q->scales->data, n * q->blocks + b);
+            dtype_store(q->scales->type, (void *)(uintptr_t)scales->data, b * q->n + n, s);
+        }
+    }
+    AttrSet set[] = {SET_INT("axis", 0), SET_INT("block_size", q->block)};
+    return ex_op(x, NULL, "DequantizeLinear", set, 2, (Val[]){ex_tensor(x, codes), ex_tensor(x, scales), ex_tensor(x, zeros)}, 3);
+}
+
+/* Groups in any order, or zero points that are no codes: the weights as numbers. */
+static Val nbits_numbers(Expand *x, const NBits *q)
+{
+    int64_t shape[2] = {q->k, q->n}, row = q->blocks * (q->block * q->bits / 8);
+    Tensor *t = tensor_new(x->m->mem, q->scales->type, 2, shape);
+    for (int64_t n = 0; n < q->n; n++)
+        for (int64_t k = 0; k < q->k; k++) {
+            int64_t b = q->group ? dtype_load_int(q->group->type, q->group->data, k) : k / q->block;
+            if (b < 0 || b >= q->blocks) b = 0;
+            double s = dtype_load(q->scales->type, q->scales->data, n * q->blocks + b);
+            double w = ((double)code_at(q->codes, row, q->bits, n, k) - zero_at(q, n, b)) * s;
+            dtype_store(t->type, (void *)(uintptr_t)t->data, k * q->n + n, w);
+        }
+    return ex_tensor(x, t);
+}
+
+static bool in_order(const NBits *q)
+{
+    for (int64_t k = 0; q->group && k < q->k; k++)
+        if (dtype_load_int(q->group->type, q->group->data, k) != k / q->block) return false;
+    return !q->zeros || q->zeros->type == DT_u8;
+}
+
+static bool expand_nbits(Expand *x)
+{
+    NBits q;
+    if (!read_nbits(x, &q)) return false;
+    Val w = in_order(&q) ? nbits_codes(x, &q) : nbits_numbers(x, &q);
+    Val y = EX(x, "MatMul", x->in[0], ex_cast(x, w, ex_type(x, x->in[0])->dtype));
+    x->out[0] = ex_has(x, 5) ? EX(x, "Add", y, x->in[5]) : y;
+    return true;
+}
+
+/* ---- fused activations ---- */
+typedef struct Fused { const char *name; int params; const char *first, *second; } Fused; /* attributes that take the parameters */
+static const Fused fused[] = {
+    {"Relu", 0, NULL, NULL}, {"Sigmoid", 0, NULL, NULL}, {"Tanh", 0, NULL, NULL}, {"LeakyRelu", 1, "alpha", NULL},
+    {"HardSigmoid", 2, "alpha", "beta"}, {"Elu", 1, "alpha", NULL}, {"Softplus", 0, NULL, NULL}, {"HardSwish", 0, NULL, NULL},
+};
+
+static bool activate(Expand *x, Val *v, const char *name, const float *p, uint32_t n)
+{
+    if (!name || !*name) return true;
+    DType t = ex_type(x, *v)->dtype;
+    if (!strcmp(name, "Clip") && n >= 2) {
+        *v = EX(x, "Clip", *v, ex_scalar(x, t, p[0]), ex_scalar(x, t, p[1]));
+        return true;
+    }
+    for (size_t i = 0; i < COUNT_OF(fused); i++) {
+        if (strcmp(fused[i].name, name)) continue;
+        AttrSet set[2] = {SET_FLOAT(fused[i].first, n > 0 ? p[0] : 0), SET_FLOAT(fused[i].second, n > 1 ? p[1] : 0)};
+        int given = (int)n < fused[i].params ? (int)n : fused[i].params;
+        *v = ex_op(x, NULL, name, set, given, v, 1);
+        return true;
+    }
+    return expand_error(x, "activation '%s' is not supported", name);
+}
+
+static bool infer_fused_conv(Infer *c)
+{
+    const Type *x = in_type(c, 0), *wt = in_type(c, 1);
+    if (x->rank < 0 || wt->rank < 0) return out_unknown(c, 0);
+    if (wt->rank != x->rank) return infer_error(c, "W has rank %d, expected %d, the rank of X", wt->rank, x->rank);
+    Window w;
+    const char *why = NULL;
+    if (!window_read(&w, c->d, c->n, x, wt->dim + 2, &why)) return infer_error(c, "%s", why);
+    Dim out[MAX_RANK] = {x->dim[0], wt->dim[0]};
+    for (int i = 0; i < w.n; i++) out[i + 2] = w.out[i];
+    return out_shape(c, 0, x->rank, out);
+}
+
+static bool expand_fused_conv(Expand *x)
+{
+    Val v = ex_op_like(x, NULL, "Conv", (Val[]){x->in[0], x->in[1], ex_in(x, 2)}, 3);
+    if (ex_has(x, 3)) v = EX(x, "Add", v, x->in[3]);
+    const Attr *p = node_attr(x->n, "activation_params");
+    bool given = p->kind == ATTR_FLOATS;
+    if (!activate(x, &v, node_str(x->n, "activation"), given ? p->floats : NULL, given ? p->n : 0)) return false;
+    x->out[0] = v;
+    return true;
+}
+
+static bool infer_fused_gemm(Infer *c)
+{
+    const Type *a = in_type(c, 0), *b = in_type(c, 1);
+    if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
+    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
+    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
+}
+
+static bool expand_fused_gemm(Expand *x)
+{
+    Val v = ex_op_like(x, NULL, "Gemm", (Val[]){x->in[0], x->in[1], ex_in(x, 2)}, 3);
+    float p[] = {(float)node_float(x->n, "activation_alpha"), (float)node_float(x->n, "activation_beta")};
+    if (!activate(x, &v, node_str(x->n, "activation"), p, 2)) return false;
+    x->out[0] = v;
+    return true;
+}
+
+/* ---- normalizations ---- */
+static bool infer_skip(Infer *c)
+{
+    const Type *x = in_type(c, 0);
+    for (uint32_t o = 1; o < c->n->nout && o < 3; o++) c->out[o].dtype = DT_f32;
+    if (x->rank < 1) return x->rank < 0 ? out_unknown(c, 0) : infer_error(c, "input is a scalar");
+    for (uint32_t o = 1; o < c->n->nout && o < 3; o++) {
+        Dim out[MAX_RANK];
+        memcpy(out, x->dim, sizeof out);
+        out[x->rank - 1] = DIM(c, 1);
+        out_shape(c, o, x->rank, out);
+    }
+    if (c->n->nout > 3) out_like(c, 3, 0);
+    return out_like(c, 0, 0);
+}
+
+/* 1 / sqrt(mean(v * v) + epsilon), for nodes that give it out. */
+static Val inverse_rms(Expand *x, Val v, int64_t axis, double epsilon)
+{
+    v = ex_cast(x, v, DT_f32);
+    int64_t axes[MAX_RANK], n = 0;
+    for (int64_t i = axis; i < ex_type(x, v)->rank; i++) axes[n++] = i;
+    Val mean = ex_reduce(x, "ReduceMean", EX(x, "Mul", v, v), axes, (int)n, true);
+    return EX(x, "Reciprocal", EX(x, "Sqrt", EX(x, "Add", mean, ex_scalar(x, DT_f32, epsilon))));
+}
+
+/* input, skip, gamma, beta?, bias? -> output, mean, inverse deviation, input + skip + bias */
+static bool expand_skip(Expand *x, bool simple)
+{
+    Val sum = EX(x, "Add", x->in[0], x->in[1]), bias = ex_in(x, simple ? 3 : 4);
+    if (bias.id) sum = EX(x, "Add", sum, bias);
+    double epsilon = node_float(x->n, "epsilon");
+    AttrSet set[] = {SET_INT("axis", -1), SET_FLOAT("epsilon", epsilon)};
+    Val in[] = {sum, x->in[2], simple ? (Val){0} : ex_in(x, 3)};
+    int rank = ex_type(x, sum)->rank;
+    if (x->n->nout > 3) x->out[3] = sum;
+    x->out[0] = ex_op(x, NULL, simple ? "RMSNormalization" : "LayerNormalization", set, 2, in, 3);
+    if (x->n->nout < 2) return true;
+    if (rank < 1) return expand_error(x, "input has no known rank");
+    Val wide = ex_cast(x, sum, DT_f32), mean = ex_reduce(x, "ReduceMean", wide, (int64_t[]){rank - 1}, 1, true);
+    x->out[1] = mean;
+    if (x->n->nout > 2) x->out[2] = inverse_rms(x, simple ? wide : EX(x, "Sub", wide, mean), rank - 1, epsilon);
+    return true;
+}
+
+static bool expand_skip_layer(Expand *x) { return expand_skip(x, false); }
+static bool expand_skip_simple(Expand *x) { return expand_skip(x, true); }
+
+static bool infer_simple_layer(Infer *c)
+{
+    const Type *x = in_type(c, 0);
+    int axis;
+    for (uint32_t o = 1; o < c->n->nout; o++) c->out[o].dtype = DT_f32;
+    if (x->rank < 0) return out_unknown(c, 0);
+    if (!in_axis(c, node_int(c->n, "axis"), x->rank, &axis)) return false;
+    for (uint32_t o = 1; o < c->n->nout; o++) {
+        Dim out[MAX_RANK];
+        for (int i = 0; i < x->rank; i++) out[i] = i < axis ? x->dim[i] : DIM(c, 1);
+        out_shape(c, o, x->rank, out);
+    }
+    return out_like(c, 0, 0);
+}
+
+static bool expand_simple_layer(Expand *x)
+{
+    x->out[0] = ex_op_like(x, NULL, "RMSNormalization", x->in, 2);
+    int rank = ex_type(x, x->in[0])->rank;
+    int64_t axis = node_int(x->n, "axis");
+    if (x->n->nout < 2) return true;
+    if (rank < 1) return expand_error(x, "X has no known rank");
+    x->out[1] = inverse_rms(x, x->in[0], axis < 0 ? axis + rank : axis, node_float(x->n, "epsilon"));
+    return true;
+}
+
+/* input_ids, segment_ids?, word, position, segment?, gamma, beta, mask?, position_ids? -> output, mask_index, sum */
+static bool infer_embed(Infer *c)
+{
+    const Type *ids = in_type(c, 0), *word = in_type(c, 2);
+    for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o);
+    for (uint32_t o = 1; o < c->n->nout; o++) c->out[o].dtype = o == 1 ? DT_i32 : word->dtype;
+    if (ids->rank < 0 || word->rank < 0) return true;
+    if (ids->rank != 2 || word->rank != 2) return infer_error(c, "input_ids and word_embedding have rank %d and %d, expected 2", ids->rank, word->rank);
+    Dim out[] = {ids->dim[0], ids->dim[1], word->dim[1]};
+    if (c->n->nout > 1) out_shape(c, 1, 1, ids->dim);
+    if (c->n->nout > 2) out_shape(c, 2, 3, out);
+    return out_shape(c, 0, 3, out);
+}
+
+static bool expand_embed(Expand *x)
+{
+    const Val *in = x->in;
+    Val sum = EX(x, "Gather", in[2], in[0]), place;
+    if (ex_has(x, 8)) place = EX(x, "Gather", in[3], in[8]);
+    else {
+        Val length = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 1), SET_INT("end", 2)}, 2, in, 1), zero = ex_ints(x, (int64_t[]){0}, 1);
+        place = EX(x, "Slice", in[3], zero, length, zero);
+    }
+    sum = EX(x, "Add", sum, place);
+    if (ex_has(x, 1) && in[4].id) sum = EX(x, "Add", sum, EX(x, "Gather", in[4], in[1]));
+    AttrSet set[] = {SET_INT("axis", -1), SET_FLOAT("epsilon", node_float(x->n, "epsilon"))};
+    x->out[0] = ex_op(x, NULL, "LayerNormalization", set, 2, (Val[]){sum, in[5], in[6]}, 3);
+    if (x->n->nout > 2) x->out[2] = sum;
+    if (x->n->nout < 2) return true;
+    if (ex_has(x, 7)) x->out[1] = ex_reduce(x, "ReduceSum", in[7], (int64_t[]){1}, 1, false);
+    else {
+        Val batch = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 0), SET_INT("end", 1)}, 2, in, 1);
+        x->out[1] = EX(x, "Expand", ex_scalar(x, DT_i32, 0), batch);
+    }
+    return true;
+}
+
+#define MS .domain = "com.microsoft", .since = 1
+#define Q8 "u8 i8"
+#define BINARY "A:T A_scale:f32 A_zero_point:T? B:T B_scale:f32 B_zero_point:T? C_scale:f32 C_zero_point:T? -> C:T"
+#define UNARY "X:T X_scale:f32 X_zero_point:T? Y_scale:f32 Y_zero_point:T? -> Y:T"
+#define PART(i) " x" i ":V? s" i ":f32? z" i ":V?"
+const OpDef ops_microsoft[] = {
+    OP(QLinearAdd, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_add),
+    OP(QLinearMul, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_mul),
+    OP(QLinearSigmoid, MS, .sig = UNARY, .T = Q8, .infer = infer_qlinear_unary, .expand = expand_qlinear_sigmoid),
+    OP(QLinearLeakyRelu, MS, .sig = UNARY, .T = Q8, .attrs = "alpha:float=0.01", .infer = infer_qlinear_unary,
+       .expand = expand_qlinear_leaky_relu),
+    OP(QLinearSoftmax, MS, .sig = UNARY, .T = Q8, .attrs = "axis:int=-1 opset:int=13", .infer = infer_qlinear_unary,
+       .expand = expand_qlinear_softmax),
+    OP(QLinearAveragePool, MS, .sig = UNARY, .T = Q8,
+       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 kernel_shape:ints! pads:ints strides:ints",
+       .infer = infer_qlinear_average, .expand = expand_qlinear_average),
+    OP(QLinearGlobalAveragePool, MS, .sig = UNARY, .T = Q8, .attrs = "channels_last:int=0", .infer = infer_qlinear_global,
+       .expand = expand_qlinear_global),
+    OP(QLinearConcat, MS, .sig = "Y_scale:f32 Y_zero_point:V x0:V s0:f32 z0:V" PART("1") PART("2") PART("3") PART("4") PART("5") PART("6") " -> Y:V",
+       .V = Q8, .attrs = "axis:int!",
+       .infer = infer_qlinear_concat, .expand = expand_qlinear_concat),
+    OP(QuantizeLinear, MS, .sig = "x:X y_scale:X y_zero_point:T? -> y:Y", .T = "u8 i8 u16 i16 u4 i4", .attrs = "axis:int=1",
+       .infer = infer_quantize, .expand = expand_quantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED),
+    OP(DequantizeLinear, MS, .sig = "x:T x_scale:S x_zero_point:T? -> y:S", .T = "u8 i8 u16 i16 i32 u4 i4", .attrs = "axis:int=1",
+       .infer = infer_qlinear_unary, .expand = expand_dequantize, .quant = QUANT_EDGE),
+    OP(QGemm, MS,
+       .sig = "A:T a_scale:f32 a_zero_point:T B:U b_scale:f32 b_zero_point:U C:i32? y_scale:f32? y_zero_point:V? -> Y:Y", .T = Q8,
+       .U = Q8, .V = Q8, .attrs = "alpha:float=1 transA:int=0 transB:int=0", .infer = infer_qgemm, .expand = expand_qgemm, .flags = OP_UNRANKED),
+    OP(DynamicQuantizeMatMul, MS, .sig = "A:f32 B:T b_scale:f32 b_zero_point:T? bias:f32? -> Y:f32", .T = Q8, .infer = infer_matmul,
+       .expand = expand_dynamic_matmul),
+    OP(MatMulIntegerToFloat, MS, .sig = "A:T B:U a_scale:V b_scale:V a_zero_point:T? b_zero_point:U? bias:V? -> Y:V", .T = Q8, .U = Q8,
+       .V = "f32 f16", .infer = infer_matmul, .expand = expand_integer_to_float),
+    OP(FusedMatMul, MS, .sig = "A:T B:T -> Y:T", .T = "float",
+       .attrs = "alpha:float=1 transA:int=0 transB:int=0 transBatchA:int=0 transBatchB:int=0", .infer = infer_fused_matmul,
+       .expand = expand_fused_matmul),
+    OP(MatMulNBits, MS, .sig = "A:T B:u8 scales:T zero_points:Z? g_idx:i32? bias:T? -> Y:T", .T = "f32 f16 bf16",
+       .attrs = "K:int! N:int! accuracy_level:int=0 bits:int=4 block_size:int! weight_prepacked:int=0", .infer = infer_nbits,
+       .expand = expand_nbits),
+    OP(FusedConv, MS, .sig = "X:T W:T B:T? Z:T? -> Y:T", .T = "float",
+       .attrs = WINDOW_ATTRS "activation:string activation_params:floats group:int=1", .infer = infer_fused_conv,
+       .expand = expand_fused_conv),
+    OP(FusedGemm, MS, .sig = "A:T B:T C:T? -> Y:T", .T = "float",
+       .attrs = "activation:string activation_alpha:float=0 activation_beta:float=0 alpha:float=1 beta:float=1 transA:int=0 transB:int=0",
+       .infer = infer_fused_gemm, .expand = expand_fused_gemm),
+    OP(Gelu, MS, .sig = "X:T -> Y:T", .T = "float", .body = "0.5 * X * (1 + erf(X * 0.7071067811865476))"),
+    OP(BiasGelu, MS, .sig = "A:T B:T -> C:T", .T = "float", .body = "x = A + B; 0.5 * x * (1 + erf(x * 0.7071067811865476))"),
+    OP(FastGelu, MS, .sig = "X:T bias:T?=0 -> Y:T", .T = "float",
+       .body = "x = X + bias; 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))"),
+    OP(QuickGelu, MS, .sig = "X:T -> Y:T", .T = "float", .attrs = "alpha:float=1.702", .body = "X * sigmoid(alpha * X)"),
+    OP(SkipLayerNormalization, MS,
+       .sig = "input:T skip:T gamma:T beta:T? bias:T? -> output:T mean:U? inv_std_var:U? input_skip_bias_sum:T?", .T = "float",
+       .attrs = "epsilon:float=1e-12", .infer = infer_skip, .expand = expand_skip_layer, .flags = OP_UNRANKED),
+    OP(SkipSimplifiedLayerNormalization, MS,
+       .sig = "input:T skip:T gamma:T bias:T? -> output:T mean:U? inv_std_var:U? input_skip_bias_sum:T?", .T = "float",
+       .attrs = "epsilon:float=1e-12", .infer = infer_skip, .expand = expand_skip_simple, .flags = OP_UNRANKED),
+    OP(SimplifiedLayerNormalization, .since = 1, .sig = "X:T scale:V -> Y:V inv_std_var:U?", .T = "float", .V = "float",
+       .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_simple_layer, .expand = expand_simple_layer, .flags = OP_UNRANKED),
+    OP(EmbedLayerNormalization, MS,
+       .sig = "input_ids:i32 segment_ids:i32? word_embedding:T position_embedding:T segment_embedding:T? gamma:T beta:T mask:i32? "
+              "position_ids:i32? -> output:T mask_index:i32? embedding_sum:T?",
+       .T = "float", .attrs = "epsilon:float=1e-12 mask_index_type:int=0", .infer = infer_embed, .expand = expand_embed, .flags = OP_UNRANKED),
+    {0},
+};

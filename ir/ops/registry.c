@@ -1,0 +1,19 @@
+/* registry.c - the tables of rows. A new table is one line here and one in ops.h. */
+#include "ir/ops/ops.h"
+
+const OpDef *const op_tables[] = {
+    ops_elementwise,
+    ops_shape,
+    ops_index,
+    ops_reduce,
+    ops_conv,
+    ops_matmul,
+    ops_pool,
+    ops_norm,
+    ops_resize,
+    ops_quant,
+    ops_rnn,
+    ops_microsoft,
+    ops_octet,
+    NULL,
+};

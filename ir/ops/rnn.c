@@ -1,0 +1,453 @@
+/* rnn.c - LSTM, GRU, RNN.
+ *
+ * Each expands, a direction at a time, into one MatMul of the whole sequence with the input weights (so that it is quantized and
+ * scheduled like any other) and one recurrent row of the domain octet: LSTMScan, GRUScan, RNNScan. Those keep the states of all
+ * steps, S[0] the initial one, and say step t as stages with Compute.scan that read S[t] and write S[t+1]. A reversed direction
+ * reads the projected input backwards. With sequence_lens a batch entry keeps its state after its last step, and its later
+ * outputs are zero. */
+#include "ir/ops/emit.h"
+#include "ir/ops/ops.h"
+#include "ir/ops/rules.h"
+#include <assert.h>
+#include <strings.h>
+
+/* ---- activations ---- */
+typedef struct Activation { const char *name, *body; bool a, b; float alpha, beta; } Activation;
+static const Activation activations[] = {
+    {"Sigmoid", "sigmoid(x)", false, false, 0, 0},
+    {"Tanh", "tanh(x)", false, false, 0, 0},
+    {"Relu", "max(x, 0)", false, false, 0, 0},
+    {"Affine", "a * x + b", true, true, 1, 0},
+    {"LeakyRelu", "select(x < 0, a * x, x)", true, false, 0.01F, 0},
+    {"ThresholdedRelu", "select(x > a, x, 0)", true, false, 1, 0},
+    {"ScaledTanh", "a * tanh(b * x)", true, true, 1, 1},
+    {"HardSigmoid", "min(max(a * x + b, 0), 1)", true, true, 0.2F, 0.5F},
+    {"Elu", "select(x < 0, a * (exp(x) - 1), x)", true, false, 1, 0},
+    {"Softsign", "x / (1 + abs(x))", false, false, 0, 0},
+    {"Softplus", "log(1 + exp(x))", false, false, 0, 0},
+};
+enum { MOST = 6 }; /* three a direction */
+
+static const Activation *find_activation(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(activations); i++)
+        if (!strcasecmp(activations[i].name, name)) return &activations[i];
+    return NULL;
+}
+
+/* What differs between the three operators. */
+typedef struct Cell { const char *scan, *usual[3]; int gates, functions, states; } Cell;
+static const Cell lstm = {"LSTMScan", {"Sigmoid", "Tanh", "Tanh"}, 4, 3, 2};
+static const Cell gru = {"GRUScan", {"Sigmoid", "Tanh", NULL}, 3, 2, 1};
+static const Cell rnn = {"RNNScan", {"Tanh", NULL, NULL}, 1, 1, 1};
+
+/* The functions of all directions with their parameters, which functions that take one consume in order. */
+typedef struct Functions { const char *name[MOST]; float alpha[MOST], beta[MOST]; } Functions;
+
+static const char *read_functions(const Node *n, const Cell *cell, int directions, Functions *f)
+{
+    const Attr *names = node_attr(n, "activations"), *alpha = node_attr(n, "activation_alpha"), *beta = node_attr(n, "activation_beta");
+    uint32_t count = (uint32_t)(cell->functions * directions), a = 0, b = 0;
+    bool given = names->kind == ATTR_STRINGS && names->n > 0;
+    if (given && names->n != count) return "activations has the wrong number of functions";
+    for (uint32_t i = 0; i < count; i++) {
+        f->name[i] = given ? names->strings[i] : cell->usual[i % (uint32_t)cell->functions];
+        const Activation *row = find_activation(f->name[i]);
+        if (!row) return "an activation function is unknown";
+        f->alpha[i] = row->a && alpha->kind == ATTR_FLOATS && a < alpha->n ? alpha->floats[a++] : row->alpha;
+        f->beta[i] = row->b && beta->kind == ATTR_FLOATS && b < beta->n ? beta->floats[b++] : row->beta;
+    }
+    return NULL;
+}
+
+static int directions_of(const Node *n) { return !strcmp(node_str(n, "direction"), "bidirectional") ? 2 : 1; }
+
+/* ---- shape rule of the ONNX operators: outputs Y, Y_h and, for LSTM, Y_c ---- */
+static bool infer_recurrent(Infer *c, const Cell *cell, uint32_t weights_axis, uint32_t hidden_axis)
+{
+    const Type *x = in_type(c, 0), *w = in_type(c, 1), *r = in_type(c, 2);
+    for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o);
+    if (x->rank < 0 || r->rank < 0 || w->rank < 0) return true;
+    if (x->rank != 3 || w->rank != 3 || r->rank != 3)
+        return infer_error(c, "X, W and R have rank %d, %d and %d, expected 3", x->rank, w->rank, r->rank);
+    const char *way = node_str(c->n, "direction");
+    if (strcmp(way, "forward") && strcmp(way, "reverse") && strcmp(way, "bidirectional"))
+        return infer_error(c, "direction '%s' is unknown", way);
+    int directions = directions_of(c->n), layout = (int)node_int(c->n, "layout");
+    Functions f;
+    const char *why = read_functions(c->n, cell, directions, &f);
+    if (why) return infer_error(c, "%s", why);
+    Dim h = r->dim[hidden_axis], d = DIM(c, directions), steps = x->dim[layout ? 1 : 0], batch = x->dim[layout ? 0 : 1];
+    if (!require_eq(c, w->dim[0], d, "directions of W") || !require_eq(c, r->dim[0], d, "directions of R") ||
+        !require_eq(c, x->dim[2], w->dim[weights_axis], "input size of X and W"))
+        return false;
+    Dim y[2][4] = {{steps, d, batch, h}, {batch, steps, d, h}}, last[2][3] = {{d, batch, h}, {batch, d, h}};
+    if (c->n->nout > 0) out_shape(c, 0, 4, y[layout]);
+    for (uint32_t o = 1; o < c->n->nout; o++) out_shape(c, o, 3, last[layout]);
+    return true;
+}
+
+static bool infer_lstm(Infer *c) { return infer_recurrent(c, &lstm, 2, 2); }
+static bool infer_gru(Infer *c) { return infer_recurrent(c, &gru, 2, 2); }
+static bool infer_rnn(Infer *c) { return infer_recurrent(c, &rnn, 2, 2); }
+static bool infer_dynamic_lstm(Infer *c) { return infer_recurrent(c, &lstm, 1, 1); }
+
+/* ---- expansion ---- */
+/* Entry d of the leading dimension, without it: a view of constants. */
+static Val part_of(Expand *x, Val v, int d)
+{
+    const Tensor *t = ex_const(x, v);
+    if (!v.id) return v;
+    if (!t || t->rank < 1) return ex_squeeze(x, ex_slice(x, v, 0, d, d + 1), (int64_t[]){0}, 1);
+    Tensor *p = NEW(x->m->mem, Tensor);
+    p->type = t->type, p->rank = t->rank - 1;
+    for (int i = 1; i < t->rank; i++) p->dim[i - 1] = t->dim[i];
+    p->data = (const char *)t->data + (size_t)d * tensor_bytes(p);
+    return ex_tensor(x, p);
+}
+
+/* One direction with its parameters: weights as they are multiplied, [I, G*H] and [G*H, H]. */
+typedef struct Direction {
+    Val projected, r, bias_w, bias_r, h, c, peephole, lens;
+    int64_t hidden;
+    bool reverse;
+    int number;
+} Direction;
+
+static Val sum_bias(Expand *x, const Cell *cell, const Direction *d, bool split_last)
+{
+    if (!split_last) return EX(x, "Add", d->bias_w, d->bias_r);
+    int64_t n = cell->gates - 1, h = d->hidden;
+    Val front = EX(x, "Add", ex_slice(x, d->bias_w, 0, 0, n * h), ex_slice(x, d->bias_r, 0, 0, n * h));
+    return ex_concat(x, (Val[]){front, ex_slice(x, d->bias_w, 0, n * h, (n + 1) * h)}, 2, 0);
+}
+
+static Attr *scan_attrs(Expand *x, const OpDef *op, const Cell *cell, const Functions *f, const Direction *d)
+{
+    Attr *a = op_attr_defaults(x->m->mem, op);
+    uint32_t n = (uint32_t)cell->functions, from = (uint32_t)d->number * n;
+    const char *const *names = arena_copy(x->m->mem, f->name + from, n * sizeof *f->name);
+    const float *alpha = arena_copy(x->m->mem, f->alpha + from, n * sizeof(float));
+    const float *beta = arena_copy(x->m->mem, f->beta + from, n * sizeof(float));
+    a[op_attr_index(op, "activations")] = (Attr){.kind = ATTR_STRINGS, .n = n, .strings = names};
+    a[op_attr_index(op, "alpha")] = (Attr){.kind = ATTR_FLOATS, .n = n, .floats = alpha};
+    a[op_attr_index(op, "beta")] = (Attr){.kind = ATTR_FLOATS, .n = n, .floats = beta};
+    attr_set_int(op, a, "reverse", d->reverse);
+    const Attr *clip = node_attr(x->n, "clip");
+    if (clip->kind == ATTR_FLOAT) attr_set_float(op, a, "clip", clip->f);
+    if (op_attr_index(op, "input_forget") >= 0) attr_set_int(op, a, "input_forget", node_int(x->n, "input_forget"));
+    return a;
+}
+
+static void emit_scan(Expand *x, const Cell *cell, const Functions *f, const Direction *d, Val *out)
+{
+    const OpDef *op = op_find("octet", cell->scan);
+    bool after = cell == &gru && node_int(x->n, "linear_before_reset");
+    Val xw = d->projected;
+    if (d->bias_w.id) xw = EX(x, "Add", xw, sum_bias(x, cell, d, after));
+    Val in[7] = {xw, d->r};
+    uint32_t n = 2;
+    if (cell == &gru) { /* R of the candidate apart, or its bias that the reset gate scales */
+        int64_t h = d->hidden;
+        if (!after) in[1] = ex_slice(x, d->r, 0, 0, 2 * h), in[2] = ex_slice(x, d->r, 0, 2 * h, 3 * h);
+        else if (d->bias_r.id) in[3] = ex_slice(x, d->bias_r, 0, 2 * h, 3 * h);
+        n = 4;
+    }
+    in[n++] = d->h, in[n++] = d->lens;
+    if (cell == &lstm) in[n++] = d->c, in[n++] = d->peephole;
+    while (!in[n - 1].id) n--;
+    graph_emit(x->g, op, scan_attrs(x, op, cell, f, d), in, n, 1 + (uint32_t)cell->states, x->loc, out);
+}
+
+typedef struct Inputs { Val x, w, r, b, lens, h, c, p; } Inputs; /* all at the wide type, steps first */
+typedef Val (*Project)(Expand *x, const Inputs *in, int direction);
+typedef Val (*Recurrent)(Expand *x, const Inputs *in, int direction);
+
+static Val time_first(Expand *x, Val v) { return v.id ? ex_transpose(x, v, (int64_t[]){1, 0, 2}, 3) : v; }
+
+static void finish_outputs(Expand *x, Val part[][3], int directions, DType t, bool batch_first)
+{
+    for (uint32_t o = 0; o < x->n->nout; o++) {
+        Val dir[2];
+        for (int d = 0; d < directions; d++) dir[d] = ex_unsqueeze(x, part[d][o], (int64_t[]){o == 0}, 1);
+        Val v = ex_cast(x, ex_concat(x, dir, directions, o == 0), t);
+        if (batch_first) v = o ? time_first(x, v) : ex_transpose(x, v, (int64_t[]){2, 0, 1, 3}, 4);
+        x->out[o] = v;
+    }
+}
+
+static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hidden, Project project, Recurrent recurrent)
+{
+    int directions = directions_of(x->n);
+    DType t = ex_type(x, in.x)->dtype, wide = dtype_compute(t);
+    bool batch_first = node_int(x->n, "layout");
+    Functions f;
+    const char *why = read_functions(x->n, cell, directions, &f);
+    if (why) return expand_error(x, "%s", why);
+    in.x = ex_cast(x, in.x, wide), in.b = ex_cast(x, in.b, wide), in.h = ex_cast(x, in.h, wide);
+    in.c = ex_cast(x, in.c, wide), in.p = ex_cast(x, in.p, wide);
+    if (batch_first) in.x = time_first(x, in.x), in.h = time_first(x, in.h), in.c = time_first(x, in.c);
+    Val part[2][3] = {{{0}}};
+    for (int i = 0; i < directions; i++) {
+        Direction d = {.number = i, .reverse = i == 1 || !strcmp(node_str(x->n, "direction"), "reverse"), .hidden = hidden};
+        d.projected = project(x, &in, i), d.r = recurrent(x, &in, i), d.lens = in.lens;
+        d.h = part_of(x, in.h, i), d.c = part_of(x, in.c, i), d.peephole = part_of(x, in.p, i);
+        if (in.b.id) {
+            Val b = part_of(x, in.b, i);
+            int64_t n = cell->gates * d.hidden;
+            d.bias_w = ex_slice(x, b, 0, 0, n), d.bias_r = ex_slice(x, b, 0, n, 2 * n);
+        }
+        emit_scan(x, cell, &f, &d, part[i]);
+    }
+    finish_outputs(x, part, directions, t, batch_first);
+    return true;
+}
+
+static Val project_float(Expand *x, const Inputs *in, int d) { return EX(x, "MatMul", in->x, ex_swap(x, part_of(x, in->w, d))); }
+static Val recurrent_float(Expand *x, const Inputs *in, int d) { return part_of(x, in->r, d); }
+
+static bool expand_float(Expand *x, const Cell *cell)
+{
+    DType wide = dtype_compute(ex_type(x, x->in[0])->dtype);
+    Inputs in = {.x = x->in[0], .w = ex_cast(x, x->in[1], wide), .r = ex_cast(x, x->in[2], wide), .b = ex_in(x, 3), .lens = ex_in(x, 4),
+                 .h = ex_in(x, 5)};
+    if (cell == &lstm) in.c = ex_in(x, 6), in.p = ex_in(x, 7);
+    int64_t hidden;
+    if (ex_type(x, in.r)->rank != 3 || !dim_is_const(x->m->dim, ex_type(x, in.r)->dim[2], &hidden))
+        return expand_error(x, "the hidden size must be known when compiling");
+    return expand_recurrent(x, cell, in, hidden, project_float, recurrent_float);
+}
+
+static bool expand_lstm(Expand *x) { return expand_float(x, &lstm); }
+static bool expand_gru(Expand *x) { return expand_float(x, &gru); }
+static bool expand_rnn(Expand *x) { return expand_float(x, &rnn); }
+
+/* com.microsoft.DynamicQuantizeLSTM: weights [D, I, 4H] in 8 bits. The projection quantizes X and multiplies integers; the
+ * recurrent weights become floats once, when compiling. */
+static Val project_quantized(Expand *x, const Inputs *in, int d)
+{
+    Val scale = part_of(x, x->in[8], d), zero = part_of(x, ex_in(x, 9), d);
+    return ex_dynamic_matmul(x, in->x, part_of(x, in->w, d), scale, zero);
+}
+
+static Val recurrent_quantized(Expand *x, const Inputs *in, int d)
+{
+    return ex_swap(x, ex_dequantize(x, part_of(x, in->r, d), part_of(x, x->in[10], d), part_of(x, ex_in(x, 11), d)));
+}
+
+static bool expand_dynamic_lstm(Expand *x)
+{
+    Inputs in = {.x = x->in[0], .w = x->in[1], .r = x->in[2], .b = ex_in(x, 3), .lens = ex_in(x, 4), .h = ex_in(x, 5), .c = ex_in(x, 6),
+                 .p = ex_in(x, 7)};
+    int64_t hidden;
+    if (ex_type(x, in.r)->rank != 3 || !dim_is_const(x->m->dim, ex_type(x, in.r)->dim[1], &hidden))
+        return expand_error(x, "the hidden size must be known when compiling");
+    return expand_recurrent(x, &lstm, in, hidden, project_quantized, recurrent_quantized);
+}
+
+/* ---- the recurrent rows: XW [T, B, G*H], R [*, H] -> Y [T, B, H], last states [B, H] ---- */
+static bool infer_scan(Infer *c)
+{
+    const Type *x = in_type(c, 0), *r = in_type(c, 1);
+    if (x->rank != 3 || r->rank != 2) return infer_error(c, "XW and R have rank %d and %d, expected 3 and 2", x->rank, r->rank);
+    out_shape(c, 0, 3, (Dim[]){x->dim[0], x->dim[1], r->dim[1]});
+    for (uint32_t o = 1; o < c->n->nout; o++) out_shape(c, o, 2, (Dim[]){x->dim[1], r->dim[1]});
+    return true;
+}
+
+typedef struct Scan {
+    int xw, r, lens, t, b;       /* buffers; the axes of steps and batch, shared by all stages */
+    Expr steps, batch, hidden, at_t, at_b, length, source; /* length: of this entry, 0 for all; source: the step of XW */
+    DType acc;
+    bool reverse;
+} Scan;
+
+static Scan scan_begin(Lower *l, uint32_t lens)
+{
+    Kernel *k = l->k;
+    Scan s = {.xw = low_in(l, 0), .r = low_in(l, 1), .lens = low_in(l, lens), .reverse = node_int(l->n, "reverse")};
+    s.acc = low_type(l, s.xw);
+    s.steps = low_dim(l, s.xw, 0), s.batch = low_dim(l, s.xw, 1), s.hidden = low_dim(l, s.r, 1);
+    s.t = low_axis(l, s.steps), s.b = low_axis(l, s.batch);
+    s.at_t = expr_axis(k, s.t), s.at_b = expr_axis(k, s.b), s.source = s.at_t;
+    Expr one = expr_index(k, 1), end = s.steps;
+    if (s.lens) end = s.length = low_i64(l, expr_load(k, s.lens, (Expr[MAX_RANK]){s.at_b}));
+    if (s.reverse) s.source = expr_sub(k, expr_sub(k, end, one), s.at_t);
+    if (s.reverse && s.lens) s.source = expr_prim(k, P_max, s.source, expr_index(k, 0), 0);
+    return s;
+}
+
+static Expr load3(Lower *l, int buf, Expr a, Expr b, Expr c) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a, b, c}); }
+static Expr load1(Lower *l, int buf, Expr a) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a}); }
+static Expr next(Lower *l, Expr e) { return expr_add(l->k, e, expr_index(l->k, 1)); }
+
+/* A function of the node on x, clipped first where the node says so. */
+static Expr activate(Lower *l, uint32_t i, Expr x)
+{
+    Kernel *k = l->k;
+    DType t = (DType)expr_node(k, x)->type;
+    double clip = node_float(l->n, "clip");
+    if (clip > 0) x = expr_prim(k, P_min, expr_prim(k, P_max, x, low_const(l, t, -clip), 0), low_const(l, t, clip), 0);
+    const Activation *row = find_activation(node_attr(l->n, "activations")->strings[i]);
+    Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]), low_const(l, t, node_attr(l->n, "beta")->floats[i])};
+    const char *error = NULL;
+    Expr e = scalar_parse(k, row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
+    assert(e && !error);
+    return e;
+}
+
+/* The states of all steps, the initial one first. */
+static int state_buffer(Lower *l, const Scan *s, uint32_t initial)
+{
+    Kernel *k = l->k;
+    int buf = low_temp(l, s->acc, 3, (Expr[]){next(l, s->steps), s->batch, s->hidden}), from = low_in(l, initial);
+    int axis[3] = {low_axis(l, expr_index(k, 1)), low_axis(l, s->batch), low_axis(l, s->hidden)};
+    Expr at[MAX_RANK] = {expr_axis(k, axis[1]), expr_axis(k, axis[2])};
+    low_stage(l, buf, axis, 3, from ? expr_load(k, from, at) : low_const(l, s->acc, 0));
+    return buf;
+}
+
+/* out[t, b, n] = state[t, b] . r[n] (+ XW at its step) */
+static Compute *recur(Lower *l, const Scan *s, int out, int state, int r, Expr width, bool add)
+{
+    Kernel *k = l->k;
+    int n = low_axis(l, width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
+    Expr value = expr_mul(k, load3(l, state, s->at_t, s->at_b, expr_axis(k, j)), expr_load(k, r, (Expr[MAX_RANK]){expr_axis(k, n), expr_axis(k, j)}));
+    Expr it = expr_it(k, s->acc);
+    if (add) it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, expr_axis(k, n)));
+    Compute *c = low_reduce(l, out, space, 3, &j, 1, P_add, value, it);
+    c->scan = s->t;
+    return c;
+}
+
+/* state[t+1, b, h] = value, or what it was after the entry's last step. */
+static void advance(Lower *l, const Scan *s, int state, int h, Expr value)
+{
+    Kernel *k = l->k;
+    if (s->lens) value = low_select(l, expr_lt(k, s->at_t, s->length), value, load3(l, state, s->at_t, s->at_b, expr_axis(k, h)));
+    Compute *c = low_stage(l, state, (int[]){s->t, s->b, h}, 3, value);
+    c->at[0] = next(l, s->at_t);
+    c->scan = s->t;
+}
+
+static void elementwise(Lower *l, const Scan *s, int out, int h, Expr value)
+{
+    low_stage(l, out, (int[]){s->t, s->b, h}, 3, value)->scan = s->t;
+}
+
+static void store_sequence(Lower *l, const Scan *s, int y, int state)
+{
+    Kernel *k = l->k;
+    int axis[3];
+    Expr at[MAX_RANK] = {0};
+    low_axes(l, y, axis), low_index(l, axis, 3, at);
+    Expr length = s->lens ? low_i64(l, load1(l, s->lens, at[1])) : s->steps;
+    Expr step = s->reverse ? expr_sub(k, length, at[0]) : next(l, at[0]);
+    Expr value = load3(l, state, step, at[1], at[2]);
+    if (s->lens) value = expr_guard(k, expr_lt(k, at[0], length), value, low_const(l, s->acc, 0));
+    low_stage(l, y, axis, 3, value);
+}
+
+static void store_last(Lower *l, const Scan *s, uint32_t o, int state)
+{
+    if (l->n->nout <= o || !low_out(l, o)) return;
+    int axis[2];
+    Expr at[MAX_RANK] = {0};
+    low_axes(l, low_out(l, o), axis), low_index(l, axis, 2, at);
+    low_stage(l, low_out(l, o), axis, 2, load3(l, state, s->steps, at[0], at[1]));
+}
+
+/* XW, R, initial_h, sequence_lens, initial_c, P; gates in the order i o f c, peepholes i o f. */
+static void lower_lstm_scan(Lower *l)
+{
+    Kernel *k = l->k;
+    Scan s = scan_begin(l, 3);
+    Expr width = expr_mul(k, s.hidden, expr_index(k, 4));
+    int hs = state_buffer(l, &s, 2), cs = state_buffer(l, &s, 4), p = low_in(l, 5);
+    int gates = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, width});
+    recur(l, &s, gates, hs, s.r, width, true);
+    int h = low_axis(l, s.hidden);
+    Expr at_h = expr_axis(k, h), gate[4], old = load3(l, cs, s.at_t, s.at_b, at_h), one = low_const(l, s.acc, 1);
+    for (int i = 0; i < 4; i++) {
+        Expr place = expr_add(k, at_h, expr_mul(k, s.hidden, expr_index(k, i)));
+        gate[i] = load3(l, gates, s.at_t, s.at_b, place);
+        Expr peep = p && i < 3 ? load1(l, p, place) : 0;
+        if (peep) gate[i] = expr_add(k, gate[i], expr_mul(k, peep, i == 1 ? load3(l, cs, next(l, s.at_t), s.at_b, at_h) : old));
+    }
+    Expr in = activate(l, 0, gate[0]);
+    Expr forget = node_int(l->n, "input_forget") ? expr_sub(k, one, in) : activate(l, 0, gate[2]);
+    advance(l, &s, cs, h, expr_add(k, expr_mul(k, forget, old), expr_mul(k, in, activate(l, 1, gate[3]))));
+    Expr now = load3(l, cs, next(l, s.at_t), s.at_b, at_h);
+    advance(l, &s, hs, h, expr_mul(k, activate(l, 0, gate[1]), activate(l, 2, now)));
+    store_sequence(l, &s, low_out(l, 0), hs);
+    store_last(l, &s, 1, hs), store_last(l, &s, 2, cs);
+}
+
+/* XW, R of z r (and h), R of h apart?, bias of h inside the reset?, initial_h, sequence_lens; gates in the order z r h. */
+static void lower_gru_scan(Lower *l)
+{
+    Kernel *k = l->k;
+    Scan s = scan_begin(l, 5);
+    int apart = low_in(l, 2), bias = low_in(l, 3), hs = state_buffer(l, &s, 4), h = low_axis(l, s.hidden);
+    Expr width = low_dim(l, s.r, 0), at_h = expr_axis(k, h), x[3], m[3];
+    int sums = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, width});
+    recur(l, &s, sums, hs, s.r, width, false);
+    for (int i = 0; i < 3; i++) {
+        Expr place = expr_add(k, at_h, expr_mul(k, s.hidden, expr_index(k, i)));
+        x[i] = load3(l, s.xw, s.source, s.at_b, place);
+        m[i] = apart && i == 2 ? 0 : load3(l, sums, s.at_t, s.at_b, place);
+    }
+    Expr old = load3(l, hs, s.at_t, s.at_b, at_h), reset = activate(l, 0, expr_add(k, x[1], m[1])), inner;
+    if (apart) {
+        Expr dim[] = {s.steps, s.batch, s.hidden};
+        int kept = low_temp(l, s.acc, 3, dim), sum = low_temp(l, s.acc, 3, dim);
+        elementwise(l, &s, kept, h, expr_mul(k, reset, old));
+        recur(l, &s, sum, kept, apart, s.hidden, false);
+        inner = load3(l, sum, s.at_t, s.at_b, at_h);
+    } else {
+        inner = expr_mul(k, reset, bias ? expr_add(k, m[2], load1(l, bias, at_h)) : m[2]);
+    }
+    Expr update = activate(l, 0, expr_add(k, x[0], m[0])), fresh = activate(l, 1, expr_add(k, x[2], inner));
+    Expr keep = expr_mul(k, update, old), change = expr_mul(k, expr_sub(k, low_const(l, s.acc, 1), update), fresh);
+    advance(l, &s, hs, h, expr_add(k, change, keep));
+    store_sequence(l, &s, low_out(l, 0), hs);
+    store_last(l, &s, 1, hs);
+}
+
+/* XW, R, initial_h, sequence_lens */
+static void lower_rnn_scan(Lower *l)
+{
+    Kernel *k = l->k;
+    Scan s = scan_begin(l, 3);
+    int hs = state_buffer(l, &s, 2), h = low_axis(l, s.hidden);
+    int sums = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, s.hidden});
+    recur(l, &s, sums, hs, s.r, s.hidden, true);
+    advance(l, &s, hs, h, activate(l, 0, load3(l, sums, s.at_t, s.at_b, expr_axis(k, h))));
+    store_sequence(l, &s, low_out(l, 0), hs);
+    store_last(l, &s, 1, hs);
+}
+
+#define RECURRENT \
+    "activation_alpha:floats activation_beta:floats activations:strings clip:float direction:string=forward hidden_size:int layout:int=0 "
+#define SCAN "activations:strings alpha:floats beta:floats clip:float=0 reverse:int=0 "
+const OpDef ops_rnn[] = {
+    OP(LSTM, .since = 7,
+       .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? initial_c:T? P:T? -> Y:T? Y_h:T? Y_c:T?", .T = "float",
+       .attrs = RECURRENT "input_forget:int=0", .infer = infer_lstm, .expand = expand_lstm),
+    OP(GRU, .since = 7, .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? -> Y:T? Y_h:T?", .T = "float",
+       .attrs = RECURRENT "linear_before_reset:int=0", .infer = infer_gru, .expand = expand_gru),
+    OP(RNN, .since = 7, .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? -> Y:T? Y_h:T?", .T = "float", .attrs = RECURRENT,
+       .infer = infer_rnn, .expand = expand_rnn),
+    OP(DynamicQuantizeLSTM, .domain = "com.microsoft", .since = 1,
+       .sig = "X:T W:U R:U B:T? sequence_lens:i32? initial_h:T? initial_c:T? P:T? W_scale:T W_zero_point:U R_scale:T R_zero_point:U "
+              "-> Y:T? Y_h:T? Y_c:T?",
+       .T = "f32", .U = "u8 i8", .attrs = RECURRENT "input_forget:int=0", .infer = infer_dynamic_lstm, .expand = expand_dynamic_lstm),
+    OP(LSTMScan, .domain = "octet", .since = 1,
+       .sig = "XW:T R:T initial_h:T? sequence_lens:i32? initial_c:T? P:T? -> Y:T Y_h:T? Y_c:T?", .T = "f32 f64",
+       .attrs = SCAN "input_forget:int=0", .infer = infer_scan, .lower = lower_lstm_scan),
+    OP(GRUScan, .domain = "octet", .since = 1, .sig = "XW:T R:T Rh:T? Rbh:T? initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64",
+       .attrs = SCAN, .infer = infer_scan, .lower = lower_gru_scan),
+    OP(RNNScan, .domain = "octet", .since = 1, .sig = "XW:T R:T initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64",
+       .attrs = SCAN, .infer = infer_scan, .lower = lower_rnn_scan),
+    {0},
+};
