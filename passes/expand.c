@@ -1,0 +1,51 @@
+/* expand.c - composite operators become the operators of their row's `expand`, until none is left.
+ *
+ * An expansion may emit composites again (QLinearMatMul -> MatMulInteger -> MatMulDot); every round takes one level off, and
+ * rows form no cycle, so the rounds are few. What an expansion cannot do it reports, and its outputs stay unknown. */
+#include "passes/passes.h"
+#include <assert.h>
+
+enum { ROUNDS = 16, MAX_OUT = 16 };
+
+static void expand_node(const Graph *in, Graph *out, uint32_t i, Val *map, PassCtx *ctx)
+{
+    const Node *n = &in->node.at[i];
+    Val *arg = NEW_ARRAY(ctx->scratch, Val, n->nin + 1), result[MAX_OUT] = {{0}};
+    for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(in, n, k).id];
+    Node mapped = *n;
+    Expand x = {.g = out, .m = ctx->module, .n = &mapped, .in = arg, .out = result, .loc = n->loc};
+    assert(n->nout <= MAX_OUT);
+    if (!n->op->expand(&x)) return;
+    for (uint32_t k = 0; k < n->nout; k++) {
+        map[n->out.id + k] = result[k];
+        graph_name(out, result[k], graph_val(in, node_out(n, k))->name);
+    }
+}
+
+static bool is_composite(const Node *n) { return n->op->expand && !n->op->lower && !n->op->body; }
+
+static Graph *expand_round(const Graph *in, PassCtx *ctx, bool *changed)
+{
+    Graph *out = graph_new(ctx->module, ctx->mem, in->name);
+    Val *map = graph_begin(out, in, ctx->scratch);
+    const bool *live = graph_live(in, ctx->scratch);
+    for (uint32_t i = 0; i < in->node.n; i++) {
+        if (!live[i]) continue;
+        if (is_composite(&in->node.at[i])) expand_node(in, out, i, map, ctx), *changed = true;
+        else graph_copy_node(out, in, i, map);
+    }
+    graph_end(out, in, map);
+    return out;
+}
+
+Graph *pass_expand(const Graph *in, PassCtx *ctx)
+{
+    const Graph *g = in;
+    for (int round = 0; round < ROUNDS; round++) {
+        bool changed = false;
+        g = expand_round(g, ctx, &changed);
+        if (!changed || ctx->module->diag->errors) return (Graph *)g;
+    }
+    assert(!"rows expand into each other");
+    return (Graph *)g;
+}

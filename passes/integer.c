@@ -1,0 +1,319 @@
+/* integer.c - arithmetic moves between DequantizeLinear and QuantizeLinear, where it costs a quarter of the memory and, in
+ * contractions, a quarter of the time. For any graph with Q and DQ: ours (quantize.c) and the user's.
+ *
+ *   cancel    Q(DQ(x, s, z), s, z)            = x
+ *   sink      P(DQ(x), ...)                   = DQ(P(x, ...))           P moves elements (QUANT_PASS), all with one scale
+ *   hoist     Q(P(y, ...))                    = P(Q(y), ...)            so that producers store 8 bits
+ *   table     Q(f(DQ(x)))                     = table[x]                f a chain of unary rows (QUANT_LUT) that costs more than a look-up
+ *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci
+ *
+ * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
+ * final QuantizeLinear included. Steps repeat until none applies; Q only moves up and DQ only down, so that ends. */
+#include "ir/lower.h"
+#include "passes/passes.h"
+#include <assert.h>
+#include <math.h>
+
+enum { ROUNDS = 200, MAX_CHAIN = 8 };
+
+typedef struct Integer {
+    PassCtx *ctx;
+    const Graph *in;
+    Graph *out;
+    Val *map;
+    const uint16_t *uses;
+} Integer;
+
+/* ---- looking ---- */
+static const Node *def_of(const Graph *g, Val v)
+{
+    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
+    return def == NO_NODE ? NULL : &g->node.at[def];
+}
+
+static bool is_q(const Node *n) { return n && node_is(n, "QuantizeLinear"); }
+static bool is_dq(const Node *n) { return n && node_is(n, "DequantizeLinear"); }
+
+static int64_t count_of(const Graph *g, Val v)
+{
+    const Tensor *t = v.id ? graph_val(g, v)->konst : NULL;
+    return t ? tensor_count(t) : 0;
+}
+
+/* One constant scale for the whole tensor. */
+static bool per_tensor(const Graph *g, const Node *n) { return count_of(g, node_in(g, n, 1)) == 1; }
+static bool eight_bits(DType t) { return t == DT_u8 || t == DT_i8; }
+
+static double number(const Graph *g, Val v)
+{
+    const Tensor *t = v.id ? graph_val(g, v)->konst : NULL;
+    return t ? dtype_load(t->type, t->data, 0) : 0;
+}
+
+static bool same_affine(const Graph *g, const Node *a, const Node *b, DType ta, DType tb)
+{
+    return per_tensor(g, a) && per_tensor(g, b) && ta == tb && number(g, node_in(g, a, 1)) == number(g, node_in(g, b, 1)) &&
+           number(g, node_in(g, a, 2)) == number(g, node_in(g, b, 2));
+}
+
+static bool is_data(const Node *n, uint32_t i)
+{
+    const OpSchema *s = op_schema(n->op);
+    uint32_t k = i < s->nin ? i : s->nin - 1;
+    return !strcmp(s->in[k].type, s->in[0].type);
+}
+
+/* A row that moves elements of all its data inputs and makes none up. */
+static bool moves(const Graph *g, const Node *n)
+{
+    if (!n || n->op->quant != QUANT_PASS || n->nout != 1) return false;
+    const OpSchema *s = op_schema(n->op);
+    for (uint32_t i = 1; i < s->nin; i++) /* an absent optional operand stands for a float zero */
+        if (is_data(n, i) && !s->in[i].variadic && !node_in(g, n, i).id) return false;
+    return true;
+}
+
+/* ---- the steps: each yields the new value of node n, or id 0 ---- */
+static Val cancel(Integer *x, const Node *n)
+{
+    const Node *dq = is_q(n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    if (!is_dq(dq)) return (Val){0};
+    Val from = node_in(x->in, dq, 0);
+    return same_affine(x->in, n, dq, val_type(x->in, n->out)->dtype, val_type(x->in, from)->dtype) ? x->map[from.id] : (Val){0};
+}
+
+static Val sink(Integer *x, const Node *n)
+{
+    const Node *first = moves(x->in, n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    if (!is_dq(first) || !per_tensor(x->in, first)) return (Val){0};
+    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
+    DType t = val_type(x->in, node_in(x->in, first, 0))->dtype;
+    for (uint32_t i = 0; i < n->nin; i++) {
+        Val v = node_in(x->in, n, i);
+        const Node *dq = def_of(x->in, v);
+        arg[i] = x->map[v.id];
+        if (!is_data(n, i)) continue;
+        if (!is_dq(dq) || !same_affine(x->in, first, dq, t, val_type(x->in, node_in(x->in, dq, 0))->dtype)) return (Val){0};
+        arg[i] = x->map[node_in(x->in, dq, 0).id];
+    }
+    Val moved = graph_emit(x->out, n->op, n->attr, arg, n->nin, 1, n->loc, NULL);
+    Val dq[3] = {moved, x->map[node_in(x->in, first, 1).id], x->map[node_in(x->in, first, 2).id]};
+    return graph_emit(x->out, first->op, first->attr, dq, dq[2].id ? 3 : 2, 1, n->loc, NULL);
+}
+
+static Val hoist(Integer *x, const Node *n)
+{
+    Val from = node_in(x->in, n, 0);
+    const Node *p = is_q(n) ? def_of(x->in, from) : NULL;
+    if (!moves(x->in, p) || !per_tensor(x->in, n) || x->uses[from.id] != 1) return (Val){0};
+    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, p->nin), q[3] = {{0}};
+    q[1] = x->map[node_in(x->in, n, 1).id], q[2] = x->map[node_in(x->in, n, 2).id];
+    for (uint32_t i = 0; i < p->nin; i++) {
+        q[0] = arg[i] = x->map[node_in(x->in, p, i).id];
+        if (is_data(p, i)) arg[i] = graph_emit(x->out, n->op, n->attr, q, q[2].id ? 3 : 2, 1, n->loc, NULL);
+    }
+    return graph_emit(x->out, p->op, p->attr, arg, p->nin, 1, p->loc, NULL);
+}
+
+/* The chain of unary rows from n's input down to a DQ, nearest to n first. */
+static uint32_t chain_of(const Integer *x, const Node *n, const Node **chain)
+{
+    uint32_t len = 0;
+    Val v = node_in(x->in, n, 0);
+    for (const Node *f = def_of(x->in, v); f && !is_dq(f); f = def_of(x->in, v)) {
+        if (f->op->quant != QUANT_LUT || f->nout != 1 || len == MAX_CHAIN || x->uses[v.id] != 1) return 0;
+        for (uint32_t i = 1; i < f->nin; i++)
+            if (node_in(x->in, f, i).id && count_of(x->in, node_in(x->in, f, i)) != 1) return 0;
+        chain[len++] = f, v = node_in(x->in, f, 0);
+    }
+    return len;
+}
+
+static Tensor *codes(Arena *mem, DType t, double scale, double zero)
+{
+    int64_t n = 256;
+    Tensor *f = tensor_new(mem, DT_f32, 1, &n);
+    for (int64_t i = 0; i < n; i++)
+        ((float *)(void *)f->data)[i] = (float)(((double)i + (double)dtype_min(t) - zero)) * (float)scale;
+    return f;
+}
+
+static const Tensor *quantize_codes(Arena *mem, const Tensor *f, DType t, double scale, double zero)
+{
+    Tensor *q = tensor_new(mem, t, 1, f->dim);
+    for (int64_t i = 0; i < f->dim[0]; i++) {
+        double v = rint(((const float *)f->data)[i] / (float)scale) + zero;
+        dtype_store_int(t, (void *)q->data, i, (int64_t)fmax((double)dtype_min(t), fmin((double)dtype_max(t), isnan(v) ? 0 : v)));
+    }
+    return q;
+}
+
+static Val table(Integer *x, const Node *n)
+{
+    const Node *chain[MAX_CHAIN], *dq;
+    DType to = val_type(x->in, n->out)->dtype;
+    uint32_t len = is_q(n) && per_tensor(x->in, n) && eight_bits(to) ? chain_of(x, n, chain) : 0;
+    if (!len) return (Val){0};
+    dq = def_of(x->in, node_in(x->in, chain[len - 1], 0));
+    Val from = node_in(x->in, dq, 0);
+    DType t = val_type(x->in, from)->dtype;
+    if (!per_tensor(x->in, dq) || !eight_bits(t) || val_type(x->in, dq->out)->dtype != DT_f32) return (Val){0};
+    Val v = graph_const(x->out, codes(x->ctx->mem, t, number(x->in, node_in(x->in, dq, 1)), number(x->in, node_in(x->in, dq, 2))), NULL);
+    for (uint32_t i = len; i-- > 0;) {
+        Val arg[MAX_CHAIN] = {v};
+        for (uint32_t k = 1; k < chain[i]->nin && k < MAX_CHAIN; k++) arg[k] = x->map[node_in(x->in, chain[i], k).id];
+        v = graph_emit(x->out, chain[i]->op, chain[i]->attr, arg, chain[i]->nin, 1, n->loc, NULL);
+    }
+    const Tensor *f = graph_val(x->out, v)->konst;
+    if (!f) return (Val){0};
+    const Tensor *q = quantize_codes(x->ctx->mem, f, to, number(x->in, node_in(x->in, n, 1)), number(x->in, node_in(x->in, n, 2)));
+    Val arg[2] = {x->map[from.id], graph_const(x->out, q, NULL)};
+    return graph_emit(x->out, op_find("octet", "Table"), NULL, arg, 2, 1, n->loc, NULL);
+}
+
+/* ---- contractions ---- */
+static const Tensor *evaluate(Integer *x, const Graph *g, const Node *n)
+{
+    const Tensor *out = NULL;
+    for (uint32_t i = 0; i < n->nin; i++)
+        if (node_in(g, n, i).id && !graph_val(g, node_in(g, n, i))->konst) return NULL;
+    return n->nout == 1 && lower_eval(g, n, x->ctx->mem, &out) ? out : NULL;
+}
+
+static Attr *same_attrs(Integer *x, const Node *n, const OpDef *to)
+{
+    Attr *attr = op_attr_defaults(x->out->mem, to);
+    const OpSchema *s = op_schema(n->op);
+    for (uint32_t i = 0; i < s->nattr; i++) {
+        int at = op_attr_index(to, s->attr[i].name);
+        if (at >= 0) attr[at] = n->attr[i];
+    }
+    return attr;
+}
+
+static Val along_channel(Integer *x, Val v, int rank, int axis, const Loc *loc)
+{
+    const Type *t = val_type(x->out, v);
+    if (t->rank != 1 || axis == rank - 1) return v;
+    int64_t shape[MAX_RANK] = {-1};
+    for (int i = 1; i < rank - axis; i++) shape[i] = 1;
+    return emit(x->out, "Reshape", loc, 2, v, graph_const(x->out, tensor_ints(x->out->mem, shape, rank - axis), NULL));
+}
+
+static bool weights_fit(const Graph *g, const Node *n, const Node *dw)
+{
+    const Tensor *w = graph_val(g, node_in(g, dw, 0))->konst;
+    if (!w || !eight_bits(w->type)) return false;
+    int64_t scales = count_of(g, node_in(g, dw, 1));
+    int channel = n->op->w_channel < 0 ? w->rank + n->op->w_channel : n->op->w_channel;
+    int64_t axis = node_int(dw, "axis");
+    return scales == 1 || (scales == w->dim[channel] && (axis < 0 ? axis + w->rank : axis) == channel);
+}
+
+static Val contract(Integer *x, const Node *n)
+{
+    const Node *dx = n->op->integer ? def_of(x->in, node_in(x->in, n, 0)) : NULL, *dw = dx ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
+    if (!is_dq(dx) || !is_dq(dw) || val_type(x->in, n->out)->dtype != DT_f32) return (Val){0};
+    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !per_tensor(x->in, dx) || !weights_fit(x->in, n, dw)) return (Val){0};
+    const OpDef *op = op_find("", n->op->integer);
+    int rank = val_type(x->in, n->out)->rank, axis = n->op->y_channel < 0 ? rank + n->op->y_channel : n->op->y_channel;
+    Val in[4];
+    const Node *from[2] = {dx, dw};
+    for (int i = 0; i < 2; i++)
+        in[i] = x->map[node_in(x->in, from[i], 0).id], in[2 + i] = x->map[node_in(x->in, from[i], 2).id];
+    Val acc = graph_emit(x->out, op, same_attrs(x, n, op), in, 4, 1, n->loc, NULL);
+    const OpDef *cast = op_find("", "Cast");
+    Attr *to = op_attr_defaults(x->out->mem, cast);
+    attr_set_int(cast, to, "to", DT_f32);
+    Val y = graph_emit(x->out, cast, to, &acc, 1, 1, n->loc, NULL);
+    Val scale = emit(x->out, "Mul", n->loc, 2, x->map[node_in(x->in, dx, 1).id], x->map[node_in(x->in, dw, 1).id]);
+    y = emit(x->out, "Mul", n->loc, 2, y, along_channel(x, scale, rank, axis, n->loc));
+    Val bias = n->nin > 2 ? node_in(x->in, n, 2) : (Val){0};
+    if (!bias.id) return y;
+    const Node *db = def_of(x->in, bias);
+    const Tensor *folded = is_dq(db) ? evaluate(x, x->in, db) : NULL;
+    Val b = folded ? graph_const(x->out, folded, NULL) : x->map[bias.id];
+    return emit(x->out, "Add", n->loc, 2, y, along_channel(x, b, rank, axis, n->loc));
+}
+
+/* ---- the passes ---- */
+typedef Val Move(Integer *, const Node *);
+
+static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint32_t steps, bool *changed)
+{
+    Integer x = {.ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
+    x.map = graph_begin(x.out, in, ctx->scratch);
+    const bool *live = graph_live(in, ctx->scratch);
+    for (uint32_t i = 0; i < in->node.n; i++) {
+        const Node *n = &in->node.at[i];
+        Val v = {0};
+        if (!live[i]) continue;
+        for (uint32_t s = 0; s < steps && !v.id; s++) v = step[s](&x, n);
+        if (!v.id) {
+            graph_copy_node(x.out, in, i, x.map);
+            continue;
+        }
+        x.map[n->out.id] = v, *changed = true;
+        graph_name(x.out, v, graph_val(in, n->out)->name);
+    }
+    graph_end(x.out, in, x.map);
+    return x.out;
+}
+
+static Graph *steps_run(const Graph *in, PassCtx *ctx, Move *const *step, uint32_t steps)
+{
+    const Graph *g = in;
+    for (int round = 0; round < ROUNDS; round++) {
+        bool changed = false;
+        g = steps_round(g, ctx, step, steps, &changed);
+        if (!changed) return (Graph *)g;
+    }
+    assert(!"the steps of a pass do not end");
+    return (Graph *)g;
+}
+
+static bool has_edges(const Graph *g)
+{
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (is_q(&g->node.at[i]) || is_dq(&g->node.at[i])) return true;
+    return false;
+}
+
+Graph *pass_integer(const Graph *in, PassCtx *ctx)
+{
+    static Move *const moving[] = {cancel, sink, hoist, table};
+    static Move *const integer[] = {contract};
+    if (!has_edges(in)) return (Graph *)in;
+    const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
+    return steps_run(g, ctx, integer, COUNT_OF(integer));
+}
+
+/* A DQ of constants that no integer contraction took is a float constant: contractions read packed floats, and elementwise
+ * readers save the arithmetic. Only tables that are looked up (a moving row reads them) keep their 8 bits: they save memory. */
+static Val fold_constant(Integer *x, const Node *n)
+{
+    if (!is_q(n) && !is_dq(n)) return (Val){0};
+    const Tensor *t = evaluate(x, x->in, n);
+    return t ? graph_const(x->out, t, graph_val(x->in, n->out)->name) : (Val){0};
+}
+
+/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer that stands on a graph input computes as
+ * ONNX says, since there the input is given and a tie can be meant. */
+static Val by_reciprocal(Integer *x, const Node *n)
+{
+    if (!is_q(n) || !per_tensor(x->in, n) || !eight_bits(val_type(x->in, n->out)->dtype)) return (Val){0};
+    Val from = node_in(x->in, n, 0);
+    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from) || graph_val(x->in, node_in(x->in, n, 1))->konst->type != DT_f32) return (Val){0};
+    float s = (float)number(x->in, node_in(x->in, n, 1));
+    if (!isnormal(s) || !isnormal(1 / s)) return (Val){0};
+    Val zero = node_in(x->in, n, 2);
+    Val in[3] = {x->map[from.id], graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1 / s), NULL)};
+    in[2] = zero.id ? x->map[zero.id] : graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->in, n->out)->dtype, 0), NULL);
+    return graph_emit(x->out, op_find("octet", "QuantizeBy"), NULL, in, 3, 1, n->loc, NULL);
+}
+
+Graph *pass_finish(const Graph *in, PassCtx *ctx)
+{
+    static Move *const steps[] = {fold_constant, by_reciprocal};
+    return has_edges(in) ? steps_run(in, ctx, steps, COUNT_OF(steps)) : (Graph *)in;
+}

@@ -1,0 +1,56 @@
+/* pass.c - read the table to know what the compiler does to a graph; the runner prints, verifies and times each pass. */
+#include "passes/passes.h"
+#include <assert.h>
+#include <time.h>
+
+static bool quantizing(const PassCtx *ctx) { return ctx->quant != NULL; }
+
+static const Pass pipeline[] = {
+    {"expand", pass_expand, NULL, "only rows with a body or a lowering remain"},
+    {"simplify", pass_simplify, NULL, "no identity, no pair that cancels, no affine map behind a contraction"},
+    {"quantize", pass_quantize, quantizing, "Q/DQ around every quantized contraction, by the ranges"},
+    {"integer", pass_integer, NULL, "contractions between DequantizeLinear and QuantizeLinear are integer operators"},
+    {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
+    {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},
+};
+
+const Pass *pass_at(uint32_t i) { return i < COUNT_OF(pipeline) ? &pipeline[i] : NULL; }
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static bool named(const char *want, const Pass *p) { return want && !strcmp(want, p->name); }
+
+static Graph *pass_run(const Pass *p, const Graph *in, PassCtx *ctx, const PassRun *run)
+{
+    double start = seconds();
+    Graph *g = p->run(in, ctx);
+    const char *why = NULL;
+    if (run->time) fprintf(run->text, "%-16s %8.1f ms  %u nodes\n", p->name, (seconds() - start) * 1e3, g->node.n);
+    if (run->verify && !graph_verify(g, &why)) {
+        fprintf(stderr, "octet: internal error: after pass '%s': %s\n", p->name, why);
+        graph_print(g, stderr);
+        assert(!"a pass made an invalid graph");
+    }
+    if (named(run->print_after, p)) graph_print(g, run->text);
+    arena_drop(ctx->scratch);
+    return g;
+}
+
+Graph *passes_run(const Graph *in, PassCtx *ctx, const char *from, const char *to, const PassRun *run)
+{
+    const Graph *g = in;
+    bool on = !from;
+    for (const Pass *p = pipeline; p < pipeline + COUNT_OF(pipeline); p++) {
+        on = on || named(from, p);
+        if (!on) continue;
+        bool wanted = (!p->wanted || p->wanted(ctx)) && !named(run->disable, p);
+        if (wanted) g = pass_run(p, g, ctx, run);
+        if (named(to, p) || named(run->stop_after, p)) break;
+    }
+    return (Graph *)g;
+}

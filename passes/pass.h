@@ -1,0 +1,32 @@
+/* pass.h - Graph to Graph: the pipeline as one table, and the runner that prints, verifies and times each pass.
+ *
+ * A pass reads one graph and emits another through graph_emit(); it never fails on a verified graph: it rewrites or asserts.
+ * What the user must be told (a region that stays float, a pattern that did not fuse) goes to the report. */
+#ifndef OCTET_PASS_H
+#define OCTET_PASS_H
+#include "ir/op.h"
+
+typedef struct Quantization Quantization;    /* passes/quantize.h; NULL: no quantization asked for */
+typedef struct PassCtx {
+    Module *module;
+    Arena *mem;                  /* the new graph lives here */
+    Arena *scratch;              /* dropped after the pass */
+    Quantization *quant;
+} PassCtx;
+typedef Graph *PassFn(const Graph *in, PassCtx *ctx);
+typedef struct Pass {
+    const char *name;
+    PassFn *run;
+    bool (*wanted)(const PassCtx *); /* NULL: always */
+    const char *afterwards;      /* what holds of the graph after it */
+} Pass;
+const Pass *pass_at(uint32_t i); /* the pipeline in order; NULL past the end */
+
+typedef struct PassRun {
+    const char *print_after, *stop_after, *disable; /* pass names or NULL */
+    bool verify, time;
+    FILE *text;
+} PassRun;
+/* Runs the pipeline from the pass named `from` (NULL: the first) up to and including `to` (NULL: the last). */
+Graph *passes_run(const Graph *in, PassCtx *ctx, const char *from, const char *to, const PassRun *run);
+#endif

@@ -1,0 +1,11 @@
+/* passes.h - the passes by name, for the pipeline table (pass.c) and for tests of one pass alone. */
+#ifndef OCTET_PASSES_H
+#define OCTET_PASSES_H
+#include "passes/pass.h"
+
+Graph *pass_expand(const Graph *in, PassCtx *ctx);   /* expand.c */
+Graph *pass_simplify(const Graph *in, PassCtx *ctx); /* simplify.c */
+Graph *pass_quantize(const Graph *in, PassCtx *ctx); /* quantize.c */
+Graph *pass_integer(const Graph *in, PassCtx *ctx);  /* integer.c */
+Graph *pass_finish(const Graph *in, PassCtx *ctx);   /* integer.c */
+#endif

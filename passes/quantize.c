@@ -1,0 +1,244 @@
+/* quantize.c - places Q/DQ pairs by ranges and by each row's `quant` column, and quantizes constant weights. Nothing here knows
+ * an operator: a row says how it behaves under quantization, which axis holds its channels, and its integer form. */
+#include "passes/quantize.h"
+#include "passes/passes.h"
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+const char *tensor_name(const Graph *g, Val v, Arena *mem)
+{
+    const Value *val = graph_val(g, v);
+    if (val->name) return val->name;
+    if (val->def == NO_NODE) return "";
+    const Node *n = &g->node.at[val->def];
+    const char *node = *n->loc->node ? n->loc->node : arena_printf(mem, "#%d", n->loc->index);
+    return arena_printf(mem, "%s/%s:%u", node, n->op->name, v.id - n->out.id);
+}
+
+const Range *range_find(const Quantization *q, const char *name)
+{
+    uint32_t i = map_get(&q->index, name);
+    return i ? &q->range.at[i - 1] : NULL;
+}
+
+void range_set(Quantization *q, const char *name, double lo, double hi)
+{
+    uint32_t i = map_get(&q->index, name);
+    if (i) {
+        q->range.at[i - 1].lo = lo, q->range.at[i - 1].hi = hi;
+        return;
+    }
+    const char *kept = arena_text(q->mem, name, strlen(name));
+    vec_push(q->mem, &q->range, (Range){kept, lo, hi});
+    map_put(q->mem, &q->index, kept, q->range.n);
+}
+
+/* ---- which nodes become integer ---- */
+static const char *why_float(const Graph *g, const Node *n)
+{
+    if (!n->op->integer) return "this operator has no integer form";
+    if (val_type(g, node_in(g, n, 0))->dtype != DT_f32) return "its activations are not float32";
+    const Value *w = graph_val(g, node_in(g, n, 1));
+    if (!w->konst) return "both operands are computed at run time";
+    if (w->konst->type != DT_f32) return "its weights are not float32";
+    if (w->konst->rank < 2) return "its weights are a vector";
+    return NULL;
+}
+
+static bool is_contraction(const Node *n) { return n->op->quant == QUANT_INTEGER; }
+
+bool *quantize_wanted(const Graph *g, Arena *scratch)
+{
+    bool *want = NEW_ARRAY(scratch, bool, g->val.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (is_contraction(n) && !why_float(g, n)) want[node_in(g, n, 0).id] = true;
+    }
+    return want;
+}
+
+/* ---- emission ---- */
+typedef struct Quantizer {
+    PassCtx *ctx;
+    Quantization *q;
+    const Graph *in;
+    Graph *out;
+    Val *map, *dequantized;      /* per old Val: its DQ(Q(.)), made on first need */
+    const bool *wanted;
+    bool *integer;               /* per node */
+    regex_t keep;
+} Quantizer;
+
+typedef struct Affine { double scale; int zero; } Affine;
+
+static Affine affine_of(const Range *r)
+{
+    double lo = fmin(r->lo, 0), hi = fmax(r->hi, 0);
+    float scale = (float)((hi - lo) / 255);
+    if (!(scale > 0) || !isnormal(scale)) scale = 1;
+    return (Affine){scale, (int)fmin(255, fmax(0, rint(-lo / scale)))};
+}
+
+static const Range *val_range(const Quantizer *z, Val v) { return range_find(z->q, tensor_name(z->in, v, z->ctx->scratch)); }
+
+static Val scalar(Graph *g, DType t, double v) { return graph_const(g, tensor_scalar(g->mem, t, v), NULL); }
+
+static Val dequantized(Quantizer *z, Val v, const Loc *loc)
+{
+    if (z->dequantized[v.id].id) return z->dequantized[v.id];
+    Affine a = affine_of(val_range(z, v));
+    Val s = scalar(z->out, DT_f32, a.scale), zero = scalar(z->out, DT_u8, a.zero);
+    Val q = emit(z->out, "QuantizeLinear", loc, 3, z->map[v.id], s, zero);
+    return z->dequantized[v.id] = emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
+}
+
+typedef struct Channels { int64_t outer, n, inner; } Channels; /* a tensor as [outer][n][inner] around its channel axis */
+
+static Channels channels_of(const Tensor *t, int axis)
+{
+    Channels c = {1, t->dim[axis], 1};
+    for (int d = 0; d < axis; d++) c.outer *= t->dim[d];
+    for (int d = axis + 1; d < t->rank; d++) c.inner *= t->dim[d];
+    return c;
+}
+
+static float channel_scale(const float *w, Channels c, int64_t k)
+{
+    float most = 0;
+    for (int64_t o = 0; o < c.outer; o++)
+        for (int64_t i = 0; i < c.inner; i++) most = fmaxf(most, fabsf(w[(o * c.n + k) * c.inner + i]));
+    float s = most / 127;
+    return s > 0 && isnormal(s) ? s : 1;
+}
+
+/* Weights as s8 with one scale an output channel; yields their DequantizeLinear. */
+static Val dequantized_weights(Quantizer *z, const Node *n, Layer *layer)
+{
+    const Value *val = graph_val(z->in, node_in(z->in, n, 1));
+    const Tensor *w = val->konst;
+    int axis = n->op->w_channel < 0 ? w->rank + n->op->w_channel : n->op->w_channel;
+    Channels c = channels_of(w, axis);
+    Tensor *q = tensor_new(z->ctx->mem, DT_i8, w->rank, w->dim), *s = tensor_new(z->ctx->mem, DT_f32, 1, &c.n);
+    const float *from = w->data;
+    double signal = 0, noise = 0;
+    for (int64_t k = 0; k < c.n; k++) {
+        float scale = channel_scale(from, c, k);
+        ((float *)(void *)s->data)[k] = scale;
+        for (int64_t o = 0; o < c.outer; o++)
+            for (int64_t i = 0; i < c.inner; i++) {
+                int64_t at = (o * c.n + k) * c.inner + i;
+                double v = fmax(-127, fmin(127, rint((double)from[at] / scale))), e = v * scale - from[at];
+                ((int8_t *)(void *)q->data)[at] = (int8_t)v;
+                signal += (double)from[at] * from[at], noise += e * e;
+            }
+    }
+    layer->weights = tensor_count(w), layer->weight_sqnr = 10 * log10(signal / noise);
+    const OpDef *op = op_find("", "DequantizeLinear");
+    Attr *attr = op_attr_defaults(z->out->mem, op);
+    attr_set_int(op, attr, "axis", axis);
+    Val in[2] = {graph_const(z->out, q, val->name), graph_const(z->out, s, NULL)};
+    return graph_emit(z->out, op, attr, in, 2, 1, n->loc, NULL);
+}
+
+static void copy_quantized(Quantizer *z, uint32_t i)
+{
+    const Node *n = &z->in->node.at[i];
+    Val *old = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1);
+    Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN};
+    for (uint32_t k = 0; k < n->nin; k++) {
+        old[k] = node_in(z->in, n, k);
+        arg[k] = z->map[old[k].id];
+        bool eight = z->wanted[old[k].id] && val_range(z, old[k]) && (z->integer[i] ? k == 0 : n->op->quant != QUANT_NONE);
+        if (eight) arg[k] = dequantized(z, old[k], n->loc);
+    }
+    if (z->integer[i]) {
+        const Range *r = val_range(z, old[0]);
+        Affine a = affine_of(r);
+        layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
+        arg[1] = dequantized_weights(z, n, &layer);
+        vec_push(z->q->mem, &z->q->layer, layer);
+    }
+    Val *out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
+    graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    for (uint32_t k = 0; k < n->nout; k++) {
+        z->map[n->out.id + k] = out[k];
+        graph_name(z->out, out[k], graph_val(z->in, node_out(n, k))->name);
+    }
+}
+
+static const char *decide(const Quantizer *z, const Node *n)
+{
+    const char *why = why_float(z->in, n);
+    if (why) return why;
+    if (z->q->keep && !regexec(&z->keep, n->loc->node, 0, NULL, 0)) return "kept by --keep";
+    if (!val_range(z, node_in(z->in, n, 0))) return "its input has no range: no calibration sample reached it";
+    return NULL;
+}
+
+Graph *pass_quantize(const Graph *in, PassCtx *ctx)
+{
+    Quantizer z = {.ctx = ctx, .q = ctx->quant, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name)};
+    z.map = graph_begin(z.out, in, ctx->scratch);
+    z.dequantized = NEW_ARRAY(ctx->scratch, Val, in->val.n + 1);
+    z.integer = NEW_ARRAY(ctx->scratch, bool, in->node.n + 1);
+    if (z.q->keep && regcomp(&z.keep, z.q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
+    bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
+    const bool *live = graph_live(in, ctx->scratch);
+    for (uint32_t i = 0; i < in->node.n; i++) {
+        const Node *n = &in->node.at[i];
+        if (!live[i] || !is_contraction(n)) continue;
+        const char *why = decide(&z, n);
+        z.integer[i] = !why;
+        if (!why) wanted[node_in(in, n, 0).id] = true;
+        else vec_push(z.q->mem, &z.q->layer,
+                      (Layer){.loc = n->loc, .tensor = tensor_name(in, n->out, z.q->mem), .state = LAYER_FLOAT, .why = why, .sqnr = NAN});
+    }
+    z.wanted = wanted;
+    for (uint32_t i = 0; i < in->node.n; i++)
+        if (live[i]) copy_quantized(&z, i);
+    graph_end(z.out, in, z.map);
+    if (z.q->keep) regfree(&z.keep);
+    return z.out;
+}
+
+/* ---- the ranges file ---- */
+static bool range_line(Quantization *q, Diag *diag, const char *path, int line, char *text)
+{
+    text[strcspn(text, "\r\n")] = 0;
+    char *lo = strchr(text, '\t'), *hi = lo ? strchr(lo + 1, '\t') : NULL, *end = text;
+    if (!*text || *text == '#') return true;
+    if (!hi) return diag_error(diag, NULL, "%s:%d: expected NAME<TAB>LOWEST<TAB>HIGHEST, found '%s'", path, line, text);
+    *lo++ = 0, *hi++ = 0;
+    double a = strtod(lo, &end);
+    bool ok = end != lo && !*end;
+    double b = strtod(hi, &end);
+    ok = ok && end != hi && !*end;
+    if (!ok || !isfinite(a) || !isfinite(b) || a > b)
+        return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path, line, text);
+    range_set(q, text, a, b);
+    return true;
+}
+
+bool ranges_read(Quantization *q, Diag *diag, const char *path)
+{
+    FILE *f = fopen(path, "r");
+    if (!f) return diag_error(diag, NULL, "%s cannot be read: %s", path, strerror(errno));
+    char *line = NULL;
+    size_t room = 0;
+    bool ok = true;
+    for (int n = 1; getline(&line, &room, f) >= 0; n++) ok = range_line(q, diag, path, n, line) && ok;
+    free(line), fclose(f);
+    return ok;
+}
+
+bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head)
+{
+    FILE *f = fopen(path, "w");
+    if (!f) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
+    fprintf(f, "# %s\n# name\tlowest\thighest\n", head);
+    for (uint32_t i = 0; i < q->range.n; i++) fprintf(f, "%s\t%.9g\t%.9g\n", q->range.at[i].name, q->range.at[i].lo, q->range.at[i].hi);
+    if (fclose(f)) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
+    return true;
+}

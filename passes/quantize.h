@@ -1,0 +1,46 @@
+/* quantize.h - post-training quantization of a graph: ranges in, a graph with QuantizeLinear and DequantizeLinear out.
+ *
+ * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant (wanted()). Everything else
+ * stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
+ * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
+ * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale = max|w| / 127.
+ * Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference". */
+#ifndef OCTET_QUANTIZE_H
+#define OCTET_QUANTIZE_H
+#include "passes/pass.h"
+#include <regex.h>
+
+typedef struct Range { const char *name; double lo, hi; } Range; /* of the tensor of that name; lo <= hi, finite */
+
+typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;
+typedef struct Layer {           /* one contraction of the model, for the report */
+    const Loc *loc;
+    const char *tensor;          /* its output */
+    LayerState state;
+    const char *why;             /* FLOAT: the reason, lower case */
+    double lo, hi, scale;        /* INTEGER: of its activation input */
+    int zero_point;
+    int64_t weights;             /* elements */
+    double weight_sqnr;          /* dB, of the quantized weights against the float ones */
+    double sqnr;                 /* dB, of its output in the quantized model against the float model; NaN: not measured */
+} Layer;
+
+struct Quantization {
+    Arena *mem;
+    Map index;                   /* name -> number + 1 in range */
+    VEC(Range) range;
+    const char *keep;            /* --keep REGEX over node names, or NULL */
+    VEC(Layer) layer;
+};
+
+/* The tensors whose ranges pass_quantize() will ask for, by number of Val: the observers' list. */
+bool *quantize_wanted(const Graph *g, Arena *scratch);
+/* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */
+const char *tensor_name(const Graph *g, Val v, Arena *mem);
+const Range *range_find(const Quantization *q, const char *name);
+void range_set(Quantization *q, const char *name, double lo, double hi);
+
+/* The text file of ranges, one "name<TAB>lo<TAB>hi" a line, # comments, sorted by the order of the model. */
+bool ranges_read(Quantization *q, Diag *diag, const char *path);
+bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head);
+#endif

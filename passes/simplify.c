@@ -1,0 +1,158 @@
+/* simplify.c - rules that hold for every target: what does nothing goes, pairs that cancel go, constant affine maps behind a
+ * convolution fold into its weights, layer normalization written out in small operators becomes one.
+ *
+ * The folds of constants into weights change rounding by an ulp of the weights, as every inference engine does. */
+#include "passes/passes.h"
+#include "passes/rewrite.h"
+
+/* ---- guards ---- */
+static bool same_type(const Type *a, const Type *b)
+{
+    if (a->dtype != b->dtype || a->rank != b->rank || a->rank < 0) return false;
+    for (int d = 0; d < a->rank; d++)
+        if (!dim_known(a->dim[d]) || !dim_same(a->dim[d], b->dim[d])) return false;
+    return true;
+}
+
+static bool keeps_type(const Match *m)
+{
+    return same_type(val_type(m->in, match_old(m, "x")), val_type(m->in, match_root(m)->out));
+}
+
+static bool all_equal(const Tensor *t, double v)
+{
+    int64_t n = tensor_count(t);
+    for (int64_t i = 0; i < n; i++)
+        if (dtype_load(t->type, t->data, i) != v) return false;
+    return n > 0;
+}
+
+static const Tensor *constant(const Match *m, const char *name) { return graph_val(m->in, match_old(m, name))->konst; }
+static bool adds_zero(const Match *m) { return keeps_type(m) && all_equal(constant(m, "k"), 0); }
+static bool scales_one(const Match *m) { return keeps_type(m) && all_equal(constant(m, "k"), 1); }
+
+static bool is_identity_perm(const Match *m)
+{
+    uint32_t n = 0;
+    const int64_t *perm = node_ints(match_root(m), "perm", &n);
+    for (uint32_t i = 0; i < n; i++)
+        if (perm[i] != (int64_t)i) return false;
+    return n > 0;
+}
+
+/* ---- makers ---- */
+static Val compose_perms(Match *m)
+{
+    uint32_t n = 0, k = 0;
+    const Node *outer = match_root(m);
+    const int64_t *a = node_ints(match_node(m, "t"), "perm", &n), *b = node_ints(outer, "perm", &k);
+    if (!a || !b || n != k) return (Val){0};
+    int64_t *perm = NEW_ARRAY(m->out->mem, int64_t, n);
+    for (uint32_t i = 0; i < n; i++) perm[i] = a[b[i]];
+    Attr *attr = op_attr_defaults(m->out->mem, outer->op);
+    attr_set_ints(outer->op, attr, "perm", perm, n);
+    Val x = match_new(m, "x");
+    return graph_emit(m->out, outer->op, attr, &x, 1, 1, outer->loc, NULL);
+}
+
+/* A constant that differs per output channel alone, as a function of the channel: NULL when it does not have that form. */
+static const float *per_channel(const Match *m, const Tensor *k, int rank, int axis, int64_t channels)
+{
+    int64_t n = tensor_count(k);
+    int a = axis - (rank - k->rank);
+    if (k->type != DT_f32 || k->rank > rank || (n != 1 && (n != channels || a < 0 || k->dim[a] != channels))) return NULL;
+    float *v = NEW_ARRAY(m->scratch, float, channels);
+    for (int64_t i = 0; i < channels; i++) v[i] = ((const float *)k->data)[n == 1 ? 0 : i];
+    return v;
+}
+
+static const Tensor *scaled_bias(const Match *m, const Tensor *b, int64_t channels, const float *mul, const float *add)
+{
+    Tensor *t = tensor_new(m->out->mem, DT_f32, 1, &channels);
+    for (int64_t i = 0; i < channels; i++)
+        ((float *)(void *)t->data)[i] = (b ? ((const float *)b->data)[i] : 0) * (mul ? mul[i] : 1) + (add ? add[i] : 0);
+    return t;
+}
+
+static const Tensor *scaled_weights(const Match *m, const Tensor *w, const float *mul)
+{
+    Tensor *t = tensor_new(m->out->mem, DT_f32, w->rank, w->dim);
+    int64_t each = w->dim[0] ? tensor_count(w) / w->dim[0] : 0;
+    for (int64_t o = 0; o < w->dim[0]; o++)
+        for (int64_t i = 0; i < each; i++) ((float *)(void *)t->data)[o * each + i] = ((const float *)w->data)[o * each + i] * mul[o];
+    return t;
+}
+
+/* Conv(x, w, b) * mul + add, with one of the two given. */
+static Val fold_into_conv(Match *m, bool scales)
+{
+    const Node *conv = match_node(m, "c");
+    const Tensor *w = constant(m, "w"), *k = constant(m, "k");
+    Val bias = match_old(m, "b");
+    const Tensor *b = bias.id ? graph_val(m->in, bias)->konst : NULL;
+    if (w->type != DT_f32 || (bias.id && !b)) return (Val){0};
+    const float *by = per_channel(m, k, val_type(m->in, conv->out)->rank, 1, w->dim[0]);
+    if (!by) return (Val){0};
+    const Tensor *new_w = scales ? scaled_weights(m, w, by) : w;
+    const Tensor *new_b = scales && !b ? NULL : scaled_bias(m, b, w->dim[0], scales ? by : NULL, scales ? NULL : by);
+    Val in[3] = {match_new(m, "x"), scales ? graph_const(m->out, new_w, graph_val(m->in, match_old(m, "w"))->name) : match_new(m, "w")};
+    if (new_b) in[2] = graph_const(m->out, new_b, NULL);
+    return graph_emit(m->out, conv->op, conv->attr, in, new_b ? 3 : 2, 1, conv->loc, NULL);
+}
+
+static Val scale_conv(Match *m) { return fold_into_conv(m, true); }
+static Val shift_conv(Match *m) { return fold_into_conv(m, false); }
+
+/* LayerNormalization over the last axis: both means over it, keepdims, the square as Pow 2. */
+static bool is_last_axis(const Match *m, const char *axes, int rank)
+{
+    const Tensor *t = constant(m, axes);
+    int64_t a = tensor_count(t) == 1 ? dtype_load_int(t->type, t->data, 0) : 0;
+    return tensor_count(t) == 1 && (a == -1 || a == rank - 1);
+}
+
+static bool is_layer_norm(const Match *m)
+{
+    const Type *x = val_type(m->in, match_old(m, "x"));
+    const Tensor *g = constant(m, "g"), *b = constant(m, "b");
+    int64_t width;
+    if (x->dtype != DT_f32 || x->rank < 1 || !dim_is_const(m->in->module->dim, x->dim[x->rank - 1], &width)) return false;
+    return g->rank == 1 && b->rank == 1 && g->dim[0] == width && b->dim[0] == width && is_last_axis(m, "ax", x->rank) &&
+           is_last_axis(m, "bx", x->rank) && node_int(match_node(m, "m"), "keepdims") && node_int(match_node(m, "v"), "keepdims") &&
+           all_equal(constant(m, "two"), 2) && tensor_count(constant(m, "e")) == 1;
+}
+
+static Val layer_norm(Match *m)
+{
+    const OpDef *op = op_find("", "LayerNormalization");
+    Attr *attr = op_attr_defaults(m->out->mem, op);
+    attr_set_int(op, attr, "axis", -1);
+    attr_set_float(op, attr, "epsilon", (float)dtype_load(DT_f32, constant(m, "e")->data, 0));
+    Val in[3] = {match_new(m, "x"), match_new(m, "g"), match_new(m, "b")};
+    return graph_emit(m->out, op, attr, in, 3, 1, match_root(m)->loc, NULL);
+}
+
+/* clang-format off */
+const Rule rules_simplify[] = {
+    {"identity",       "Identity(x)",                     "x",  NULL,             NULL},
+    {"cast-same",      "Cast(x)",                         "x",  keeps_type,       NULL},
+    {"reshape-same",   "Reshape(x, s)",                   "x",  keeps_type,       NULL},
+    {"expand-same",    "Expand(x, s)",                    "x",  keeps_type,       NULL},
+    {"concat-one",     "Concat(x)",                       "x",  NULL,             NULL},
+    {"add-zero",       "Add(x, #k)",                      "x",  adds_zero,        NULL},
+    {"sub-zero",       "Sub(x, #k)",                      "x",  adds_zero,        NULL},
+    {"mul-one",        "Mul(x, #k)",                      "x",  scales_one,       NULL},
+    {"div-one",        "Div(x, #k)",                      "x",  scales_one,       NULL},
+    {"transpose-none", "Transpose(x)",                    "x",  is_identity_perm, NULL},
+    {"transpose-pair", "Transpose(t@Transpose(x))",       NULL, NULL,             compose_perms},
+    {"mul-conv",       "Mul(!c@Conv(x, #w, b?), #k)",     NULL, NULL,             scale_conv},
+    {"conv-mul",       "Mul(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             scale_conv},
+    {"add-conv",       "Add(!c@Conv(x, #w, b?), #k)",     NULL, NULL,             shift_conv},
+    {"conv-add",       "Add(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             shift_conv},
+    {"layer-norm",     "Add(Mul(Div(d@Sub(x, m@ReduceMean(x, #ax)), Sqrt(Add(v@ReduceMean(Pow(d, #two), #bx), #e))), #g), #b)",
+                                                          NULL, is_layer_norm,    layer_norm},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+/* clang-format on */
+
+Graph *pass_simplify(const Graph *in, PassCtx *ctx) { return rewrite(in, ctx, rules_simplify, NULL); }

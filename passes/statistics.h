@@ -1,0 +1,23 @@
+/* statistics.h - what calibration learns of a tensor, in memory that does not grow with the number of samples, and how a range
+ * comes from it. One Statistic a tensor: extremes and a histogram of STAT_BINS bins whose width doubles as values leave it. */
+#ifndef OCTET_STATISTICS_H
+#define OCTET_STATISTICS_H
+#include "ir/base/arena.h"
+
+enum { STAT_BINS = 2048 };
+typedef struct Statistic {
+    double lo, hi;               /* of all finite values seen */
+    double from, width;          /* the histogram: bin i holds [from + i * width, from + (i + 1) * width) */
+    uint64_t seen, bad;          /* values; NaN or infinite ones among them */
+    uint64_t *bin;               /* NULL until the first value */
+} Statistic;
+
+void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n);
+
+typedef struct StatMethod {
+    const char *name, *help;
+    void (*range)(const Statistic *s, double *lo, double *hi); /* s has seen a finite value */
+} StatMethod;
+const StatMethod *stat_method_at(uint32_t i);                   /* NULL past the end; the first is the default */
+const StatMethod *stat_method_find(const char *name);
+#endif
