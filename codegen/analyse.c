@@ -1,0 +1,186 @@
+/* analyse.c - linear indices, loads, contractions, shareable loops. */
+#include "codegen/analyse.h"
+
+/* ---- linear forms ---- */
+static void lin_add_term(Lin *l, Expr atom, int64_t by)
+{
+    for (int i = 0; i < l->n; i++)
+        if (l->term[i].atom == atom) {
+            l->term[i].by += by;
+            if (!l->term[i].by) l->term[i] = l->term[--l->n];
+            return;
+        }
+    if (l->n == LIN_TERMS) l->ok = false;
+    else if (by) l->term[l->n].atom = atom, l->term[l->n++].by = by;
+}
+
+static void lin_collect(Kernel *k, Expr e, int64_t by, Lin *l)
+{
+    ExprNode n = *expr_node(k, e);
+    int64_t c;
+    if (!l->ok) return;
+    if (n.kind == E_INT) { l->base += n.u.i * by; return; }
+    if (n.kind == E_PRIM && (n.prim == P_add || n.prim == P_sub)) {
+        lin_collect(k, n.arg[0], by, l), lin_collect(k, n.arg[1], n.prim == P_add ? by : -by, l);
+        return;
+    }
+    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[1], &c)) { lin_collect(k, n.arg[0], by * c, l); return; }
+    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[0], &c)) { lin_collect(k, n.arg[1], by * c, l); return; }
+    lin_add_term(l, e, by);
+}
+
+Lin lin_of(Kernel *k, Expr e)
+{
+    Lin l = {.ok = true};
+    lin_collect(k, e, 1, &l);
+    return l;
+}
+
+bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by)
+{
+    Lin l = {.ok = true};
+    lin_collect(k, a, 1, &l), lin_collect(k, b, -1, &l);
+    *by = l.base;
+    return l.ok && !l.n;
+}
+
+/* ---- loads ---- */
+typedef struct Collect { Arena *mem; LoadList *l; } Collect;
+
+static bool collect(void *ctx, Expr load)
+{
+    Collect *c = ctx;
+    for (uint32_t i = 0; i < c->l->at.n; i++)
+        if (c->l->at.at[i] == load) return true;
+    vec_push(c->mem, &c->l->at, load);
+    return true;
+}
+
+void loads_of(Kernel *k, Arena *mem, Expr e, LoadList *l)
+{
+    if (e) expr_loads(k, e, collect, &(Collect){mem, l});
+}
+
+void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l)
+{
+    Expr e[] = {c->value, c->epilogue, c->check, c->where, c->keep};
+    for (size_t i = 0; i < COUNT_OF(e); i++) loads_of(k, mem, e[i], l);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) loads_of(k, mem, c->at[d], l);
+}
+
+/* ---- small questions ---- */
+int axis_of_index(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_AXIS ? (int)n->id : 0;
+}
+
+bool stage_is_plain(const Compute *c) { return !c->how && !c->check && !c->where && !c->scan && !c->update && !c->keep; }
+
+bool stage_at_axes(const Kernel *k, const Compute *c)
+{
+    if (k->buf.at[c->out].rank != c->rank) return false;
+    for (int d = 0; d < c->rank; d++) {
+        int a = axis_of_index(k, c->at[d]);
+        if (!a) return false;
+        for (int e = 0; e < d; e++)
+            if (c->at[e] == c->at[d]) return false;
+    }
+    return true;
+}
+
+int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise)
+{
+    int64_t v;
+    return e && expr_is_index(k, e, &v) ? v : otherwise;
+}
+
+int innermost_dim(const Buf *b) { return b->layout.n ? b->layout.axis[b->layout.n - 1].dim : b->rank - 1; }
+
+static Expr uncast(const Kernel *k, Expr e, DType acc)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;
+}
+
+/* The axis that moves only `by`, not `other`: the one innermost in the output if there is a choice. */
+static int only_axis(Kernel *k, const Compute *c, Expr by, Expr other)
+{
+    int found = 0, inner = innermost_dim(&k->buf.at[c->out]);
+    for (int d = 0; d < c->rank; d++) {
+        int a = c->space[d];
+        if (!expr_uses(k, by, a) || expr_uses(k, other, a)) continue;
+        if (inner >= 0 && expr_uses(k, c->at[inner], a)) return a;
+        if (!found || expr_constant(k, k->axis.at[a].extent, 64) > 1) found = a;
+    }
+    return found;
+}
+
+static bool is_constant_load(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_LOAD && k->buf.at[n->id].kind == BUF_CONST;
+}
+
+bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
+{
+    if (c->how != P_add || !c->reduces || c->keep || c->where || c->update) return false;
+    ExprNode v = *expr_node(k, c->value);
+    if (v.kind != E_PRIM || v.prim != P_mul || (v.type != DT_f32 && v.type != DT_i32)) return false;
+    Expr a = uncast(k, v.arg[0], (DType)v.type), b = uncast(k, v.arg[1], (DType)v.type);
+    bool both = false;
+    for (int i = 0; i < c->reduces; i++) both = both || (expr_uses(k, a, c->reduce[i]) && expr_uses(k, b, c->reduce[i]));
+    if (!both) return false;
+    int lane_a = only_axis(k, c, a, b), lane_b = only_axis(k, c, b, a);
+    if (!lane_a && !lane_b) return false;
+    int inner = innermost_dim(&k->buf.at[c->out]);
+    bool swap = !lane_b;
+    if (lane_a && lane_b) {
+        bool a_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_a), b_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_b);
+        swap = a_inner != b_inner ? a_inner : is_constant_load(k, a) && !is_constant_load(k, b);
+    }
+    *r = (Contraction){.left = swap ? b : a, .right = swap ? a : b, .lane = swap ? lane_a : lane_b, .row = swap ? lane_b : lane_a, .acc = (DType)v.type};
+    return true;
+}
+
+/* ---- shared loops ---- */
+static bool shares_axis(Kernel *k, Arena *mem, uint32_t first, uint32_t last, int a)
+{
+    for (uint32_t i = first; i < last; i++) {
+        LoadList l = {0};
+        stage_loads(k, mem, &k->stage.at[i], &l);
+        for (uint32_t j = 0; j < l.at.n; j++) {
+            ExprNode n = *expr_node(k, l.at.at[j]);
+            for (uint32_t w = first; w < last; w++) {
+                const Compute *def = &k->stage.at[w];
+                if (def->out != (int)n.id) continue;
+                for (int d = 0; d < k->buf.at[def->out].rank; d++)
+                    if (expr_uses(k, def->at[d], a) && n.arg[d] != def->at[d]) return false;
+                bool stored = false;
+                for (int d = 0; d < k->buf.at[def->out].rank; d++) stored = stored || expr_uses(k, def->at[d], a);
+                if (!stored) return false; /* written once per value of the axis: not a shareable loop */
+            }
+        }
+    }
+    return true;
+}
+
+int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis)
+{
+    Arena scratch = {0};
+    int n = 0;
+    const Compute *c = &k->stage.at[first];
+    for (int d = 0; d < c->rank; d++) {
+        int a = c->space[d];
+        bool all = true;
+        for (uint32_t i = first; i < last && all; i++) {
+            const Compute *s = &k->stage.at[i];
+            bool has = false;
+            for (int e = 0; e < s->rank; e++) has = has || s->space[e] == a;
+            all = has;
+        }
+        if (all && shares_axis(k, &scratch, first, last, a)) axis[n++] = a;
+    }
+    arena_drop(&scratch);
+    return n;
+}

@@ -1,0 +1,31 @@
+/* analyse.h - what clustering, layout and tuning ask about formulas. */
+#ifndef OCTET_ANALYSE_H
+#define OCTET_ANALYSE_H
+#include "codegen/codegen.h"
+
+/* An index as base + sum of by * atom; atoms are axes, sizes, or whatever is not linear. */
+enum { LIN_TERMS = 16 };
+typedef struct Lin { bool ok; int n; int64_t base; struct { Expr atom; int64_t by; } term[LIN_TERMS]; } Lin;
+Lin lin_of(Kernel *k, Expr e);                               /* ok false: too many terms */
+bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by);     /* a - b is the constant *by */
+
+typedef struct LoadList { VEC(Expr) at; } LoadList;          /* distinct loads, in order of appearance */
+void loads_of(Kernel *k, Arena *mem, Expr e, LoadList *l);
+void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l);
+int axis_of_index(const Kernel *k, Expr e);                  /* the axis e is, or 0 */
+bool stage_is_plain(const Compute *c);                       /* only a value: no reduction, check, condition, scan, update or keep */
+bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinct axes and all of the space */
+int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
+int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
+
+/* A sum of products. left varies along rows, right along lanes. */
+typedef struct Contraction {
+    Expr left, right;        /* without casts to the accumulator's type */
+    int lane, row;           /* space axes: lane moves only right, row only left; row 0: there is none */
+    DType acc;
+} Contraction;
+bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
+
+/* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */
+int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);
+#endif

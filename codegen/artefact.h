@@ -1,0 +1,38 @@
+/* artefact.h - the last step: everything code generation made becomes a file that needs nothing of ours at run time.
+ *
+ * codegen_graph() is the whole of code generation: it lowers, clusters, lays out, cuts, tunes, schedules, compiles for every
+ * level of the target, plans memory and writes the artefact atomically (a temporary beside the output, then rename).
+ * The name of the model (a C identifier, Module.name) prefixes every exported symbol. */
+#ifndef OCTET_ARTEFACT_H
+#define OCTET_ARTEFACT_H
+#include "codegen/codegen.h"
+
+typedef enum ArtefactKind { ARTEFACT_SO, ARTEFACT_OBJECT, ARTEFACT_ARCHIVE, ARTEFACT_EXECUTABLE } ArtefactKind;
+ArtefactKind artefact_kind(const char *path);        /* by suffix: .so .o .a, otherwise an executable */
+
+typedef struct CodegenOptions {
+    const char *target;      /* "portable": every level of this architecture; "native": the best level of this machine; or a level's name */
+    const char *out;
+    ArtefactKind kind;
+    int jobs;                /* compile threads; 0: as many as this process may use */
+    int max_threads;         /* largest thread count of the artefact's own pool; 1: built without a pool; 0: no limit */
+    bool quiet;              /* no progress line */
+    const char *emit;        /* NULL, or "kernel" (program after cut, with schedules and loops), "llvm", "asm", "cuda": printed to `text` instead */
+    FILE *text;
+} CodegenOptions;
+
+bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* false: reported, and no file is left */
+
+/* ---- running an artefact in this process (calibration, `run`, `verify`, `bench`) ---- */
+typedef struct Loaded { void *handle; const OctetApi *api; } Loaded;
+bool artefact_load(const char *path, Loaded *l, Diag *diag);             /* a .so; finds NAME_octet_api by scanning its dynamic symbols */
+void artefact_unload(Loaded *l);
+
+/* One context with its pool and arena, grown as needed, for callers in the compiler. Not for hot paths' allocation rules. */
+typedef struct Session Session;
+Session *session_new(const Loaded *l, int threads, Diag *diag);           /* NULL: reported */
+void session_drop(Session *s);
+/* in: one Tensor per input in the model's order, matching types. out: receives new Tensors in mem. false: reported. */
+bool session_run(Session *s, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *diag);
+void session_level(Session *s, int level);                                /* caps the instruction set */
+#endif

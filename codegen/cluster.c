@@ -1,0 +1,537 @@
+/* cluster.c - which stages disappear.
+ *
+ * Comes in: the program as the operators lowered it, one stage or a few for every node. Goes out: the same program with fewer stages.
+ * Stages are visited in order, each once, so that its producers are settled when it is looked at:
+ *
+ *   constants   A load of a constant scalar becomes a number where that helps folding.
+ *   inline      A stage that only computes a value is substituted into the visited stage: when it is a copy with simple indices, when
+ *               it costs next to nothing, or when it is read here alone and every element once. Work is never moved to where it would be
+ *               repeated: into a sum that reads each element for many results.
+ *   absorb      The visited stage, if it only computes a value and alone reads a stage it has the index of, becomes that stage's
+ *               epilogue: convolution + bias + activation + residual + requantization. The pair takes the later place, where
+ *               all operands exist; a member of a shared group stays in its place and takes only what exists there.
+ *   dead        Stages nobody reads go.
+ *   retarget    A stage that only copies a temporary to a place inside another buffer (Concat) goes: the producer stores there and all other
+ *               readers read there. Visited last to first, so that nested concatenations settle in one pass.
+ *   share       Stages of one node get common names for their common loops; a group that would leave too little to share is released.
+ *
+ * Every stage keeps a list of the buffers it reads and every buffer a list of its readers, so the whole is near linear. */
+#include "codegen/analyse.h"
+#include <assert.h>
+
+enum { CHEAP = 2, CHEAP_NARROW = 5, MOST = 192, SERIAL_WORK = 32768 };
+
+typedef struct Cluster {
+    Kernel *k;
+    Arena *mem;                     /* dropped at the end */
+    bool *dead;                     /* per stage */
+    int *cost;                      /* per stage: of value and epilogue */
+    LoadList *load;                 /* per stage */
+    struct Use { uint32_t defs, def; VEC(uint32_t) reader, writer; } *use; /* per buffer; def: the last stage that writes it */
+    Expr *map;                      /* per axis: scratch for substitutions, all 0 between them */
+} Cluster;
+
+/* ---- who reads what ---- */
+static bool reads(const Cluster *c, uint32_t stage, int buf)
+{
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++)
+        if ((int)expr_node(c->k, c->load[stage].at.at[i])->id == buf) return true;
+    return false;
+}
+
+static void note_loads(Cluster *c, uint32_t stage)
+{
+    const Compute *s = &c->k->stage.at[stage];
+    c->load[stage].at.n = 0;
+    stage_loads(c->k, c->mem, s, &c->load[stage]);
+    c->cost[stage] = expr_cost(c->k, s->value) + (s->epilogue ? expr_cost(c->k, s->epilogue) : 0);
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
+        struct Use *u = &c->use[expr_node(c->k, c->load[stage].at.at[i])->id];
+        bool known = false;
+        for (uint32_t r = u->reader.n; r-- && !known;) known = u->reader.at[r] == stage;
+        if (!known) vec_push(c->mem, &u->reader, stage);
+    }
+}
+
+/* Drops what is no longer true from a buffer's list; returns how many readers there are. */
+static uint32_t readers(Cluster *c, int buf)
+{
+    struct Use *u = &c->use[buf];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < u->reader.n; i++)
+        if (!c->dead[u->reader.at[i]] && reads(c, u->reader.at[i], buf)) u->reader.at[n++] = u->reader.at[i];
+    return u->reader.n = n;
+}
+
+static bool is_single(const Cluster *c, int buf) { return c->k->buf.at[buf].kind == BUF_TMP && c->use[buf].defs == 1; }
+
+/* ---- constants ---- */
+static bool is_round(double v) { return v * 2 == (double)(int64_t)(v * 2) && v >= -64 && v <= 64; }
+
+/* A number worth having in the formula: indices fold, round floats let compares fold; other floats stay in memory so that equal layers
+ * with other scales stay equal kernels. */
+static Expr scalar_of(Kernel *k, int buf)
+{
+    const Buf *b = &k->buf.at[buf];
+    if (b->kind != BUF_CONST || !b->data || tensor_count(b->data) != 1 || !b->data->data) return 0;
+    if (dtypes[b->type].cls == DC_OTHER) return 0;
+    if (!dtype_is_float(b->type)) return expr_int(k, b->type, dtype_load_int(b->type, b->data->data, 0));
+    double v = dtype_load(b->type, b->data->data, 0);
+    if (b->type != DT_f32 || !(v >= -64 && v <= 64) || !is_round(v)) return 0;
+    return expr_float(k, b->type, v);
+}
+
+static bool replace_all(Kernel *k, Compute *s, Expr from, Expr to)
+{
+    s->value = expr_replace(k, s->value, from, to);
+    if (s->epilogue) s->epilogue = expr_replace(k, s->epilogue, from, to);
+    if (s->check) s->check = expr_replace(k, s->check, from, to);
+    if (s->where) s->where = expr_replace(k, s->where, from, to);
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_replace(k, s->at[d], from, to);
+    return true;
+}
+
+static void fold_constants(Cluster *c, uint32_t stage)
+{
+    bool changed = false;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
+        Expr load = c->load[stage].at.at[i], number = scalar_of(c->k, (int)expr_node(c->k, load)->id);
+        if (number && load != c->k->stage.at[stage].keep) changed = replace_all(c->k, &c->k->stage.at[stage], load, number);
+    }
+    if (changed) note_loads(c, stage);
+}
+
+/* ---- inline ---- */
+static bool is_copy(const Kernel *k, const Compute *s)
+{
+    ExprKind kind = (ExprKind)expr_node(k, s->value)->kind;
+    return kind == E_LOAD || kind == E_FLOAT || kind == E_INT;
+}
+
+static bool divides(const Kernel *k, Expr e) /* has an index that is not a sum of multiples? */
+{
+    const ExprNode *n = expr_node(k, e);
+    if (n->kind == E_LOAD) return true; /* an index out of data */
+    if (n->kind != E_PRIM) return false;
+    if (n->prim != P_add && n->prim != P_sub && n->prim != P_mul) return true;
+    return divides(k, n->arg[0]) || divides(k, n->arg[1]);
+}
+
+/* Does an axis of the stage not choose the element? Then it is read again for each of its values. */
+static bool rereads(Cluster *c, const Compute *s, Expr load, bool reduced)
+{
+    Kernel *k = c->k;
+    for (int d = 0; d < s->rank + (reduced ? s->reduces : 0); d++) {
+        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
+        if (!expr_uses(k, load, a) && !expr_is(k, k->axis.at[a].extent, 1)) return true;
+    }
+    return false;
+}
+
+static Expr substituted(Cluster *c, const Compute *def, Expr load) /* what the load reads, said by the stage that made it */
+{
+    ExprNode n = *expr_node(c->k, load);
+    for (int d = 0; d < def->rank; d++) c->map[axis_of_index(c->k, def->at[d])] = n.arg[d];
+    Expr e = expr_map(c->k, def->value, c->map);
+    for (int d = 0; d < def->rank; d++) c->map[axis_of_index(c->k, def->at[d])] = 0;
+    return e;
+}
+
+static bool simple_indices(Cluster *c, const Compute *def, Expr load)
+{
+    ExprNode n = *expr_node(c->k, substituted(c, def, load));
+    for (int d = 0; n.kind == E_LOAD && d < MAX_RANK && n.arg[d]; d++)
+        if (divides(c->k, n.arg[d])) return false;
+    return true;
+}
+
+static bool is_narrowing(const Cluster *c, uint32_t def) /* what it reads takes fewer bytes than what it writes */
+{
+    int in = 0;
+    for (uint32_t i = 0; i < c->load[def].at.n; i++) {
+        const Buf *b = &c->k->buf.at[expr_node(c->k, c->load[def].at.at[i])->id];
+        if (b->kind != BUF_CONST) in += dtypes[b->type].bytes;
+    }
+    return in < dtypes[c->k->buf.at[c->k->stage.at[def].out].type].bytes;
+}
+
+static bool is_worth(Cluster *c, uint32_t def, uint32_t stage, Expr load, int times)
+{
+    Kernel *k = c->k;
+    const Compute *s = &k->stage.at[stage], *d = &k->stage.at[def];
+    bool in_value = expr_reads(k, s->value, d->out) > 0, sums = s->how && in_value;
+    bool again = rereads(c, s, load, sums), copy = is_copy(k, d);
+    uint32_t others = readers(c, d->out);
+    if (sums && again) return copy && simple_indices(c, d, load);
+    if (copy) return others == 1 || simple_indices(c, d, load);
+    int cheap = is_narrowing(c, def) ? CHEAP_NARROW : CHEAP;
+    if (c->cost[def] <= cheap && c->load[def].at.n <= 2) return true;
+    return others == 1 && times == 1 && !again;
+}
+
+static bool can_inline(Cluster *c, uint32_t def, uint32_t stage)
+{
+    const Compute *d = &c->k->stage.at[def], *s = &c->k->stage.at[stage];
+    if (c->dead[def] || def >= stage || !stage_is_plain(d) || !stage_at_axes(c->k, d)) return false;
+    if (d->share && d->share != s->share) return false;
+    if (s->keep && (int)expr_node(c->k, s->keep)->id == d->out) return false;
+    return !s->update || d->out != s->out;
+}
+
+static bool try_inline(Cluster *c, uint32_t stage, Expr load)
+{
+    Kernel *k = c->k;
+    int buf = (int)expr_node(k, load)->id, times = 0;
+    if (!is_single(c, buf)) return false;
+    uint32_t def = c->use[buf].def;
+    if (!can_inline(c, def, stage)) return false;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++) times += (int)expr_node(k, c->load[stage].at.at[i])->id == buf;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++)
+        if ((int)expr_node(k, c->load[stage].at.at[i])->id == buf && !is_worth(c, def, stage, c->load[stage].at.at[i], times)) return false;
+    if (c->cost[stage] + times * c->cost[def] > MOST) return false;
+    const Compute d = k->stage.at[def];
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
+        Expr old = c->load[stage].at.at[i];
+        if ((int)expr_node(k, old)->id == buf) replace_all(k, &k->stage.at[stage], old, substituted(c, &d, old));
+    }
+    note_loads(c, stage);
+    if (!readers(c, buf)) c->dead[def] = true;
+    return true;
+}
+
+static void inline_into(Cluster *c, uint32_t stage)
+{
+    bool again = true;
+    while (again) {
+        again = false;
+        for (uint32_t i = 0; i < c->load[stage].at.n && !again; i++) again = try_inline(c, stage, c->load[stage].at.at[i]);
+    }
+}
+
+/* ---- absorb ---- */
+/* A digit of an axis in a mixed radix: (axis / by) % of; of 0: the most significant one. */
+typedef struct Digit { int axis; int64_t by, of; } Digit;
+
+static bool digit_of(const Kernel *k, Expr e, Digit *d)
+{
+    *d = (Digit){.by = 1};
+    const ExprNode *n = expr_node(k, e);
+    if (n->kind == E_PRIM && n->prim == P_mod && expr_is_index(k, n->arg[1], &d->of)) n = expr_node(k, n->arg[0]);
+    if (n->kind == E_PRIM && n->prim == P_div && expr_is_index(k, n->arg[1], &d->by)) n = expr_node(k, n->arg[0]);
+    d->axis = n->kind == E_AXIS ? (int)n->id : 0;
+    return d->axis != 0;
+}
+
+/* Says each axis of the reader with the axes of the stage it reads: load's indices must be all digits of all the reader's axes. */
+static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr load, Expr *map)
+{
+    ExprNode n = *expr_node(k, load);
+    Digit digit[MAX_RANK];
+    int used = 0, rank = k->buf.at[def->out].rank;
+    for (int d = 0; d < rank; d++) {
+        digit[d] = (Digit){0};
+        if (expr_is(k, n.arg[d], 0) && expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) { used++; continue; }
+        if (!digit_of(k, n.arg[d], &digit[d])) return false;
+    }
+    for (int r = 0; r < reader->rank; r++) {
+        int a = reader->space[r];
+        int64_t by = 1, extent = expr_constant(k, k->axis.at[a].extent, -1);
+        Expr sum = expr_index(k, 0), size = k->axis.at[a].extent;
+        bool more = !expr_is(k, size, 1), whole = false;
+        while (more) {
+            int at = -1;
+            for (int d = 0; d < rank; d++)
+                if (digit[d].axis == a && digit[d].by == by) at = d;
+            if (at < 0) return false;
+            Expr mine = k->axis.at[axis_of_index(k, def->at[at])].extent;
+            whole = by == 1 && !digit[at].of;
+            if (whole ? mine != size : expr_constant(k, mine, -2) != (digit[at].of ? digit[at].of : extent / by)) return false;
+            sum = expr_add(k, sum, expr_mul(k, def->at[at], expr_index(k, by)));
+            used++;
+            by *= whole ? 1 : expr_constant(k, mine, 0);
+            more = !whole && by < extent;
+            digit[at].axis = 0;
+            if (!whole && (extent < 0 || extent % by)) return false;
+        }
+        map[a] = sum;
+    }
+    for (int d = 0; d < rank; d++) { /* an axis of one element may be left over */
+        if (!digit[d].axis) continue;
+        if (!expr_is(k, k->axis.at[digit[d].axis].extent, 1) || !expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) return false;
+        used++;
+    }
+    return used == rank;
+}
+
+/* What lies side by side in the output must lie side by side in what computes it, or the results are stored one by one. */
+static bool keeps_order(Kernel *k, const Compute *def, const Compute *reader, const Expr *map)
+{
+    if (expr_node(k, reader->value)->kind != E_LOAD) return true;
+    int from = innermost_dim(&k->buf.at[def->out]), to = innermost_dim(&k->buf.at[reader->out]);
+    if (from < 0 || to < 0) return true;
+    int a = axis_of_index(k, def->at[from]);
+    Expr at = expr_map(k, reader->at[to], map);
+    return expr_is(k, k->axis.at[a].extent, 1) || !a || expr_uses(k, at, a);
+}
+
+static bool defined_before(const Cluster *c, uint32_t stage, const LoadList *l, int but, uint32_t place)
+{
+    for (uint32_t i = 0; i < l->at.n; i++) {
+        int buf = (int)expr_node(c->k, l->at.at[i])->id;
+        if (buf != but && c->use[buf].defs && c->use[buf].def >= place) return false;
+    }
+    return stage > place;
+}
+
+static bool forget(Cluster *c, const Compute *s) /* empties the map of a stage's axes; false */
+{
+    for (int d = 0; d < s->rank; d++) c->map[s->space[d]] = 0;
+    return false;
+}
+
+static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
+{
+    Kernel *k = c->k;
+    const Compute r = k->stage.at[stage];
+    int buf = (int)expr_node(k, load)->id;
+    uint32_t def = c->use[buf].def;
+    if (!is_single(c, buf) || c->dead[def] || def >= stage || readers(c, buf) != 1) return false;
+    Compute d = k->stage.at[def];
+    bool stays = d.share != 0;
+    if (d.scan || d.where || d.update || d.keep || !stage_at_axes(k, &d)) return false;
+    if (!d.how && !d.check && !d.share) return false; /* inlining was the question for those */
+    if (d.check && d.how) return false;
+    if (stays && (r.share || !defined_before(c, stage, &c->load[stage], buf, def))) return false;
+    if (c->use[r.out].defs > 1 && stays) return false;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++)
+        if (c->load[stage].at.at[i] != load && (int)expr_node(k, c->load[stage].at.at[i])->id == buf) return false;
+    Expr *map = c->map;
+    bool fits = invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) && c->cost[def] + c->cost[stage] <= 2 * MOST;
+    if (!fits) return forget(c, &r);
+    DType type = (DType)expr_node(k, d.value)->type;
+    Expr before = d.how ? (d.epilogue ? d.epilogue : expr_it(k, type)) : d.value;
+    Expr mark = expr_it(k, (DType)expr_node(k, load)->type);
+    Expr after = expr_map(k, expr_replace(k, r.value, load, mark), map);
+    Expr both = expr_replace(k, after, mark, before);
+    if (d.how) d.epilogue = both;
+    else d.value = both;
+    d.out = r.out;
+    for (int i = 0; i < k->buf.at[r.out].rank; i++) d.at[i] = expr_map(k, r.at[i], map);
+    forget(c, &r);
+    uint32_t place = stays ? def : stage, gone = stays ? stage : def;
+    if (!stays) d.share = r.share;
+    k->stage.at[place] = d;
+    c->dead[gone] = true, c->load[gone].at.n = 0;
+    c->use[d.out].def = place;
+    note_loads(c, place);
+    return true;
+}
+
+/* Into the latest of the stages it reads: that one can wait for nobody else. */
+static void absorb(Cluster *c, uint32_t stage)
+{
+    if (!stage_is_plain(&c->k->stage.at[stage]) || c->k->stage.at[stage].share) return;
+    for (uint32_t tried = UINT32_MAX;;) {
+        Expr best = 0;
+        uint32_t at = 0;
+        for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
+            const struct Use *u = &c->use[expr_node(c->k, c->load[stage].at.at[i])->id];
+            if (u->defs && u->def < tried && (!best || u->def > at)) best = c->load[stage].at.at[i], at = u->def;
+        }
+        if (!best || try_absorb(c, stage, best)) return;
+        tried = at;
+    }
+}
+
+/* ---- dead stages ---- */
+static void sweep(Cluster *c)
+{
+    Kernel *k = c->k;
+    bool *needed = NEW_ARRAY(c->mem, bool, k->buf.n);
+    for (uint32_t i = k->stage.n; i--;) {
+        const Compute *s = &k->stage.at[i];
+        bool live = !c->dead[i] && (k->buf.at[s->out].kind == BUF_OUT || needed[s->out]);
+        if (!c->dead[i] && s->keep && needed[expr_node(k, s->keep)->id]) live = true;
+        c->dead[i] = !live;
+        for (uint32_t l = 0; live && l < c->load[i].at.n; l++) needed[expr_node(k, c->load[i].at.at[l])->id] = true;
+    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < k->stage.n; i++)
+        if (!c->dead[i]) k->stage.at[n++] = k->stage.at[i];
+    k->stage.n = n;
+}
+
+static void note_program(Cluster *c)
+{
+    Kernel *k = c->k;
+    c->dead = NEW_ARRAY(c->mem, bool, k->stage.n), c->cost = NEW_ARRAY(c->mem, int, k->stage.n);
+    c->load = NEW_ARRAY(c->mem, LoadList, k->stage.n);
+    c->use = arena_alloc(c->mem, sizeof *c->use * k->buf.n), c->map = NEW_ARRAY(c->mem, Expr, k->axis.n);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        note_loads(c, i);
+        c->use[k->stage.at[i].out].defs++, c->use[k->stage.at[i].out].def = i;
+        vec_push(c->mem, &c->use[k->stage.at[i].out].writer, i);
+        if (!k->stage.at[i].keep) continue;
+        c->use[expr_node(k, k->stage.at[i].keep)->id].defs += 2, c->use[expr_node(k, k->stage.at[i].keep)->id].def = i;
+    }
+}
+
+/* ---- retarget ---- */
+/* Reads of buffer `from` become reads of `to`, moved by off. */
+static Expr moved(Kernel *k, Expr e, int from, int to, const Expr *off)
+{
+    if (!e || !expr_reads(k, e, from)) return e;
+    ExprNode n = *expr_node(k, e);
+    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) n.arg[i] = moved(k, n.arg[i], from, to, off);
+    if (n.kind == E_LOAD && (int)n.id != from) return expr_load(k, (int)n.id, n.arg);
+    if (n.kind == E_LOAD) {
+        for (int d = 0; d < k->buf.at[from].rank; d++) n.arg[d] = expr_add(k, n.arg[d], off[d]);
+        return expr_load(k, to, n.arg);
+    }
+    if (n.prim == P_cast) return expr_cast(k, (DType)n.type, n.arg[0]);
+    if (n.prim == P_sat) return expr_sat(k, (DType)n.type, n.arg[0]);
+    return expr_prim(k, (Prim)n.prim, n.arg[0], n.arg[1], n.arg[2]);
+}
+
+static void move_stage(Kernel *k, Compute *s, int from, int to, const Expr *off)
+{
+    s->value = moved(k, s->value, from, to, off), s->epilogue = moved(k, s->epilogue, from, to, off);
+    s->keep = moved(k, s->keep, from, to, off), s->check = moved(k, s->check, from, to, off), s->where = moved(k, s->where, from, to, off);
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = moved(k, s->at[d], from, to, off);
+    if (s->out != from) return;
+    for (int d = 0; d < k->buf.at[from].rank; d++) s->at[d] = expr_add(k, s->at[d], off[d]);
+    s->out = to;
+}
+
+static bool same_order(const Buf *a, const Buf *b)
+{
+    return a->layout.n == b->layout.n && !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
+}
+
+/* A copy of a whole temporary to constant offsets in another buffer: off[d] is where it starts. */
+static bool copies_whole(Kernel *k, const Compute *s, Expr *off)
+{
+    ExprNode load = *expr_node(k, s->value);
+    if (!stage_is_plain(s) || s->share || load.kind != E_LOAD || k->buf.at[s->out].rank != k->buf.at[load.id].rank) return false;
+    if (k->buf.at[load.id].type != k->buf.at[s->out].type || s->rank != k->buf.at[s->out].rank) return false;
+    for (int d = 0; d < s->rank; d++) {
+        int a = axis_of_index(k, load.arg[d]);
+        if (!a || k->axis.at[a].extent != k->buf.at[load.id].dim[d]) return false;
+        off[d] = expr_sub(k, s->at[d], load.arg[d]);
+        for (int i = 0; i < s->rank; i++)
+            if (expr_uses(k, off[d], s->space[i])) return false;
+    }
+    return true;
+}
+
+static bool may_move(const Cluster *c, int buf, uint32_t before) /* is everything that writes it a plain store, earlier? */
+{
+    const struct Use *u = &c->use[buf];
+    for (uint32_t i = 0; i < u->writer.n; i++) {
+        const Compute *s = &c->k->stage.at[u->writer.at[i]];
+        if (u->writer.at[i] >= before || s->scan || s->update || s->where || s->keep) return false;
+    }
+    return u->writer.n > 0 && u->defs == u->writer.n; /* a place kept by another stage counts more */
+}
+
+static bool try_retarget(Cluster *c, uint32_t stage)
+{
+    Kernel *k = c->k;
+    Compute *s = &k->stage.at[stage];
+    Expr off[MAX_RANK] = {0};
+    if (c->dead[stage] || !copies_whole(k, s, off)) return false;
+    int from = (int)expr_node(k, s->value)->id, to = s->out;
+    if (k->buf.at[from].kind != BUF_TMP || from == to || !may_move(c, from, stage)) return false;
+    Buf *target = &k->buf.at[to];
+    if (target->kind == BUF_TMP && !target->layout.n) target->layout = k->buf.at[from].layout;
+    if (!same_order(target, &k->buf.at[from]) && target->kind != BUF_TMP) return false;
+    c->dead[stage] = true, c->load[stage].at.n = 0;
+    for (uint32_t i = 0; i < c->use[from].writer.n; i++) {
+        move_stage(k, &k->stage.at[c->use[from].writer.at[i]], from, to, off);
+        vec_push(c->mem, &c->use[to].writer, c->use[from].writer.at[i]);
+    }
+    uint32_t n = readers(c, from);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t reader = c->use[from].reader.at[i];
+        move_stage(k, &k->stage.at[reader], from, to, off);
+        note_loads(c, reader);
+    }
+    return true;
+}
+
+/* ---- shared loops ---- */
+static int64_t points(const Kernel *k, const Compute *s)
+{
+    int64_t n = 1;
+    for (int d = 0; d < s->rank + s->reduces; d++) {
+        int64_t e = expr_constant(k, k->axis.at[d < s->rank ? s->space[d] : s->reduce[d - s->rank]].extent, 64);
+        if (e && n > INT64_MAX / 4096 / e) return n;
+        n *= e;
+    }
+    return n;
+}
+
+static void rename_axis(Kernel *k, Compute *s, int from, int to)
+{
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    map[from] = expr_axis(k, to);
+    Expr *e[] = {&s->value, &s->epilogue, &s->keep, &s->check, &s->where};
+    for (size_t i = 0; i < COUNT_OF(e); i++)
+        if (*e[i]) *e[i] = expr_map(k, *e[i], map);
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_map(k, s->at[d], map);
+    for (int d = 0; d < s->rank; d++)
+        if (s->space[d] == from) s->space[d] = to;
+}
+
+static bool has_axis(const Compute *s, int a)
+{
+    for (int d = 0; d < s->rank + s->reduces; d++)
+        if ((d < s->rank ? s->space[d] : s->reduce[d - s->rank]) == a) return true;
+    return false;
+}
+
+static void settle_group(Kernel *k, uint32_t first, uint32_t last)
+{
+    const Compute lead = k->stage.at[first];
+    int64_t work = 0, shared = 1;
+    for (uint32_t i = first; i < last; i++) work += points(k, &k->stage.at[i]);
+    for (uint32_t i = first + 1; i < last; i++) {
+        Compute *s = &k->stage.at[i];
+        for (int d = 0; d < s->rank && d < lead.rank; d++) {
+            if (s->space[d] == lead.space[d]) continue;
+            if (k->axis.at[s->space[d]].extent != k->axis.at[lead.space[d]].extent || has_axis(s, lead.space[d])) break;
+            rename_axis(k, s, s->space[d], lead.space[d]);
+        }
+    }
+    int axis[MAX_RANK], n = share_axes(k, first, last, axis);
+    for (int i = 0; i < n; i++) shared *= expr_constant(k, k->axis.at[axis[i]].extent, 64);
+    if (last - first == 1 || (work > SERIAL_WORK && shared < 8))
+        for (uint32_t i = first; i < last; i++) k->stage.at[i].share = 0;
+}
+
+static void settle_groups(Kernel *k)
+{
+    for (uint32_t i = 0, end; i < k->stage.n; i = end) {
+        for (end = i + 1; end < k->stage.n && k->stage.at[i].share && k->stage.at[end].share == k->stage.at[i].share;) end++;
+        if (k->stage.at[i].share) settle_group(k, i, end);
+    }
+}
+
+Kernel *program_cluster(Kernel *k)
+{
+    Arena scratch = {0};
+    Cluster c = {.k = k, .mem = &scratch};
+    note_program(&c);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        fold_constants(&c, i);
+        inline_into(&c, i);
+        absorb(&c, i);
+    }
+    sweep(&c);
+    note_program(&c);
+    for (uint32_t i = k->stage.n; i--;) try_retarget(&c, i);
+    sweep(&c);
+    settle_groups(k);
+    arena_drop(&scratch);
+    return k;
+}

@@ -1,0 +1,71 @@
+/* codegen.h - Graph to artefact: the steps of code generation and what passes between them.
+ *
+ *   lower_graph (ir/lower.h)  Graph -> one Kernel of many stages, the program
+ *   program_cluster           stages inlined into readers, epilogues attached
+ *   program_layout            a Layout for every buffer; copies where a reader needs another order
+ *   program_cut               the program cut into kernels; equal kernels shared
+ *   tune + schedule_apply     kernel + target facts -> directives -> loops
+ *   plan_memory               every temporary an offset in the arena, or a formula
+ *   llvm_emit / cuda_emit     loops -> object code | CUDA C
+ *   artefact_write            objects + weights + tables + runtime -> .so .o .a executable, header */
+#ifndef OCTET_CODEGEN_H
+#define OCTET_CODEGEN_H
+#include "ir/kernel.h"
+#include "runtime/model.h"
+
+/* ---- targets: instruction-set levels as rows of a table (codegen/target.c) ---- */
+typedef enum DotKind { DOT_NONE, DOT_VNNI512, DOT_VNNI256, DOT_AVX2, DOT_AVX512, DOT_AMX } DotKind;
+typedef struct Target {
+    const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "amx"; "cuda" */
+    const char *arch;          /* "x86_64", "aarch64", "cuda" */
+    const char *cpu, *features;/* LLVM's target-cpu and target-features */
+    uint64_t needs;            /* OCTET_CPU_* */
+    int lanes;                 /* f32 lanes of a vector register */
+    int registers;             /* vector registers */
+    bool fma;                  /* has fused multiply-add */
+    DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
+    bool gpu;
+} Target;
+const Target *target_at(uint32_t i);                 /* all rows, worst first; NULL past the end */
+const Target *target_find(const char *name);         /* NULL: no such level */
+uint64_t target_host_features(void);                 /* OCTET_CPU_* of this machine (shares rt's detection) */
+
+/* ---- cluster.c ---- */
+Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
+/* ---- layout.c ---- */
+void program_layout(Kernel *k);
+/* ---- cut.c ---- */
+typedef struct Cut {
+    VEC(Kernel *) kernel;                            /* distinct kernels */
+    struct CutStep { uint32_t kernel; uint32_t bufs, sizes; const int *buf; const Dim *size; const Loc *loc; } *step; /* buf[i]: program buffer of the kernel's parameter i+1; size[i]: its i-th free size */
+    uint32_t steps;
+} Cut;
+Cut *program_cut(Kernel *program, Arena *mem);
+/* An extracted kernel's parameters are buffers 1..params in order; its SYM leaves are Dims of a private Dims with symbols s0.. in order of `size`. */
+uint32_t kernel_params(const Kernel *k);             /* IN, OUT, TMP, CONST buffers: they come first */
+
+/* ---- tune.c, schedule.c ---- */
+void tune(Kernel *k, const Target *t);               /* fills k->schedule (a former one is dropped); tune a copy of the struct per target */
+/* Splits an axis in n + 1 parts, the last n of the given sizes: adds the step and the axes of the parts. Returns the first part. */
+int schedule_split(Kernel *k, int axis, const int *factor, int n);
+Kernel *schedule_apply(const Kernel *k, const char **error); /* a copy with loops; NULL: the schedule does not fit (text in error) */
+Expr kernel_range(Kernel *k);                        /* extent of the parallel range: product of the leading parallel loops; constant 1 when there are none */
+size_t kernel_scratch(const Kernel *k);              /* llvm/: bytes of per-thread scratch a scheduled kernel needs on a CPU */
+
+/* ---- llvm/ ---- */
+typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; } LlvmJob;
+typedef struct Bytes { const void *at; size_t n; } Bytes;
+/* Compiles scheduled kernels to relocatable ELF objects, on `threads` threads; every symbol hidden, signature OctetKernel.
+ * objects: NEW_ARRAYed in mem, *nobjects of them. false: reported. */
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Bytes **objects, uint32_t *nobjects);
+/* For tests and --emit: text of one kernel. assembly false: LLVM IR after optimisation. */
+bool llvm_text(Arena *mem, Diag *diag, const LlvmJob *job, bool assembly, const char **text);
+/* Runs one kernel in this process (tests, observers): NULL: reported. */
+typedef struct LlvmJit LlvmJit;
+LlvmJit *llvm_jit_new(Diag *diag);
+OctetKernel llvm_jit_add(LlvmJit *j, const LlvmJob *job);
+void llvm_jit_drop(LlvmJit *j);
+
+/* ---- cuda/ ---- */
+void cuda_emit(Kernel *k, const char *symbol, FILE *f); /* one scheduled kernel as CUDA C */
+#endif

@@ -1,0 +1,663 @@
+/* layout.c - the order of every buffer's elements, and the copies a faster order needs.
+ *
+ * Comes in: the clustered program; lowerings of convolutions and pools have left the channels-last order on the buffers they walk pixel
+ * by pixel. Goes out: the same program, a layout on every buffer, and a few more stages that copy. In order:
+ *
+ *   1. Graph inputs and outputs are row-major: that is their contract. An output a sum computes channels-last gets a temporary before it.
+ *   2. The channels-last order spreads along stages that work point by point.
+ *   3. Halo: a sum that reads its operand under a guard (padding) reads a padded temporary without one. Where the operand is a
+ *      temporary, its producers store into the padded one and only the border is filled.
+ *   4. Operands of contractions: constants on the right go to panels of 16 columns (integers: 4 values of the summed axis together);
+ *      right operands whose columns are not side by side, and integer left operands whose summed axis is not, are copied to where
+ *      they are. Constants that vary along the vector axis of a depthwise sum are turned so that it is contiguous. */
+#include "codegen/analyse.h"
+#include <assert.h>
+
+enum { PANEL = 16, QUAD = 4, FEW_CHANNELS = 8 };
+
+typedef struct Halo { int from, to; Expr low[MAX_RANK], pad; } Halo; /* to[i] holds from[i + low] or pad */
+typedef struct Layer {
+    Kernel *k;
+    Arena *mem;
+    VEC(Compute) out;   /* the program being made */
+    int share;          /* numbers not yet used */
+    bool *turned;       /* per buffer: a constant whose layout is settled */
+    uint32_t *readers;  /* per buffer */
+} Layer;
+
+static Layout order(int n, const int *dim)
+{
+    Layout l = {.n = n};
+    for (int i = 0; i < n; i++) l.axis[i] = (LayoutAxis){dim[i], 1, 0};
+    return l;
+}
+
+static void append(Layer *l, Compute c) { vec_push(l->mem, &l->out, c); }
+static Expr minus_one(Kernel *k, Expr e) { return expr_sub(k, e, expr_index(k, 1)); }
+
+/* ---- 1, 2: inputs, outputs, channels-last ---- */
+static bool is_pointwise(Kernel *k, const Compute *s, Expr load)
+{
+    ExprNode n = *expr_node(k, load);
+    int64_t by;
+    if (k->buf.at[n.id].rank != k->buf.at[s->out].rank) return false;
+    for (int d = 0; d < k->buf.at[s->out].rank; d++)
+        if (!lin_differ(k, n.arg[d], s->at[d], &by)) return false;
+    return true;
+}
+
+/* An order may be given to a temporary, and to a constant as large as what it meets. */
+static bool may_take(Kernel *k, int buf, int like)
+{
+    const Buf *b = &k->buf.at[buf], *l = &k->buf.at[like];
+    if (b->layout.n || (b->kind != BUF_TMP && b->kind != BUF_CONST)) return false;
+    for (int d = 0; b->kind == BUF_CONST && d < b->rank; d++)
+        if (b->dim[d] != l->dim[d]) return false;
+    return true;
+}
+
+static bool spread_stage(Layer *l, const Compute *s)
+{
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    bool changed = false;
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        int from = (int)expr_node(k, loads.at.at[i])->id;
+        if (!is_pointwise(k, s, loads.at.at[i])) continue;
+        if (k->buf.at[s->out].layout.n && may_take(k, from, s->out)) k->buf.at[from].layout = k->buf.at[s->out].layout, changed = true;
+        else if (k->buf.at[from].layout.n && k->buf.at[from].kind != BUF_CONST && may_take(k, s->out, from))
+            k->buf.at[s->out].layout = k->buf.at[from].layout, changed = true;
+    }
+    return changed;
+}
+
+static void spread(Layer *l)
+{
+    bool again = true;
+    for (int round = 0; again && round < 4; round++) { /* one way each: a program is read in order, so few rounds reach everything */
+        again = false;
+        for (uint32_t i = 0; i < l->k->stage.n; i++) again = spread_stage(l, &l->k->stage.at[i]) || again;
+        for (uint32_t i = l->k->stage.n; i--;) again = spread_stage(l, &l->k->stage.at[i]) || again;
+    }
+}
+
+/* A copy of `from` into `to`, dimension by dimension. */
+static Compute copy_stage(Kernel *k, int to, int from, const Loc *loc)
+{
+    Compute c = {.out = to, .rank = k->buf.at[to].rank, .loc = loc};
+    for (int d = 0; d < c.rank; d++) c.space[d] = kernel_axis(k, NULL, k->buf.at[to].dim[d]), c.at[d] = expr_axis(k, c.space[d]);
+    c.value = expr_load(k, from, c.at);
+    return c;
+}
+
+/* A convolution into a graph output: its channels come from a constant, and the output has them second. */
+static bool is_turned(Kernel *k, const Compute *s)
+{
+    const Buf *b = &k->buf.at[s->out];
+    Contraction c;
+    if (b->kind != BUF_OUT || b->rank < 3 || s->scan || !stage_at_axes(k, s) || !contraction_of(k, s, &c)) return false;
+    int channel = axis_of_index(k, s->at[1]);
+    const ExprNode *l = expr_node(k, c.left), *r = expr_node(k, c.right);
+    bool by_left = l->kind == E_LOAD && k->buf.at[l->id].kind == BUF_CONST && expr_uses(k, c.left, channel) && !expr_uses(k, c.right, channel);
+    bool by_right = r->kind == E_LOAD && k->buf.at[r->id].kind == BUF_CONST && expr_uses(k, c.right, channel) && !expr_uses(k, c.left, channel);
+    return by_left || by_right;
+}
+
+static Layout channels_last(int rank)
+{
+    int dim[MAX_RANK] = {0};
+    for (int d = 1; d < rank; d++) dim[d] = d + 1 < rank ? d + 1 : 1;
+    return order(rank, dim);
+}
+
+static void settle_contract(Layer *l)
+{
+    Kernel *k = l->k;
+    uint32_t *writers = NEW_ARRAY(l->mem, uint32_t, k->buf.n);
+    for (uint32_t i = 0; i < k->stage.n; i++) writers[k->stage.at[i].out]++;
+    for (uint32_t b = 1; b < k->buf.n; b++)
+        if (k->buf.at[b].kind == BUF_IN || k->buf.at[b].kind == BUF_OUT) k->buf.at[b].layout.n = 0;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute s = k->stage.at[i];
+        int to = s.out;
+        bool turn = writers[to] == 1 && is_turned(k, &s);
+        if (turn) {
+            Buf b = k->buf.at[to];
+            b.kind = BUF_TMP, b.name = arena_printf(k->mem, "%s.last", b.name), b.source = 0, b.layout = channels_last(b.rank);
+            s.out = kernel_buf(k, b);
+        }
+        append(l, s);
+        if (turn) append(l, copy_stage(k, to, s.out, s.loc));
+    }
+}
+
+static void take_stages(Layer *l) /* what was appended becomes the program */
+{
+    l->k->stage.at = arena_copy(l->k->mem, l->out.at, sizeof *l->out.at * l->out.n);
+    l->k->stage.n = l->k->stage.cap = l->out.n;
+    l->out.n = 0;
+}
+
+/* ---- 3: halo ---- */
+static bool is_halo_guard(const Kernel *k, const ExprNode *n) /* a guarded load, maybe cast, with a constant outside */
+{
+    if (n->kind != E_PRIM || n->prim != P_guard) return false;
+    const ExprNode *v = expr_node(k, n->arg[1]), *other = expr_node(k, n->arg[2]);
+    if (v->kind == E_PRIM && v->prim == P_cast) v = expr_node(k, v->arg[0]);
+    return v->kind == E_LOAD && (other->kind == E_FLOAT || other->kind == E_INT);
+}
+
+static void guards_of(Layer *l, Expr e, LoadList *list)
+{
+    ExprNode n = *expr_node(l->k, e);
+    if (n.kind != E_PRIM) return;
+    for (uint32_t i = 0; i < list->at.n; i++)
+        if (list->at.at[i] == e) return;
+    if (is_halo_guard(l->k, &n)) vec_push(l->mem, &list->at, e);
+    else
+        for (int i = 0; i < 3 && n.arg[i]; i++) guards_of(l, n.arg[i], list);
+}
+
+static bool in_bounds(Kernel *k, Expr cond, const Buf *b, const ExprNode *load) /* is it a test of the load's own bounds? */
+{
+    ExprNode n = *expr_node(k, cond);
+    int64_t by;
+    if (n.kind != E_PRIM) return false;
+    if (n.prim == P_and) return in_bounds(k, n.arg[0], b, load) && in_bounds(k, n.arg[1], b, load);
+    if (n.prim != P_lt && n.prim != P_le) return false;
+    Expr gap = expr_sub(k, n.arg[1], n.arg[0]); /* >= 0, or > 0 */
+    int64_t need = n.prim == P_lt ? 1 : 0;
+    for (int d = 0; d < b->rank; d++) {
+        if (lin_differ(k, gap, load->arg[d], &by) && by == need) return true;
+        if (lin_differ(k, gap, expr_sub(k, minus_one(k, b->dim[d]), load->arg[d]), &by) && by == need) return true;
+    }
+    return false;
+}
+
+/* The least and greatest value of an index, when it grows with every axis of the stage it uses. */
+static bool span(Kernel *k, const Compute *s, Expr e, Expr *lo, Expr *hi)
+{
+    Expr *first = NEW_ARRAY(k->mem, Expr, k->axis.n), *last = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    for (int d = 0; d < s->rank + s->reduces; d++) {
+        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
+        int64_t step;
+        if (!expr_uses(k, e, a)) continue;
+        Expr by = expr_step(k, e, a);
+        if (!by || !expr_is_index(k, by, &step) || step <= 0) return false;
+        first[a] = expr_index(k, 0), last[a] = minus_one(k, k->axis.at[a].extent);
+    }
+    *lo = expr_map(k, e, first), *hi = expr_map(k, e, last);
+    return true;
+}
+
+static bool is_rereading(Kernel *k, const Compute *s, Expr load)
+{
+    for (int d = 0; d < s->rank + s->reduces; d++) {
+        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
+        if (!expr_uses(k, load, a) && !expr_is(k, k->axis.at[a].extent, 1)) return true;
+    }
+    return false;
+}
+
+/* What the padded temporary looks like; false: this guard is not a halo. */
+static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
+{
+    ExprNode g = *expr_node(k, guard), v = *expr_node(k, g.arg[1]);
+    Expr load = v.kind == E_LOAD ? g.arg[1] : v.arg[0];
+    ExprNode n = *expr_node(k, load);
+    Buf b = k->buf.at[n.id];
+    if (!in_bounds(k, g.arg[0], &b, &n)) return false;
+    *h = (Halo){.from = (int)n.id, .pad = expr_cast(k, b.type, g.arg[2])};
+    if (expr_cast(k, (DType)g.type, h->pad) != g.arg[2]) return false; /* the pad is no value of the stored type */
+    *want = b, want->kind = BUF_TMP, want->source = 0, want->data = NULL;
+    bool padded = false;
+    if (!is_rereading(k, s, load)) return false;
+    for (int d = 0; d < b.rank; d++) {
+        Expr lo, hi;
+        if (!span(k, s, n.arg[d], &lo, &hi) || !expr_is_index(k, lo, NULL)) return false;
+        h->low[d] = expr_prim(k, P_min, lo, expr_index(k, 0), 0);
+        Expr end = expr_prim(k, P_max, expr_add(k, hi, expr_index(k, 1)), b.dim[d], 0);
+        want->dim[d] = expr_sub(k, end, h->low[d]);
+        padded = padded || want->dim[d] != b.dim[d];
+    }
+    return padded;
+}
+
+/* A strip of the border along dimension d, filled with the pad. */
+static void fill_strip(Layer *l, const Halo *h, int d, bool high, int share, const Loc *loc)
+{
+    Kernel *k = l->k;
+    Buf from = k->buf.at[h->from], to = k->buf.at[h->to];
+    Expr zero = expr_index(k, 0), low = expr_sub(k, zero, h->low[d]);
+    Expr start = high ? expr_add(k, low, from.dim[d]) : zero, size = high ? expr_sub(k, to.dim[d], start) : low;
+    if (expr_is(k, size, 0)) return;
+    Compute c = {.out = h->to, .rank = to.rank, .value = h->pad, .share = share, .loc = loc};
+    for (int i = 0; i < to.rank; i++) {
+        c.space[i] = kernel_axis(k, NULL, i == d ? size : to.dim[i]);
+        c.at[i] = expr_axis(k, c.space[i]);
+    }
+    c.at[d] = expr_add(k, c.at[d], start);
+    append(l, c);
+}
+
+static void fill_border(Layer *l, const Halo *h, const Loc *loc)
+{
+    int share = ++l->share;
+    for (int d = 0; d < l->k->buf.at[h->to].rank; d++) fill_strip(l, h, d, false, share, loc), fill_strip(l, h, d, true, share, loc);
+}
+
+static void fill_whole(Layer *l, const Halo *h, const Loc *loc)
+{
+    Kernel *k = l->k;
+    Compute c = {.out = h->to, .rank = k->buf.at[h->to].rank, .loc = loc};
+    Expr cond = 0, at[MAX_RANK] = {0};
+    for (int d = 0; d < c.rank; d++) {
+        Expr size = k->buf.at[h->from].dim[d];
+        c.space[d] = kernel_axis(k, NULL, k->buf.at[h->to].dim[d]), c.at[d] = expr_axis(k, c.space[d]);
+        at[d] = expr_add(k, c.at[d], h->low[d]);
+        Expr above = expr_le(k, expr_index(k, 0), at[d]), below = expr_lt(k, at[d], size);
+        if (!expr_is(k, above, 1)) cond = expr_and(k, cond, above);
+        if (!expr_is(k, below, 1)) cond = expr_and(k, cond, below);
+    }
+    c.value = expr_guard(k, cond, expr_load(k, h->from, at), h->pad);
+    append(l, c);
+}
+
+static Expr halo_read(Kernel *k, const Halo *h, Expr load)
+{
+    ExprNode n = *expr_node(k, load);
+    for (int d = 0; d < k->buf.at[h->from].rank; d++) n.arg[d] = expr_sub(k, n.arg[d], h->low[d]);
+    return expr_load(k, h->to, n.arg);
+}
+
+static void replace_loads(Layer *l, Compute *s, const Halo *h)
+{
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        Expr old = loads.at.at[i];
+        if ((int)expr_node(k, old)->id != h->from) continue;
+        Expr to = halo_read(k, h, old);
+        s->value = expr_replace(k, s->value, old, to);
+        if (s->epilogue) s->epilogue = expr_replace(k, s->epilogue, old, to);
+        if (s->check) s->check = expr_replace(k, s->check, old, to);
+        if (s->where) s->where = expr_replace(k, s->where, old, to);
+        if (s->keep) s->keep = expr_replace(k, s->keep, old, to);
+        for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_replace(k, s->at[d], old, to);
+    }
+}
+
+/* May all that writes and reads the temporary use the padded one instead? */
+static bool can_grow(Layer *l, int buf)
+{
+    Kernel *k = l->k;
+    if (k->buf.at[buf].kind != BUF_TMP) return false;
+    uint32_t writers = 0;
+    for (uint32_t i = 0; i < l->out.n; i++) {
+        const Compute *s = &l->out.at[i];
+        if (s->keep && (int)expr_node(k, s->keep)->id == buf) return false;
+        if (s->out != buf) continue;
+        if (s->scan || s->update || s->where || s->share) return false;
+        writers++;
+    }
+    return writers > 0;
+}
+
+/* stages from `at` on are not appended yet */
+static void grow(Layer *l, const Halo *h, uint32_t at)
+{
+    Kernel *k = l->k;
+    for (uint32_t i = 0; i < l->out.n + (k->stage.n - at); i++) {
+        Compute *s = i < l->out.n ? &l->out.at[i] : &k->stage.at[at + (i - l->out.n)];
+        replace_loads(l, s, h);
+        if (s->out != h->from) continue;
+        for (int d = 0; d < k->buf.at[h->from].rank; d++) s->at[d] = expr_sub(k, s->at[d], h->low[d]);
+        s->out = h->to;
+    }
+}
+
+/* The padded temporary serves every sum that reads the operand with this pad: it is as large as the largest needs. */
+static bool join_halo(Kernel *k, const Halo *h, Halo *all, Buf *want, const Buf *more)
+{
+    if (h->from != all->from) return true;
+    if (h->pad != all->pad) return false;
+    for (int d = 0; d < want->rank; d++) {
+        Expr end = expr_prim(k, P_max, expr_add(k, want->dim[d], all->low[d]), expr_add(k, more->dim[d], h->low[d]), 0);
+        all->low[d] = expr_prim(k, P_min, all->low[d], h->low[d], 0);
+        want->dim[d] = expr_sub(k, end, all->low[d]);
+    }
+    return true;
+}
+
+static void unguard(Layer *l, Compute *s, const Halo *h)
+{
+    Kernel *k = l->k;
+    LoadList guards = {0};
+    guards_of(l, s->value, &guards);
+    for (uint32_t i = 0; i < guards.at.n; i++) {
+        Halo mine;
+        Buf want;
+        if (!halo_of(k, s, guards.at.at[i], &mine, &want) || mine.from != h->from || mine.pad != h->pad) continue;
+        ExprNode g = *expr_node(k, guards.at.at[i]), v = *expr_node(k, g.arg[1]);
+        Expr read = halo_read(k, h, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
+        s->value = expr_replace(k, s->value, guards.at.at[i], v.kind == E_LOAD ? read : expr_cast(k, (DType)g.type, read));
+    }
+}
+
+static bool is_sum(const Compute *s) { return s->how && s->reduces; }
+
+/* The operand under this guard, unguarded, in a padded temporary. */
+static bool add_halo(Layer *l, uint32_t at, Expr guard)
+{
+    Kernel *k = l->k;
+    Halo h, other;
+    Buf want, more;
+    bool alone = true;
+    if (!halo_of(k, &k->stage.at[at], guard, &h, &want)) return false;
+    for (uint32_t i = at; i < k->stage.n; i++) {
+        LoadList guards = {0};
+        if (is_sum(&k->stage.at[i])) guards_of(l, k->stage.at[i].value, &guards);
+        for (uint32_t j = 0; j < guards.at.n; j++)
+            if (halo_of(k, &k->stage.at[i], guards.at.at[j], &other, &more)) alone = join_halo(k, &other, &h, &want, &more) && alone;
+    }
+    want.name = arena_printf(k->mem, "%s.pad", k->buf.at[h.from].name);
+    if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1) want.layout = channels_last(want.rank); /* quads need it */
+    h.to = kernel_buf(k, want);
+    for (uint32_t i = at; i < k->stage.n; i++)
+        if (is_sum(&k->stage.at[i])) unguard(l, &k->stage.at[i], &h);
+    const Loc *loc = k->stage.at[at].loc;
+    if (alone && can_grow(l, h.from)) grow(l, &h, at), fill_border(l, &h, loc);
+    else fill_whole(l, &h, loc);
+    return true;
+}
+
+static void add_halos(Layer *l)
+{
+    Kernel *k = l->k;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        LoadList guards = {0};
+        if (is_sum(&k->stage.at[i])) guards_of(l, k->stage.at[i].value, &guards);
+        for (uint32_t j = 0; j < guards.at.n; j++) add_halo(l, i, guards.at.at[j]);
+        append(l, k->stage.at[i]);
+    }
+    take_stages(l);
+}
+
+/* ---- 4: operands ---- */
+static bool step_is_one(Kernel *k, Expr load, int axis)
+{
+    ExprNode n = *expr_node(k, load);
+    if (n.kind != E_LOAD) return false;
+    Expr step = expr_step(k, buf_address(k, (int)n.id, n.arg), axis);
+    return step && expr_is(k, step, 1);
+}
+
+/* The summed axis along which the left operand is contiguous, or 0. */
+static int quad_axis(Kernel *k, const Compute *s, Expr left)
+{
+    for (int i = s->reduces; i--;)
+        if (step_is_one(k, left, s->reduce[i])) return s->reduce[i];
+    return 0;
+}
+
+static int dim_of_axis(const Kernel *k, const ExprNode *load, int axis) /* the one dimension whose index is the axis alone, or -1 */
+{
+    int at = -1;
+    for (int d = 0; d < k->buf.at[load->id].rank; d++) {
+        if (!expr_uses(k, load->arg[d], axis)) continue;
+        if (at >= 0) return -1;
+        at = d;
+    }
+    return at;
+}
+
+static bool fits_panel(Kernel *k, Expr index, int lane) /* index / 16 and index % 16 fold when lane is split by 16 */
+{
+    if (axis_of_index(k, index) == lane) return true;
+    Lin l = lin_of(k, index);
+    for (int i = 0; i < l.n; i++)
+        if (axis_of_index(k, l.term[i].atom) != lane && l.term[i].by % PANEL) return false;
+    return l.ok && l.base % PANEL == 0;
+}
+
+static void layout_add(Layout *l, int dim, int div, int size)
+{
+    assert(l->n < MAX_PHYS);
+    l->axis[l->n++] = (LayoutAxis){dim, div, size};
+}
+
+/* Batches, panels, what is summed (dimension `inner` last, -1: none), the columns of a panel, the values of a quad. */
+static Layout panels(int rank, const bool *batch, int lane, int inner, bool quad, bool panel)
+{
+    Layout l = {0};
+    for (int d = 0; d < rank; d++)
+        if (batch[d] && d != lane) layout_add(&l, d, 1, 0);
+    if (panel) layout_add(&l, lane, PANEL, 0);
+    for (int d = 0; d < rank; d++)
+        if (!batch[d] && d != lane && d != inner) layout_add(&l, d, 1, 0);
+    if (inner >= 0) layout_add(&l, inner, quad ? QUAD : 1, 0);
+    layout_add(&l, lane, 1, panel ? PANEL : 0);
+    if (quad) layout_add(&l, inner, 1, QUAD);
+    return l;
+}
+
+static bool reduces_any(Kernel *k, const Compute *s, Expr e)
+{
+    for (int i = 0; i < s->reduces; i++)
+        if (expr_uses(k, e, s->reduce[i])) return true;
+    return false;
+}
+
+/* Conv sums (channel, row, column); memory has the channel innermost, and so has the panel. */
+static void order_reduces(Compute *s, int inner)
+{
+    int n = 0;
+    for (int i = 0; i < s->reduces; i++)
+        if (s->reduce[i] != inner) s->reduce[n++] = s->reduce[i];
+    if (inner && n < s->reduces) s->reduce[n] = inner;
+}
+
+static bool same_layout(const Layout *a, const Layout *b)
+{
+    return a->n == b->n && !memcmp(a->axis, b->axis, sizeof(LayoutAxis) * (size_t)a->n);
+}
+
+/* The constant in this order: itself when nobody reads it otherwise, or another image of the same data. */
+static int constant_in_order(Layer *l, int buf, const Layout *want)
+{
+    Kernel *k = l->k;
+    Buf b = k->buf.at[buf];
+    if (!b.layout.n && l->readers[buf] <= 1) return k->buf.at[buf].layout = *want, buf;
+    for (int i = 1; i < (int)k->buf.n; i++) {
+        const Buf *o = &k->buf.at[i];
+        if (o->kind == BUF_CONST && o->data == b.data && o->rank == b.rank && same_layout(&o->layout, want)) return i;
+    }
+    b.name = arena_printf(k->mem, "%s.panels", b.name), b.layout = *want;
+    return kernel_buf(k, b);
+}
+
+static bool turn_constant(Layer *l, Compute *s, Expr right, int lane, int inner_of, bool quad)
+{
+    Kernel *k = l->k;
+    ExprNode n = *expr_node(k, right);
+    int at = dim_of_axis(k, &n, lane), inner = inner_of ? dim_of_axis(k, &n, inner_of) : -1, rank = k->buf.at[n.id].rank;
+    if (inner >= 0 && axis_of_index(k, n.arg[inner]) != inner_of) inner = -1;
+    if (at < 0 || (quad && inner < 0) || inner == at || rank + 2 > MAX_PHYS) return false;
+    bool batch[MAX_RANK] = {0};
+    for (int d = 0; d < rank; d++) batch[d] = d != at && !reduces_any(k, s, n.arg[d]);
+    Layout want = panels(rank, batch, at, inner, quad, fits_panel(k, n.arg[at], lane));
+    int own = constant_in_order(l, (int)n.id, &want);
+    if (own != (int)n.id) s->value = expr_replace(k, s->value, right, expr_load(k, own, n.arg));
+    return true;
+}
+
+/* An operand computed beforehand over its own axes, those of `last` innermost in that order. */
+static int materialise(Layer *l, const Compute *s, Expr e, const int *axis, int n, const char *what)
+{
+    Kernel *k = l->k;
+    Buf b = {.kind = BUF_TMP, .type = (DType)expr_node(k, e)->type, .rank = n};
+    b.name = arena_printf(k->mem, "%s.%u", what, (unsigned)k->buf.n);
+    Compute c = {.rank = n, .loc = s->loc};
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    for (int d = 0; d < n; d++) {
+        b.dim[d] = k->axis.at[axis[d]].extent;
+        c.space[d] = kernel_axis(k, NULL, b.dim[d]);
+        c.at[d] = map[axis[d]] = expr_axis(k, c.space[d]);
+    }
+    c.out = kernel_buf(k, b), c.value = expr_map(k, e, map);
+    append(l, c);
+    return c.out;
+}
+
+static Expr read_at_axes(Kernel *k, int buf, const int *axis)
+{
+    Expr at[MAX_RANK] = {0};
+    for (int d = 0; d < k->buf.at[buf].rank; d++) at[d] = expr_axis(k, axis[d]);
+    return expr_load(k, buf, at);
+}
+
+/* The axes of the stage that e uses: space axes but `lane`, then what is summed but `inner`, then `inner`, then `lane`. */
+static int axes_used(Kernel *k, const Compute *s, Expr e, int inner, int lane, int *axis)
+{
+    int n = 0;
+    for (int d = 0; d < s->rank; d++)
+        if (s->space[d] != lane && expr_uses(k, e, s->space[d])) axis[n++] = s->space[d];
+    for (int d = 0; d < s->reduces; d++)
+        if (s->reduce[d] != inner && expr_uses(k, e, s->reduce[d])) axis[n++] = s->reduce[d];
+    if (inner && expr_uses(k, e, inner)) axis[n++] = inner;
+    if (lane) axis[n++] = lane;
+    return n;
+}
+
+static Expr pack_right(Layer *l, Compute *s, Expr right, int lane, int inner, bool quad)
+{
+    Kernel *k = l->k;
+    int axis[MAX_RANK * 2], n = axes_used(k, s, right, inner, lane, axis);
+    if (n > MAX_RANK) return right;
+    int buf = materialise(l, s, right, axis, n, "packed");
+    bool batch[MAX_RANK] = {0};
+    for (int d = 0; d < n; d++) batch[d] = axis[d] != lane && !reduces_any(k, s, expr_axis(k, axis[d]));
+    k->buf.at[buf].layout = panels(n, batch, n - 1, inner ? n - 2 : -1, quad, true);
+    return read_at_axes(k, buf, axis);
+}
+
+/* Has the operand, spread over the axes that choose it, about as many elements as it reads? (Not so for an image under a window.) */
+static bool is_compact(Kernel *k, const Compute *s, Expr e)
+{
+    LoadList loads = {0};
+    Arena scratch = {0};
+    int64_t spreads = 1, holds = 1;
+    for (int d = 0; d < s->rank + s->reduces; d++) {
+        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
+        if (expr_uses(k, e, a)) spreads *= expr_constant(k, k->axis.at[a].extent, 1);
+    }
+    loads_of(k, &scratch, e, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        const Buf *b = &k->buf.at[expr_node(k, loads.at.at[i])->id];
+        int64_t n = 1;
+        for (int d = 0; d < b->rank; d++) n *= expr_constant(k, b->dim[d], 1);
+        holds = n > holds ? n : holds;
+    }
+    arena_drop(&scratch);
+    return spreads <= 2 * holds;
+}
+
+static bool is_quad_typed(const Kernel *k, Expr left, Expr right)
+{
+    return expr_node(k, left)->type == DT_u8 && expr_node(k, right)->type == DT_i8;
+}
+
+/* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
+static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
+
+static void settle_contraction(Layer *l, Compute *s, Contraction *c)
+{
+    Kernel *k = l->k;
+    ExprNode right = *expr_node(k, c->right);
+    bool constant = right.kind == E_LOAD && k->buf.at[right.id].kind == BUF_CONST;
+    bool quads = c->acc == DT_i32 && is_quad_typed(k, c->left, c->right);
+    int quad_of = quads ? quad_axis(k, s, c->left) : 0;
+    if (quads && !quad_of && pays(k, c->lane)) { /* the left operand, summed axis innermost */
+        int axis[MAX_RANK * 2], inner = 0;
+        for (int i = 0; i < s->reduces; i++)
+            if (expr_uses(k, c->left, s->reduce[i]) && (!inner || expr_constant(k, k->axis.at[s->reduce[i]].extent, 64) >
+                                                                    expr_constant(k, k->axis.at[inner].extent, 64)))
+                inner = s->reduce[i];
+        int n = axes_used(k, s, c->left, inner, 0, axis);
+        if (inner && n <= MAX_RANK) {
+            Expr was = c->left;
+            c->left = read_at_axes(k, materialise(l, s, was, axis, n, "rows"), axis);
+            s->value = expr_replace(k, s->value, was, c->left), quad_of = inner;
+        }
+    }
+    int64_t depth = quad_of ? expr_constant(k, k->axis.at[quad_of].extent, 1) : 0;
+    if (!constant && depth % QUAD) quad_of = 0; /* only a constant's padding is known to be zero */
+    int inner = quad_of ? quad_of : quad_axis(k, s, c->left);
+    if (constant) {
+        if (turn_constant(l, s, c->right, c->lane, inner, quad_of != 0)) order_reduces(s, inner);
+        return;
+    }
+    bool ready = !quad_of && step_is_one(k, c->right, c->lane);
+    if (ready || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
+    Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, quad_of != 0);
+    s->value = expr_replace(k, s->value, c->right, packed);
+    order_reduces(s, inner);
+}
+
+/* Depthwise sums and the like: constants turn so that the innermost axis of the output is contiguous in them too. */
+static void settle_sum(Layer *l, Compute *s)
+{
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    int inner = innermost_dim(&k->buf.at[s->out]);
+    int lane = inner >= 0 ? axis_of_index(k, s->at[inner]) : 0;
+    if (!lane) return;
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        Buf *b = &k->buf.at[n.id];
+        int at = b->kind == BUF_CONST ? dim_of_axis(k, &n, lane) : -1;
+        if (at < 0 || b->layout.n || l->readers[n.id] > 1 || at == b->rank - 1) continue;
+        int dim[MAX_RANK], m = 0;
+        for (int d = 0; d < b->rank; d++)
+            if (d != at) dim[m++] = d;
+        dim[m++] = at;
+        b->layout = order(m, dim);
+    }
+}
+
+static void settle_operands(Layer *l)
+{
+    Kernel *k = l->k;
+    uint32_t bufs = k->buf.n;
+    l->readers = NEW_ARRAY(l->mem, uint32_t, bufs);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        LoadList loads = {0};
+        stage_loads(k, l->mem, &k->stage.at[i], &loads);
+        for (uint32_t j = 0; j < loads.at.n; j++) l->readers[expr_node(k, loads.at.at[j])->id]++;
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute s = k->stage.at[i];
+        Contraction c;
+        if (contraction_of(k, &s, &c)) settle_contraction(l, &s, &c);
+        else if (s.how && s.reduces) settle_sum(l, &s);
+        append(l, s);
+    }
+    take_stages(l);
+}
+
+void program_layout(Kernel *k)
+{
+    Arena scratch = {0};
+    Layer l = {.k = k, .mem = &scratch};
+    for (uint32_t i = 0; i < k->stage.n; i++)
+        if (k->stage.at[i].share > l.share) l.share = k->stage.at[i].share;
+    settle_contract(&l);
+    take_stages(&l);
+    spread(&l);
+    add_halos(&l);
+    settle_operands(&l);
+    arena_drop(&scratch);
+}

@@ -1,0 +1,620 @@
+/* schedule.c - directives in, loops out.
+ *
+ * A stage's loops are its axes (or their parts) in order. The loops before the first reduction loop are its outer loops.
+ * Inside them a reduction needs one accumulator for every inner output element, and one for every value of a `partial`
+ * axis; both are the same thing, an array `acc` over those axes:
+ *
+ *     alloc acc;  acc[..] = identity;  for all inner loops: acc[..] how= value;  out[..] = epilogue(fold of acc)
+ *
+ * So a register tile, several accumulators, vector accumulators and a GPU block reduction are one construction.
+ *
+ * Consecutive stages with the same shared (or scanned) loops are one group: those loops are made once around all of them,
+ * and a temporary that only the group touches loses the shared dimensions.
+ *
+ * A ragged split (parts overrun the extent) puts an `if` where its last part is bound. A loop over whole tiles is then cut:
+ * a serial one in two ranges, whole tiles without the `if` and the rest with it; a parallel one, whose range belongs to the
+ * caller, by one test per tile. The rest of a register tile with a known size is not guarded: it becomes a smaller tile. */
+#include "codegen/codegen.h"
+#include <assert.h>
+
+enum { MAX_LOOPS = 40, LOCAL_ELEMENTS = 1024 };
+typedef enum Guards { NOT_GUARDED, GUARD_SPACE, GUARD_ALL } Guards;
+typedef struct Nest {
+    Kernel *k;
+    const Compute *c;
+    int n, shared, outer, loop[MAX_LOOPS]; /* loop[0, shared) belong to the group, loop[0, outer) lie outside the first reduction loop */
+    int check_at;                          /* the innermost loop the check depends on; -1: before all loops */
+    Expr check;
+    const char **error;
+} Nest;
+
+/* ---- splits ---- */
+int schedule_split(Kernel *k, int axis, const int *factor, int n)
+{
+    assert(n >= 1 && n < MAX_STEP && !k->axis.at[axis].parts);
+    Step t = {.what = STEP_SPLIT, .n = n};
+    t.axis[0] = axis;
+    memcpy(t.factor, factor, sizeof *factor * (size_t)n);
+    int first = (int)k->axis.n;
+    for (int i = 0; i <= n; i++) {
+        Axis part = {.name = arena_printf(k->mem, "%s.%d", k->axis.at[axis].name, i), .parent = axis};
+        part.extent = expr_index(k, i ? factor[i - 1] : 1);
+        vec_push(k->mem, &k->axis, part);
+    }
+    k->axis.at[axis].part = first, k->axis.at[axis].parts = n + 1;
+    vec_push(k->mem, &k->schedule.step, t);
+    return first;
+}
+
+/* Fills in what the parts of a split mean. The parts may exist already (whoever wrote the step named them) or not. */
+static bool axis_split(Kernel *k, int a, const int *factor, int n)
+{
+    int64_t tile = 1, extent = 0;
+    for (int i = 0; i < n; i++) tile *= factor[i];
+    if (tile < 1) return false;
+    if (!k->axis.at[a].parts) {
+        k->axis.at[a].part = (int)k->axis.n, k->axis.at[a].parts = n + 1;
+        for (int i = 0; i <= n; i++) {
+            Axis part = {.name = arena_printf(k->mem, "%s.%d", k->axis.at[a].name, i)};
+            vec_push(k->mem, &k->axis, part);
+        }
+    }
+    if (k->axis.at[a].parts != n + 1 || k->axis.at[a].whole) return false;
+    Expr size = k->axis.at[a].extent, whole = expr_index(k, 0);
+    k->axis.at[a].ragged = tile > 1 && !(expr_is_index(k, size, &extent) && extent % tile == 0);
+    Expr tiles = expr_div(k, expr_add(k, size, expr_index(k, tile - 1)), expr_index(k, tile));
+    for (int i = 0; i <= n; i++) {
+        Axis *part = &k->axis.at[k->axis.at[a].part + i];
+        part->parent = a, part->extent = i ? expr_index(k, factor[i - 1]) : tiles;
+        tile /= i ? factor[i - 1] : 1;
+        whole = expr_add(k, whole, expr_mul(k, expr_axis(k, k->axis.at[a].part + i), expr_index(k, tile)));
+    }
+    k->axis.at[a].whole = whole;
+    return true;
+}
+
+static const char *axes_apply(Kernel *k)
+{
+    for (uint32_t i = 0; i < k->axis.n; i++) {
+        Axis *a = &k->axis.at[i];
+        a->kind = LOOP_SERIAL, a->shared = a->partial = a->ragged = false, a->whole = 0;
+    }
+    for (const Step *t = k->schedule.step.at; t < k->schedule.step.at + k->schedule.step.n; t++)
+        for (int i = 0; i < (t->what == STEP_SPLIT ? 1 : t->n); i++) {
+            int a = t->axis[i];
+            if (a <= 0 || a >= (int)k->axis.n) return "schedule names an unknown axis";
+            if (t->what == STEP_SPLIT && !axis_split(k, a, t->factor, t->n)) return "axis cannot be split";
+            if (t->what == STEP_SHARE) k->axis.at[a].shared = true;
+            if (t->what == STEP_PARTIAL) k->axis.at[a].partial = true;
+            if (t->what == STEP_LOOP) k->axis.at[a].kind = t->loop;
+        }
+    return NULL;
+}
+
+/* ---- which axes a stage has; whether one is reduced is a fact about the stage, not about the axis ---- */
+static const Axis *axis_of(const Nest *x, int leaf) { return &x->k->axis.at[leaf]; }
+static int whole_of(const Kernel *k, int leaf) { return k->axis.at[leaf].parent ? k->axis.at[leaf].parent : leaf; }
+
+static bool reduced(const Nest *x, int leaf)
+{
+    for (int i = 0; i < x->c->reduces; i++)
+        if (x->c->reduce[i] == whole_of(x->k, leaf)) return true;
+    return false;
+}
+
+static bool has(const Nest *x, int leaf)
+{
+    for (int i = 0; i < x->c->rank; i++)
+        if (x->c->space[i] == whole_of(x->k, leaf)) return true;
+    return reduced(x, leaf);
+}
+
+static bool is_shared(const Nest *x, int leaf)
+{
+    int whole = whole_of(x->k, leaf);
+    return whole == x->c->scan || axis_of(x, leaf)->shared || x->k->axis.at[whole].shared;
+}
+
+static bool is_constant(const Kernel *k, Expr e) { return expr_is_index(k, e, &(int64_t){0}); }
+
+/* ---- statements ---- */
+static Stmt *stmt(Kernel *k, StmtKind kind, Stmt *body)
+{
+    Stmt *s = NEW(k->mem, Stmt);
+    s->kind = kind, s->body = body;
+    return s;
+}
+
+static Stmt *seq(Stmt *a, Stmt *b)
+{
+    Stmt *last = a;
+    while (last && last->next) last = last->next;
+    if (last) last->next = b;
+    return a ? a : b;
+}
+
+static Stmt *put(Kernel *k, StmtKind kind, int buf, const Expr *at, Expr value, Prim how)
+{
+    Stmt *s = stmt(k, kind, NULL);
+    s->buf = buf, s->value = value, s->how = how;
+    if (at) memcpy(s->at, at, sizeof s->at);
+    return s;
+}
+
+static Stmt *when(Kernel *k, Expr cond, int axis, Stmt *body)
+{
+    Stmt *s = stmt(k, S_IF, body);
+    s->cond = cond, s->axis = axis;
+    return s;
+}
+
+static Stmt *alloc(Kernel *k, int buf, Stmt *rest) { return seq(put(k, S_ALLOC, buf, NULL, 0, P_NONE), rest); }
+static Expr guard(Kernel *k, int a) { return expr_lt(k, k->axis.at[a].whole, k->axis.at[a].extent); }
+
+static Stmt *unguarded(Kernel *k, const Stmt *s, int a) /* a copy without the `if`s of axis a */
+{
+    if (!s) return NULL;
+    Stmt *rest = unguarded(k, s->next, a), *body = unguarded(k, s->body, a);
+    if (s->kind == S_IF && s->axis == a) return seq(body, rest);
+    Stmt *copy = NEW(k->mem, Stmt);
+    *copy = *s, copy->body = body, copy->next = rest;
+    if (s->kind == S_CALL && s->tile.row_guard == guard(k, a)) copy->tile.row_guard = 0;
+    if (s->kind == S_CALL && s->tile.lane_guard == guard(k, a)) copy->tile.lane_guard = 0;
+    return copy;
+}
+
+static Expr mapped(Kernel *k, Expr e, const Expr *map) { return e ? expr_map(k, e, map) : 0; }
+
+static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to, const Expr *map) /* a copy with another loop variable */
+{
+    if (!s) return NULL;
+    Stmt *copy = NEW(k->mem, Stmt);
+    *copy = *s;
+    copy->next = renamed(k, s->next, from, to, map), copy->body = renamed(k, s->body, from, to, map);
+    copy->lo = mapped(k, s->lo, map), copy->hi = mapped(k, s->hi, map), copy->cond = mapped(k, s->cond, map);
+    copy->value = mapped(k, s->value, map);
+    for (int d = 0; d < MAX_RANK; d++) copy->at[d] = mapped(k, s->at[d], map);
+    if (s->kind == S_FOR && s->axis == from) copy->axis = to, copy->hi = k->axis.at[to].extent;
+    if (s->kind != S_CALL) return copy;
+    Tile *t = &copy->tile;
+    if (t->row == from) t->row = to;
+    t->left = mapped(k, t->left, map), t->right = mapped(k, t->right, map), t->epilogue = mapped(k, t->epilogue, map);
+    t->row_guard = mapped(k, t->row_guard, map), t->lane_guard = mapped(k, t->lane_guard, map);
+    return copy;
+}
+
+static const Stmt *find_call(const Stmt *s, const Kernel *k, int a) /* a call whose rows are the last part of axis a */
+{
+    for (; s; s = s->next) {
+        if (s->kind == S_CALL && k->axis.at[s->tile.row].parent == a) return s;
+        const Stmt *inner = find_call(s->body, k, a);
+        if (inner) return inner;
+    }
+    return NULL;
+}
+
+/* What runs for the last, partial tile of axis a: the guarded body, or a smaller register tile when its size is known. */
+static Stmt *rest_of(Kernel *k, Stmt *body, int a, int64_t tile)
+{
+    int64_t extent;
+    const Stmt *call = find_call(body, k, a);
+    if (!call || k->axis.at[a].parts != 2 || !expr_is_index(k, k->axis.at[a].extent, &extent)) return body;
+    int row = call->tile.row, less = kernel_axis(k, NULL, expr_index(k, extent % tile));
+    k->axis.at[less].kind = k->axis.at[row].kind;
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    map[row] = expr_axis(k, less);
+    return renamed(k, unguarded(k, body, a), row, less, map);
+}
+
+static Stmt *loop(Kernel *k, int a, Expr lo, Expr hi, Stmt *body)
+{
+    if (lo == hi || !body) return NULL;
+    Stmt *s = stmt(k, S_FOR, body);
+    s->axis = a, s->lo = lo, s->hi = hi, s->loop = k->axis.at[a].kind;
+    return s;
+}
+
+static bool completes(const Nest *x, int i) /* does loop i bind the last part of its axis? */
+{
+    int p = axis_of(x, x->loop[i])->parent, bound = 0;
+    for (int j = 0; j <= i; j++) bound += axis_of(x, x->loop[j])->parent == p;
+    return p && bound == x->k->axis.at[p].parts;
+}
+
+static int64_t tile_of(const Kernel *k, int a)
+{
+    int64_t tile = 1, n;
+    for (int i = 1; i < k->axis.at[a].parts; i++) tile *= expr_is_index(k, k->axis.at[k->axis.at[a].part + i].extent, &n) ? n : 1;
+    return tile;
+}
+
+/* The loop over the tiles of a ragged axis: whole tiles run without its guard. */
+static Stmt *cut_loop(Nest *x, int i, Stmt *body)
+{
+    Kernel *k = x->k;
+    int a = x->loop[i], p = k->axis.at[a].parent;
+    int64_t tile = tile_of(k, p);
+    Expr zero = expr_index(k, 0), end = k->axis.at[a].extent, full = expr_div(k, k->axis.at[p].extent, expr_index(k, tile));
+    Stmt *whole = unguarded(k, body, p), *rest = rest_of(k, body, p, tile);
+    if (expr_is(k, full, 0)) return loop(k, a, zero, end, rest);
+    if (k->axis.at[a].kind == LOOP_SERIAL) return seq(loop(k, a, zero, full, whole), loop(k, a, full, end, rest));
+    Expr tiles = expr_axis(k, a);
+    return loop(k, a, zero, end, seq(when(k, expr_lt(k, tiles, full), 0, whole), when(k, expr_le(k, full, tiles), 0, rest)));
+}
+
+static bool is_cut(const Nest *x, int i, int to, Guards guards)
+{
+    const Axis *a = axis_of(x, x->loop[i]);
+    if (!guards || !a->parent || !x->k->axis.at[a->parent].ragged || x->loop[i] != x->k->axis.at[a->parent].part) return false;
+    for (int j = 0; j < i; j++)
+        if (axis_of(x, x->loop[j])->parent == a->parent) return false; /* ordered inside out: the range is not a prefix */
+    if (guards == GUARD_SPACE && reduced(x, x->loop[i])) return false;
+    if (a->kind == LOOP_SERIAL) return true;
+    bool last = i + 1 >= to || axis_of(x, x->loop[i + 1])->kind != LOOP_PARALLEL; /* parallel loops must stay directly nested */
+    return a->kind == LOOP_PARALLEL && last;
+}
+
+static Stmt *with_check(Nest *x, Stmt *body)
+{
+    Stmt *check = stmt(x->k, S_CHECK, NULL);
+    check->cond = x->check;
+    return seq(check, body);
+}
+
+static Stmt *wrap(Nest *x, Stmt *body, int from, int to, Guards guards)
+{
+    Kernel *k = x->k;
+    for (int i = to - 1; i >= from; i--) {
+        int a = x->loop[i], p = k->axis.at[a].parent;
+        if (guards == GUARD_ALL && x->check && i == x->check_at) body = with_check(x, body);
+        if (guards && completes(x, i) && k->axis.at[p].ragged && (guards == GUARD_ALL || !reduced(x, p)))
+            body = when(k, guard(k, p), p, body);
+        body = is_cut(x, i, to, guards) ? cut_loop(x, i, body) : loop(k, a, expr_index(k, 0), k->axis.at[a].extent, body);
+    }
+    return body;
+}
+
+/* ---- one stage ---- */
+static int local(Kernel *k, const char *name, DType type, const int *axis, int rank, const char **error)
+{
+    Buf b = {.name = name, .kind = BUF_LOCAL, .type = type, .rank = rank};
+    for (int d = 0; d < rank; d++) {
+        b.dim[d] = k->axis.at[axis[d]].extent;
+        if (!is_constant(k, b.dim[d])) *error = "an accumulator needs a constant size";
+        if (k->axis.at[axis[d]].kind >= LOOP_THREAD_X) b.kind = BUF_SHARED;
+    }
+    return kernel_buf(k, b);
+}
+
+static void indices(Kernel *k, const int *axis, int n, Expr *at)
+{
+    for (int d = 0; d < n; d++) at[d] = expr_axis(k, axis[d]);
+}
+
+/* acc holds inner output axes, then partial axes. Fold all partial axes but the last into their element 0, then the
+ * last one into `it`: for a vector axis that is one horizontal reduction. */
+static Stmt *fold(Nest *in, int acc, int it, int inner)
+{
+    Kernel *k = in->k;
+    Stmt *s = NULL;
+    DType type = k->buf.at[acc].type;
+    int rank = in->n - in->outer, last = in->n - 1;
+    Expr at[MAX_RANK] = {0}, from[MAX_RANK] = {0}, to[MAX_RANK] = {0};
+    indices(k, in->loop + in->outer, rank, at), memcpy(from, at, sizeof at), memcpy(to, at, sizeof(Expr) * (size_t)inner);
+    for (int q = inner; q < rank - 1; q++) {
+        at[q] = expr_index(k, 0);
+        Nest rest = *in;
+        memmove(rest.loop + in->outer + q, rest.loop + in->outer + q + 1, sizeof(int) * (size_t)(rank - 1 - q)), rest.n--;
+        for (int j = inner; j < q; j++) { /* partial axes before q are folded already */
+            memmove(rest.loop + in->outer + inner, rest.loop + in->outer + inner + 1, sizeof(int) * (size_t)(rest.n - in->outer - inner - 1));
+            rest.n--;
+        }
+        Stmt *update = put(k, S_UPDATE, acc, at, expr_load(k, acc, from), in->c->how);
+        update = wrap(&rest, update, in->outer + inner, rest.n, NOT_GUARDED);
+        int a = in->loop[in->outer + q];
+        s = seq(s, loop(k, a, expr_index(k, 1), k->axis.at[a].extent, update));
+        from[q] = at[q];
+    }
+    Stmt *update = wrap(in, put(k, S_UPDATE, it, to, expr_load(k, acc, from), in->c->how), last, last + 1, NOT_GUARDED);
+    if (update->loop >= LOOP_THREAD_X) update->loop = LOOP_SERIAL; /* every thread folds the shared array for itself */
+    return seq(put(k, S_STORE, it, to, reduce_identity(k, in->c->how, type), P_NONE), seq(s, update));
+}
+
+static Expr uncast(const Kernel *k, Expr e, DType acc)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;
+}
+
+static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
+{
+    Kernel *k = x->k;
+    const Compute *c = x->c;
+    const ExprNode *v = expr_node(k, c->value);
+    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != 3 || c->keep || c->where || c->update) return false;
+    Tile t = {.row = in->loop[in->outer], .col = in->loop[in->outer + 1], .lane = in->loop[in->outer + 2], .acc = (DType)v->type};
+    if (t.acc != DT_f32 && t.acc != DT_i32) return false;
+    Expr left = uncast(k, v->arg[0], t.acc), right = uncast(k, v->arg[1], t.acc);
+    bool swap = expr_uses(k, left, t.lane) || expr_uses(k, left, t.col);
+    t.left = swap ? right : left, t.right = swap ? left : right;
+    t.epilogue = c->epilogue ? c->epilogue : expr_it(k, t.acc);
+    for (int i = x->outer; i < x->n; i++)
+        if (reduced(x, x->loop[i])) {
+            if (t.depths == MAX_RANK) return false;
+            t.depth[t.depths++] = x->loop[i];
+        }
+    int inner = t.depths ? t.depth[t.depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
+    bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
+    if (t.acc == DT_i32 && last && expr_is(k, k->axis.at[inner].extent, 4)) t.dot = inner;
+    int rows = k->axis.at[t.row].parent, lanes = k->axis.at[t.lane].parent;
+    if (rows && k->axis.at[rows].ragged) t.row_guard = guard(k, rows);
+    if (lanes && k->axis.at[lanes].ragged) t.lane_guard = guard(k, lanes);
+    call->tile = t;
+    return !expr_uses(k, t.left, t.col) && !expr_uses(k, t.left, t.lane) && !expr_uses(k, t.right, t.row);
+}
+
+/* Where a result goes: stored or combined, and only where the stage says so. */
+static Stmt *deliver(Kernel *k, const Compute *c, Expr result)
+{
+    Expr at[MAX_RANK] = {0}, it = expr_it(k, (DType)expr_node(k, c->value)->type), where = c->where;
+    memcpy(at, c->at, sizeof at);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) at[d] = expr_replace(k, at[d], it, result);
+    if (where) where = expr_replace(k, where, it, result);
+    Stmt *s = put(k, c->update ? S_UPDATE : S_STORE, c->out, at, result, c->update);
+    return where ? when(k, where, 0, s) : s;
+}
+
+static Stmt *reduction(Nest *x, const char *micro)
+{
+    Kernel *k = x->k;
+    const Compute *c = x->c;
+    DType type = (DType)expr_node(k, c->value)->type;
+    Nest in = *x; /* the loops acc has an element for */
+    in.n = x->outer;
+    for (int partial = 0; partial < 2; partial++)
+        for (int i = x->outer; i < x->n; i++) {
+            const Axis *a = axis_of(x, x->loop[i]);
+            bool r = reduced(x, x->loop[i]);
+            if (partial ? r && a->partial : !r) in.loop[in.n++] = x->loop[i];
+            if (r && a->kind >= LOOP_THREAD_X && !a->partial) *x->error = "a reduction over threads must be partial";
+        }
+    int rank = in.n - in.outer, inner = 0;
+    while (inner < rank && !reduced(x, in.loop[in.outer + inner])) inner++;
+    if (rank > MAX_RANK) return *x->error = "too many accumulator axes", NULL;
+    Expr spot[MAX_RANK] = {0}, it_at[MAX_RANK] = {0};
+    indices(k, in.loop + in.outer, rank, spot), indices(k, in.loop + in.outer, inner, it_at);
+    int acc = local(k, "acc", type, in.loop + in.outer, rank, x->error), it = acc;
+    Stmt *s = wrap(&in, put(k, S_STORE, acc, spot, reduce_identity(k, c->how, type), P_NONE), in.outer, in.n, NOT_GUARDED);
+    Stmt *body = put(k, S_UPDATE, acc, spot, c->keep ? c->keep : c->value, c->how);
+    if (c->keep) {
+        const ExprNode *place = expr_node(k, c->keep);
+        body = seq(put(k, S_STORE, (int)place->id, place->arg, c->value, P_NONE), body);
+    }
+    s = seq(s, wrap(x, body, x->outer, x->n, GUARD_ALL));
+    if (k->buf.at[acc].kind == BUF_SHARED) s = seq(s, stmt(k, S_BARRIER, NULL));
+    Stmt *last = NULL;
+    if (inner < rank) {
+        it = local(k, "it", type, in.loop + in.outer, inner, x->error);
+        last = wrap(&in, fold(&in, acc, it, inner), in.outer, in.outer + inner, NOT_GUARDED);
+    }
+    Expr result = expr_load(k, it, it_at);
+    if (c->epilogue) result = expr_replace(k, c->epilogue, expr_it(k, type), result);
+    in.n = in.outer + inner, in.check = 0;
+    s = seq(s, seq(last, wrap(&in, deliver(k, c, result), in.outer, in.n, GUARD_SPACE)));
+    s = alloc(k, acc, it == acc ? s : alloc(k, it, s));
+    if (!micro) return s;
+    Stmt *call = stmt(k, S_CALL, s);
+    call->name = micro, call->buf = c->out;
+    memcpy(call->at, c->at, sizeof call->at);
+    in.n = in.outer + rank;
+    if (!tile_match(x, &in, call)) *x->error = "this stage is not the product the micro-kernel computes";
+    return call;
+}
+
+static void add_axis(Nest *x, int a)
+{
+    for (int i = 0; i < x->n; i++)
+        if (x->loop[i] == a) return;
+    if (x->n == MAX_LOOPS) *x->error = "too many loops";
+    else x->loop[x->n++] = a;
+}
+
+static void add_parts(Nest *x, int a, bool shared)
+{
+    const Axis *whole = axis_of(x, a);
+    for (int i = 0; i < (whole->parts ? whole->parts : 1); i++) {
+        int leaf = whole->parts ? whole->part + i : a;
+        if (!shared || is_shared(x, leaf)) add_axis(x, leaf);
+    }
+}
+
+static Nest nest_of(Kernel *k, const Compute *c, const char **error)
+{
+    Nest x = {.k = k, .c = c, .check_at = -1, .error = error};
+    for (const Step *t = k->schedule.step.at; t < k->schedule.step.at + k->schedule.step.n; t++)
+        for (int i = 0; t->what == STEP_SHARE && i < t->n; i++)
+            if (has(&x, t->axis[i]) && whole_of(k, t->axis[i]) != c->scan) add_parts(&x, t->axis[i], true);
+    if (c->scan) add_parts(&x, c->scan, true);
+    x.shared = x.n;
+    for (const Step *t = k->schedule.step.at; t < k->schedule.step.at + k->schedule.step.n; t++)
+        for (int i = 0; t->what == STEP_ORDER && i < t->n; i++) {
+            const Axis *a = axis_of(&x, t->axis[i]);
+            if (a->parts || !has(&x, t->axis[i])) continue; /* a split axis has no loop of its own */
+            add_axis(&x, t->axis[i]);
+        }
+    for (int d = 0; d < c->rank; d++) add_parts(&x, c->space[d], false);
+    for (int d = 0; d < c->reduces; d++) add_parts(&x, c->reduce[d], false);
+    while (x.outer < x.n && !reduced(&x, x.loop[x.outer])) x.outer++;
+    x.check = c->check ? expr_split(k, c->check) : 0;
+    if (c->check && c->where) x.check = expr_prim(k, P_or, expr_prim(k, P_not, expr_split(k, c->where), 0, 0), x.check, 0);
+    for (int i = 0; i < x.n; i++)
+        if (x.check && expr_uses(k, x.check, x.loop[i])) x.check_at = i;
+    if (x.check && x.check_at < x.shared) x.check_at = x.shared < x.n ? x.shared : x.n - 1; /* a group's loops belong to no stage */
+    return x;
+}
+
+static Expr split(Kernel *k, Expr e) { return e ? expr_split(k, e) : 0; }
+
+static const char *called(const Nest *x)
+{
+    for (const Step *t = x->k->schedule.step.at; t < x->k->schedule.step.at + x->k->schedule.step.n; t++)
+        if (t->what == STEP_CALL && t->n == 1 && reduced(x, t->axis[0])) return t->name;
+    return NULL;
+}
+
+static Stmt *stage(Kernel *k, const Compute *said, const char **error)
+{
+    Compute own = *said, *c = &own; /* the stage stays as it was said; its loops are made of the parts */
+    Nest x = nest_of(k, c, error);
+    const char *micro = called(&x);
+    c->value = split(k, c->value), c->epilogue = split(k, c->epilogue), c->keep = split(k, c->keep), c->where = split(k, c->where);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = split(k, c->at[d]);
+    Stmt *body = c->how ? reduction(&x, micro) : deliver(k, c, c->value);
+    if (!c->how && c->keep) {
+        const ExprNode *place = expr_node(k, c->keep);
+        body = seq(put(k, S_STORE, (int)place->id, place->arg, c->value, P_NONE), body);
+    }
+    bool inside = x.check && (x.check_at < 0 || x.check_at < x.shared); /* no loop of the stage's own to put it in */
+    if (*error || !body) return NULL;
+    if (inside) body = with_check(&x, body), x.check = 0;
+    return wrap(&x, body, x.shared, c->how ? x.outer : x.n, GUARD_ALL);
+}
+
+/* ---- groups ---- */
+static bool same_group(const Nest *a, const Nest *b)
+{
+    return a->shared && a->shared == b->shared && a->c->scan == b->c->scan && !memcmp(a->loop, b->loop, sizeof(int) * (size_t)a->shared);
+}
+
+typedef struct Reads { Kernel *k; int buf; const Compute *def; bool any, elsewhere; } Reads;
+
+static bool note_read(void *ctx, Expr load)
+{
+    Reads *r = ctx;
+    const ExprNode *n = expr_node(r->k, load);
+    if ((int)n->id != r->buf) return true;
+    r->any = true;
+    const Buf *b = &r->k->buf.at[r->buf];
+    for (int d = 0; d < b->rank; d++)
+        if (b->flat[d] && n->arg[d] != r->def->at[d]) r->elsewhere = true;
+    return true;
+}
+
+static void note_reads(Reads *r, const Compute *c)
+{
+    Expr e[] = {c->value, c->epilogue, c->keep, c->check, c->where};
+    for (size_t i = 0; i < COUNT_OF(e); i++)
+        if (e[i]) expr_loads(r->k, e[i], note_read, r);
+    for (int d = 0; d < r->k->buf.at[c->out].rank; d++) expr_loads(r->k, c->at[d], note_read, r);
+}
+
+static int axis_at(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_AXIS ? (int)n->id : 0;
+}
+
+/* A temporary needs no room for a dimension whose loop its whole group shares: m[r] inside `for r` is one number. */
+static void contract(Kernel *k, int buf, int first, int last, const char **error)
+{
+    const Compute *def = NULL;
+    for (int i = 0; i < (int)k->stage.n; i++)
+        if (k->stage.at[i].out == buf) {
+            if (def || i < first || i >= last) return;
+            def = &k->stage.at[i];
+        }
+    if (!def || def->scan || def->update || def->where || def->keep) return;
+    Nest x = nest_of(k, def, error);
+    Buf b = k->buf.at[buf], whole = b;
+    int64_t size = 1, n;
+    bool any = false;
+    for (int d = 0; d < b.rank; d++) {
+        int a = axis_at(k, def->at[d]);
+        const Axis *axis = &k->axis.at[a];
+        b.flat[d] = a && is_shared(&x, axis->parts ? axis->part : a);
+        for (int i = 0; i < axis->parts; i++) b.flat[d] = b.flat[d] && is_shared(&x, axis->part + i);
+        any = any || b.flat[d];
+        if (b.flat[d]) continue;
+        if (!expr_is_index(k, b.dim[d], &n)) return;
+        size *= n;
+    }
+    if (!any || size > LOCAL_ELEMENTS) return;
+    k->buf.at[buf] = b;
+    Reads r = {.k = k, .buf = buf, .def = def};
+    bool outside = false;
+    for (int i = 0; i < (int)k->stage.n; i++) {
+        r.any = false;
+        note_reads(&r, &k->stage.at[i]);
+        const ExprNode *keep = k->stage.at[i].keep ? expr_node(k, k->stage.at[i].keep) : NULL;
+        outside = outside || (r.any && (i < first || i >= last)) || (keep && (int)keep->id == buf);
+    }
+    if (outside || r.elsewhere) { k->buf.at[buf] = whole; return; }
+    b.kind = BUF_LOCAL, b.layout.n = 0;
+    for (int d = 0; d < b.rank; d++)
+        if (b.flat[d]) b.dim[d] = expr_index(k, 1);
+    k->buf.at[buf] = b;
+}
+
+static bool is_threaded(const Kernel *k)
+{
+    for (uint32_t a = 1; a < k->axis.n; a++)
+        if (k->axis.at[a].kind >= LOOP_THREAD_X) return true;
+    return false;
+}
+
+/* Only loops that enclose everything, one directly in the other, are parallel; any other stays in its thread. */
+static void settle_parallel(Stmt *s, bool leading)
+{
+    bool alone = leading && s && !s->next;
+    for (; s; s = s->next) {
+        bool is = s->kind == S_FOR && s->loop == LOOP_PARALLEL;
+        if (is && !alone) s->loop = LOOP_SERIAL;
+        settle_parallel(s->body, is && alone);
+    }
+}
+
+/* A later stage of one loop nest may run on another slice than the stage it reads: then nothing is parallel. The kernel's
+ * top level is one statement exactly when it is one group. */
+Kernel *schedule_apply(const Kernel *source, const char **error)
+{
+    Kernel *k = NEW(source->mem, Kernel);
+    *k = *source;
+    k->buf.at = arena_copy(k->mem, k->buf.at, sizeof *k->buf.at * k->buf.n), k->buf.cap = k->buf.n;
+    k->axis.at = arena_copy(k->mem, k->axis.at, sizeof *k->axis.at * k->axis.n), k->axis.cap = k->axis.n;
+    k->stage.at = arena_copy(k->mem, k->stage.at, sizeof *k->stage.at * k->stage.n), k->stage.cap = k->stage.n;
+    uint32_t bufs = k->buf.n;
+    const char *text = axes_apply(k);
+    Stmt *all = NULL;
+    bool threaded = is_threaded(k);
+    for (uint32_t i = 0, next; i < k->stage.n && !text; i = next) {
+        Nest top = nest_of(k, &k->stage.at[i], &text);
+        for (next = i + 1; next < k->stage.n; next++) {
+            Nest other = nest_of(k, &k->stage.at[next], &text);
+            if (!same_group(&top, &other)) break;
+        }
+        Stmt *body = NULL, *temps = NULL;
+        for (uint32_t b = 1; b < bufs && top.shared; b++) {
+            if (k->buf.at[b].kind != BUF_TMP) continue;
+            contract(k, (int)b, (int)i, (int)next, &text);
+            if (k->buf.at[b].kind == BUF_LOCAL) temps = alloc(k, (int)b, temps);
+        }
+        for (uint32_t j = i; j < next && !text; j++) {
+            if (threaded && j) body = seq(body, stmt(k, S_BARRIER, NULL));
+            body = seq(body, stage(k, &k->stage.at[j], &text));
+        }
+        top.n = top.shared, top.check = 0;
+        all = seq(all, top.shared ? wrap(&top, seq(temps, body), 0, top.shared, GUARD_ALL) : body);
+    }
+    settle_parallel(all, true);
+    k->loops = all;
+    if (error) *error = text;
+    return text ? NULL : k;
+}
+
+Expr kernel_range(Kernel *k)
+{
+    Expr range = expr_index(k, 1);
+    for (const Stmt *s = k->loops; s && !s->next && s->kind == S_FOR && s->loop == LOOP_PARALLEL; s = s->body)
+        range = expr_mul(k, range, s->hi);
+    return range;
+}

@@ -1,0 +1,64 @@
+/* target.c - instruction-set levels as rows of a table, and which of them this machine has.
+ *
+ * A level is what an artefact carries a copy of its kernels for. Rows go from worst to best; features are explicit and the cpu is
+ * always one of the psABI levels, so that nothing depends on the name of a processor. */
+#include "codegen/codegen.h"
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define V3 "+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt"
+#define V4 V3 ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
+/* 512-bit registers are wanted: LLVM's default for x86-64-v4 prefers 256 bits. */
+#define WIDE ",-prefer-256-bit"
+
+static const Target targets[] = {
+    {.name = "portable", .arch = "x86_64", .cpu = "x86-64", .features = "", .needs = 0, .lanes = 4, .registers = 16},
+    {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
+    {.name = "avxvnni", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3 ",+avxvnni", .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVXVNNI, .lanes = 8,
+     .registers = 16, .fma = true, .dot = DOT_VNNI256},
+    {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .lanes = 16,
+     .registers = 32, .fma = true, .dot = DOT_AVX512},
+    {.name = "avx512vnni", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni" WIDE,
+     .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI, .lanes = 16, .registers = 32, .fma = true, .dot = DOT_VNNI512},
+    {.name = "amx", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni,+amx-tile,+amx-int8,+amx-bf16" WIDE,
+     .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI | OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16, .lanes = 16, .registers = 32,
+     .fma = true, .dot = DOT_AMX},
+    {.name = "cuda", .arch = "cuda", .cpu = "", .features = "", .lanes = 1, .registers = 255, .fma = true, .gpu = true},
+};
+
+const Target *target_at(uint32_t i) { return i < COUNT_OF(targets) ? &targets[i] : NULL; }
+
+const Target *target_find(const char *name)
+{
+    for (uint32_t i = 0; i < COUNT_OF(targets); i++)
+        if (!strcmp(targets[i].name, name)) return &targets[i];
+    return NULL;
+}
+
+#if defined(__x86_64__)
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+
+static bool amx_allowed(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0; }
+
+/* The same bits as the artefact's own detection (runtime/): the compiler's built-in tests CPUID and XCR0. */
+uint64_t target_host_features(void)
+{
+    __builtin_cpu_init();
+    uint64_t f = 0;
+#define HAS(feature) (__builtin_cpu_supports(feature) != 0)
+    if (HAS("avx2") && HAS("fma") && HAS("bmi2") && HAS("f16c")) f |= OCTET_CPU_AVX2;
+    if (!f) return 0;
+    if (HAS("avxvnni")) f |= OCTET_CPU_AVXVNNI;
+    if (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl")) f |= OCTET_CPU_AVX512;
+    if (!(f & OCTET_CPU_AVX512)) return f;
+    if (HAS("avx512vnni")) f |= OCTET_CPU_AVX512VNNI;
+    if (HAS("avx512bf16")) f |= OCTET_CPU_AVX512BF16;
+    if (!HAS("amx-tile") || !amx_allowed()) return f;
+    if (HAS("amx-int8")) f |= OCTET_CPU_AMX_INT8;
+    if (HAS("amx-bf16")) f |= OCTET_CPU_AMX_BF16;
+    return f;
+#undef HAS
+}
+#else
+uint64_t target_host_features(void) { return 0; }
+#endif

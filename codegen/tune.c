@@ -1,0 +1,506 @@
+/* tune.c - kernel and target facts in, a schedule out.
+ *
+ * Comes in: one kernel of a cut program, its layouts chosen. Goes out: directives, data that can be printed, read back and changed. What a
+ * stage is decides what is asked; the answers come from two questions to its formulas: by how much does an axis move an
+ * address (0: the same for all lanes, 1: a vector load, else one by one), and how often is an element used.
+ *
+ *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers
+ *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers
+ *   reduction     lanes over the contiguous axis: a summed one gets partial results, a space one needs none
+ *   map           lanes over the axis contiguous in the output, or tiles of two axes when a copy transposes
+ *
+ * A vector is 16 lanes on every level: LLVM makes 2 or 4 registers of it. Stages of one kernel share the loops they can; each then has
+ * axes of its own, so that one stage's lanes are not another's. Scans run their axis in order. */
+#include "codegen/analyse.h"
+#include <assert.h>
+
+enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6 };
+
+typedef struct Tuner {
+    Kernel *k;
+    const Target *t;
+    Arena *mem;         /* scratch */
+    bool *outer;        /* per axis: a loop that encloses the stage */
+    bool parallel;      /* may this stage have parallel loops? */
+} Tuner;
+
+typedef struct Order { int n, axis[MAX_STEP]; } Order;
+
+static void put(Order *o, int a)
+{
+    for (int i = 0; i < o->n; i++)
+        if (o->axis[i] == a) return;
+    if (a && o->n < MAX_STEP) o->axis[o->n++] = a;
+}
+
+static void step(Kernel *k, StepKind what, LoopKind loop, const int *axis, int n, const char *name)
+{
+    Step s = {.what = what, .loop = loop, .n = n, .name = name};
+    memcpy(s.axis, axis, sizeof *axis * (size_t)n);
+    if (n) vec_push(k->mem, &k->schedule.step, s);
+}
+
+static void mark(Kernel *k, LoopKind loop, int axis) { step(k, STEP_LOOP, loop, &axis, 1, NULL); }
+static int64_t extent(const Kernel *k, int a) { return expr_constant(k, k->axis.at[a].extent, -1); }
+static int64_t about(const Kernel *k, int a) { return expr_constant(k, k->axis.at[a].extent, UNKNOWN); }
+
+/* ---- what a stage touches ---- */
+typedef struct Access { Expr address; bool store; int buf; } Access;
+typedef struct Accesses { VEC(Access) at; bool odd; } Accesses; /* odd: a type without arithmetic */
+
+static Accesses accesses_of(Tuner *u, const Compute *c, bool loads_only)
+{
+    Kernel *k = u->k;
+    Accesses a = {0};
+    LoadList l = {0};
+    if (loads_only) loads_of(k, u->mem, c->value, &l);
+    else stage_loads(k, u->mem, c, &l);
+    for (uint32_t i = 0; i < l.at.n; i++) {
+        ExprNode n = *expr_node(k, l.at.at[i]);
+        vec_push(u->mem, &a.at, (Access){buf_address(k, (int)n.id, n.arg), false, (int)n.id});
+        a.odd = a.odd || dtypes[k->buf.at[n.id].type].cls == DC_OTHER;
+    }
+    a.odd = a.odd || dtypes[k->buf.at[c->out].type].cls == DC_OTHER;
+    if (!loads_only) vec_push(u->mem, &a.at, (Access){buf_address(k, c->out, c->at), true, c->out});
+    return a;
+}
+
+/* What lanes over this axis cost, in plain vector accesses. */
+static int lanes_cost(Kernel *k, const Accesses *a, int axis)
+{
+    int cost = 0;
+    for (uint32_t i = 0; i < a->at.n; i++) {
+        Expr by = expr_step(k, a->at.at[i].address, axis);
+        int64_t n = by ? expr_constant(k, by, 1000) : -1;
+        if (n == 0 && !a->at.at[i].store) continue;
+        cost += n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= 4 ? STRIDED : LANES;
+    }
+    return cost;
+}
+
+static bool loads_index(Kernel *k, Expr e) /* is there a load inside an index? */
+{
+    const ExprNode *n = expr_node(k, e);
+    if (n->kind == E_LOAD) return true;
+    for (int i = 0; i < MAX_RANK && n->arg[i]; i++)
+        if (loads_index(k, expr_node(k, e)->arg[i])) return true;
+    return false;
+}
+
+static bool is_scattered(Kernel *k, const Compute *c) /* stores where data says: order may matter */
+{
+    for (int d = 0; d < k->buf.at[c->out].rank; d++)
+        if (loads_index(k, c->at[d])) return true;
+    return c->update != P_NONE;
+}
+
+/* Space axes not yet outside, in the order their elements lie in the output: the widest step first. */
+static void space_order(Tuner *u, const Compute *c, Order *o)
+{
+    Kernel *k = u->k;
+    Expr at = buf_address(k, c->out, c->at);
+    int64_t by[MAX_RANK];
+    *o = (Order){0};
+    for (int d = 0; d < c->rank; d++) {
+        int a = c->space[d], i = o->n;
+        if (u->outer[a]) continue;
+        Expr s = expr_step(k, at, a);
+        int64_t mine = s ? expr_constant(k, s, INT64_MAX) : INT64_MAX;
+        for (; i && mine != INT64_MAX && by[i - 1] < mine; i--) by[i] = by[i - 1], o->axis[i] = o->axis[i - 1];
+        by[i] = mine, o->axis[i] = a, o->n++;
+    }
+}
+
+/* Leading loops become parallel until there are enough items to hand out. */
+static void parallelise(Tuner *u, const Order *o, int n)
+{
+    int64_t items = 1;
+    for (int i = 0; i < n && u->parallel && items < ITEMS; i++) {
+        mark(u->k, LOOP_PARALLEL, o->axis[i]);
+        items *= about(u->k, o->axis[i]);
+    }
+}
+
+static int64_t best_divisor(int64_t n, int64_t most) /* the largest divisor not above most */
+{
+    for (int64_t d = most; d > 1; d--)
+        if (n % d == 0) return d;
+    return 1;
+}
+
+/* Splits for lanes: the vector part and, when it divides, some vectors together. Yields the number of parts. */
+static int split_lanes(Kernel *k, int a, int most, int *part)
+{
+    int64_t n = extent(k, a);
+    int factor[2] = {1, LANES}, from = 1;
+    if (n > 0 && n < LANES && (n == 4 || n == 8)) factor[1] = (int)n; /* narrow but whole */
+    int64_t vectors = n > 0 ? n / factor[1] : 0;
+    int together = n > 0 && n % factor[1] == 0 ? (int)best_divisor(vectors, most) : n < 0 || vectors >= 4 * most ? most : 1;
+    if (together > 1) factor[0] = together, from = 0;
+    int first = schedule_split(k, a, factor + from, 2 - from), parts = 3 - from;
+    for (int i = 0; i < parts; i++) part[i] = first + i;
+    mark(k, LOOP_VECTOR, part[parts - 1]);
+    if (parts == 3) mark(k, LOOP_UNROLL, part[1]);
+    return parts;
+}
+
+/* ---- maps ---- */
+static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *axis, int n, int *cost)
+{
+    Kernel *k = u->k;
+    int best = 0;
+    *cost = INT32_MAX;
+    (void)c;
+    for (int i = 0; i < n; i++) {
+        if (u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL)) continue;
+        int mine = lanes_cost(k, a, axis[i]) * 16;
+        if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES) mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
+        if (mine < *cost || (mine == *cost && about(k, axis[i]) > about(k, best))) best = axis[i], *cost = mine;
+    }
+    return best;
+}
+
+static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n, int but) /* an axis along which a load is contiguous */
+{
+    Kernel *k = u->k;
+    for (int i = 0; i < n; i++) {
+        if (axis[i] == but || u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)) continue;
+        for (uint32_t j = 0; j < a->at.n; j++) {
+            Expr mine = expr_step(k, a->at.at[j].address, axis[i]), other = expr_step(k, a->at.at[j].address, but);
+            if (!a->at.at[j].store && mine && other && expr_is(k, mine, 1) && expr_constant(k, other, 1000) > 4) return axis[i];
+        }
+    }
+    return 0;
+}
+
+static void tune_map(Tuner *u, const Compute *c)
+{
+    Kernel *k = u->k;
+    Accesses a = accesses_of(u, c, false);
+    Order o, loops = {0};
+    int cost;
+    space_order(u, c, &o);
+    bool ordered = is_scattered(k, c);
+    int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
+    if (ordered) return; /* points in order, one after the other: the plain loops */
+    if (!lane) {
+        step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);
+        parallelise(u, &o, o.n);
+        return;
+    }
+    int across = loaded_lanes(u, &a, o.axis, o.n, lane), part[3], tile[2] = {0};
+    if (across) {
+        tile[0] = schedule_split(k, across, (int[]){LANES}, 1), tile[1] = tile[0] + 1;
+        int vector = schedule_split(k, lane, (int[]){LANES}, 1);
+        mark(k, LOOP_VECTOR, vector + 1);
+        for (int i = 0; i < o.n; i++)
+            if (o.axis[i] != lane && o.axis[i] != across) put(&loops, o.axis[i]);
+        int outer = loops.n;
+        put(&loops, vector), put(&loops, tile[0]), put(&loops, tile[1]), put(&loops, vector + 1);
+        step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+        parallelise(u, &loops, outer + 1);
+        return;
+    }
+    int64_t around = 1, n = about(k, lane);
+    for (int i = 0; i < o.n; i++) around *= o.axis[i] == lane ? 1 : about(k, o.axis[i]);
+    if (u->parallel && around < ITEMS && n >= 4096) { /* pieces of one long row */
+        int first = schedule_split(k, lane, (int[]){8, 4, LANES}, 3);
+        mark(k, LOOP_UNROLL, first + 2), mark(k, LOOP_VECTOR, first + 3);
+        for (int i = 0; i < o.n; i++)
+            if (o.axis[i] != lane) put(&loops, o.axis[i]);
+        put(&loops, first);
+        int outer = loops.n;
+        for (int i = 1; i < 4; i++) put(&loops, first + i);
+        step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+        parallelise(u, &loops, outer);
+        return;
+    }
+    int parts = split_lanes(k, lane, 4, part);
+    for (int i = 0; i < o.n; i++)
+        if (o.axis[i] != lane) put(&loops, o.axis[i]);
+    int outer = loops.n;
+    for (int i = 0; i < parts; i++) put(&loops, part[i]);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    parallelise(u, &loops, around < ITEMS ? outer + 1 : outer);
+}
+
+/* ---- reductions ---- */
+/* Another space axis whose neighbours read mostly the same: a few of its values are kept in registers. */
+static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order *o, int lane, int64_t *tile)
+{
+    Kernel *k = u->k;
+    int most = u->t->registers / 2 / (LANES / (u->t->lanes ? u->t->lanes : 1)); /* half of the registers accumulate */
+    if (most > 7) most = 7;
+    (void)c;
+    for (int i = o->n; i--;) {
+        int x = o->axis[i];
+        if (x == lane || extent(k, x) < 2) continue;
+        bool same = false;
+        for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
+        *tile = best_divisor(extent(k, x), most < 2 ? 2 : most);
+        if (same && *tile > 1) return x;
+    }
+    return 0;
+}
+
+static void unroll_windows(Tuner *u, const Compute *c)
+{
+    int64_t all = 1;
+    for (int i = c->reduces; i--;) {
+        int64_t n = extent(u->k, c->reduce[i]);
+        if (n < 1 || (all *= n) > 9 || u->k->axis.at[c->reduce[i]].parts) return;
+        mark(u->k, LOOP_UNROLL, c->reduce[i]);
+    }
+}
+
+static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
+{
+    Kernel *k = u->k;
+    Order o, loops = {0};
+    int part[3];
+    space_order(u, c, &o);
+    for (int i = 0; i < o.n; i++) put(&loops, o.axis[i]);
+    int outer = loops.n, parts = split_lanes(k, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
+    for (int i = 0; i < c->reduces; i++)
+        if (c->reduce[i] != lane) put(&loops, c->reduce[i]);
+    for (int i = 0; i < parts; i++) put(&loops, part[i]);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    step(k, STEP_PARTIAL, LOOP_SERIAL, part + 1, parts - 1, NULL);
+    parallelise(u, &loops, outer);
+}
+
+static void space_in_lanes(Tuner *u, const Compute *c, const Accesses *a, int lane)
+{
+    Kernel *k = u->k;
+    Order o, loops = {0};
+    int64_t tile = 1;
+    space_order(u, c, &o);
+    int near = neighbours(u, c, a, &o, lane, &tile), narrow = extent(k, lane) == 8 || extent(k, lane) == 4 ? (int)extent(k, lane) : LANES;
+    int row = near ? schedule_split(k, near, (int[]){(int)tile}, 1) : 0, vector = schedule_split(k, lane, &narrow, 1);
+    if (near) mark(k, LOOP_UNROLL, row + 1);
+    mark(k, LOOP_VECTOR, vector + 1);
+    for (int i = 0; i < o.n; i++) put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? vector : o.axis[i]);
+    int outer = loops.n;
+    for (int i = 0; i < c->reduces; i++) put(&loops, c->reduce[i]);
+    if (near) put(&loops, row + 1);
+    put(&loops, vector + 1);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    unroll_windows(u, c);
+    parallelise(u, &loops, outer);
+}
+
+static void tune_reduction(Tuner *u, const Compute *c)
+{
+    Kernel *k = u->k;
+    Accesses all = accesses_of(u, c, false), loads = accesses_of(u, c, true);
+    Order o;
+    int space_cost, reduce_cost;
+    space_order(u, c, &o);
+    if (is_scattered(k, c)) return;
+    int space = all.odd ? 0 : best_lanes(u, c, &all, o.axis, o.n, &space_cost);
+    int reduce = all.odd ? 0 : best_lanes(u, c, &loads, c->reduce, c->reduces, &reduce_cost);
+    if (space && (!reduce || space_cost <= reduce_cost + 16)) space_in_lanes(u, c, &all, space);
+    else if (reduce) reduce_in_lanes(u, c, reduce);
+    else {
+        Order loops = o;
+        for (int i = 0; i < c->reduces; i++) put(&loops, c->reduce[i]);
+        step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+        parallelise(u, &o, o.n);
+    }
+}
+
+/* ---- contractions ---- */
+typedef struct Shape { int rows, cols; } Shape;
+
+static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, int cols)
+{
+    int registers = LANES / t->lanes; /* of one panel */
+    double flops = rows * cols * registers / 2.0, loads = (rows + cols * registers) / 2.0, chain = 4;
+    double depth = flops > loads ? flops : loads;
+    if (depth < chain) depth = chain;
+    depth += 0.5 * cols * registers; /* panels come from the second level cache */
+    double whole = (double)(m / rows), rest = m % rows ? 0.6 + 0.4 * (double)(m % rows) / rows : 0;
+    return (whole + rest) * (double)(panels / cols) * depth;
+}
+
+static Shape choose_shape(const Target *t, int64_t m, int64_t panels)
+{
+    Shape best = {1, 1};
+    double least = 1e300;
+    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1);
+    int64_t rows_of = m < 0 ? 24 : m; /* an unknown number of rows: something that wastes little */
+    for (int cols = 1; cols <= 8; cols++) {
+        if (panels > 0 ? panels % cols : cols > 2) continue;
+        for (int rows = 1; rows <= 30 && rows <= rows_of; rows++) {
+            if (rows * cols * registers + cols * registers + (registers > 1) > budget && rows * cols > 1) continue;
+            if (m < 0 && rows > 8) continue;
+            double cost = tile_cost(t, rows_of, panels > 0 ? panels : 8, rows, cols);
+            if (cost < least) least = cost, best = (Shape){rows, cols};
+        }
+    }
+    return best;
+}
+
+static void add_row(Tuner *u, Compute *c, Contraction *r) /* a vector times a matrix is one row */
+{
+    Kernel *k = u->k;
+    if (r->row || c->rank == MAX_RANK) return;
+    r->row = kernel_axis(k, NULL, expr_index(k, 1));
+    c->space[c->rank++] = r->row;
+}
+
+/* Is `right` contiguous along the lanes once the lane axis is split? */
+static bool lanes_adjacent(Tuner *u, Expr right, int lane, int first, int by)
+{
+    Kernel *k = u->k;
+    LoadList l = {0};
+    Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
+    map[lane] = expr_add(k, expr_mul(k, expr_axis(k, first), expr_index(k, (int64_t)by * LANES)),
+                         expr_add(k, expr_mul(k, expr_axis(k, first + 1), expr_index(k, LANES)), expr_axis(k, first + 2)));
+    loads_of(k, u->mem, expr_map(k, right, map), &l);
+    for (uint32_t i = 0; i < l.at.n; i++) {
+        ExprNode n = *expr_node(k, l.at.at[i]);
+        Expr s = expr_step(k, buf_address(k, (int)n.id, n.arg), first + 2);
+        if (!s || expr_constant(k, s, 1000) > 4) return false;
+    }
+    return true;
+}
+
+static bool is_quad(Kernel *k, const Contraction *r, int inner)
+{
+    ExprNode n = *expr_node(k, r->right);
+    if (r->acc != DT_i32 || n.kind != E_LOAD || expr_node(k, r->left)->type != DT_u8 || n.type != DT_i8) return false;
+    const Layout *l = &k->buf.at[n.id].layout;
+    if (l->n < 2 || l->axis[l->n - 1].size != 4 || l->axis[l->n - 1].div != 1) return false;
+    return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner;
+}
+
+static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
+{
+    Kernel *k = u->k;
+    int64_t n = extent(k, r.lane), panels = n < 0 ? -1 : (n + LANES - 1) / LANES;
+    if (u->outer[r.lane] || (r.row && u->outer[r.row]) || (n >= 0 && n < LANES / 2) || is_scattered(k, c)) return false;
+    uint32_t steps = k->schedule.step.n, axes = k->axis.n;
+    int rank = c->rank;
+    add_row(u, c, &r);
+    if (!r.row) return false;
+    Shape s = choose_shape(u->t, extent(k, r.row), panels);
+    int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
+    if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
+        k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
+        k->axis.n = axes, c->rank = rank;
+        return false;
+    }
+    int row = schedule_split(k, r.row, (int[]){s.rows}, 1), inner = c->reduce[c->reduces - 1];
+    int quad = is_quad(k, &r, inner) ? schedule_split(k, inner, (int[]){4}, 1) : 0;
+    int64_t bytes = dtypes[expr_node(k, r.right)->type].bytes, weights = bytes * about(k, r.lane);
+    Order o, loops = {0};
+    for (int i = 0; i < c->reduces; i++) weights *= about(k, c->reduce[i]);
+    space_order(u, c, &o);
+    bool batch[MAX_STEP];
+    for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
+    for (int i = 0; i < o.n; i++)
+        if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
+    bool panels_first = weights > 192 * 1024; /* a panel stays in the cache while all rows pass; else all panels do */
+    if (panels_first) put(&loops, lane);
+    for (int i = 0; i < o.n; i++)
+        if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
+    put(&loops, row), put(&loops, lane);
+    int outer = loops.n;
+    for (int i = 0; i < c->reduces; i++) put(&loops, quad && c->reduce[i] == inner ? quad : c->reduce[i]);
+    if (quad) put(&loops, quad + 1);
+    put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
+    step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, "contract");
+    parallelise(u, &loops, outer);
+    return true;
+}
+
+/* ---- stages and kernels ---- */
+static void tune_stage(Tuner *u, Compute *c)
+{
+    Contraction r;
+    if (!c->how) tune_map(u, c);
+    else if (!contraction_of(u->k, c, &r) || !tune_contraction(u, c, r)) tune_reduction(u, c);
+}
+
+static void rename_axis(Kernel *k, Compute *s, int from, int to)
+{
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    map[from] = expr_axis(k, to);
+    Expr *e[] = {&s->value, &s->epilogue, &s->keep, &s->check, &s->where};
+    for (size_t i = 0; i < COUNT_OF(e); i++)
+        if (*e[i]) *e[i] = expr_map(k, *e[i], map);
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_map(k, s->at[d], map);
+    for (int d = 0; d < s->rank; d++)
+        if (s->space[d] == from) s->space[d] = to;
+    for (int d = 0; d < s->reduces; d++)
+        if (s->reduce[d] == from) s->reduce[d] = to;
+}
+
+/* Axes that stages have in common but do not share are told apart. */
+static void separate(Tuner *u)
+{
+    Kernel *k = u->k;
+    bool *seen = NEW_ARRAY(u->mem, bool, k->axis.n);
+    uint32_t axes = k->axis.n;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute *s = &k->stage.at[i];
+        for (int d = 0; d < s->rank + s->reduces; d++) {
+            int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
+            if (a >= (int)axes || u->outer[a]) continue;
+            if (seen[a]) rename_axis(k, s, a, kernel_axis(k, NULL, k->axis.at[a].extent));
+            else seen[a] = true;
+        }
+    }
+}
+
+/* The loops around all stages. The axis that suits lanes stays inside: a shared loop has none. */
+static void share(Tuner *u)
+{
+    Kernel *k = u->k;
+    int axis[MAX_RANK], n = share_axes(k, 0, k->stage.n, axis), scan = k->stage.at[0].scan;
+    Order o = {0};
+    for (int i = 0; i < n; i++) {
+        bool lanes = false;
+        for (uint32_t s = 0; s < k->stage.n; s++) {
+            const Compute *c = &k->stage.at[s];
+            Expr by = expr_step(k, buf_address(k, c->out, c->at), axis[i]);
+            int64_t e = extent(k, axis[i]);
+            lanes = lanes || (by && expr_is(k, by, 1) && (e < 0 || e >= LANES) && c->rank > 1 && k->buf.at[c->out].kind != BUF_TMP);
+        }
+        bool only = n == 1 && !scan;
+        if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces))) put(&o, axis[i]);
+    }
+    for (int i = 0; i < o.n; i++) u->outer[o.axis[i]] = true;
+    if (scan) u->outer[scan] = true;
+    step(k, STEP_SHARE, LOOP_SERIAL, o.axis, o.n, NULL);
+    parallelise(u, &o, o.n);
+}
+
+static void forget(Kernel *k) /* a former schedule and the parts it made */
+{
+    uint32_t axes = k->axis.n;
+    while (axes > 1 && k->axis.at[axes - 1].parent) axes--;
+    k->axis.at = arena_copy(k->mem, k->axis.at, sizeof *k->axis.at * axes), k->axis.n = k->axis.cap = axes;
+    for (uint32_t i = 0; i < axes; i++) k->axis.at[i].part = k->axis.at[i].parts = 0;
+    k->stage.at = arena_copy(k->mem, k->stage.at, sizeof *k->stage.at * k->stage.n), k->stage.cap = k->stage.n;
+    k->schedule = (Schedule){0};
+}
+
+void tune(Kernel *k, const Target *t)
+{
+    Arena scratch = {0};
+    forget(k);
+    Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true};
+    u.outer = NEW_ARRAY(&scratch, bool, k->axis.n + 256 + 32 * k->stage.n);
+    if (t->gpu) { arena_drop(&scratch); return; }
+    if (k->stage.n > 1 || (k->stage.n && k->stage.at[0].scan)) {
+        share(&u);
+        separate(&u);
+        u.parallel = false;
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) tune_stage(&u, &k->stage.at[i]);
+    arena_drop(&scratch);
+}
