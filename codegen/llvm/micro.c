@@ -1,0 +1,463 @@
+/* micro.c - the `contract` call: a register tile of a contraction, rows x (columns x lanes) accumulators in registers.
+ *
+ * Operands, guards and epilogue go through emit_value() like any other expression, so strides, packing and fusion need nothing
+ * here. What loops cannot say is said here: instructions that sum four products of bytes at once. Every level computes the same
+ * i32 sums: nothing saturates anywhere.
+ *
+ *   f32    acc += splat(left) * right, fused where the target has it
+ *   bytes  left: 4 consecutive bytes of a row as one word, right: a panel of 16 lanes x 4 bytes
+ *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, vpmaddwd, which is exact.
+ *
+ * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not stored.
+ * Panels past the end read the first panel. */
+#include "codegen/llvm/internal.h"
+
+enum { MAX_ROWS = 32, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
+
+typedef struct Micro {
+    Emit *x;
+    const Stmt *s;
+    const Tile *t;
+    int rows, depths;                      /* of this block; loops, without the dot axis */
+    unsigned cols, lanes, parts;           /* parts: registers of one accumulator (bytes only) */
+    bool fixed_row;                        /* no row is missing */
+    V row[MAX_ROWS], valid[MAX_ROWS];      /* index to read with; does it exist */
+    V col[MAX_COLS], mask[MAX_COLS];       /* the same for panels; lanes that exist */
+    bool right_padded;                     /* right may be read for lanes that do not exist */
+    DType left_type, right_type;
+    int left_buf, right_buf;               /* bytes: the buffers */
+    bool adjacent;                         /* 4 bytes of left are adjacent */
+    Expr left, right, left_at, right_at;   /* expanded; element offsets */
+    int whole;                             /* bytes: the axis that the dot axis is part of, when it may not divide by 4 */
+    V rest;                                /* how many bytes its last, partial word has; NULL: this is a whole one */
+    T acc_type;
+    V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
+} Micro;
+
+static V int64(Emit *x, int64_t i) { return LLVMConstInt(x->i64, (unsigned long long)i, 1); }
+static V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
+
+/* ---- can it be done? ---- */
+static bool constant_extent(const Kernel *k, int axis, int64_t max, int64_t *n)
+{
+    return expr_is_index(k, k->axis.at[axis].extent, n) && *n >= 1 && *n <= max;
+}
+
+static bool step_is(Kernel *k, Expr at, int axis, int64_t n)
+{
+    Expr step = expr_step(k, at, axis);
+    return step && expr_is(k, step, n);
+}
+
+static bool is_byte(DType t) { return t == DT_u8 || t == DT_i8; }
+
+static bool match_dot(Micro *m)
+{
+    Kernel *k = m->x->k;
+    ExprNode l = *expr_node(k, m->left), r = *expr_node(k, m->right);
+    if (!is_byte((DType)l.type) || !is_byte((DType)r.type) || r.kind != E_LOAD || m->lanes != DOT_LANES) return false;
+    m->right_buf = (int)r.id, m->right_at = buf_address(k, m->right_buf, r.arg);
+    if (!step_is(k, m->right_at, m->t->dot, 1) || !step_is(k, m->right_at, m->t->lane, DOT)) return false;
+    if (l.kind == E_LOAD) {
+        m->left_buf = (int)l.id, m->left_at = buf_address(k, m->left_buf, l.arg);
+        m->adjacent = step_is(k, m->left_at, m->t->dot, 1);
+    }
+    return true;
+}
+
+/* A panel layout ends in the lanes, all of which exist in memory. */
+static bool is_padded(const Kernel *k, Expr right, unsigned lanes, bool dot)
+{
+    ExprNode r = *expr_node(k, right);
+    if (r.kind != E_LOAD) return false;
+    const Layout *l = &k->buf.at[r.id].layout;
+    int at = l->n - 1 - dot;
+    if (at < 0 || l->axis[at].div != 1 || l->axis[at].size <= 0) return false;
+    return l->axis[at].size % (int)lanes == 0;
+}
+
+static bool match(Micro *m)
+{
+    const Tile *t = m->t;
+    Kernel *k = m->x->k;
+    int64_t rows, cols, lanes;
+    if (strcmp(m->s->name, "contract") || (t->acc != DT_f32 && t->acc != DT_i32)) return false;
+    if (!constant_extent(k, t->row, MAX_ROWS, &rows) || !constant_extent(k, t->col, MAX_COLS, &cols)) return false;
+    if (!constant_extent(k, t->lane, 64, &lanes) || lanes < 2) return false;
+    m->rows = (int)rows, m->cols = (unsigned)cols, m->lanes = (unsigned)lanes, m->parts = 1;
+    m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
+    m->left_type = (DType)expr_node(k, t->left)->type, m->right_type = (DType)expr_node(k, t->right)->type;
+    if (t->dot && !match_dot(m)) return false;
+    m->right_padded = is_padded(k, t->right, m->lanes, t->dot != 0);
+    if (t->dot && t->lane_guard && !m->right_padded) return false;
+    for (int d = 0; d < t->depths; d++) {
+        if (t->depth[d] == t->dot) continue;
+        if (d != m->depths) return false; /* the dot axis is the innermost one */
+        m->depths++;
+        int p = k->axis.at[t->depth[d]].parent;
+        if (!p || !k->axis.at[p].ragged) continue;
+        if (!t->dot || k->axis.at[t->dot].parent != p || k->axis.at[p].parts != 2) return false; /* its guard is needed */
+        m->whole = p;
+    }
+    return true;
+}
+
+/* ---- one point of the sum ---- */
+static V in_lanes(Micro *m, V mask, Expr e)
+{
+    Emit *x = m->x;
+    x->lane = m->t->lane, x->lanes = m->lanes, x->mask = mask, x->var[m->t->lane] = int64(x, 0);
+    V v = splat(x, emit_fresh(x, e), m->lanes);
+    x->lane = 0, x->mask = NULL;
+    return v;
+}
+
+static void step_plain(Micro *m)
+{
+    Emit *x = m->x;
+    DType acc = m->t->acc;
+    V right[MAX_COLS];
+    for (unsigned j = 0; j < m->cols; j++) {
+        x->var[m->t->col] = m->col[j];
+        right[j] = scalar_cast(x, m->right_type, acc, in_lanes(m, m->right_padded ? NULL : m->mask[j], m->right));
+    }
+    for (int i = 0; i < m->rows; i++) {
+        x->var[m->t->row] = m->row[i];
+        V left = splat(x, scalar_cast(x, m->left_type, acc, emit_scalar(x, m->left)), m->lanes);
+        for (unsigned j = 0; j < m->cols; j++) {
+            V *a = &m->acc[i][j][0];
+            *a = acc == DT_f32 ? scalar_fma(x, left, right[j], *a) : LLVMBuildAdd(x->b, *a, LLVMBuildMul(x->b, left, right[j], ""), "");
+        }
+    }
+}
+
+/* One by one; where the word is partial, those past the end are 0 (which makes their products 0) and read the first again. */
+static V left_bytes(Micro *m)
+{
+    Emit *x = m->x;
+    V word = LLVMConstInt(x->i32, 0, 0), zero = word;
+    for (int b = 0; b < DOT; b++) {
+        V exists = m->rest && b ? LLVMBuildICmp(x->b, LLVMIntSLT, int64(x, b), m->rest, "") : NULL;
+        x->var[m->t->dot] = exists ? select2(x, exists, int64(x, b), int64(x, 0)) : int64(x, b);
+        V v = LLVMBuildZExt(x->b, emit_scalar(x, m->left), x->i32, "");
+        if (exists) v = select2(x, exists, v, zero);
+        word = LLVMBuildOr(x->b, word, LLVMBuildShl(x->b, v, LLVMConstInt(x->i32, (unsigned)b * 8, 0), ""), "");
+    }
+    return word;
+}
+
+static V left_word(Micro *m)
+{
+    Emit *x = m->x;
+    if (m->rest || !m->adjacent) return left_bytes(m);
+    x->var[m->t->dot] = int64(x, 0);
+    forget_all(x);
+    V v = LLVMBuildLoad2(x->b, x->i32, emit_address(x, m->left_buf, m->left_at), "");
+    LLVMSetAlignment(v, 1);
+    return v;
+}
+
+static V word_cast(Micro *m, V words, T element, unsigned per_word)
+{
+    return LLVMBuildBitCast(m->x->b, words, LLVMVectorType(element, m->lanes / m->parts * per_word), "");
+}
+
+static bool has_vnni(const Micro *m)
+{
+    DotKind d = m->x->target->dot;
+    return m->left_type == DT_u8 && m->right_type == DT_i8 && (d == DOT_VNNI512 || d == DOT_VNNI256 || d == DOT_AMX);
+}
+
+/* The even or odd bytes of words, widened to 16 bits. */
+static V half_bytes(Micro *m, V words, DType t, bool odd)
+{
+    LLVMBuilderRef b = m->x->b;
+    V h = word_cast(m, words, m->x->i16, 2), eight = int_of(LLVMTypeOf(h), 8);
+    if (t == DT_u8) return odd ? LLVMBuildLShr(b, h, eight, "") : LLVMBuildAnd(b, h, int_of(LLVMTypeOf(h), 255), "");
+    return LLVMBuildAShr(b, odd ? h : LLVMBuildShl(b, h, eight, ""), eight, "");
+}
+
+static V pair_sums(Micro *m, V a, V b) /* i32 sums of two products of i16 */
+{
+    Emit *x = m->x;
+    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx2.pmadd.wd", NULL, "llvm.x86.sse2.pmadd.wd"};
+    if (!strcmp(x->target->arch, "x86_64")) return intrinsic(x, name[m->parts], NULL, 0, (V[]){a, b}, 2);
+    V sum = NULL;
+    T wide = LLVMVectorType(x->i32, m->lanes / m->parts);
+    for (int odd = 0; odd < 2; odd++) {
+        V h[2] = {LLVMBuildBitCast(x->b, a, wide, ""), LLVMBuildBitCast(x->b, b, wide, "")}, sixteen = int_of(wide, 16);
+        for (int i = 0; i < 2; i++) h[i] = LLVMBuildAShr(x->b, odd ? h[i] : LLVMBuildShl(x->b, h[i], sixteen, ""), sixteen, "");
+        V product = LLVMBuildMul(x->b, h[0], h[1], "");
+        sum = sum ? LLVMBuildAdd(x->b, sum, product, "") : product;
+    }
+    return sum;
+}
+
+static V right_words(Micro *m, unsigned part)
+{
+    Emit *x = m->x;
+    unsigned lanes = m->lanes / m->parts;
+    V p = emit_address(x, m->right_buf, m->right_at), by = int64(x, (int64_t)part * lanes * DOT);
+    V v = LLVMBuildLoad2(x->b, LLVMVectorType(x->i32, lanes), LLVMBuildInBoundsGEP2(x->b, x->i8, p, &by, 1, ""), "");
+    LLVMSetAlignment(v, 1);
+    return v;
+}
+
+static void row_vnni(Micro *m, int i, V left, V right[MAX_COLS][MAX_PARTS])
+{
+    Emit *x = m->x;
+    const char *name = m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
+    V l = word_cast(m, splat(x, left, m->lanes / m->parts), x->i8, DOT);
+    for (unsigned j = 0; j < m->cols; j++)
+        for (unsigned p = 0; p < m->parts; p++)
+            m->acc[i][j][p] = intrinsic(x, name, NULL, 0, (V[]){m->acc[i][j][p], l, word_cast(m, right[j][p], x->i8, DOT)}, 3);
+}
+
+static V left_half(Micro *m, V word, bool odd)
+{
+    Emit *x = m->x;
+    unsigned lanes = m->lanes / m->parts;
+    if (m->left_type == DT_i8) return half_bytes(m, splat(x, word, lanes), DT_i8, odd);
+    if (odd) word = LLVMBuildLShr(x->b, word, LLVMConstInt(x->i32, 8, 0), ""); /* before the broadcast: scalar operations */
+    return word_cast(m, splat(x, LLVMBuildAnd(x->b, word, LLVMConstInt(x->i32, 0x00ff00ff, 0), ""), lanes), x->i16, 2);
+}
+
+static void row_pairs(Micro *m, int i, V left, V half[2][MAX_COLS][MAX_PARTS])
+{
+    for (int odd = 0; odd < 2; odd++) {
+        V l = left_half(m, left, odd);
+        for (unsigned j = 0; j < m->cols; j++)
+            for (unsigned p = 0; p < m->parts; p++)
+                m->acc[i][j][p] = LLVMBuildAdd(m->x->b, m->acc[i][j][p], pair_sums(m, l, half[odd][j][p]), "");
+    }
+}
+
+/* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. */
+static void step_dot(Micro *m)
+{
+    Emit *x = m->x;
+    V right[MAX_COLS][MAX_PARTS], half[2][MAX_COLS][MAX_PARTS];
+    bool vnni = has_vnni(m);
+    x->var[m->t->lane] = int64(x, 0);
+    for (unsigned j = 0; j < m->cols; j++) {
+        x->var[m->t->col] = m->col[j], x->var[m->t->dot] = int64(x, 0);
+        forget_all(x);
+        for (unsigned p = 0; p < m->parts; p++) {
+            right[j][p] = right_words(m, p);
+            for (int odd = 0; odd < 2 && !vnni; odd++) half[odd][j][p] = half_bytes(m, right[j][p], m->right_type, odd);
+        }
+    }
+    for (int i = 0; i < m->rows; i++) {
+        x->var[m->t->row] = m->row[i];
+        V left = left_word(m);
+        if (vnni) row_vnni(m, i, left, right);
+        else row_pairs(m, i, left, half);
+    }
+}
+
+/* ---- the loops of the sum, accumulators as phis ---- */
+#define EACH_ACC(m, i, j, p)                                                                                           \
+    for (int i = 0; i < (m)->rows; i++)                                                                                \
+        for (unsigned j = 0; j < (m)->cols; j++)                                                                       \
+            for (unsigned p = 0; p < (m)->parts; p++)
+
+static void depth_loop(Micro *m, int d);
+
+/* The last word of a sum that does not divide by 4, where there is one: put together from bytes. */
+static void partial_step(Micro *m, int axis)
+{
+    Emit *x = m->x;
+    Kernel *k = x->k;
+    Expr extent = k->axis.at[m->whole].extent, four = expr_index(k, DOT);
+    Expr rest = expr_mod(k, extent, four);
+    if (expr_is(k, rest, 0)) return;
+    V before[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    memcpy(before, m->acc, sizeof before);
+    x->var[axis] = emit_scalar(x, expr_div(k, extent, four));
+    V any = emit_scalar(x, expr_lt(k, expr_index(k, 0), rest));
+    LLVMBasicBlockRef in[2] = {LLVMGetInsertBlock(x->b), block_new(x, "bytes")}, done = block_new(x, "summed");
+    LLVMBuildCondBr(x->b, any, in[1], done);
+    LLVMPositionBuilderAtEnd(x->b, in[1]);
+    m->rest = emit_scalar(x, rest);
+    step_dot(m);
+    m->rest = NULL;
+    in[1] = LLVMGetInsertBlock(x->b);
+    LLVMBuildBr(x->b, done);
+    LLVMPositionBuilderAtEnd(x->b, done);
+    EACH_ACC(m, i, j, p) {
+        V phi = LLVMBuildPhi(x->b, m->acc_type, "acc"), v[2] = {before[i][j][p], m->acc[i][j][p]};
+        LLVMAddIncoming(phi, v, in, 2);
+        m->acc[i][j][p] = phi;
+    }
+}
+
+static void sum_loop(Micro *m, int d, Expr extent)
+{
+    Emit *x = m->x;
+    int axis = m->t->depth[d];
+    V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    Loop l = loop_head(x, int64(x, 0), emit_scalar(x, extent));
+    EACH_ACC(m, i, j, p) {
+        phi[i][j][p] = LLVMBuildPhi(x->b, m->acc_type, "acc");
+        LLVMAddIncoming(phi[i][j][p], &m->acc[i][j][p], &l.from, 1);
+        m->acc[i][j][p] = phi[i][j][p];
+    }
+    loop_body(x, &l);
+    x->var[axis] = l.i;
+    depth_loop(m, d + 1);
+    loop_close(x, &l, 1);
+    EACH_ACC(m, i, j, p) {
+        LLVMAddIncoming(phi[i][j][p], &m->acc[i][j][p], &l.body, 1);
+        m->acc[i][j][p] = phi[i][j][p];
+    }
+}
+
+static void depth_loop(Micro *m, int d)
+{
+    Emit *x = m->x;
+    Kernel *k = x->k;
+    if (d == m->depths) {
+        if (m->t->dot) step_dot(m);
+        else step_plain(m);
+        return;
+    }
+    int axis = m->t->depth[d];
+    Expr extent = k->axis.at[axis].extent;
+    if (m->whole && k->axis.at[axis].parent == m->whole) {
+        sum_loop(m, d, expr_div(k, k->axis.at[m->whole].extent, expr_index(k, DOT)));
+        partial_step(m, axis);
+    } else if (expr_is(k, extent, 1)) {
+        x->var[axis] = int64(x, 0);
+        depth_loop(m, d + 1);
+    } else {
+        sum_loop(m, d, extent);
+    }
+}
+
+static V joined(Micro *m, V *part) /* the registers of one accumulator as one vector */
+{
+    Emit *x = m->x;
+    V all[MAX_PARTS];
+    memcpy(all, part, sizeof all);
+    for (unsigned n = m->parts, lanes = m->lanes / m->parts; n > 1; n /= 2, lanes *= 2)
+        for (unsigned p = 0; p < n / 2; p++) {
+            V index[64];
+            for (unsigned i = 0; i < lanes * 2; i++) index[i] = LLVMConstInt(x->i32, i, 0);
+            all[p] = LLVMBuildShuffleVector(x->b, all[2 * p], all[2 * p + 1], LLVMConstVector(index, lanes * 2), "");
+        }
+    return all[0];
+}
+
+/* ---- results ---- */
+typedef struct Branch { LLVMBasicBlockRef then, done; } Branch;
+
+static Branch branch_open(Emit *x, V cond)
+{
+    Branch b = {block_new(x, "then"), block_new(x, "done")};
+    LLVMBuildCondBr(x->b, cond, b.then, b.done);
+    LLVMPositionBuilderAtEnd(x->b, b.then);
+    return b;
+}
+
+static void branch_close(Emit *x, Branch b)
+{
+    LLVMBuildBr(x->b, b.done);
+    LLVMPositionBuilderAtEnd(x->b, b.done);
+}
+
+static void store_panel(Micro *m, int i, unsigned j)
+{
+    Emit *x = m->x;
+    const Tile *t = m->t;
+    x->var[t->col] = int64(x, (int64_t)j), x->var[t->lane] = int64(x, 0);
+    x->lane = t->lane, x->lanes = m->lanes;
+    Branch b = {NULL, NULL};
+    if (t->lane_guard) {
+        x->mask = splat(x, emit_fresh(x, t->lane_guard), m->lanes);
+        b = branch_open(x, any_lane(x, x->mask));
+    }
+    x->it = joined(m, m->acc[i][j]);
+    emit_store(x, m->s->buf, m->s->at, emit_fresh(x, t->epilogue));
+    x->it = NULL, x->mask = NULL, x->lane = 0;
+    if (t->lane_guard) branch_close(x, b);
+}
+
+static void store_rows(Micro *m, V first)
+{
+    Emit *x = m->x;
+    for (int i = 0; i < m->rows; i++) {
+        x->var[m->t->row] = m->fixed_row ? int64(x, i) : LLVMBuildAdd(x->b, first, int64(x, i), "");
+        Branch b = {NULL, NULL};
+        if (!m->fixed_row) b = branch_open(x, m->valid[i]);
+        for (unsigned j = 0; j < m->cols; j++) store_panel(m, i, j);
+        if (!m->fixed_row) branch_close(x, b);
+    }
+}
+
+/* ---- the tile ---- */
+static void panels(Micro *m)
+{
+    Emit *x = m->x;
+    const Tile *t = m->t;
+    x->var[t->lane] = int64(x, 0);
+    for (unsigned j = 0; j < m->cols; j++) {
+        x->var[t->col] = m->col[j] = int64(x, j);
+        if (!t->lane_guard) continue;
+        if (j) m->col[j] = x->var[t->col] = select2(x, emit_scalar(x, t->lane_guard), m->col[j], int64(x, 0));
+        m->mask[j] = in_lanes(m, NULL, t->lane_guard);
+    }
+}
+
+static void block(Micro *m, V first)
+{
+    Emit *x = m->x;
+    V zero = LLVMConstNull(m->acc_type);
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = zero;
+    for (int i = 0; i < m->rows; i++) {
+        m->row[i] = int64(x, i);
+        if (m->fixed_row) continue;
+        x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
+        m->valid[i] = emit_scalar(x, m->t->row_guard);
+        m->row[i] = select2(x, m->valid[i], x->var[m->t->row], first);
+    }
+    depth_loop(m, 0);
+    store_rows(m, first);
+}
+
+static void blocks(Micro *m) /* the tile may be partial */
+{
+    Emit *x = m->x;
+    int rows = m->rows;
+    for (int n = rows < TAIL_ROWS ? rows : TAIL_ROWS; rows > 0; n = 1) {
+        int whole = rows / n * n, from = m->rows - rows;
+        Loop l = loop_head(x, int64(x, from), int64(x, from + whole));
+        loop_body(x, &l);
+        x->var[m->t->row] = l.i;
+        Branch b = branch_open(x, emit_scalar(x, m->t->row_guard));
+        Micro part = *m;
+        part.rows = n;
+        block(&part, l.i);
+        branch_close(x, b);
+        loop_close(x, &l, n);
+        rows -= whole;
+    }
+}
+
+bool micro_contract(Emit *x, const Stmt *s)
+{
+    Micro *m = NEW(x->mem, Micro);
+    m->x = x, m->s = s, m->t = &s->tile;
+    assert(!x->lane);
+    if (!match(m)) return false;
+    if (s->tile.dot && !strcmp(x->target->arch, "x86_64")) {
+        bool zmm = x->target->lanes == 16, ymm = x->target->lanes == 8;
+        m->parts = zmm ? 1 : ymm ? 2 : 4;
+    }
+    m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 ? x->f32 : x->i32, m->lanes / m->parts);
+    m->fixed_row = !s->tile.row_guard;
+    panels(m);
+    if (m->fixed_row) block(m, int64(x, 0));
+    else blocks(m);
+    x->lanes = 0;
+    return true;
+}
