@@ -1,0 +1,575 @@
+/* rt.c - runs a model: reads the tables of model.h, checks the sizes of a call, places its buffers, walks its steps.
+ *
+ * All threads walk the same list of steps; each takes its own slice of every step's range, and they meet at barriers where a
+ * step reads what another thread wrote. Nothing is allocated and nothing global is written: the context holds the size table,
+ * the offsets of a dynamic plan and the resolved arguments of every step. On one thread a run makes no system call. */
+#include "model.h"
+#include "wait.h"
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+typedef union Arg { void *buf; int64_t size; } Arg;
+
+struct OctetContext {
+    const OctetModel *model;
+    OctetParallelFor host_for;
+    void *host;
+    int32_t threads, best, level;      /* best: of this CPU; level: in use, after the cap */
+    int spin;
+    uint32_t phase;                    /* phases done; 0: sizes are not valid */
+    uint64_t plan;                     /* bytes the plan takes so far, without scratch */
+    uint64_t learnt;                   /* most that a run with these input sizes turned out to need */
+    uint64_t *profile;
+    int64_t *size;
+    uint64_t *block_at;
+    uint32_t *order;                   /* 2 * blocks: candidates of a phase, placed ones by offset */
+    Arg *arg;
+    const OctetTensor *in;             /* of the run in progress */
+    OctetTensor *out;
+    char *arena;
+    size_t arena_bytes;
+    _Atomic int32_t failed;            /* OctetStatus of the run in progress */
+    _Atomic uint32_t failed_step;
+    char text[320];
+    OctetWord turn;                    /* the barrier */
+    _Alignas(64) _Atomic uint32_t arrived;
+};
+_Static_assert(sizeof(OctetContext) <= OCTET_CONTEXT_HEAD, "the head must hold the context");
+
+#define FAIL(c, status, ...) (snprintf((c)->text, sizeof(c)->text, __VA_ARGS__), (status))
+
+/* ---- set-up ---- */
+static uint64_t wanted_features(const OctetModel *m)
+{
+    uint64_t wanted = 0;
+    for (uint32_t i = 0; i < m->levels; i++) wanted |= m->level_needs[i];
+    return wanted;
+}
+
+int32_t octet_cpu_level(const OctetModel *m)
+{
+    uint64_t have = octet_cpu_features(wanted_features(m));
+    int32_t best = -1;
+    for (uint32_t i = 0; i < m->levels; i++)
+        if (!(m->level_needs[i] & ~have)) best = (int32_t)i;
+    return best;
+}
+
+OctetStatus octet_context_init(OctetContext *c, const OctetModel *m)
+{
+    if (!c || !m || (uintptr_t)c % 64) return OCTET_ERR_ARGUMENT;
+    memset(c, 0, sizeof *c);
+    c->model = m;
+    c->threads = 1;
+    c->size = (int64_t *)(void *)((char *)c + OCTET_CONTEXT_HEAD);
+    c->arg = (Arg *)(void *)(c->size + m->sizes);
+    c->block_at = (uint64_t *)(void *)(c->arg + m->args);
+    c->order = (uint32_t *)(void *)(c->block_at + m->blocks);
+    c->best = c->level = octet_cpu_level(m);
+    if (c->best < 0) return FAIL(c, OCTET_ERR_CPU, "this processor lacks the instruction set '%s'", m->level_name[0]);
+    return OCTET_OK;
+}
+
+void octet_context_threads(OctetContext *c, OctetPool *pool, OctetParallelFor host_for, void *host, int32_t threads)
+{
+    const OctetPoolHead *head = (const OctetPoolHead *)(const void *)pool;
+    if (pool) host_for = head->parallel_for, host = pool;
+    if (pool && threads > head->threads) threads = head->threads;
+    c->host_for = host_for, c->host = host;
+    c->threads = host_for && threads > 1 ? threads : 1;
+    c->spin = spin_for(c->threads);
+}
+
+const char *octet_error_text(const OctetContext *c) { return c->text; }
+
+void octet_context_profile(OctetContext *c, uint64_t *nanoseconds) { c->profile = nanoseconds; }
+
+/* A level that this processor lacks is never used: among those up to the cap, the best one it has. */
+void octet_context_level(OctetContext *c, int32_t level)
+{
+    const OctetModel *m = c->model;
+    uint64_t have = octet_cpu_features(wanted_features(m));
+    c->level = c->best;
+    for (int32_t i = 0; i <= level && i < (int32_t)m->levels; i++)
+        if (!(m->level_needs[i] & ~have)) c->level = i;
+}
+
+/* ---- sizes ---- */
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+
+/* Resize by a scale: ONNX says floor of the float32 product; sizes are not negative, so truncation is the same. */
+static bool scale_size(int64_t a, int64_t bits, int64_t *v)
+{
+    uint32_t u = (uint32_t)bits;
+    float s;
+    memcpy(&s, &u, sizeof s);
+    float r = (float)a * s;
+    if (!(r > -9.0e18f && r < 9.0e18f)) return false;
+    *v = (int64_t)r;
+    return true;
+}
+
+/* false: a number does not fit into 64 bits, or a division by zero. */
+static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
+{
+    const OctetCode *code = c->model->code + span.at;
+    int64_t s[2 + OCTET_CODE_DEPTH]; /* two below the bottom, so that top and under always point at something */
+    int n = 2;
+    bool ok = true;
+    for (uint32_t i = 0; i < span.n && ok; i++) {
+        int64_t *top = &s[n - 1], *under = &s[n - 2];
+        switch (code[i].op) {
+        case OCTET_CODE_CONST: s[n++] = code[i].arg; break;
+        case OCTET_CODE_SYM: s[n++] = c->size[code[i].arg]; break;
+        case OCTET_CODE_ADD: ok = !__builtin_add_overflow(*under, *top, under), n--; break;
+        case OCTET_CODE_MUL: ok = !__builtin_mul_overflow(*under, *top, under), n--; break;
+        case OCTET_CODE_FDIV: ok = *top > 0, *under = ok ? floor_div(*under, *top) : 0, n--; break;
+        case OCTET_CODE_TDIV: ok = *top > 0, *under = ok ? *under / *top : 0, n--; break;
+        case OCTET_CODE_POS: *top = *top > 0 ? *top : 0; break;
+        case OCTET_CODE_GE0: *top = *top >= 0; break;
+        case OCTET_CODE_EQ0: *top = *top == 0; break;
+        case OCTET_CODE_SCALE: ok = scale_size(*top, code[i].arg, top); break;
+        default: return false;
+        }
+    }
+    *value = s[2];
+    return ok;
+}
+
+static bool load_element(int32_t dtype, const void *p, uint32_t at, int64_t *v)
+{
+    enum { U8 = 2, I8, U16, I16, I32, I64, BOOL = 9, U32 = 12, U64 = 13 }; /* ONNX's numbers */
+    switch (dtype) {
+    case U8: *v = ((const uint8_t *)p)[at]; return true;
+    case I8: *v = ((const int8_t *)p)[at]; return true;
+    case U16: *v = ((const uint16_t *)p)[at]; return true;
+    case I16: *v = ((const int16_t *)p)[at]; return true;
+    case I32: *v = ((const int32_t *)p)[at]; return true;
+    case I64: *v = ((const int64_t *)p)[at]; return true;
+    case BOOL: *v = ((const uint8_t *)p)[at] != 0; return true;
+    case U32: *v = ((const uint32_t *)p)[at]; return true;
+    case U64: *v = (int64_t)((const uint64_t *)p)[at]; return true;
+    default: return false;
+    }
+}
+
+static const void *buffer_address(const OctetContext *c, uint32_t b);
+
+/* The data of an input whose elements are sizes; NULL when it has too few. */
+static const void *value_source(const OctetContext *c, const OctetSymbol *s, const OctetTensor *in)
+{
+    int64_t n = 1;
+    for (int32_t a = 0; a < c->model->input[s->index].rank; a++)
+        if (__builtin_mul_overflow(n, in[s->index].dim[a], &n)) return NULL;
+    return n > s->at ? in[s->index].data : NULL;
+}
+
+static OctetStatus symbol_read(OctetContext *c, uint32_t i, const OctetTensor *in)
+{
+    const OctetModel *m = c->model;
+    const OctetSymbol *s = &m->symbol[i];
+    if (s->source == SOURCE_DIM) {
+        c->size[i] = in[s->index].dim[s->at];
+        if (c->size[i] >= 0) return OCTET_OK;
+        return FAIL(c, OCTET_ERR_DIM, "input '%s': dimension %u is negative", m->input[s->index].name, s->at);
+    }
+    const void *p = s->source == SOURCE_VALUE ? value_source(c, s, in) : buffer_address(c, s->index);
+    if (!p) return FAIL(c, OCTET_ERR_ARGUMENT, "an input whose values are sizes lacks element %u", s->at);
+    return load_element(s->dtype, p, s->at, &c->size[i]) ? OCTET_OK : FAIL(c, OCTET_ERR_ARGUMENT, "a size of a type that is none");
+}
+
+static OctetStatus dims_check(OctetContext *c, const OctetTensor *in)
+{
+    const OctetModel *m = c->model;
+    const uint32_t *at = m->input_dim;
+    for (uint32_t i = 0; i < m->inputs; i++)
+        for (int32_t a = 0; a < m->input[i].rank; a++, at++)
+            if (in[i].dim[a] != c->size[*at])
+                return FAIL(c, OCTET_ERR_DIM, "input '%s': dimension %d is %lld, expected %lld", m->input[i].name, a,
+                            (long long)in[i].dim[a], (long long)c->size[*at]);
+    return OCTET_OK;
+}
+
+static bool guard_holds(int32_t kind, int64_t a, int64_t b)
+{
+    const bool holds[] = {a == b, a >= b, a == b || a == 1, a != b}; /* GuardKind */
+    return holds[kind];
+}
+
+static OctetStatus guards_check(OctetContext *c, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++) {
+        const OctetGuard *g = &c->model->guard[i];
+        int64_t a = c->size[g->a], b = c->size[g->b];
+        if (!guard_holds(g->kind, a, b))
+            return FAIL(c, OCTET_ERR_GUARD, "%s (%lld and %lld)", g->text, (long long)a, (long long)b);
+    }
+    return OCTET_OK;
+}
+
+/* ---- the dynamic plan: largest first, each at the lowest offset that is free while it is alive ---- */
+static uint64_t block_bytes(const OctetContext *c, uint32_t b)
+{
+    return ((uint64_t)c->size[c->model->block[b].size] + 127) / 64 * 64; /* 64 bytes of slack: vectors may read past the end */
+}
+
+static void sort_by(uint32_t *v, uint32_t n, const OctetContext *c)
+{
+    for (uint32_t gap = n / 2; gap > 0; gap /= 2) /* Shell's sort: no recursion, no memory, equal ones in a fixed order */
+        for (uint32_t i = gap; i < n; i++)
+            for (uint32_t j = i; j >= gap; j -= gap) {
+                uint64_t x = block_bytes(c, v[j - gap]), y = block_bytes(c, v[j]);
+                if (x > y || (x == y && v[j - gap] < v[j])) break;
+                uint32_t t = v[j];
+                v[j] = v[j - gap], v[j - gap] = t;
+            }
+}
+
+static uint64_t lowest_free(const OctetContext *c, uint32_t b, const uint32_t *placed, uint32_t n)
+{
+    const OctetBlock *x = &c->model->block[b];
+    uint64_t at = 0, bytes = block_bytes(c, b);
+    for (uint32_t i = 0; i < n; i++) { /* by offset */
+        const OctetBlock *y = &c->model->block[placed[i]];
+        uint64_t lo = c->block_at[placed[i]], hi = lo + block_bytes(c, placed[i]);
+        if (y->last < x->first || x->last < y->first || hi <= at) continue;
+        if (at + bytes <= lo) break;
+        at = hi;
+    }
+    return at;
+}
+
+/* Blocks of earlier phases stay where they are; they are already in order[blocks...]. */
+static OctetStatus blocks_place(OctetContext *c, uint32_t from, uint32_t to)
+{
+    const OctetModel *m = c->model;
+    uint32_t *todo = c->order, *placed = c->order + m->blocks, n = from;
+    for (uint32_t b = from; b < to; b++) {
+        int64_t bytes = c->size[m->block[b].size];
+        if (bytes < 0 || bytes > INT64_MAX / 4) return FAIL(c, OCTET_ERR_OVERFLOW, "an intermediate result is too large");
+        todo[b - from] = b;
+    }
+    sort_by(todo, to - from, c);
+    for (uint32_t i = 0; i < to - from; i++) {
+        uint32_t b = todo[i], k = n++;
+        uint64_t at = lowest_free(c, b, placed, k), end;
+        if (__builtin_add_overflow(at, block_bytes(c, b), &end) || end > INT64_MAX / 2)
+            return FAIL(c, OCTET_ERR_OVERFLOW, "the intermediate results are too large");
+        c->block_at[b] = at;
+        if (end > c->plan) c->plan = end;
+        for (; k > 0 && c->block_at[placed[k - 1]] > at; k--) placed[k] = placed[k - 1];
+        placed[k] = b;
+    }
+    return OCTET_OK;
+}
+
+/* ---- phases ---- */
+static OctetPhase phase_start(const OctetModel *m, uint32_t p)
+{
+    return p ? m->phase[p - 1] : (OctetPhase){0, 0, m->symbols, 0, 0};
+}
+
+static OctetStatus phase_sizes(OctetContext *c, uint32_t p, const OctetTensor *in)
+{
+    const OctetModel *m = c->model;
+    OctetPhase a = phase_start(m, p), z = m->phase[p];
+    if (p == 0) a.sizes = m->symbols;
+    OctetStatus s = OCTET_OK;
+    for (uint32_t i = a.symbols; i < z.symbols && s == OCTET_OK; i++) s = symbol_read(c, i, in);
+    for (uint32_t i = a.sizes; i < z.sizes && s == OCTET_OK; i++)
+        if (!size_eval(c, m->program[i - m->symbols], &c->size[i])) s = FAIL(c, OCTET_ERR_OVERFLOW, "a size is too large");
+    if (s == OCTET_OK && p == 0) s = dims_check(c, in);
+    if (s == OCTET_OK) s = guards_check(c, a.guards, z.guards);
+    if (s == OCTET_OK) s = blocks_place(c, a.blocks, z.blocks);
+    return s;
+}
+
+/* Sizes of later phases read as -1 until their phase is done. */
+static OctetStatus outputs_size(OctetContext *c, OctetTensor *out)
+{
+    const OctetModel *m = c->model;
+    uint32_t known = m->phase[c->phase - 1].sizes, symbols = m->phase[c->phase - 1].symbols;
+    const uint32_t *at = m->output_dim;
+    for (uint32_t o = 0; o < m->outputs; o++)
+        for (int32_t a = 0; a < m->output[o].rank; a++, at++) {
+            bool done = *at < m->symbols ? *at < symbols : *at < known;
+            out[o].dim[a] = done ? c->size[*at] : -1;
+            if (done && c->size[*at] < 0)
+                return FAIL(c, OCTET_ERR_GUARD, "output '%s': dimension %d would be %lld", m->output[o].name, a, (long long)c->size[*at]);
+        }
+    return OCTET_OK;
+}
+
+/* Kernel arguments that are sizes, for the steps of the phase just done. */
+static void sizes_resolve(OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    uint32_t from = c->phase > 1 ? m->phase[c->phase - 1].step : 0;
+    uint32_t to = c->phase < m->phases ? m->phase[c->phase].step : m->steps;
+    for (uint32_t s = from; s < to; s++) {
+        OctetSpan z = m->step[s].size;
+        for (uint32_t i = z.at; i < z.at + z.n; i++) c->arg[i].size = c->size[m->arg[i]];
+    }
+}
+
+static uint64_t scratch_stride(const OctetContext *c) { return c->level < 0 ? 0 : c->model->level_scratch[c->level]; }
+
+static uint64_t arena_needed(const OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    uint64_t plan = m->arena_bytes == UINT64_MAX ? c->plan : m->arena_bytes;
+    if (c->learnt > plan) plan = c->learnt;
+    return plan + scratch_stride(c) * (uint64_t)c->threads;
+}
+
+static OctetStatus sizes_prepare(OctetContext *c, const OctetTensor *in)
+{
+    c->phase = 0, c->plan = 0;
+    OctetStatus s = phase_sizes(c, 0, in);
+    if (s != OCTET_OK) return s;
+    c->phase = 1;
+    sizes_resolve(c);
+    return OCTET_OK;
+}
+
+OctetStatus octet_prepare(OctetContext *c, const OctetTensor *in, OctetTensor *out, size_t *arena_bytes)
+{
+    if (!c || (!in && c->model->inputs) || (!out && c->model->outputs)) return OCTET_ERR_ARGUMENT;
+    c->text[0] = 0;
+    OctetStatus s = sizes_prepare(c, in);
+    if (s == OCTET_OK) s = outputs_size(c, out);
+    if (s == OCTET_OK && arena_bytes) *arena_bytes = arena_needed(c);
+    return s;
+}
+
+/* Whether the sizes of the last prepare() are those of `in`. */
+static bool sizes_current(const OctetContext *c, const OctetTensor *in)
+{
+    const OctetModel *m = c->model;
+    const uint32_t *at = m->input_dim;
+    if (c->phase != 1) return false;
+    for (uint32_t i = 0; i < m->inputs; i++)
+        for (int32_t a = 0; a < m->input[i].rank; a++, at++)
+            if (in[i].dim[a] != c->size[*at]) return false;
+    for (uint32_t i = 0; i < m->phase[0].symbols; i++) {
+        const OctetSymbol *s = &m->symbol[i];
+        const void *p = s->source == SOURCE_VALUE ? value_source(c, s, in) : NULL;
+        int64_t v;
+        if (s->source == SOURCE_VALUE && (!p || !load_element(s->dtype, p, s->at, &v) || v != c->size[i])) return false;
+    }
+    return true;
+}
+
+/* ---- running ---- */
+static const void *buffer_address(const OctetContext *c, uint32_t b)
+{
+    const OctetModel *m = c->model;
+    const OctetBuffer *f = &m->buffer[b];
+    switch (f->segment) {
+    case SEG_INPUT: return c->in[f->index].data;
+    case SEG_OUTPUT: return c->out[f->index].data;
+    case SEG_ARENA: return c->arena + f->offset;
+    case SEG_BLOCK: return c->arena + c->block_at[f->index];
+    case SEG_WEIGHTS: return (const char *)m->weights + f->offset;
+    default: return NULL;
+    }
+}
+
+/* The addresses of the steps of the phase just done. */
+static void buffers_resolve(OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    uint32_t from = c->phase > 1 ? m->phase[c->phase - 1].step : 0;
+    uint32_t to = c->phase < m->phases ? m->phase[c->phase].step : m->steps;
+    for (uint32_t s = from; s < to; s++) {
+        OctetSpan b = m->step[s].buf;
+        for (uint32_t i = b.at; i < b.at + b.n; i++) c->arg[i].buf = (void *)(uintptr_t)buffer_address(c, m->arg[i]);
+    }
+}
+
+static uint64_t element_count(const OctetTensorInfo *info, const OctetTensor *t)
+{
+    uint64_t n = 1;
+    for (int32_t a = 0; a < info->rank; a++)
+        if (t->dim[a] == 0) n = 0;
+    return n;
+}
+
+static OctetStatus tensors_check(OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    for (uint32_t i = 0; i < m->inputs; i++)
+        if (!c->in[i].data && element_count(&m->input[i], &c->in[i]))
+            return FAIL(c, OCTET_ERR_ARGUMENT, "input '%s' has no data", m->input[i].name);
+    for (uint32_t o = 0; o < m->outputs; o++)
+        if (m->output_buffer[o] == UINT32_MAX && !c->out[o].data && element_count(&m->output[o], &c->out[o]))
+            return FAIL(c, OCTET_ERR_ARGUMENT, "output '%s' has no memory", m->output[o].name);
+    return OCTET_OK;
+}
+
+static OctetStatus arena_check(OctetContext *c)
+{
+    uint64_t need = arena_needed(c);
+    if (need && (uintptr_t)c->arena % 64) return FAIL(c, OCTET_ERR_ARENA, "the arena is not aligned to 64 bytes");
+    if (need && (!c->arena || c->arena_bytes < need))
+        return FAIL(c, OCTET_ERR_ARENA, "the arena has %llu bytes, %llu are needed",
+                    (unsigned long long)c->arena_bytes, (unsigned long long)need);
+    return OCTET_OK;
+}
+
+/* Thread 0, while the others wait: what the last phase's steps computed becomes sizes of the next. The arena's plan may
+ * outgrow it; how much is needed is remembered for the next prepare(). */
+static OctetStatus phase_advance(OctetContext *c)
+{
+    OctetStatus s = phase_sizes(c, c->phase, c->in);
+    if (s != OCTET_OK) return s;
+    c->phase++;
+    if (c->plan > c->learnt) c->learnt = c->plan;
+    sizes_resolve(c);
+    s = arena_check(c);
+    if (s == OCTET_OK) s = outputs_size(c, c->out);
+    if (s == OCTET_OK) buffers_resolve(c);
+    return s;
+}
+
+static void barrier(OctetContext *c)
+{
+    uint32_t before = atomic_load_explicit(&c->turn.value, memory_order_relaxed);
+    if (atomic_fetch_add(&c->arrived, 1) + 1 < (uint32_t)c->threads) {
+        word_wait(&c->turn, before, c->spin);
+        return;
+    }
+    atomic_store_explicit(&c->arrived, 0, memory_order_relaxed);
+    word_change(&c->turn);
+}
+
+/* The environment that compiled code expects: round to nearest, nothing trapped, denormals kept. */
+#if defined(__x86_64__)
+typedef uint32_t FloatState;
+static FloatState float_enter(void)
+{
+    uint32_t old, ours = 0x1f80;
+    __asm__ volatile("stmxcsr %0" : "=m"(old));
+    __asm__ volatile("ldmxcsr %0" ::"m"(ours));
+    return old;
+}
+static void float_leave(FloatState old) { __asm__ volatile("ldmxcsr %0" ::"m"(old)); }
+static void tiles_release(void) { __asm__ volatile(".byte 0xc4, 0xe2, 0x78, 0x49, 0xc0"); } /* TILERELEASE */
+#else
+typedef uint64_t FloatState;
+static FloatState float_enter(void)
+{
+    uint64_t old;
+    __asm__ volatile("mrs %0, fpcr\n\tmsr fpcr, xzr" : "=&r"(old));
+    return old;
+}
+static void float_leave(FloatState old) { __asm__ volatile("msr fpcr, %0" ::"r"(old)); }
+static void tiles_release(void) {}
+#endif
+
+static uint64_t nanoseconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Thread t's share: the range in as many equal slices as are worth it. Which thread computes a point never changes the point. */
+static void step_slice(OctetContext *c, uint32_t s, int32_t t, void *scratch)
+{
+    const OctetModel *m = c->model;
+    const OctetStep *step = &m->step[s];
+    const OctetSlice *slice = &m->level_slice[c->level][s];
+    int64_t range = c->size[slice->range], parts = range / slice->grain;
+    if (parts > c->threads) parts = c->threads;
+    if (parts < 1) parts = 1;
+    if (t >= parts || range <= 0) return;
+    int64_t each = range / parts, more = range % parts; /* the first `more` slices have one item more */
+    int64_t lo = t * each + (t < more ? t : more), hi = lo + each + (t < more);
+    int32_t status = m->level_kernel[c->level][step->kernel](&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo, hi, scratch);
+    if (!status) return;
+    atomic_store(&c->failed_step, s);
+    atomic_store(&c->failed, status);
+}
+
+/* A failed kernel does not stop the others: every kernel checks its own indices, and the threads must keep meeting. Between
+ * phases all see the failure at the same place and leave. */
+static void run_steps(OctetContext *c, int32_t t, void *scratch)
+{
+    const OctetModel *m = c->model;
+    uint32_t phase = 1;
+    bool timed = c->profile && t == 0;
+    uint64_t before = timed ? nanoseconds_now() : 0;
+    for (uint32_t s = 0; s <= m->steps; s++) {
+        while (phase < m->phases && m->phase[phase].step == s) {
+            if (c->threads > 1) barrier(c);
+            if (t == 0 && !atomic_load(&c->failed)) atomic_store(&c->failed, (int32_t)phase_advance(c));
+            if (c->threads > 1) barrier(c);
+            if (atomic_load(&c->failed)) return;
+            phase++;
+        }
+        if (s == m->steps) break;
+        if (m->step[s].barrier && c->threads > 1) barrier(c);
+        if (timed && s > 0) { /* a step lasts until the next may begin */
+            uint64_t now = nanoseconds_now();
+            c->profile[s - 1] += now - before;
+            before = now;
+        }
+        step_slice(c, s, t, scratch);
+    }
+    if (timed && m->steps) c->profile[m->steps - 1] += nanoseconds_now() - before;
+}
+
+static void run_thread(void *arg, int32_t t)
+{
+    OctetContext *c = arg;
+    const uint64_t tiles = OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16;
+    uint64_t stride = scratch_stride(c);
+    char *scratch = c->arena ? c->arena + (c->arena_bytes - stride * (uint64_t)(c->threads - t)) / 64 * 64 : NULL;
+    FloatState environment = float_enter();
+    run_steps(c, t, scratch);
+    if (c->model->level_needs[c->level] & tiles) tiles_release();
+    float_leave(environment);
+}
+
+static void outputs_place(OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    for (uint32_t o = 0; o < m->outputs; o++)
+        if (m->output_buffer[o] != UINT32_MAX) c->out[o].data = (void *)(uintptr_t)buffer_address(c, m->output_buffer[o]);
+}
+
+static OctetStatus run_finish(OctetContext *c)
+{
+    const OctetModel *m = c->model;
+    OctetStatus s = (OctetStatus)atomic_load(&c->failed);
+    if (m->phases > 1) {
+        if (s == OCTET_OK) outputs_place(c);
+        c->phase = 0; /* the next run starts from its inputs again */
+    }
+    if (s == OCTET_ERR_INDEX && !c->text[0]) {
+        uint32_t at = atomic_load(&c->failed_step);
+        snprintf(c->text, sizeof c->text, "%s: an index in the data is out of range", m->step_name[at]);
+    }
+    return s;
+}
+
+OctetStatus octet_run(OctetContext *c, const OctetTensor *in, OctetTensor *out, void *arena, size_t arena_bytes)
+{
+    if (!c || (!in && c->model->inputs) || (!out && c->model->outputs)) return OCTET_ERR_ARGUMENT;
+    if (c->level < 0) return OCTET_ERR_CPU;
+    c->text[0] = 0;
+    c->in = in, c->out = out, c->arena = arena, c->arena_bytes = arena_bytes;
+    OctetStatus s = sizes_current(c, in) ? OCTET_OK : sizes_prepare(c, in);
+    if (s == OCTET_OK) s = outputs_size(c, out);
+    if (s == OCTET_OK) s = tensors_check(c);
+    if (s == OCTET_OK) s = arena_check(c);
+    if (s != OCTET_OK) return s;
+    buffers_resolve(c);
+    atomic_store_explicit(&c->failed, 0, memory_order_relaxed);
+    if (c->threads > 1) c->host_for(c->host, c->threads, run_thread, c);
+    else run_thread(c, 0);
+    return run_finish(c);
+}
