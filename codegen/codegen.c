@@ -1,0 +1,238 @@
+/* codegen.c - the whole of code generation in order: lower, cluster, lay out, cut, schedule for every level, compile, plan, link.
+ *
+ * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction are compiled once
+ * for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them. */
+#include "codegen/image.h"
+#include "ir/lower.h"
+#include <assert.h>
+#include <sched.h>
+#include <unistd.h>
+
+/* ---- which levels ---- */
+typedef struct Alias { const char *name, *level; } Alias;
+static const Alias aliases[] = {{"x86-64", "portable"}, {"x86-64-v3", "avx2"}, {"x86-64-v4", "avx512"}, {"avxvnni", "avxvnni"},
+                                {"avx512vnni", "avx512vnni"}, {"amx", "amx"}};
+
+static void level_add(Image *im, const Target *t) { im->level[im->levels++] = (Level){.target = t}; }
+
+static uint32_t target_count(void)
+{
+    uint32_t n = 0;
+    while (target_at(n)) n++;
+    return n;
+}
+
+static bool levels_choose(Image *im)
+{
+    const char *name = im->options->target ? im->options->target : "portable";
+    bool all = !strcmp(name, "portable"), native = !strcmp(name, "native");
+    uint64_t have = native ? target_host_features() : 0;
+    const Target *one = NULL;
+    im->level = NEW_ARRAY(im->mem, Level, target_count());
+    if (!strcmp(name, "cuda") && im->options->emit && !strcmp(im->options->emit, "cuda")) return true;
+    for (uint32_t i = 0; target_at(i); i++) {
+        const Target *t = target_at(i);
+        if (t->gpu) continue;
+        if (all) level_add(im, t);
+        if (native && !(t->needs & ~have)) one = t;
+    }
+    for (size_t i = 0; i < COUNT_OF(aliases); i++)
+        if (!strcmp(aliases[i].name, name)) one = target_find(aliases[i].level);
+    if (one) level_add(im, one);
+    if (im->levels) return true;
+    return diag_error(im->diag, NULL, "the target '%s' is unknown or not built yet: portable, native, x86-64, x86-64-v3, x86-64-v4, avxvnni, avx512vnni, amx", name);
+}
+
+/* ---- buffers of inputs and outputs, and sizes that the model computes ---- */
+static void ends_find(Image *im)
+{
+    Kernel *p = im->program;
+    uint32_t in = 0, out = 0;
+    im->input_of = NEW_ARRAY(im->mem, int, p->buf.n), im->output_of = NEW_ARRAY(im->mem, int, p->buf.n);
+    for (uint32_t b = 1; b < p->buf.n; b++) {
+        if (p->buf.at[b].kind == BUF_IN) im->input_of[b] = (int)++in;
+        if (p->buf.at[b].kind == BUF_OUT) im->output_of[b] = (int)++out;
+    }
+    assert(in == im->g->input.n && out == im->g->output.n && "lower_graph: a buffer for every input and output, in order");
+}
+
+/* A symbol that stands for an element of a computed value is read from that value's buffer, which therefore must exist: it is
+ * treated like an output. Only values whose symbols some size of the program needs. */
+static void data_sizes_find(Image *im)
+{
+    const Graph *g = im->g;
+    Kernel *p = im->program;
+    bool *used = NEW_ARRAY(im->mem, bool, dim_symbols(p->dim) + 1);
+    for (Expr e = 1; e <= expr_count(p); e++) {
+        const DimCode *code;
+        const ExprNode *n = expr_node(p, e);
+        if (n->kind != E_SYM || !dim_has_data(p->dim, (Dim){n->id})) continue;
+        uint32_t length = dim_code(p->dim, dim_canon(p->dim, (Dim){n->id}), im->mem, &code);
+        for (uint32_t i = 0; i < length; i++)
+            if (code[i].op == DIMOP_SYM) used[code[i].arg] = true;
+    }
+    for (uint32_t v = 1; v < g->val.n; v++) {
+        const Value *val = &g->val.at[v];
+        int b = im->buf_of[v];
+        for (uint32_t k = 0; b && val->elem && k < val->elems; k++) {
+            uint32_t i;
+            if (!dim_known(val->elem[k]) || !dim_is_symbol(p->dim, val->elem[k], &i) || !used[i] || im->sizes.symbol[i].defined) continue;
+            if (p->buf.at[b].kind == BUF_IN || p->buf.at[b].kind == BUF_CONST) continue;
+            p->buf.at[b].kind = BUF_OUT;
+            im->sizes.symbol[i] = (SizeSymbol){.how = {SOURCE_BUFFER, (uint32_t)b, k, (int32_t)val->type.dtype}, .defined = true};
+        }
+    }
+}
+
+/* ---- schedules and code for every level ---- */
+/* A copy to schedule: what schedules change is its own, formulas are shared. */
+static Kernel *kernel_copy(Arena *mem, const Kernel *k)
+{
+    Kernel *c = arena_copy(mem, k, sizeof *k);
+    c->buf.at = arena_copy(mem, k->buf.at, sizeof *k->buf.at * k->buf.n), c->buf.cap = k->buf.n;
+    c->axis.at = arena_copy(mem, k->axis.at, sizeof *k->axis.at * k->axis.n), c->axis.cap = k->axis.n;
+    c->stage.at = arena_copy(mem, k->stage.at, sizeof *k->stage.at * k->stage.n), c->stage.cap = k->stage.n;
+    return c;
+}
+
+static bool has_dot(const Kernel *k)
+{
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        if (s->reduces && s->how == P_add && expr_node(k, s->value)->type == DT_i32) return true;
+    }
+    return false;
+}
+
+/* The level that level l shares plain kernels with: the first of the same register file. */
+static uint32_t base_level(const Image *im, uint32_t l)
+{
+    for (uint32_t b = 0; b < l; b++)
+        if (!strcmp(im->level[b].target->cpu, im->level[l].target->cpu)) return b;
+    return l;
+}
+
+typedef VEC(LlvmJob) Jobs;
+
+static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
+{
+    Level *level = &im->level[l];
+    const Kernel *plain = im->cut->kernel.at[k];
+    uint32_t base = has_dot(plain) ? l : base_level(im, l);
+    if (base != l) {
+        level->kernel[k] = im->level[base].kernel[k], level->symbol[k] = im->level[base].symbol[k];
+        return true;
+    }
+    Kernel *tuned = kernel_copy(im->mem, plain);
+    const char *error = "";
+    tune(tuned, level->target);
+    level->kernel[k] = schedule_apply(tuned, &error);
+    assert(level->kernel[k] && "a tuned schedule fits its kernel");
+    level->symbol[k] = arena_printf(im->mem, "%s_k%u_%s", im->name, (unsigned)k, level->target->name);
+    vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k]});
+    return true;
+}
+
+static int job_count(const CodegenOptions *o)
+{
+    cpu_set_t set;
+    if (o->jobs > 0) return o->jobs;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static void progress(const Image *im, const char *what)
+{
+    if (!im->options->quiet && isatty(2)) fprintf(stderr, "\r\033[K%s", what);
+}
+
+/* ---- --emit ---- */
+static bool emit_text(Image *im, const Jobs *jobs, FILE *f)
+{
+    const char *emit = im->options->emit;
+    bool assembly = !strcmp(emit, "asm");
+    for (uint32_t i = 0; i < jobs->n; i++) {
+        const char *text;
+        if (!strcmp(emit, "kernel")) {
+            fprintf(f, "# %s\n", jobs->at[i].symbol);
+            kernel_print(jobs->at[i].kernel, f);
+            loops_print(jobs->at[i].kernel, jobs->at[i].kernel->loops, 0, f);
+            continue;
+        }
+        if (!llvm_text(im->mem, im->diag, &jobs->at[i], assembly, &text)) return false;
+        fputs(text, f);
+    }
+    return true;
+}
+
+static bool emit_cuda(Image *im, FILE *f)
+{
+    const Target *cuda = target_find("cuda");
+    for (uint32_t k = 0; k < im->cut->kernel.n; k++) {
+        Kernel *tuned = kernel_copy(im->mem, im->cut->kernel.at[k]);
+        const char *error = "";
+        tune(tuned, cuda);
+        Kernel *scheduled = schedule_apply(tuned, &error);
+        assert(scheduled && "a tuned schedule fits its kernel");
+        cuda_emit(scheduled, arena_printf(im->mem, "%s_k%u", im->name, (unsigned)k), f);
+    }
+    return true;
+}
+
+/* ---- all of it ---- */
+static bool image_lower(Image *im)
+{
+    im->program = lower_graph(im->g, im->mem, &im->buf_of);
+    if (!im->program) return false;
+    sizes_new(&im->sizes, im->mem, im->program->dim);
+    sizes_inputs(&im->sizes, im->g);
+    ends_find(im);
+    data_sizes_find(im);
+    uint32_t before = im->program->buf.n;
+    im->program = program_cluster(im->program);
+    program_layout(im->program);
+    int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);
+    memcpy(in, im->input_of, sizeof *in * before), memcpy(out, im->output_of, sizeof *out * before);
+    im->input_of = in, im->output_of = out;
+    im->cut = program_cut(im->program, im->mem);
+    return true;
+}
+
+static bool image_schedule(Image *im, Jobs *jobs)
+{
+    uint32_t kernels = im->cut->kernel.n;
+    for (uint32_t l = 0; l < im->levels; l++) {
+        im->level[l].kernel = NEW_ARRAY(im->mem, Kernel *, kernels + 1), im->level[l].symbol = NEW_ARRAY(im->mem, const char *, kernels + 1);
+        for (uint32_t k = 0; k < kernels; k++)
+            if (!kernel_prepare(im, l, k, jobs)) return false;
+    }
+    return true;
+}
+
+static bool image_make(Image *im)
+{
+    const CodegenOptions *o = im->options;
+    Jobs jobs = {0};
+    progress(im, "lowering");
+    if (!levels_choose(im) || !image_lower(im)) return false;
+    if (o->emit && !strcmp(o->emit, "cuda")) return emit_cuda(im, o->text);
+    progress(im, "scheduling");
+    if (!image_schedule(im, &jobs)) return false;
+    if (o->emit) return emit_text(im, &jobs, o->text);
+    progress(im, arena_printf(im->mem, "compiling %u kernels", (unsigned)jobs.n));
+    if (!llvm_compile(im->mem, im->diag, jobs.at, jobs.n, job_count(o), &im->object, &im->objects)) return false;
+    Elf *tables = elf_new(im->mem, im->level[0].target->arch);
+    if (!tables_build(im, tables)) return false;
+    progress(im, "linking");
+    return artefact_link(im, tables);
+}
+
+bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    Image im = {.mem = &mem, .diag = diag, .g = g, .options = o, .name = g->module->name};
+    assert(!o->emit || o->text);
+    bool ok = image_make(&im);
+    progress(&im, "");
+    arena_drop(&mem);
+    return ok;
+}
