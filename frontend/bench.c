@@ -1,0 +1,167 @@
+/* bench.c - `octet bench`: how long a run takes, measured on buffers prepared once, nothing else inside the timed region.
+ *
+ * Inputs are those of --input, else small random numbers of a fixed seed (0 and 1 for integers, which are indices more often
+ * than not). Free sizes without --dim are 1, and the output says so. */
+#include "frontend/cli.h"
+#include "frontend/runner.h"
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { LEAST_RUNS = 10, MOST_RUNS = 100000 };
+static const double BUDGET = 1.0; /* seconds */
+
+typedef struct Bench {
+    const OctetApi *api;
+    Arena *mem;
+    OctetContext *context;
+    OctetPool *pool;
+    OctetTensor *in, *out;
+    void *arena;
+    size_t arena_bytes;
+    int threads;
+    double *time; /* seconds of each run */
+    uint32_t runs;
+    uint64_t *profile;
+} Bench;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int usable_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o)
+{
+    int64_t dim[OCTET_MAX_RANK];
+    for (int32_t i = 0; i < info->rank; i++) {
+        dim[i] = info->dim[i];
+        for (uint32_t k = 0; dim[i] < 0 && k < o->list[OPT_dim].n; k++) {
+            const char *arg = o->list[OPT_dim].at[k], *equals = strrchr(arg, '=');
+            size_t n = (size_t)(equals - arg);
+            if (info->dim_name[i] && strlen(info->dim_name[i]) == n && !strncmp(info->dim_name[i], arg, n)) dim[i] = strtoll(equals + 1, NULL, 10);
+        }
+        if (dim[i] < 0) dim[i] = 1, fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
+    }
+    Tensor *t = tensor_new(mem, (DType)info->dtype, info->rank, dim);
+    uint32_t seed = 1;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        if (dtype_is_float(t->type)) dtype_store(t->type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);
+        else if (dtypes[t->type].cls != DC_OTHER) dtype_store_int(t->type, (void *)t->data, i, seed >> 31);
+    }
+    return t;
+}
+
+static bool failed(Bench *b, Diag *d, OctetStatus s)
+{
+    return s != OCTET_OK && !diag_error(d, NULL, "the artefact refused the run (code %d) %s", s, b->api->error_text(b->context));
+}
+
+static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
+{
+    const OctetApi *api = b->api;
+    const Tensor **given = NEW_ARRAY(b->mem, const Tensor *, r->inputs + 1);
+    if (!runner_inputs(r, o, b->mem, d, given)) return false;
+    b->in = NEW_ARRAY(b->mem, OctetTensor, api->inputs + 1), b->out = NEW_ARRAY(b->mem, OctetTensor, api->outputs + 1);
+    for (int32_t i = 0; i < api->inputs; i++) {
+        const Tensor *t = given[i] ? given[i] : made_up(b->mem, &api->input[i], o);
+        b->in[i].data = (void *)t->data;
+        if (t->rank != api->input[i].rank) return diag_error(d, NULL, "input '%s' has rank %d, expected %d", r->input[i], t->rank, api->input[i].rank);
+        for (int k = 0; k < t->rank; k++) b->in[i].dim[k] = t->dim[k];
+    }
+    b->context = arena_alloc(b->mem, api->context_bytes);
+    if (failed(b, d, api->context_init(b->context, api->model))) return false;
+    if (b->threads > 1) {
+        OctetPool *pool = arena_alloc(b->mem, api->pool_bytes(b->threads));
+        if (failed(b, d, api->pool_init(pool, b->threads))) return false;
+        b->pool = pool;
+        api->context_threads(b->context, b->pool, NULL, NULL, b->threads);
+    }
+    for (int i = 0; o->value[OPT_level] && api->levels[i]; i++)
+        if (!strcmp(api->levels[i], o->value[OPT_level])) api->context_level(b->context, i);
+    if (failed(b, d, api->prepare(b->context, b->in, b->out, &b->arena_bytes))) return false;
+    b->arena = arena_alloc(b->mem, b->arena_bytes);
+    for (int32_t i = 0; i < api->outputs; i++) {
+        size_t bytes = (size_t)dtypes[api->output[i].dtype].bytes;
+        for (int k = 0; k < api->output[i].rank; k++) bytes *= (size_t)b->out[i].dim[k];
+        b->out[i].data = arena_alloc(b->mem, bytes);
+    }
+    return true;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static bool measure(Bench *b, const Options *o, Diag *d)
+{
+    const OctetApi *api = b->api;
+    double start = now();
+    for (int i = 0; i < 3 && (i == 0 || now() - start < BUDGET); i++)
+        if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
+    if (o->value[OPT_profile]) b->profile = NEW_ARRAY(b->mem, uint64_t, api->steps + 1), api->context_profile(b->context, b->profile);
+    int64_t asked = option_int(o, OPT_runs, 0), most = asked > 0 && asked < MOST_RUNS ? asked : MOST_RUNS;
+    b->time = NEW_ARRAY(b->mem, double, most);
+    start = now();
+    for (double before = start; b->runs < most && (asked || b->runs < LEAST_RUNS || before - start < BUDGET);) {
+        if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
+        double after = now();
+        b->time[b->runs++] = after - before;
+        before = after;
+    }
+    qsort(b->time, b->runs, sizeof *b->time, by_value);
+    return true;
+}
+
+static void print_profile(const Bench *b, double mean)
+{
+    for (int32_t i = 0; b->profile && i < b->api->steps; i++) {
+        double ms = (double)b->profile[i] / b->runs * 1e-6;
+        printf("%10.4f ms %5.1f%%  %s\n", ms, mean > 0 ? ms / mean * 100 : 0, b->api->step_name[i]);
+    }
+}
+
+static void print_result(const Bench *b, bool json)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < b->runs; i++) sum += b->time[i];
+    double mean = sum / b->runs * 1e3, least = b->time[0] * 1e3, median = b->time[b->runs / 2] * 1e3;
+    int32_t level = b->api->cpu_level(b->api->model);
+    const char *name = level >= 0 ? b->api->levels[level] : "none";
+    if (json) {
+        printf("{\"median_ms\": %.6f, \"min_ms\": %.6f, \"mean_ms\": %.6f, \"runs\": %u, \"threads\": %d, \"level\": \"%s\", \"arena_bytes\": %zu}\n",
+               median, least, mean, b->runs, b->threads, name, b->arena_bytes);
+        return;
+    }
+    printf("median %.4f ms, least %.4f ms, mean %.4f ms (%u runs, %d thread%s, %s, %.1f kB of memory)\n", median, least, mean, b->runs, b->threads,
+           b->threads > 1 ? "s" : "", name, (double)b->arena_bytes / 1e3);
+    print_profile(b, mean);
+}
+
+int command_bench(const Options *o, Diag *d)
+{
+    Arena mem = {0};
+    Runner r;
+    ImportOptions io;
+    if (!import_options(o, d, &io)) return EXIT_USAGE;
+    bool ok = runner_open(&r, o, &mem, d, o->arg.at[0]);
+    Bench b = {.api = r.loaded.api, .mem = &mem, .threads = (int)option_int(o, OPT_threads, usable_cpus())};
+    ok = ok && prepare(&b, &r, o, d) && measure(&b, o, d);
+    if (ok) print_result(&b, o->value[OPT_json] != NULL);
+    if (b.pool) b.api->pool_finish(b.pool);
+    runner_close(&r);
+    arena_drop(&mem);
+    return ok ? 0 : EXIT_MODEL;
+}

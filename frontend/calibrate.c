@@ -1,0 +1,231 @@
+/* calibrate.c - see calibrate.h. Samples are checked against the model's inputs before anything runs: a wrong name, rank, size,
+ * type or a NaN is the user's mistake and is reported with the sample's file. */
+#include "frontend/calibrate.h"
+#include "codegen/artefact.h"
+#include "frontend/npz.h"
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- the samples ---- */
+typedef VEC(const char *) Paths;
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+static bool samples_list(const char *path, Arena *mem, Paths *out, Diag *diag)
+{
+    struct stat st;
+    if (stat(path, &st)) return diag_error(diag, NULL, "--calibrate %s: %s", path, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return vec_push(mem, out, path), true;
+    DIR *d = opendir(path);
+    if (!d) return diag_error(diag, NULL, "--calibrate %s: %s", path, strerror(errno));
+    for (struct dirent *e; (e = readdir(d));)
+        if (ends_with(e->d_name, ".npz") || ends_with(e->d_name, ".npy")) vec_push(mem, out, arena_printf(mem, "%s/%s", path, e->d_name));
+    closedir(d);
+    if (!out->n) return diag_error(diag, NULL, "--calibrate %s: no .npz or .npy file in this folder", path);
+    qsort(out->at, out->n, sizeof *out->at, by_name);
+    return true;
+}
+
+static const char *shape_text(const Tensor *t, Arena *mem)
+{
+    const char *s = dtypes[t->type].name;
+    for (int d = 0; d < t->rank; d++) s = arena_printf(mem, "%s%s%lld", s, d ? "," : "[", (long long)t->dim[d]);
+    return arena_printf(mem, "%s%s", s, t->rank ? "]" : "[]");
+}
+
+static bool sample_fits(const Graph *g, const Value *in, const Tensor *t)
+{
+    if (t->type != in->type.dtype || t->rank != in->type.rank) return false;
+    for (int d = 0; d < t->rank; d++) {
+        int64_t want;
+        if (dim_is_const(g->module->dim, in->type.dim[d], &want) && want != t->dim[d]) return false;
+    }
+    return true;
+}
+
+static bool is_finite(const Tensor *t)
+{
+    int64_t n = dtype_is_float(t->type) ? tensor_count(t) : 0;
+    for (int64_t i = 0; i < n; i++)
+        if (isnan(dtype_load(t->type, t->data, i))) return false;
+    return true;
+}
+
+/* One sample file as the model's inputs in order. */
+static bool sample_read(const Graph *g, const char *path, Arena *mem, const Tensor **in, Diag *diag)
+{
+    NamedTensors named = {0};
+    if (ends_with(path, ".npy")) {
+        if (g->input.n != 1) return diag_error(diag, NULL, "%s: a .npy sample needs a model with one input, this one has %u", path, g->input.n);
+        const Tensor *t = npy_read(mem, diag, path);
+        if (!t) return false;
+        vec_push(mem, &named, (NamedTensor){graph_val(g, g->input.at[0])->name, t});
+    } else if (!npz_read(mem, diag, path, &named)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < g->input.n; i++) {
+        const Value *v = graph_val(g, g->input.at[i]);
+        const NamedTensor *found = npz_find(&named, v->name);
+        if (!found) return diag_error(diag, NULL, "%s: no array named '%s', an input of the model", path, v->name);
+        in[i] = found->tensor;
+        if (!sample_fits(g, v, in[i]))
+            return diag_error(diag, NULL, "%s: array '%s' is %s, the model expects %s", path, v->name, shape_text(in[i], mem),
+                              type_text(g->module, &v->type, mem));
+        if (!is_finite(in[i])) return diag_error(diag, NULL, "%s: array '%s' holds NaN", path, v->name);
+    }
+    for (uint32_t i = 0; i < named.n; i++) {
+        bool known = false;
+        for (uint32_t k = 0; k < g->input.n; k++) known = known || !strcmp(named.at[i].name, graph_val(g, g->input.at[k])->name);
+        if (!known) return diag_error(diag, NULL, "%s: array '%s' is no input of the model", path, named.at[i].name);
+    }
+    return true;
+}
+
+/* ---- a graph with other outputs, compiled and loaded ---- */
+typedef VEC(Val) Vals;
+
+static Graph *with_outputs(const Graph *g, const Vals *watch, Arena *mem)
+{
+    Arena scratch = {0};
+    Graph *out = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(out, g, &scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
+    for (uint32_t i = 0; i < watch->n; i++) graph_output(out, map[watch->at[i].id], arena_printf(mem, "observed_%u", i));
+    arena_drop(&scratch);
+    return out;
+}
+
+typedef struct Observer { Loaded loaded; Session *session; } Observer;
+
+static void observer_drop(Observer *o)
+{
+    if (o->session) session_drop(o->session);
+    if (o->loaded.handle) artefact_unload(&o->loaded);
+    *o = (Observer){0};
+}
+
+static bool observer_new(Observer *o, const Graph *g, const Vals *watch, int threads, Arena *mem, Diag *diag)
+{
+    const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+    char *folder = arena_printf(mem, "%s/octet-XXXXXX", base);
+    if (!mkdtemp(folder)) return diag_error(diag, NULL, "%s cannot be made: %s", folder, strerror(errno));
+    const char *path = arena_printf(mem, "%s/observed.so", folder);
+    CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .quiet = true};
+    bool ok = codegen_graph(with_outputs(g, watch, mem), &c, diag) && artefact_load(path, &o->loaded, diag) &&
+              (o->session = session_new(&o->loaded, threads, diag));
+    unlink(path), rmdir(folder);
+    if (!ok) observer_drop(o);
+    return ok;
+}
+
+/* ---- calibration ---- */
+static void progress(const CalibrateOptions *o, const char *what, uint32_t i, uint32_t n)
+{
+    if (!o->quiet && isatty(2)) fprintf(stderr, "\r%s %u/%u%s", what, i, n, i == n ? "\r\033[K" : "");
+}
+
+static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Statistic *stat, Arena *mem,
+                          const CalibrateOptions *o, Diag *diag)
+{
+    for (uint32_t s = 0; s < paths->n; s++) {
+        Arena sample = {0};
+        const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1), **out = NEW_ARRAY(&sample, const Tensor *, watch->n + 1);
+        bool ok = sample_read(g, paths->at[s], &sample, in, diag) && session_run(w->session, &sample, in, out, diag);
+        for (uint32_t i = 0; ok && i < watch->n; i++) stat_add(mem, &stat[i], out[i]->data, tensor_count(out[i]));
+        arena_drop(&sample);
+        if (!ok) return false;
+        progress(o, "calibrating, sample", s + 1, paths->n);
+    }
+    return true;
+}
+
+bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    Paths paths = {0};
+    Vals watch = {0};
+    Observer w = {0};
+    const bool *want = quantize_wanted(g, &mem);
+    for (uint32_t v = 1; v < g->val.n; v++)
+        if (want[v]) vec_push(&mem, &watch, (Val){v});
+    Statistic *stat = NEW_ARRAY(&mem, Statistic, watch.n + 1);
+    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o->threads, &mem, diag) &&
+              watch_samples(g, &w, &watch, &paths, stat, &mem, o, diag);
+    for (uint32_t i = 0; ok && i < watch.n; i++) {
+        const char *name = tensor_name(g, watch.at[i], &mem);
+        double lo, hi;
+        if (stat[i].bad) diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", name, (unsigned long long)stat[i].bad);
+        if (!stat[i].bin) continue;
+        o->method->range(&stat[i], &lo, &hi);
+        range_set(q, name, lo, hi);
+    }
+    observer_drop(&w);
+    arena_drop(&mem);
+    return ok;
+}
+
+/* ---- measuring the quantized layers ---- */
+static Val value_named(const Graph *g, const char *name, Arena *mem)
+{
+    for (uint32_t v = 1; v < g->val.n; v++)
+        if (!strcmp(tensor_name(g, (Val){v}, mem), name)) return (Val){v};
+    return (Val){0};
+}
+
+typedef struct Power { double signal, noise; } Power;
+
+static void power_add(Power *p, const Tensor *a, const Tensor *b)
+{
+    int64_t n = tensor_count(a);
+    for (int64_t i = 0; i < n; i++) {
+        double x = dtype_load(a->type, a->data, i), e = x - dtype_load(b->type, b->data, i);
+        p->signal += x * x, p->noise += e * e;
+    }
+}
+
+static bool measure_sample(const Graph *g, const char *path, Observer *w, uint32_t n, Power *power, Diag *diag)
+{
+    Arena sample = {0};
+    const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1), **out[2];
+    bool ok = sample_read(g, path, &sample, in, diag);
+    for (int k = 0; ok && k < 2; k++) {
+        out[k] = NEW_ARRAY(&sample, const Tensor *, n + 1);
+        ok = session_run(w[k].session, &sample, in, out[k], diag);
+    }
+    for (uint32_t i = 0; ok && i < n; i++) power_add(&power[i], out[0][i], out[1][i]);
+    arena_drop(&sample);
+    return ok;
+}
+
+bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    Paths paths = {0};
+    Vals watch[2] = {{0}, {0}};
+    VEC(Layer *) layer = {0};
+    Observer w[2] = {{{0}, NULL}, {{0}, NULL}};
+    for (uint32_t i = 0; i < q->layer.n; i++) {
+        Layer *l = &q->layer.at[i];
+        Val a = value_named(plain, l->tensor, &mem), b = value_named(quantized, l->tensor, &mem);
+        if (!a.id || !b.id || val_type(quantized, b)->dtype != val_type(plain, a)->dtype) continue;
+        vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
+    }
+    Power *power = NEW_ARRAY(&mem, Power, layer.n + 1);
+    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w[0], plain, &watch[0], o->threads, &mem, diag) &&
+              observer_new(&w[1], quantized, &watch[1], o->threads, &mem, diag);
+    for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++) ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
+    for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(power[i].signal / power[i].noise);
+    observer_drop(&w[0]), observer_drop(&w[1]);
+    arena_drop(&mem);
+    return ok;
+}

@@ -1,0 +1,22 @@
+/* calibrate.h - ranges from samples: the float model, with the tensors in question as extra outputs, is compiled for this
+ * machine, loaded into this process and run on every sample; statistics stream (passes/statistics.h), so memory does not grow
+ * with the number of samples. The same machinery measures, layer by layer, how far the quantized model is from the float one. */
+#ifndef OCTET_CALIBRATE_H
+#define OCTET_CALIBRATE_H
+#include "passes/quantize.h"
+#include "passes/statistics.h"
+
+typedef struct CalibrateOptions {
+    const char *samples;           /* a directory of .npz (or .npy, one-input models), or one such file */
+    const StatMethod *method;
+    int threads;
+    bool quiet;
+} CalibrateOptions;
+
+/* Fills q's ranges for the tensors of quantize_wanted(g). g: the graph after the pass "simplify". false: reported. */
+bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
+/* Fills sqnr of q's integer layers: signal of the layer's output in `plain` over the difference in `quantized`, on the first
+ * MEASURED samples. */
+enum { MEASURED = 8 };
+bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o, Diag *diag);
+#endif

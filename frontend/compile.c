@@ -1,0 +1,279 @@
+/* compile.c - `octet compile`: the one place that sees the front end, the passes and code generation.
+ *
+ * Quantization cuts the pipeline in two: the graph after "simplify" is run on samples (calibrate.c), then the passes from
+ * "quantize" on use the ranges found. */
+#include "frontend/compile.h"
+#include "codegen/artefact.h"
+#include "frontend/calibrate.h"
+#include "frontend/cli.h"
+#include "frontend/report.h"
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char before_quantize[] = "simplify", from_quantize[] = "quantize";
+
+/* ---- options ---- */
+
+static bool parse_dim(const char *text, Arena *mem, DimValue *out)
+{
+    const char *equals = strrchr(text, '=');
+    char *end;
+    if (!equals || equals == text || equals[1] < '0' || equals[1] > '9' || strlen(equals) > 18) return false;
+    out->name = arena_text(mem, text, (size_t)(equals - text));
+    out->value = strtoll(equals + 1, &end, 10);
+    return !*end;
+}
+
+bool import_options(const Options *o, Diag *d, ImportOptions *out)
+{
+    uint32_t n = o->list[OPT_dim].n;
+    DimValue *dim = NEW_ARRAY(o->mem, DimValue, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (!parse_dim(o->list[OPT_dim].at[i], o->mem, &dim[i]))
+            return diag_error(d, NULL, "--dim %s: expected NAME=VALUE", o->list[OPT_dim].at[i]);
+    uint32_t frozens = o->list[OPT_freeze].n;
+    Frozen *frozen = NEW_ARRAY(o->mem, Frozen, frozens);
+    for (uint32_t i = 0; i < frozens; i++) {
+        const char *text = o->list[OPT_freeze].at[i], *equals = strchr(text, '=');
+        if (!equals || equals == text) return diag_error(d, NULL, "--freeze %s: expected NAME=NUMBER or NAME=FILE.npy", text);
+        frozen[i] = (Frozen){arena_text(o->mem, text, (size_t)(equals - text)), equals + 1};
+    }
+    *out = (ImportOptions){.max_memory = (uint64_t)option_int(o, OPT_max_memory, 0), .dim = dim, .dims = n, .frozen = frozen, .frozens = frozens};
+    return true;
+}
+
+static bool is_stage(const char *name)
+{
+    if (!strcmp(name, "import")) return true;
+    for (uint32_t i = 0; pass_at(i); i++)
+        if (!strcmp(pass_at(i)->name, name)) return true;
+    return false;
+}
+
+static bool check_stages(const Options *o, Diag *d)
+{
+    const OptionId ids[] = {OPT_stop_after, OPT_print_after, OPT_disable};
+    for (size_t i = 0; i < COUNT_OF(ids); i++) {
+        const char *name = o->value[ids[i]], *all = "import";
+        if (!name || is_stage(name)) continue;
+        for (uint32_t k = 0; pass_at(k); k++) all = arena_printf(o->mem, "%s, %s", all, pass_at(k)->name);
+        return diag_error(d, NULL, "no stage '%s' (%s)", name, all);
+    }
+    return true;
+}
+
+static bool check_quantize(const Options *o, Diag *d)
+{
+    const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_keep};
+    static const char *const names[] = {"--calibrate", "--ranges", "--save-ranges", "--keep"};
+    if (o->value[OPT_quantize])
+        return o->value[OPT_calibrate] || o->value[OPT_ranges] || diag_error(d, NULL, "--quantize needs --calibrate or --ranges");
+    for (size_t i = 0; i < COUNT_OF(needs); i++)
+        if (o->value[needs[i]]) return diag_error(d, NULL, "%s needs --quantize", names[i]);
+    return !o->value[OPT_report] || diag_error(d, NULL, "--report needs --quantize");
+}
+
+/* ---- progress: a line that is overwritten, on a terminal only ---- */
+
+static bool wants_progress(const Options *o) { return !o->value[OPT_quiet] && isatty(STDERR_FILENO); }
+
+static void progress(const Options *o, const char *step)
+{
+    if (!wants_progress(o)) return;
+    fprintf(stderr, "\r\033[K%s%s", step, *step ? " ..." : "");
+    fflush(stderr);
+}
+
+static void timed_out(int signal)
+{
+    static const char text[] = "octet: error: time is up (--timeout)\n";
+    (void)signal;
+    if (write(STDERR_FILENO, text, sizeof text - 1)) _exit(EXIT_MODEL);
+    _exit(EXIT_MODEL);
+}
+
+/* ---- the graph ---- */
+
+typedef struct Drive { const Options *o; Module *m; Arena *mem, scratch; Quantization *quant; FILE *text; bool stopped; } Drive;
+
+static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
+{
+    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q};
+    PassRun run = {.print_after = dr->o->value[OPT_print_after], .stop_after = dr->o->value[OPT_stop_after],
+                   .disable = dr->o->value[OPT_disable], .verify = true, .time = dr->o->value[OPT_time] != NULL, .text = dr->text};
+    return passes_run(g, &ctx, from, to, &run);
+}
+
+static bool stops_before(const char *stage, const char *limit)
+{
+    for (uint32_t i = 0; stage && pass_at(i); i++) {
+        if (!strcmp(pass_at(i)->name, stage)) return true;
+        if (!strcmp(pass_at(i)->name, limit)) return false;
+    }
+    return false;
+}
+
+static Quantization *quantization_new(Drive *dr)
+{
+    Quantization *q = NEW(dr->mem, Quantization);
+    regex_t pattern;
+    q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
+    if (!q->keep) return q;
+    if (regcomp(&pattern, q->keep, REG_EXTENDED | REG_NOSUB)) return diag_error(dr->m->diag, NULL, "--keep %s: not a regular expression", q->keep), NULL;
+    regfree(&pattern);
+    return q;
+}
+
+static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
+{
+    Diag *d = dr->m->diag;
+    const char *ranges = dr->o->value[OPT_ranges], *save = dr->o->value[OPT_save_ranges];
+    if (ranges && !ranges_read(q, d, ranges)) return false;
+    if (c->samples && !calibrate(g, q, c, d)) return false;
+    return !save || ranges_write(q, d, save, dr->m->name);
+}
+
+static Graph *quantize_graph(Drive *dr, const Graph *g)
+{
+    Quantization *q = dr->quant = quantization_new(dr);
+    const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
+    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0), dr->o->value[OPT_quiet] != NULL};
+    if (!q) return NULL;
+    const char *stop = dr->o->value[OPT_stop_after];
+    Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    if (stop && stops_before(stop, before_quantize)) return simple;
+    if (!find_ranges(dr, simple, q, &c)) return NULL;
+    progress(dr->o, "quantizing");
+    Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
+    if (!dr->o->value[OPT_report] || !c.samples) return done;
+    return calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag) ? done : NULL;
+}
+
+static Graph *make_graph(Drive *dr, const char *path, Files *files)
+{
+    ImportOptions io;
+    const char *stop = dr->o->value[OPT_stop_after], *print = dr->o->value[OPT_print_after];
+    if (!import_options(dr->o, dr->m->diag, &io)) return NULL;
+    io.files = files;
+    progress(dr->o, "reading");
+    Graph *g = import_file(dr->m, dr->mem, path, &io);
+    if (!g) return NULL;
+    if (print && !strcmp(print, "import")) graph_print(g, dr->text);
+    dr->stopped = stop != NULL;
+    if (stop && !strcmp(stop, "import")) return g;
+    progress(dr->o, "rewriting");
+    return dr->o->value[OPT_quantize] ? quantize_graph(dr, g) : run_passes(dr, g, NULL, NULL, NULL);
+}
+
+Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, Files *files)
+{
+    Drive dr = {.o = o, .m = m, .mem = mem, .text = stdout};
+    Graph *g = make_graph(&dr, path, files);
+    arena_drop(&dr.scratch);
+    progress(o, "");
+    return g;
+}
+
+/* ---- the artefact ---- */
+
+static const char *target_of(const Options *o)
+{
+    static const char *const spellings[][2] = {{"x86-64-v3", "avx2"}, {"x86-64-v4", "avx512"}};
+    for (size_t i = 0; i < COUNT_OF(spellings); i++)
+        if (option_is(o, OPT_target, spellings[i][0])) return spellings[i][1];
+    return o->value[OPT_target];
+}
+
+static uint64_t file_size(const char *path)
+{
+    struct stat st;
+    return path && !stat(path, &st) ? (uint64_t)st.st_size : 0;
+}
+
+static bool write_report(Drive *dr, const char *path, const char *out)
+{
+    const Quantization *q = dr->quant;
+    ReportHead head = {path, dr->o->value[OPT_method], dr->o->value[OPT_calibrate], file_size(path), file_size(out)};
+    if (!q) return true;
+    if (!dr->o->value[OPT_quiet]) report_print(q, &head, stderr);
+    return !dr->o->value[OPT_report] || report_write(q, &head, dr->m->diag, dr->o->value[OPT_report]);
+}
+
+static bool make_artefact(Drive *dr, const Graph *g, const char *path, const char *out)
+{
+    const Options *o = dr->o;
+    const char *emit_what = o->value[OPT_emit];
+    CodegenOptions c = {.target = target_of(o), .out = out, .kind = out ? artefact_kind(out) : ARTEFACT_SO, .jobs = (int)option_int(o, OPT_jobs, 0),
+                        .max_threads = (int)option_int(o, OPT_threads, 0), .quiet = !wants_progress(o), .emit = emit_what, .text = dr->text};
+    if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
+    progress(o, "generating code");
+    return codegen_graph(g, &c, dr->m->diag) && (emit_what || write_report(dr, path, out));
+}
+
+bool compile_file(const Options *o, Arena *mem, Diag *d, const char *path, const char *out)
+{
+    Files files = {.mem = mem};
+    Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stdout};
+    Graph *g = make_graph(&dr, path, &files);
+    bool ok = g != NULL;
+    if (ok && dr.stopped) graph_print(g, dr.text);
+    else if (ok) ok = make_artefact(&dr, g, path, out);
+    progress(o, "");
+    arena_drop(&dr.scratch);
+    files_drop(&files);
+    return ok;
+}
+
+/* ---- the command ---- */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static bool check_usage(const Options *o, Diag *d)
+{
+    const char *out = o->value[OPT_out], *report = o->value[OPT_report], *path = o->arg.at[0];
+    size_t n = report ? strlen(report) : 0;
+    ImportOptions io;
+    if (!check_stages(o, d) || !check_quantize(o, d) || !import_options(o, d, &io)) return false;
+    if (n > 5 && !strcmp(report + n - 5, ".html")) return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
+    bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
+    if (!out && !text) return diag_error(d, NULL, "where to? -o OUT");
+    if (out && !text && !strcmp(out, "-")) return diag_error(d, NULL, "an artefact cannot go to standard output");
+    if (out && strcmp(path, "-") && same_file(path, out)) return diag_error(d, NULL, "-o %s would overwrite the model", out);
+    return true;
+}
+
+/* Text goes to standard output, or to a file that appears when it is complete. */
+static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path, const char *out)
+{
+    Files files = {.mem = mem};
+    const char *temporary = NULL;
+    FILE *f = !out || !strcmp(out, "-") ? stdout : file_create(mem, d, out, &temporary);
+    if (!f) return false;
+    Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = f};
+    Graph *g = make_graph(&dr, path, &files);
+    bool ok = g && (dr.stopped ? (graph_print(g, f), true) : make_artefact(&dr, g, path, NULL));
+    progress(o, "");
+    arena_drop(&dr.scratch);
+    files_drop(&files);
+    return temporary ? file_commit(d, f, temporary, out, ok) : !fflush(f) && ok;
+}
+
+int command_compile(const Options *o, Diag *d)
+{
+    Arena mem = {0};
+    const char *path = o->arg.at[0], *out = o->value[OPT_out];
+    if (!check_usage(o, d)) return EXIT_USAGE;
+    int64_t seconds = option_int(o, OPT_timeout, 0);
+    if (seconds) signal(SIGALRM, timed_out), alarm((unsigned)seconds);
+    bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
+    bool ok = text ? compile_text(o, &mem, d, path, out) : compile_file(o, &mem, d, path, out);
+    if (seconds) alarm(0);
+    arena_drop(&mem);
+    return ok ? 0 : EXIT_MODEL;
+}

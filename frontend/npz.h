@@ -1,0 +1,14 @@
+/* npz.h - NumPy files: .npy (format 1.0 to 3.0, C and Fortran order, little and big endian) and .npz (zip of .npy, stored or deflated).
+ * Hostile input: sizes are checked against the file before memory is taken. */
+#ifndef OCTET_NPZ_H
+#define OCTET_NPZ_H
+#include "ir/base/diag.h"
+#include "ir/tensor.h"
+
+typedef struct NamedTensor { const char *name; const Tensor *tensor; } NamedTensor;
+typedef VEC(NamedTensor) NamedTensors;
+const Tensor *npy_read(Arena *mem, Diag *diag, const char *path);                  /* NULL: reported */
+bool npz_read(Arena *mem, Diag *diag, const char *path, NamedTensors *out);
+bool npz_write(Diag *diag, const char *path, const NamedTensors *in);              /* atomically */
+const NamedTensor *npz_find(const NamedTensors *t, const char *name);
+#endif

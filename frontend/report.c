@@ -1,0 +1,90 @@
+/* report.c - the quantization report; fields are those of Layer (passes/quantize.h). Schema: docs/CLI.md, "The report". */
+#include "frontend/report.h"
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+static int by_position(const void *a, const void *b)
+{
+    const Layer *x = *(const Layer *const *)a, *y = *(const Layer *const *)b;
+    return (x->loc->index > y->loc->index) - (x->loc->index < y->loc->index);
+}
+
+static const Layer **in_order(const Quantization *q, Arena *mem)
+{
+    const Layer **l = NEW_ARRAY(mem, const Layer *, q->layer.n + 1);
+    for (uint32_t i = 0; i < q->layer.n; i++) l[i] = &q->layer.at[i];
+    qsort(l, q->layer.n, sizeof *l, by_position);
+    return l;
+}
+
+static const char *layer_name(const Layer *l, Arena *mem)
+{
+    return *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
+}
+
+void report_print(const Quantization *q, const ReportHead *h, FILE *f)
+{
+    Arena mem = {0};
+    const Layer **layer = in_order(q, &mem);
+    uint32_t integer = 0;
+    for (uint32_t i = 0; i < q->layer.n; i++) integer += layer[i]->state == LAYER_INTEGER;
+    fprintf(f, "%s: %u of %u contractions are int8 (%s)\n", h->model, integer, q->layer.n, h->method);
+    for (uint32_t i = 0; i < q->layer.n; i++)
+        if (layer[i]->state == LAYER_FLOAT) fprintf(f, "  float: %s (%s): %s\n", layer_name(layer[i], &mem), layer[i]->loc->op, layer[i]->why);
+    double worst = INFINITY;
+    const Layer *at = NULL;
+    for (uint32_t i = 0; i < q->layer.n; i++)
+        if (isfinite(layer[i]->sqnr) && layer[i]->sqnr < worst) worst = layer[i]->sqnr, at = layer[i];
+    if (at) fprintf(f, "  lowest SQNR against float: %.1f dB at %s (%s)\n", worst, layer_name(at, &mem), at->loc->op);
+    arena_drop(&mem);
+}
+
+static void number(cJSON *o, const char *key, double v)
+{
+    if (isfinite(v)) cJSON_AddNumberToObject(o, key, v);
+    else cJSON_AddNullToObject(o, key);
+}
+
+static cJSON *layer_json(const Layer *l, Arena *mem)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "node", layer_name(l, mem));
+    cJSON_AddStringToObject(o, "operator", l->loc->op);
+    cJSON_AddStringToObject(o, "output", l->tensor);
+    cJSON_AddStringToObject(o, "precision", l->state == LAYER_INTEGER ? "int8" : "float");
+    if (l->state == LAYER_FLOAT) return cJSON_AddStringToObject(o, "why", l->why), o;
+    cJSON *a = cJSON_AddObjectToObject(o, "activation"), *w = cJSON_AddObjectToObject(o, "weights");
+    cJSON_AddStringToObject(a, "type", "u8"), cJSON_AddStringToObject(a, "granularity", "per tensor");
+    number(a, "lowest", l->lo), number(a, "highest", l->hi), number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
+    cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
+    number(w, "elements", (double)l->weights), number(w, "sqnr_db", l->weight_sqnr);
+    number(o, "sqnr_db", l->sqnr);
+    return o;
+}
+
+bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const char *path)
+{
+    Arena mem = {0};
+    const Layer **layer = in_order(q, &mem);
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "model", h->model), cJSON_AddStringToObject(root, "quantize", "int8");
+    cJSON_AddStringToObject(root, "method", h->method);
+    if (h->samples) cJSON_AddStringToObject(root, "samples", h->samples);
+    number(root, "model_bytes", (double)h->model_bytes), number(root, "artefact_bytes", (double)h->artefact_bytes);
+    cJSON *list = cJSON_AddArrayToObject(root, "layers");
+    for (uint32_t i = 0; i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
+    char *text = cJSON_Print(root);
+    const char *temp = arena_printf(&mem, "%s.part", path);
+    FILE *f = fopen(temp, "w");
+    bool ok = f && fputs(text, f) >= 0 && fputc('\n', f) >= 0;
+    ok = (!f || !fclose(f)) && ok;
+    if (!ok || rename(temp, path)) {
+        ok = diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
+        remove(temp);
+    }
+    free(text), cJSON_Delete(root);
+    arena_drop(&mem);
+    return ok;
+}

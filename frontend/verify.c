@@ -1,0 +1,300 @@
+/* verify.c - `octet verify`: recorded cases replayed, one line each.
+ *
+ * A case is a folder with model.onnx, test_data_set_*: input_*.pb and output_*.pb, and perhaps `tol` ("rtol atol"). Each runs in
+ * a process of its own, so that a crash or a hang is one failure, not the end. Floats pass when |a - b| <= atol + rtol * |b|
+ * (NaN equals NaN); everything else must be equal. */
+#include "frontend/cli.h"
+#include "frontend/runner.h"
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MAX_REASON = 1000, DEPTH = 8, SMALL = 64 };
+static const double RTOL = 1e-3, ATOL = 1e-5;
+
+typedef VEC(const char *) Texts;
+typedef struct Verify {
+    const Options *o;
+    Arena *mem;
+    Diag *diag;
+    Texts cases;
+    Map expected;            /* names of --list, to 1 */
+    uint32_t passed, failed, listed;
+} Verify;
+
+/* ---- folders ---- */
+
+static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+static bool is_there(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st);
+}
+
+/* The names in a folder that begin with `prefix`, sorted. */
+static Texts folder_names(Arena *mem, const char *folder, const char *prefix)
+{
+    Texts names = {0};
+    DIR *dir = opendir(folder);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        if (e->d_name[0] != '.' && !strncmp(e->d_name, prefix, strlen(prefix))) vec_push(mem, &names, arena_text(mem, e->d_name, strlen(e->d_name)));
+    if (dir) closedir(dir);
+    if (names.n) qsort((void *)names.at, names.n, sizeof *names.at, by_text);
+    return names;
+}
+
+static void find_cases(Verify *v, const char *folder, int depth)
+{
+    if (is_there(arena_printf(v->mem, "%s/model.onnx", folder))) {
+        vec_push(v->mem, &v->cases, folder);
+        return;
+    }
+    Texts names = depth ? folder_names(v->mem, folder, "") : (Texts){0};
+    for (uint32_t i = 0; i < names.n; i++) {
+        const char *path = arena_printf(v->mem, "%s/%s", folder, names.at[i]);
+        struct stat st;
+        if (!stat(path, &st) && S_ISDIR(st.st_mode)) find_cases(v, path, depth - 1);
+    }
+}
+
+static const char *case_name(Arena *mem, const char *folder)
+{
+    size_t n = strlen(folder);
+    while (n > 1 && folder[n - 1] == '/') n--;
+    size_t at = n;
+    while (at && folder[at - 1] != '/') at--;
+    return arena_text(mem, folder + at, n - at);
+}
+
+/* ---- comparing ---- */
+
+static bool same_element(const Tensor *a, const Tensor *b, int64_t i, double rtol, double atol)
+{
+    if (a->type == DT_str) return !strcmp(((const char *const *)a->data)[i], ((const char *const *)b->data)[i]);
+    if (dtypes[a->type].cls == DC_OTHER) {
+        size_t size = (size_t)dtypes[a->type].bytes;
+        return !memcmp((const char *)a->data + (size_t)i * size, (const char *)b->data + (size_t)i * size, size);
+    }
+    if (!dtype_is_float(a->type)) return dtype_load_int(a->type, a->data, i) == dtype_load_int(b->type, b->data, i);
+    double x = dtype_load(a->type, a->data, i), y = dtype_load(b->type, b->data, i);
+    if (isnan(x) || isnan(y)) return isnan(x) && isnan(y);
+    return x == y || fabs(x - y) <= atol + rtol * fabs(y);
+}
+
+static const char *shape_text(Arena *mem, const Tensor *t)
+{
+    const char *s = arena_printf(mem, "%s[", dtypes[t->type].name);
+    for (int i = 0; i < t->rank; i++) s = arena_printf(mem, "%s%s%" PRId64, s, i ? "," : "", t->dim[i]);
+    return arena_printf(mem, "%s]", s);
+}
+
+static const char *element_text(Arena *mem, const Tensor *t, int64_t i)
+{
+    if (t->type == DT_str) return arena_printf(mem, "'%s'", ((const char *const *)t->data)[i]);
+    if (dtype_is_float(t->type)) return arena_printf(mem, "%.9g", dtype_load(t->type, t->data, i));
+    if (dtypes[t->type].cls == DC_OTHER) return "another value";
+    return arena_printf(mem, "%" PRId64, dtype_load_int(t->type, t->data, i));
+}
+
+static bool compare(Arena *mem, Diag *d, const char *name, const Tensor *got, const Tensor *want, double rtol, double atol)
+{
+    bool shaped = got->type == want->type && got->rank == want->rank;
+    for (int i = 0; shaped && i < got->rank; i++) shaped = got->dim[i] == want->dim[i];
+    if (!shaped) return diag_error(d, NULL, "output '%s' is %s, expected %s", name, shape_text(mem, got), shape_text(mem, want));
+    int64_t n = tensor_count(got), bad = 0, first = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (!same_element(got, want, i, rtol, atol) && !bad++) first = i;
+    return !bad || diag_error(d, NULL, "output '%s': element %" PRId64 " is %s, expected %s (%" PRId64 " of %" PRId64 " differ)", name, first,
+                              element_text(mem, got, first), element_text(mem, want, first), bad, n);
+}
+
+/* ---- one case ---- */
+
+static uint32_t place_of(const char *const *names, uint32_t n, const char *name, uint32_t otherwise)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!strcmp(names[i], name)) return i;
+    return otherwise;
+}
+
+/* tensors[i]: the file's tensor for names[i], by the name inside the file or else by the file's number. skips: there may be
+ * files for which there is no name. */
+static bool read_set(Arena *mem, Diag *d, const char *folder, const char *prefix, bool skips, const char *const *names, uint32_t n, const Tensor **tensors)
+{
+    for (uint32_t i = 0;; i++) {
+        const char *path = arena_printf(mem, "%s/%s_%u.pb", folder, prefix, i), *name = "";
+        if (!is_there(path)) return true;
+        const Tensor *t = import_tensor(mem, d, path, &name);
+        if (!t) return false;
+        uint32_t at = place_of(names, n, name, *name && skips ? n : i);
+        if (at < n) tensors[at] = t;
+    }
+}
+
+static bool run_set(Runner *r, Diag *d, const char *folder, bool frozen, double rtol, double atol)
+{
+    Arena mem = {0};
+    const Tensor **in = NEW_ARRAY(&mem, const Tensor *, r->inputs + 1);
+    const Tensor **want = NEW_ARRAY(&mem, const Tensor *, r->outputs + 1), **got = NEW_ARRAY(&mem, const Tensor *, r->outputs + 1);
+    bool ok = read_set(&mem, d, folder, "input", frozen, r->input, r->inputs, in) &&
+              read_set(&mem, d, folder, "output", false, r->output, r->outputs, want);
+    for (uint32_t i = 0; ok && i < r->inputs; i++)
+        if (!in[i]) ok = diag_error(d, NULL, "the case has no data for input '%s'", r->input[i]);
+    ok = ok && runner_run(r, &mem, in, got, d);
+    for (uint32_t i = 0; ok && i < r->outputs; i++)
+        if (want[i]) ok = compare(&mem, d, r->output[i], got[i], want[i], rtol, atol);
+    arena_drop(&mem);
+    return ok;
+}
+
+static void read_tolerance(Arena *mem, const char *folder, double *rtol, double *atol)
+{
+    *rtol = RTOL, *atol = ATOL;
+    FILE *f = fopen(arena_printf(mem, "%s/tol", folder), "r");
+    double r, a;
+    if (f && fscanf(f, "%lf %lf", &r, &a) == 2) *rtol = r, *atol = a;
+    if (f) fclose(f);
+}
+
+/* *opened: the model could be compiled, whatever came of running it. */
+static bool run_case(const Options *o, Arena *mem, Diag *d, const char *folder, bool *opened)
+{
+    Runner r;
+    double rtol, atol;
+    read_tolerance(mem, folder, &rtol, &atol);
+    const char *artefact = o->value[OPT_artefact];
+    bool ok = runner_open(&r, o, mem, d, artefact ? artefact : arena_printf(mem, "%s/model.onnx", folder));
+    *opened = ok;
+    Texts sets = folder_names(mem, folder, "test_data_set_");
+    if (ok && !sets.n) ok = diag_error(d, NULL, "the case has no test_data_set_0");
+    for (uint32_t i = 0; ok && i < sets.n; i++)
+        ok = run_set(&r, d, arena_printf(mem, "%s/%s", folder, sets.at[i]), o->list[OPT_freeze].n != 0, rtol, atol);
+    runner_close(&r);
+    return ok;
+}
+
+/* --freeze-sizes: the options with those inputs of the first set frozen that have at most one dimension and few elements: shapes,
+ * axes, sizes, modes. First only integers, then all types. */
+static bool freeze_small(const Options *o, Arena *mem, const char *folder, bool floats, Options *out)
+{
+    Diag ignored = {.mem = mem, .subject = ""};
+    *out = *o;
+    for (uint32_t i = 0;; i++) {
+        const char *path = arena_printf(mem, "%s/test_data_set_0/input_%u.pb", folder, i), *name = "";
+        if (!is_there(path)) return out->list[OPT_freeze].n != 0;
+        const Tensor *t = import_tensor(mem, &ignored, path, &name);
+        bool small = t && *name && t->rank <= 1 && tensor_count(t) <= SMALL && (floats || !dtype_is_float(t->type)) && t->type != DT_str;
+        if (small) vec_push(mem, &out->list[OPT_freeze], arena_printf(mem, "%s=%s", name, path));
+    }
+}
+
+static bool run_frozen(const Options *o, Arena *mem, Diag *d, const char *folder)
+{
+    Options frozen;
+    bool opened = false;
+    for (int floats = 0; floats < 2 && !opened; floats++) {
+        Diag again = {.mem = mem, .subject = ""};
+        if (freeze_small(o, mem, folder, floats, &frozen) && run_case(&frozen, mem, &again, folder, &opened)) return true;
+        if (again.line.n) *d = again;
+    }
+    return false;
+}
+
+/* In the child: the reason of a failure goes through the pipe; nothing means it passed. */
+static void child(const Options *o, const char *folder, int to)
+{
+    Arena mem = {0};
+    Diag d = {.mem = &mem, .subject = ""};
+    alarm((unsigned)option_int(o, OPT_timeout, 0));
+    bool opened, ok = run_case(o, &mem, &d, folder, &opened);
+    if (!ok && !opened && o->value[OPT_freeze_sizes]) ok = run_frozen(o, &mem, &d, folder);
+    fflush(stdout);
+    if (!ok) {
+        const char *line = d.line.n ? d.line.at[0] : "failed";
+        if (d.line.n > 1) line = arena_printf(&mem, "%s (and %u more)", line, d.errors - 1);
+        size_t n = strlen(line);
+        if (write(to, line, n < MAX_REASON ? n : MAX_REASON) < 0) _exit(EXIT_INTERNAL);
+    }
+    _exit(ok ? 0 : EXIT_MODEL);
+}
+
+static const char *outcome(Arena *mem, int status, const char *reason)
+{
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) return "time is up (--timeout)";
+    if (WIFSIGNALED(status)) return arena_printf(mem, "crashed (%s)", strsignal(WTERMSIG(status)));
+    if (WEXITSTATUS(status) == 0) return NULL;
+    return *reason ? reason : arena_printf(mem, "ended with code %d", WEXITSTATUS(status));
+}
+
+/* NULL: passed. */
+static const char *fork_case(Verify *v, const char *folder)
+{
+    int pipes[2], status = 0;
+    char *reason = arena_alloc(v->mem, MAX_REASON + 1);
+    if (pipe(pipes)) return "cannot make a pipe";
+    fflush(stdout), fflush(stderr);
+    pid_t pid = fork();
+    if (!pid) close(pipes[0]), child(v->o, folder, pipes[1]);
+    close(pipes[1]);
+    size_t n = 0;
+    for (ssize_t got; n < MAX_REASON && (got = read(pipes[0], reason + n, MAX_REASON - n)) != 0;)
+        if (got > 0) n += (size_t)got;
+        else if (errno != EINTR) break;
+    close(pipes[0]);
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return "cannot start a process";
+    for (size_t i = 0; i < n; i++)
+        if (reason[i] == '\n') reason[i] = ' ';
+    return outcome(v->mem, status, reason);
+}
+
+static void report_case(Verify *v, const char *name, const char *reason)
+{
+    bool listed = map_get(&v->expected, name) != 0;
+    if (reason && listed) {
+        v->listed++;
+        if (!v->o->value[OPT_quiet]) printf("listed %s: %s\n", name, reason);
+        return;
+    }
+    if (!reason && listed) reason = "passes, though it is listed as failing";
+    if (reason) printf("FAIL %s: %s\n", name, reason), v->failed++;
+    else if (v->passed++, !v->o->value[OPT_quiet]) printf("ok %s\n", name);
+}
+
+/* ---- the command ---- */
+
+static bool read_list(Verify *v, const char *path)
+{
+    FileBytes f;
+    if (!path) return true;
+    if (!file_bytes(v->mem, NULL, v->diag, path, &f)) return false;
+    for (const char *p = (const char *)f.at, *end = p + f.n; p < end;) {
+        const char *stop = memchr(p, '\n', (size_t)(end - p));
+        size_t n = (size_t)((stop ? stop : end) - p), name = 0;
+        while (name < n && p[name] != '\t') name++;
+        if (name && *p != '#') map_put(v->mem, &v->expected, arena_text(v->mem, p, name), 1);
+        p += n + 1;
+    }
+    return true;
+}
+
+int command_verify(const Options *o, Diag *d)
+{
+    Arena mem = {0};
+    Verify v = {.o = o, .mem = &mem, .diag = d};
+    ImportOptions io;
+    if (!import_options(o, d, &io)) return EXIT_USAGE;
+    if (!read_list(&v, o->value[OPT_list])) return EXIT_USAGE;
+    for (uint32_t i = 0; i < o->arg.n; i++) find_cases(&v, o->arg.at[i], DEPTH);
+    if (!v.cases.n) return diag_error(d, NULL, "no cases (folders with a model.onnx) in %s", o->arg.at[0]), arena_drop(&mem), EXIT_USAGE;
+    for (uint32_t i = 0; i < v.cases.n; i++) report_case(&v, case_name(&mem, v.cases.at[i]), fork_case(&v, v.cases.at[i]));
+    printf("%u passed, %u failed%s\n", v.passed, v.failed, v.listed ? arena_printf(&mem, ", %u listed", v.listed) : "");
+    int code = v.failed ? EXIT_MODEL : 0;
+    arena_drop(&mem);
+    return code;
+}

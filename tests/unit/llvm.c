@@ -1,0 +1,302 @@
+/* LLVM code against the interpreter: kernels as text, every level this machine has, sizes around the lane count, every buffer
+ * between two unmapped pages, the parallel range cut in two. */
+#include "codegen/codegen.h"
+#include <criterion/criterion.h>
+#include <math.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096, MAX_BUFS = 16, MAX_SYMS = 8 };
+
+/* ---- memory that faults on either side ---- */
+typedef struct Fence { char *map; size_t bytes; char *at; size_t n; } Fence;
+
+static Fence fence_new(size_t n, bool at_end)
+{
+    size_t room = (n + PAGE - 1) / PAGE * PAGE;
+    Fence f = {.bytes = room + 2 * PAGE, .n = n};
+    f.map = mmap(NULL, f.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(f.map != MAP_FAILED);
+    mprotect(f.map, PAGE, PROT_NONE), mprotect(f.map + PAGE + room, PAGE, PROT_NONE);
+    f.at = f.map + PAGE + (at_end ? room - n : 0);
+    return f;
+}
+
+/* ---- the sizes of a call ---- */
+static int64_t number(const Kernel *k, Expr e, const int64_t *size)
+{
+    const ExprNode n = *expr_node(k, e);
+    int64_t v = n.u.i, a, b;
+    if (n.kind == E_INT) return v;
+    if (n.kind == E_SYM) {
+        cr_assert(dim_eval(k->dim, (Dim){n.id}, size, &v));
+        return v;
+    }
+    cr_assert(n.kind == E_PRIM);
+    a = number(k, n.arg[0], size), b = number(k, n.arg[1], size);
+    switch ((int)n.prim) {
+    case P_add: return a + b;
+    case P_sub: return a - b;
+    case P_mul: return a * b;
+    case P_div: return a / b;
+    case P_max: return a > b ? a : b;
+    default: cr_assert_fail("size"); return 0;
+    }
+}
+
+/* ---- data ---- */
+static unsigned random_next(unsigned *s) { return *s = *s * 1664525u + 1013904223u, *s >> 8; }
+
+/* Buffers named I* hold indices below 5; those named P* every bit pattern in turn; others small numbers with a few odd ones. */
+static void fill(const Buf *b, char *at, int64_t n, unsigned seed, bool padded)
+{
+    for (int64_t i = 0; i < n; i++) {
+        unsigned r = random_next(&seed);
+        if (b->name[0] == 'I') dtype_store_int(b->type, at, i, r % 5);
+        else if (b->name[0] == 'P') memcpy(at + i * dtypes[b->type].bytes, &(uint64_t){(uint64_t)i * (b->type == DT_u8 ? 1 : 37) + seed % 7}, (size_t)dtypes[b->type].bytes);
+        else if (dtype_is_float(b->type)) dtype_store(b->type, at, i, padded ? 0 : r % 41 == 3 && b->name[0] == 'N' ? (double)NAN : ((double)(r % 4001) - 2000) / 700);
+        else dtype_store_int(b->type, at, i, padded ? 0 : (int64_t)(r % 256) - (b->type == DT_u8 ? 0 : 128));
+    }
+}
+
+/* Same integers; floats within a few units (`ulps` of f32's 2^-24), NaN with NaN. */
+static bool same(DType t, const char *a, const char *b, int64_t i, double ulps)
+{
+    if (!dtype_is_float(t)) return dtype_load_int(t, a, i) == dtype_load_int(t, b, i);
+    double x = dtype_load(t, a, i), y = dtype_load(t, b, i);
+    if (isnan(x) || isnan(y)) return isnan(x) && isnan(y);
+    if (isinf(x) || isinf(y)) return x == y;
+    return fabs(x - y) <= ulps * 0x1p-24 * fmax(1, fabs(y));
+}
+
+typedef struct Case {
+    const char *text;
+    double ulps;        /* 0: exact */
+    int64_t most;       /* largest size to try; 0: 100 */
+    int code;           /* what the call returns */
+} Case;
+
+static bool host_has(const Target *t) { return t && !t->gpu && !(t->needs & ~target_host_features()); }
+
+static void compare(Kernel *k, OctetKernel f, const Case *c, const Target *t, const int64_t *size, unsigned seed)
+{
+    Fence want[MAX_BUFS], got[MAX_BUFS];
+    void *buf[MAX_BUFS], *all[64] = {NULL};
+    uint32_t params = kernel_params(k);
+    cr_assert(params <= MAX_BUFS && k->buf.n <= COUNT_OF(all));
+    for (uint32_t i = 0; i < params; i++) {
+        const Buf *b = &k->buf.at[i + 1];
+        int64_t n = number(k, buf_elements(k, (int)i + 1), size);
+        size_t bytes = (size_t)n * (size_t)dtypes[b->type].bytes;
+        want[i] = fence_new(bytes, true), got[i] = fence_new(bytes, seed % 2 || b->layout.n);
+        fill(b, want[i].at, n, seed + i, b->layout.n && b->kind == BUF_CONST && seed % 3 == 0);
+        memcpy(got[i].at, want[i].at, bytes);
+        all[i + 1] = want[i].at, buf[i] = got[i].at;
+    }
+    Fence scratch = fence_new(kernel_scratch(k), true);
+    cr_assert((uintptr_t)scratch.at % 64 == 0);
+    int code = interp_loops(k, size, all);
+    cr_expect(code == c->code, "%s: interpreter: code %d", k->name, code);
+    int64_t range = number(k, kernel_range(k), size), half = range / 2;
+    int32_t r = half ? f(buf, size, 0, half, scratch.at) : 0;
+    if (!r) r = f(buf, size, half, range, scratch.at);
+    cr_expect(r == c->code, "%s on %s: code %d", k->name, t->name, r);
+    for (uint32_t i = 0; i < params && !c->code; i++) {
+        const Buf *b = &k->buf.at[i + 1];
+        int64_t n = number(k, buf_elements(k, (int)i + 1), size), bad = 0, first = 0;
+        for (int64_t e = n; e-- > 0;)
+            if (!same(b->type, got[i].at, want[i].at, e, c->ulps)) bad++, first = e;
+        cr_expect(!bad, "%s on %s, sizes %ld %ld %ld: %s differs in %ld of %ld, first [%ld]: %.9g, wanted %.9g", k->name, t->name, (long)size[0],
+                  (long)size[1], (long)size[2], b->name, (long)bad, (long)n, (long)first, dtype_load(b->type, got[i].at, first),
+                  dtype_load(b->type, want[i].at, first));
+    }
+    for (uint32_t i = 0; i < params; i++) munmap(want[i].map, want[i].bytes), munmap(got[i].map, got[i].bytes);
+    munmap(scratch.map, scratch.bytes);
+}
+
+static void run_level(LlvmJit *jit, Diag *diag, const Case *c, const Target *t)
+{
+    static const int64_t sizes[] = {0, 1, 15, 16, 17, 40, 100};
+    Arena mem = {0};
+    const char *error = NULL;
+    Kernel *k = kernel_parse(&mem, dims_new(&mem), c->text, diag);
+    if (!k) diag_print(diag, stderr);
+    cr_assert(k, "%.40s does not parse", c->text);
+    k = schedule_apply(k, &error);
+    cr_assert(k, "%.40s: %s", c->text, error);
+    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){k, t, "kernel"});
+    if (!f) diag_print(diag, stderr);
+    cr_assert(f, "%s on %s does not compile", k->name, t->name);
+    uint32_t n = dim_symbols(k->dim);
+    for (unsigned trial = 0; trial < (n ? 6 + 5 * n : 1); trial++) {
+        int64_t size[MAX_SYMS] = {0};
+        unsigned seed = trial * 77 + 5;
+        for (uint32_t i = 0; i < n; i++) {
+            size[i] = trial < COUNT_OF(sizes) && i == 0 ? sizes[trial] : sizes[random_next(&seed) % COUNT_OF(sizes)];
+            if (c->most && size[i] > c->most) size[i] = c->most;
+        }
+        compare(k, f, c, t, size, trial * 31 + 1);
+    }
+    arena_drop(&mem);
+}
+
+static void run(const Case *c, size_t n)
+{
+    Arena mem = {0};
+    Diag diag = {.mem = &mem, .subject = ""};
+    LlvmJit *jit = llvm_jit_new(&diag);
+    cr_assert(jit);
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t l = 0; target_at(l); l++)
+            if (host_has(target_at(l))) run_level(jit, &diag, &c[i], target_at(l));
+    llvm_jit_drop(jit);
+    arena_drop(&mem);
+}
+#define CASES(name, ...)                                                                                               \
+    Test(llvm, name)                                                                                                   \
+    {                                                                                                                  \
+        static const Case c[] = {__VA_ARGS__};                                                                         \
+        run(c, COUNT_OF(c));                                                                                           \
+    }
+
+CASES(elementwise,
+    {"kernel chain(M, N) { in X[M, N], S[N], B[1], R[M, N] out Y[M, N]"
+     " Y[i, j] = max(X[i, j] * S[j] + B[0], 0) * tanh(R[i, j]) + exp(-X[i, j] * X[i, j])"
+     " schedule: split j 4 16; parallel i; unroll j.1; vectorize j.2 }", 8, 0, 0},
+    {"kernel transpose(M, N) { in X[M, N] out Y[N, M] Y[j, i] = X[i, j]"
+     " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; unroll j.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel two(M, N) { in X[M, N], C: bool[N] out Y[M, N], Z: bool[M, N]"
+     " Y[i, j] = select(C[j], X[i, j], -X[i, j]) Z[i, j] = C[j] && (X[i, j] < 0)"
+     " schedule: split j 16; parallel i j.0; vectorize j.1 }", 0, 0, 0},
+    {"kernel stack(M) { in X[M] out Y[M] Y[i] = floor(X[i]) + ceil(X[i] * 3) * trunc(X[i] * 5) + rint(X[i] * 4)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0})
+
+CASES(reductions,
+    {"kernel softmax(R, C) { in X[R, C] out Y[R, C] tmp m[R], s[R] m[r] = max(c: C) X[r, c]"
+     " s[r] = sum(c: C) exp(X[r, c] - m[r]) keep Y[r, c] then 1 / it Y[r, c] = Y[r, c] * s[r]"
+     " schedule: share r; parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2 }", 40, 0, 0},
+    {"kernel layernorm(R, C) { in X[R, C], G[C], B[C] out Y[R, C] tmp a[R], v[R] a[r] = sum(c: C) X[r, c] then it / f32(C)"
+     " v[r] = sum(c: C) (X[r, c] - a[r]) * (X[r, c] - a[r]) then rsqrt(it / f32(C) + 0.00001)"
+     " Y[r, c] = (X[r, c] - a[r]) * v[r] * G[c] + B[c]"
+     " schedule: share r; parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2 }", 400, 0, 0},
+    {"kernel row_max(R, C) { in N[R, C] out Y[R] Y[r] = max(c: C) N[r, c]"
+     " schedule: parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2 }", 0, 0, 0},
+    {"kernel sums(R, C) { in X: i32[R, C], Z: bool[R, C] out Y: i32[R], A: bool[R] Y[r] = sum(c: C) X[r, c] * X[r, c] A[r] = all(c: C) Z[r, c]"
+     " schedule: parallel r; split c 16; vectorize c.1; partial c.1 }", 0, 0, 0})
+
+CASES(guards,
+    {"kernel pad(H, W) { in X[H, W] out Y[H + 2, W + 3] Y[i, j] = guard((1 <= i) && (i < H + 1) && (2 <= j) && (j < W + 2), X[i - 1, j - 2], 7.0)"
+     " schedule: split j 16; parallel i; vectorize j.1 }", 0, 0, 0},
+    {"kernel concat(N, A, B) { in X[N, A], Y[N, B] out Z[N, A + B] Z[i, j] = guard(j < A, X[i, j], guard(A <= j, Y[i, j - A], 0.0))"
+     " schedule: split j 16; vectorize j.1 }", 0, 0, 0},
+    {"kernel scalar_under_mask(N) { in X[N], S[1] out Y[N + 20] Y[i] = guard(i < N, X[i] * S[0], -1.0)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel conv(W) { in X[2, 4, 9, W], F[6, 4, 3, 3], B[6] out Y[2, 6, 9, W]"
+     " Y[n, o, h, w] = sum(c: 4, i: 3, j: 3) guard((1 <= h + i) && (h + i < 10) && (1 <= w + j) && (w + j < W + 1), X[n, c, h + i - 1, w + j - 1], 0.0) * F[o, c, i, j]"
+     " then max(it + B[o], 0)"
+     " schedule: split w 16; split o 4; order n o.0 h w.0 c i j o.1 w.1; parallel n; unroll i j o.1; vectorize w.1 }", 400, 40, 0})
+
+CASES(indices,
+    {"kernel gather(M, N) { in X[5, N], I: i64[M] out Y[M, N] Y[i, j] = X[I[i], j] check (0 <= I[i]) && (I[i] < 5)"
+     " schedule: split j 16; parallel i; vectorize j.1 }", 0, 0, 0},
+    {"kernel pick(M) { in X: u8[5], I: i64[M] out Y: u8[M] Y[i] = X[I[i]] check (0 <= I[i]) && (I[i] < 5) schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel refused(M) { in X[4], I: i64[100] out Y[100] Y[i] = X[I[i]] check (0 <= I[i]) && (I[i] < 4) schedule: split i 16; vectorize i.1 }", 0, 0, 6},
+    {"kernel scatter(M) { in X[M], I: i64[M] out Y[5] Y[d] = 0 Y[I[i]] for i: M add= X[i] schedule: split i 16; vectorize i.1 }", 60, 0, 0},
+    {"kernel strided(M) { in X[2 * M], Z: u8[3 * M] out Y[M], U: u8[M] Y[i] = X[2 * i] U[i] = Z[3 * i + 1] schedule: split i 16; parallel i.0; vectorize i.1 }", 0, 0, 0},
+    {"kernel cumulate(N, M) { in X[N, M] out Y[N, M] Y[i, j] = X[i, j] + guard(0 < i, Y[i - 1, j], 0.0) scan i schedule: split j 16; vectorize j.1 }", 60, 0, 0},
+    {"kernel flat(N) { in X[N, 3, 5] out Y[N * 15] Y[q] = X[q / 15, q % 15 / 5, q % 5] schedule: split q 16; vectorize q.1 }", 0, 0, 0})
+
+CASES(casts,
+    {"kernel quantize(N) { in X[N], S[1] out Y: u8[N], Z: i8[N], W: i16[N], V: u16[N]"
+     " Y[i] = sat_u8(rint(X[i] * 90) + 13) Z[i] = sat_i8(rint(X[i] * 90)) W[i] = sat_i16(rint(X[i] / S[0])) V[i] = sat_u16(X[i] * 4000)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel nan(N) { in N[N] out Y: u8[N], Z: i8[N], W: i32[N] Y[i] = sat_u8(rint(N[i]) + 13) Z[i] = sat_i8(rint(N[i])) W[i] = sat_i32(N[i] * 2e9)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel dequantize(N) { in X: u8[N], Z: i8[N], B: bool[N] out Y[N], W[N], V[N] Y[i] = (f32(X[i]) - 3) * 0.25 W[i] = f32(i32(Z[i]) - 7) V[i] = f32(B[i])"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel ints(N) { in X: i32[N], D: i32[N], U: u32[N] out Q: i32[N], R: i32[N], F: i32[N], S: u32[N], L: i64[N], B: bool[N]"
+     " Q[i] = X[i] / (D[i] % 3) R[i] = X[i] % (D[i] % 3) F[i] = floormod(X[i], 7) S[i] = shr(U[i], 3) + U[i] / 3 L[i] = i64(X[i]) * 3 B[i] = bool(X[i] % 3)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel sat_ints(N) { in X: i32[N], Y: i64[N] out A: u8[N], B: i8[N], C: u16[N], D: i32[N]"
+     " A[i] = sat_u8(X[i] * 3) B[i] = sat_i8(X[i]) C[i] = sat_u16(X[i]) D[i] = sat_i32(Y[i] * 100000000)"
+     " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel wide(N) { in X: f64[N], Z: i64[N] out Y: f64[N], W[N], V: i64[N], E: f64[N] Y[i] = X[i] * 3 + f64(Z[i]) W[i] = f32(X[i]) V[i] = i64(X[i] * 9) E[i] = exp(X[i])"
+     " schedule: split i 8; vectorize i.1 }", 0.001, 0, 0})
+
+#define NARROW(t, n)                                                                                                   \
+    {"kernel widen_" #t "() { in P: " #t "[" #n "] out Y[" #n "] Y[i] = f32(P[i]) schedule: split i 16; vectorize i.1 }", 0, 0, 0},        \
+    {"kernel narrow_" #t "() { in X[500], N[90], Q: f64[300] out Y: " #t "[500], Z: " #t "[90], W: " #t "[300], V: " #t "[500]"            \
+     " Y[i] = " #t "(X[i]) Z[j] = " #t "(N[j] * N[j] * 7e4) W[q] = " #t "(Q[q] * 0.001) V[i] = " #t "(X[i] * 2e-6)"                        \
+     " schedule: split i 16; vectorize i.1; split j 16; vectorize j.1 }", 0, 0, 0}
+CASES(narrow_floats, NARROW(f16, 2000), NARROW(bf16, 2000), NARROW(f8e4m3fn, 256), NARROW(f8e5m2, 256), NARROW(f8e4m3fnuz, 256), NARROW(f8e5m2fnuz, 256))
+
+#define GEMM(name, rows, cols)                                                                                         \
+    "kernel " name "(M, N, K) { in A[M, K] const W[N, K] layout(0/16, 1, 0%16) in B[N], R[M, N] out Y[M, N]"                               \
+    " Y[m, n] = sum(k: K) A[m, k] * W[n, k] then max(it + B[n], 0) + R[m, n]"                                                              \
+    " schedule: split m " #rows "; split n " #cols " 16; order n.0 m.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; parallel n.0; call contract k }"
+#define GEMM8(name, left, right, rows, cols)                                                                           \
+    "kernel " name "(M, N, K) { in A: " left "[M, K] const W: " right "[N, K] layout(0/16, 1/4, 0%16, 1%4) in B[N] out Y: u8[M, N]"         \
+    " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.01 + B[n]) + 12)"                                       \
+    " schedule: split m " #rows "; split n " #cols " 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }"
+CASES(contract,
+    {GEMM("gemm", 14, 2), 400, 40, 0}, {GEMM("gemm_low", 3, 1), 400, 17, 0}, {GEMM("gemv", 1, 4), 400, 17, 0},
+    {GEMM8("gemm8", "u8", "i8", 12, 2), 0, 40, 0}, {GEMM8("gemm8_low", "u8", "i8", 3, 1), 0, 17, 0}, {GEMM8("gemm8_signed", "i8", "i8", 4, 1), 0, 17, 0},
+    {GEMM8("gemm8_unsigned", "u8", "u8", 4, 1), 0, 17, 0},
+    {"kernel plain_right(M, N, K) { in A[M, K], B[K, N] out Y[M, N] Y[m, n] = sum(k: K) A[m, k] * B[k, n]"
+     " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 40, 0},
+    {"kernel halves(M, N, K) { in A: f16[M, K], B: bf16[K, N] out Y[M, N] Y[m, n] = sum(k: K) f32(A[m, k]) * f32(B[k, n])"
+     " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 17, 0},
+    {"kernel conv8(N) { in X: u8[N, 10, 10, 8] const F: i8[20, 3, 3, 8] layout(0/16, 1, 2, 3/4, 0%16, 3%4) out Y: i32[N, 8, 8, 20]"
+     " Y[n, h, w, o] = sum(i: 3, j: 3, c: 8) i32(X[n, h + i, w + j, c]) * i32(F[o, i, j, c])"
+     " schedule: split w 6; split o 2 16; split c 4; order n h o.0 w.0 i j c.0 w.1 o.1 o.2 c.1; unroll w.1 o.1; vectorize o.2; parallel n h; call contract i }", 0, 3, 0})
+
+Test(llvm, compiles_the_same_on_any_number_of_threads)
+{
+    Arena mem = {0};
+    Diag diag = {.mem = &mem, .subject = ""};
+    LlvmJob job[20];
+    const char *error;
+    for (int i = 0; i < 20; i++) {
+        Kernel *k = kernel_parse(&mem, dims_new(&mem), "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", &diag);
+        job[i] = (LlvmJob){schedule_apply(k, &error), target_at((uint32_t)i % 5), arena_printf(&mem, "k%d", i)};
+        cr_assert(job[i].kernel);
+    }
+    Bytes *one, *two;
+    uint32_t n, m;
+    cr_assert(llvm_compile(&mem, &diag, job, 20, 1, &one, &n) && llvm_compile(&mem, &diag, job, 20, 3, &two, &m));
+    cr_assert(n == m && n > 1);
+    for (uint32_t i = 0; i < n; i++) cr_expect(one[i].n == two[i].n && !memcmp(one[i].at, two[i].at, one[i].n));
+    arena_drop(&mem);
+}
+
+/* The inner loop of a register tile must not touch the stack with vectors. */
+Test(llvm, hot_loop_has_no_spills)
+{
+    static const struct { const char *text, *level, *hot; } tiles[] = {
+        {GEMM("gemm", 14, 2), "avx512", "vfmadd"}, {GEMM("gemm", 6, 1), "avx2", "vfmadd"}, {GEMM8("gemm8", "u8", "i8", 12, 2), "avx512vnni", "vpdpbusd"},
+        {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"}, {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"}};
+    for (size_t i = 0; i < COUNT_OF(tiles); i++) {
+        Arena mem = {0};
+        Diag diag = {.mem = &mem, .subject = ""};
+        const char *error, *text = NULL;
+        Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
+        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find(tiles[i].level), "k"}, true, &text));
+        int loops = 0;
+        for (const char *at = strstr(text, "\n.LBB"), *next; at; at = next) {
+            next = strstr(at + 1, "\n.LBB");
+            char *block = arena_text(&mem, at + 1, next ? (size_t)(next - at) : strlen(at + 1)), *body = strchr(block, ':');
+            *body++ = 0;
+            char *back = strstr(body, arena_printf(&mem, "%s\n", block)); /* jumps to its own start: an innermost loop */
+            int hot = 0, spills = 0;
+            if (!back) continue;
+            for (char *line = strtok(body, "\n"); line; line = strtok(NULL, "\n")) {
+                hot += strstr(line, tiles[i].hot) != NULL;
+                spills += strstr(line, "mm") && strstr(line, "(%rsp)");
+            }
+            if (hot < 4) continue;
+            loops++;
+            cr_expect(!spills, "%s, loop %s: %d vector accesses to the stack beside %d %s", tiles[i].level, block, spills, hot, tiles[i].hot);
+        }
+        cr_expect(loops, "%s: the tile is not there", tiles[i].level);
+        arena_drop(&mem);
+    }
+}
