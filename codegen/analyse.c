@@ -97,6 +97,37 @@ int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise)
 
 int innermost_dim(const Buf *b) { return b->layout.n ? b->layout.axis[b->layout.n - 1].dim : b->rank - 1; }
 
+/* Do two axes of an index never give the same value twice? A wide step must pass over all of the narrow ones. */
+static bool passes(Kernel *k, Expr wide, Expr narrow, Expr extent)
+{
+    Expr all = expr_mul(k, narrow, extent);
+    return wide == all || (expr_is_index(k, wide, NULL) && expr_is_index(k, all, NULL) && expr_constant(k, wide, 0) >= expr_constant(k, all, 1));
+}
+
+static bool overlaps(Kernel *k, Expr index, int a, int b)
+{
+    if (!expr_uses(k, index, a) || !expr_uses(k, index, b)) return false;
+    Expr x = expr_step(k, index, a), y = expr_step(k, index, b);
+    return !x || !y || (!passes(k, x, y, k->axis.at[b].extent) && !passes(k, y, x, k->axis.at[a].extent));
+}
+
+bool is_rereading(Kernel *k, const Compute *c, Expr load, bool reduced)
+{
+    ExprNode n = *expr_node(k, load);
+    int axis[2 * MAX_RANK], axes = 0;
+    for (int d = 0; d < c->rank + (reduced ? c->reduces : 0); d++) {
+        int a = d < c->rank ? c->space[d] : c->reduce[d - c->rank];
+        if (expr_is(k, k->axis.at[a].extent, 1)) continue;
+        if (!expr_uses(k, load, a)) return true;
+        axis[axes++] = a;
+    }
+    for (int i = 0; i < axes; i++)
+        for (int j = 0; j < i; j++)
+            for (int d = 0; d < MAX_RANK && n.arg[d]; d++)
+                if (overlaps(k, n.arg[d], axis[i], axis[j])) return true;
+    return false;
+}
+
 static Expr uncast(const Kernel *k, Expr e, DType acc)
 {
     const ExprNode *n = expr_node(k, e);

@@ -18,6 +18,10 @@ bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinc
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
 
+/* Is an element read more than once: because an axis does not choose it, or under overlapping windows? */
+bool is_rereading(Kernel *k, const Compute *c, Expr load, bool reduced);
+void spread_order(Kernel *k);                                /* layout.c: layouts spread along stages that work point by point */
+
 /* A sum of products. left varies along rows, right along lanes. */
 typedef struct Contraction {
     Expr left, right;        /* without casts to the accumulator's type */
@@ -28,4 +32,7 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 
 /* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */
 int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);
+
+/* fuse.c: axes that run through memory as one become one. A kernel of several stages stays as it is. */
+void kernel_fuse(Kernel *k);
 #endif

@@ -1,7 +1,7 @@
 /* artefact.c - a finished artefact in this process: which kind a path means, and loading a shared object.
  *
- * The one symbol an artefact exports is named after its model, so it is found by reading the file's dynamic symbols. The file
- * comes from the user: every offset in it is checked. */
+ * The one symbol an artefact exports is named after its model, so it is found by reading the file's dynamic
+ * symbols. The file comes from the user: every offset in it is checked. */
 #include "codegen/artefact.h"
 #include <dlfcn.h>
 #include <elf.h>
@@ -11,7 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef struct Suffix { const char *text; ArtefactKind kind; } Suffix;
+typedef struct Suffix {
+    const char *text;
+    ArtefactKind kind;
+} Suffix;
 static const Suffix suffixes[] = {{".so", ARTEFACT_SO}, {".o", ARTEFACT_OBJECT}, {".a", ARTEFACT_ARCHIVE}};
 
 ArtefactKind artefact_kind(const char *path)
@@ -46,7 +49,9 @@ static const char *symbol_find(const Elf64_Sym *symbol, uint64_t n, const char *
 static const char *api_name(const char *file, size_t size)
 {
     const Elf64_Ehdr *h = part(file, size, 0, sizeof *h, 1);
-    if (!h || memcmp(h->e_ident, ELFMAG, SELFMAG) != 0 || h->e_ident[EI_CLASS] != ELFCLASS64 || h->e_shentsize != sizeof(Elf64_Shdr)) return NULL;
+    if (!h || memcmp(h->e_ident, ELFMAG, SELFMAG) != 0 || h->e_ident[EI_CLASS] != ELFCLASS64 ||
+        h->e_shentsize != sizeof(Elf64_Shdr))
+        return NULL;
     const Elf64_Shdr *section = part(file, size, h->e_shoff, (uint64_t)h->e_shnum * sizeof *section, 8);
     for (uint32_t i = 0; section && i < h->e_shnum; i++) {
         if (section[i].sh_type != SHT_DYNSYM || section[i].sh_link >= h->e_shnum) continue;
@@ -68,7 +73,8 @@ static bool api_find(const char *path, Loaded *l, Diag *diag)
     close(fd);
     if (file == MAP_FAILED) return diag_error(diag, NULL, "%s is not a compiled model", path);
     const char *name = api_name(file, (size_t)st.st_size);
-    if (name) l->handle = dlopen(strchr(path, '/') ? path : arena_printf(diag->mem, "./%s", path), RTLD_NOW | RTLD_LOCAL);
+    if (name)
+        l->handle = dlopen(strchr(path, '/') ? path : arena_printf(diag->mem, "./%s", path), RTLD_NOW | RTLD_LOCAL);
     if (l->handle) l->api = dlsym(l->handle, name);
     munmap(file, (size_t)st.st_size);
     if (!name) return diag_error(diag, NULL, "%s is not a compiled model: it exports no *%s", path, api_suffix);
@@ -79,7 +85,10 @@ static bool api_find(const char *path, Loaded *l, Diag *diag)
 bool artefact_load(const char *path, Loaded *l, Diag *diag)
 {
     *l = (Loaded){0};
-    if (!api_find(path, l, diag)) { artefact_unload(l); return false; }
+    if (!api_find(path, l, diag)) {
+        artefact_unload(l);
+        return false;
+    }
     if (l->api->version == 1) return true;
     diag_error(diag, NULL, "%s was made by another version of octet", path);
     artefact_unload(l);

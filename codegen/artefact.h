@@ -2,7 +2,7 @@
  *
  * codegen_graph() is the whole of code generation: it lowers, clusters, lays out, cuts, tunes, schedules, compiles for every
  * level of the target, plans memory and writes the artefact atomically (a temporary beside the output, then rename).
- * The name of the model (a C identifier, Module.name) prefixes every exported symbol. */
+ * The output's name without folder and suffix, as a C identifier, prefixes every exported symbol. */
 #ifndef OCTET_ARTEFACT_H
 #define OCTET_ARTEFACT_H
 #include "codegen/codegen.h"

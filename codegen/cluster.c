@@ -117,17 +117,6 @@ static bool divides(const Kernel *k, Expr e) /* has an index that is not a sum o
     return divides(k, n->arg[0]) || divides(k, n->arg[1]);
 }
 
-/* Does an axis of the stage not choose the element? Then it is read again for each of its values. */
-static bool rereads(Cluster *c, const Compute *s, Expr load, bool reduced)
-{
-    Kernel *k = c->k;
-    for (int d = 0; d < s->rank + (reduced ? s->reduces : 0); d++) {
-        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-        if (!expr_uses(k, load, a) && !expr_is(k, k->axis.at[a].extent, 1)) return true;
-    }
-    return false;
-}
-
 static Expr substituted(Cluster *c, const Compute *def, Expr load) /* what the load reads, said by the stage that made it */
 {
     ExprNode n = *expr_node(c->k, load);
@@ -160,7 +149,7 @@ static bool is_worth(Cluster *c, uint32_t def, uint32_t stage, Expr load, int ti
     Kernel *k = c->k;
     const Compute *s = &k->stage.at[stage], *d = &k->stage.at[def];
     bool in_value = expr_reads(k, s->value, d->out) > 0, sums = s->how && in_value;
-    bool again = rereads(c, s, load, sums), copy = is_copy(k, d);
+    bool again = is_rereading(k, s, load, sums), copy = is_copy(k, d);
     uint32_t others = readers(c, d->out);
     if (sums && again) return copy && simple_indices(c, d, load);
     if (copy) return others == 1 || simple_indices(c, d, load);
@@ -238,6 +227,12 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
         int64_t by = 1, extent = expr_constant(k, k->axis.at[a].extent, -1);
         Expr sum = expr_index(k, 0), size = k->axis.at[a].extent;
         bool more = !expr_is(k, size, 1), whole = false;
+        for (int d = 0; d < rank && !more; d++) { /* one element: the axis stays an axis, so that the next reader finds it */
+            if (digit[d].axis != a) continue;
+            sum = def->at[d], digit[d].axis = 0, used++;
+            if (!expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) return false;
+            break;
+        }
         while (more) {
             int at = -1;
             for (int d = 0; d < rank; d++)
@@ -254,11 +249,6 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
             if (!whole && (extent < 0 || extent % by)) return false;
         }
         map[a] = sum;
-    }
-    for (int d = 0; d < rank; d++) { /* an axis of one element may be left over */
-        if (!digit[d].axis) continue;
-        if (!expr_is(k, k->axis.at[digit[d].axis].extent, 1) || !expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) return false;
-        used++;
     }
     return used == rank;
 }
@@ -313,10 +303,10 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     Expr mark = expr_it(k, (DType)expr_node(k, load)->type);
     Expr after = expr_map(k, expr_replace(k, r.value, load, mark), map);
     Expr both = expr_replace(k, after, mark, before);
-    if (d.how) d.epilogue = both;
+    if (d.how) d.epilogue = expr_node(k, both)->kind == E_IT ? 0 : both;
     else d.value = both;
     d.out = r.out;
-    for (int i = 0; i < k->buf.at[r.out].rank; i++) d.at[i] = expr_map(k, r.at[i], map);
+    for (int i = 0; i < MAX_RANK; i++) d.at[i] = i < k->buf.at[r.out].rank ? expr_map(k, r.at[i], map) : 0;
     forget(c, &r);
     uint32_t place = stays ? def : stage, gone = stays ? stage : def;
     if (!stays) d.share = r.share;
@@ -521,6 +511,7 @@ Kernel *program_cluster(Kernel *k)
 {
     Arena scratch = {0};
     Cluster c = {.k = k, .mem = &scratch};
+    spread_order(k); /* before stages disappear: what a convolution asked for reaches what becomes its result */
     note_program(&c);
     for (uint32_t i = 0; i < k->stage.n; i++) {
         fold_constants(&c, i);

@@ -1,17 +1,21 @@
-/* codegen.c - the whole of code generation in order: lower, cluster, lay out, cut, schedule for every level, compile, plan, link.
+/* codegen.c - the whole of code generation in order: lower, cluster, lay out, cut, schedule for every level, compile,
+ * plan, link.
  *
- * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction are compiled once
- * for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them. */
+ * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction
+ * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them. */
 #include "codegen/image.h"
 #include "ir/lower.h"
 #include <assert.h>
+#include <ctype.h>
 #include <sched.h>
 #include <unistd.h>
 
 /* ---- which levels ---- */
-typedef struct Alias { const char *name, *level; } Alias;
-static const Alias aliases[] = {{"x86-64", "portable"}, {"x86-64-v3", "avx2"}, {"x86-64-v4", "avx512"}, {"avxvnni", "avxvnni"},
-                                {"avx512vnni", "avx512vnni"}, {"amx", "amx"}};
+typedef struct Alias {
+    const char *name, *level;
+} Alias;
+static const Alias aliases[] = {{"x86-64", "portable"}, {"x86-64-v3", "avx2"},        {"x86-64-v4", "avx512"},
+                                {"avxvnni", "avxvnni"}, {"avx512vnni", "avx512vnni"}, {"amx", "amx"}};
 
 static void level_add(Image *im, const Target *t) { im->level[im->levels++] = (Level){.target = t}; }
 
@@ -40,7 +44,10 @@ static bool levels_choose(Image *im)
         if (!strcmp(aliases[i].name, name)) one = target_find(aliases[i].level);
     if (one) level_add(im, one);
     if (im->levels) return true;
-    return diag_error(im->diag, NULL, "the target '%s' is unknown or not built yet: portable, native, x86-64, x86-64-v3, x86-64-v4, avxvnni, avx512vnni, amx", name);
+    return diag_error(im->diag, NULL,
+                      "the target '%s' is unknown or not built yet: portable, native, x86-64, x86-64-v3, x86-64-v4, "
+                      "avxvnni, avx512vnni, amx",
+                      name);
 }
 
 /* ---- buffers of inputs and outputs, and sizes that the model computes ---- */
@@ -53,11 +60,12 @@ static void ends_find(Image *im)
         if (p->buf.at[b].kind == BUF_IN) im->input_of[b] = (int)++in;
         if (p->buf.at[b].kind == BUF_OUT) im->output_of[b] = (int)++out;
     }
-    assert(in == im->g->input.n && out == im->g->output.n && "lower_graph: a buffer for every input and output, in order");
+    assert(in == im->g->input.n && out == im->g->output.n &&
+           "lower_graph: a buffer for every input and output, in order");
 }
 
-/* A symbol that stands for an element of a computed value is read from that value's buffer, which therefore must exist: it is
- * treated like an output. Only values whose symbols some size of the program needs. */
+/* A symbol that stands for an element of a computed value is read from that value's buffer, which therefore must
+ * exist: it is treated like an output. Only values whose symbols some size of the program needs. */
 static void data_sizes_find(Image *im)
 {
     const Graph *g = im->g;
@@ -76,10 +84,13 @@ static void data_sizes_find(Image *im)
         int b = im->buf_of[v];
         for (uint32_t k = 0; b && val->elem && k < val->elems; k++) {
             uint32_t i;
-            if (!dim_known(val->elem[k]) || !dim_is_symbol(p->dim, val->elem[k], &i) || !used[i] || im->sizes.symbol[i].defined) continue;
+            if (!dim_known(val->elem[k]) || !dim_is_symbol(p->dim, val->elem[k], &i) || !used[i] ||
+                im->sizes.symbol[i].defined)
+                continue;
             if (p->buf.at[b].kind == BUF_IN || p->buf.at[b].kind == BUF_CONST) continue;
             p->buf.at[b].kind = BUF_OUT;
-            im->sizes.symbol[i] = (SizeSymbol){.how = {SOURCE_BUFFER, (uint32_t)b, k, (int32_t)val->type.dtype}, .defined = true};
+            im->sizes.symbol[i] =
+                (SizeSymbol){.how = {SOURCE_BUFFER, (uint32_t)b, k, (int32_t)val->type.dtype}, .defined = true};
         }
     }
 }
@@ -201,7 +212,8 @@ static bool image_schedule(Image *im, Jobs *jobs)
 {
     uint32_t kernels = im->cut->kernel.n;
     for (uint32_t l = 0; l < im->levels; l++) {
-        im->level[l].kernel = NEW_ARRAY(im->mem, Kernel *, kernels + 1), im->level[l].symbol = NEW_ARRAY(im->mem, const char *, kernels + 1);
+        im->level[l].kernel = NEW_ARRAY(im->mem, Kernel *, kernels + 1),
+        im->level[l].symbol = NEW_ARRAY(im->mem, const char *, kernels + 1);
         for (uint32_t k = 0; k < kernels; k++)
             if (!kernel_prepare(im, l, k, jobs)) return false;
     }
@@ -226,10 +238,24 @@ static bool image_make(Image *im)
     return artefact_link(im, tables);
 }
 
+/* The prefix of every symbol: the output's name as a C identifier, so that models compiled to different files link
+ * together. */
+static const char *symbol_prefix(Arena *mem, const Graph *g, const char *out)
+{
+    if (!out) return g->module->name;
+    const char *slash = strrchr(out, '/'), *base = slash ? slash + 1 : out;
+    size_t n = strcspn(base, ".");
+    char *name = arena_printf(mem, "%s%.*s", isdigit((unsigned char)*base) || !n ? "_" : "", (int)n, base);
+    for (char *c = name; *c; c++)
+        if (!isalnum((unsigned char)*c)) *c = '_';
+    return name;
+}
+
 bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag)
 {
     Arena mem = {0};
-    Image im = {.mem = &mem, .diag = diag, .g = g, .options = o, .name = g->module->name};
+    Image im = {.mem = &mem, .diag = diag, .g = g, .options = o};
+    im.name = symbol_prefix(&mem, g, o->out);
     assert(!o->emit || o->text);
     bool ok = image_make(&im);
     progress(&im, "");

@@ -1,17 +1,21 @@
-/* constant.c - a constant written in the layout of its buffer, straight to the file: row-major elements in, physical order out,
- * zeros where the layout pads. One run along the last physical axis at a time, through a small buffer. */
+/* constant.c - a constant written in the layout of its buffer, straight to the file: row-major elements in, physical
+ * order out, zeros where the layout pads. One run along the last physical axis at a time, through a small buffer. */
 #include "codegen/image.h"
 #include <assert.h>
 
 typedef struct Walk {
     const Tensor *t;
     int n, bytes;
-    int64_t size[MAX_PHYS], div[MAX_PHYS], stride[MAX_PHYS]; /* physical extents; steps of the logical index and of the source */
+    int64_t size[MAX_PHYS], div[MAX_PHYS],
+        stride[MAX_PHYS]; /* physical extents; steps of the logical index and of the source */
     int dim[MAX_PHYS];
     uint64_t count;
 } Walk;
 
-static int64_t phys_size(const LayoutAxis *a, const int64_t *dim) { return a->size ? a->size : (dim[a->dim] + a->div - 1) / a->div; }
+static int64_t phys_size(const LayoutAxis *a, const int64_t *dim)
+{
+    return a->size ? a->size : (dim[a->dim] + a->div - 1) / a->div;
+}
 
 uint64_t layout_elements(const Layout *l, int rank, const int64_t *dim)
 {
@@ -72,7 +76,8 @@ static bool walk_write(const Walk *w, FILE *f)
             int64_t n = w->size[last] - i < (int64_t)(CHUNK - held) ? w->size[last] - i : (int64_t)(CHUNK - held);
             int64_t real = have - i < 0 ? 0 : have - i < n ? have - i : n;
             char *to = chunk + held * (size_t)w->bytes;
-            gather(to, (const char *)w->t->data + (from + i * w->stride[last]) * w->bytes, w->bytes, real, w->stride[last]);
+            gather(to, (const char *)w->t->data + (from + i * w->stride[last]) * w->bytes, w->bytes, real,
+                   w->stride[last]);
             memset(to + real * w->bytes, 0, (size_t)((n - real) * w->bytes));
             held += (size_t)n, i += n;
             if (held < CHUNK) continue;

@@ -7,7 +7,7 @@
  * of its own, so that each has one parallel loop nest. Extraction rebuilds the formulas in the kernel's own pool, in order of
  * first appearance; equal work therefore gives equal pools, and two kernels are the same exactly when everything in them is equal. A
  * kernel is extracted into scratch memory first and again, for good, only when no earlier one equals it. */
-#include "codegen/codegen.h"
+#include "codegen/analyse.h"
 #include "ir/base/map.h"
 #include <assert.h>
 #include <ctype.h>
@@ -16,10 +16,10 @@ typedef struct Slot { uint32_t epoch, to; } Slot; /* a memo that is emptied by c
 typedef struct Cutter {
     Kernel *p;
     Arena *mem;
-    Slot *expr, *axis, *buf;
-    uint32_t epoch;
+    Slot *expr, *axis, *buf, *view; /* view: a buffer the group also writes, as it was before */
+    uint32_t epoch, walk;    /* walk: expressions are forgotten after each stage */
     uint32_t *first, *last; /* per buffer: the groups that touch it */
-    bool *written;          /* per buffer: by the current group */
+    bool *written, *now;    /* per buffer: by the current group; by its stages so far */
     Cut *cut;
     VEC(uint64_t) hash;     /* beside cut->kernel */
     VEC(struct CutStep) step;
@@ -84,18 +84,21 @@ static Expr symbol(Extract *x, Dim d)
     return expr_dim(x->k, dim_symbol(x->k->dim, arena_printf(x->k->mem, "s%u", (unsigned)i), DIM_INPUT, lo));
 }
 
-static int buffer(Extract *x, int b)
+/* A group that reads one part of a buffer and writes another has two parameters for it: they never meet. */
+static int buffer(Extract *x, int b, bool reads)
 {
     Cutter *c = x->c;
-    if (c->buf[b].epoch == c->epoch) return (int)c->buf[b].to;
+    bool before = reads && c->written[b] && !c->now[b];
+    Slot *slot = before ? &c->view[b] : &c->buf[b];
+    if (slot->epoch == c->epoch) return (int)slot->to;
     Buf to = c->p->buf.at[b];
     for (int d = 0; d < to.rank; d++) to.dim[d] = translate(x, to.dim[d]);
     bool inside = to.kind == BUF_TMP && c->first[b] == x->group && c->last[b] == x->group;
-    if (to.kind != BUF_CONST && !inside) to.kind = c->written[b] ? BUF_OUT : BUF_IN;
+    if (to.kind != BUF_CONST && !inside) to.kind = c->written[b] && !before ? BUF_OUT : BUF_IN;
     to.name = arena_printf(x->k->mem, "b%u", (unsigned)x->k->buf.n), to.source = (uint32_t)b;
     int id = kernel_buf(x->k, to);
     vec_push(x->k->mem, &x->buf, b);
-    c->buf[b] = (Slot){c->epoch, (uint32_t)id};
+    *slot = (Slot){c->epoch, (uint32_t)id};
     return id;
 }
 
@@ -118,7 +121,7 @@ static Expr rebuilt(Extract *x, Expr e)
     if (n.kind == E_SYM) return symbol(x, (Dim){n.id});
     if (n.kind == E_AXIS) return expr_axis(k, axis(x, (int)n.id));
     if (n.kind == E_IT) return expr_it(k, (DType)n.type);
-    int buf = n.kind == E_LOAD ? buffer(x, (int)n.id) : 0;
+    int buf = n.kind == E_LOAD ? buffer(x, (int)n.id, true) : 0;
     Expr arg[MAX_RANK] = {0};
     for (int i = 0; i < MAX_RANK && n.arg[i]; i++) arg[i] = translate(x, n.arg[i]);
     if (n.kind == E_LOAD) return expr_load(k, buf, arg);
@@ -131,22 +134,40 @@ static Expr translate(Extract *x, Expr e)
 {
     if (!e) return 0;
     Slot *s = &x->c->expr[e];
-    if (s->epoch != x->c->epoch) *s = (Slot){x->c->epoch, rebuilt(x, e)};
-    return s->to;
+    if (s->epoch == x->c->walk) return s->to;
+    Expr to = rebuilt(x, e);
+    *s = (Slot){x->c->walk, to};
+    return to;
 }
 
 static void stage(Extract *x, const Compute *from)
 {
     Compute to = *from;
+    Cutter *c = x->c;
+    c->walk++;
+    if (from->keep) c->now[expr_node(c->p, from->keep)->id] = true;
+    if (from->update || from->scan) c->now[from->out] = true;
     for (int d = 0; d < to.rank; d++) to.space[d] = axis(x, from->space[d]);
     for (int d = 0; d < to.reduces; d++) to.reduce[d] = axis(x, from->reduce[d]);
     to.value = translate(x, from->value), to.epilogue = translate(x, from->epilogue);
     to.keep = translate(x, from->keep), to.check = translate(x, from->check), to.where = translate(x, from->where);
-    for (int d = 0; d < x->c->p->buf.at[from->out].rank; d++) to.at[d] = translate(x, from->at[d]);
-    to.out = buffer(x, from->out);
+    for (int d = 0; d < MAX_RANK; d++) to.at[d] = d < c->p->buf.at[from->out].rank ? translate(x, from->at[d]) : 0;
+    to.out = buffer(x, from->out, false);
     to.scan = from->scan ? axis(x, from->scan) : 0;
     to.share = from->share ? 1 : 0; /* numbers of the program mean nothing here */
     vec_push(x->k->mem, &x->k->stage, to);
+    c->now[from->out] = true;
+}
+
+static void mark_written(Cutter *c, uint32_t first, uint32_t end, bool is)
+{
+    for (uint32_t i = first; i < end; i++) {
+        const Compute *s = &c->p->stage.at[i];
+        c->written[s->out] = is;
+        if (!is || s->scan) c->now[s->out] = is; /* a scan reads what it wrote at smaller values of its axis */
+        if (s->keep) c->written[expr_node(c->p, s->keep)->id] = is;
+        if (s->keep && !is) c->now[expr_node(c->p, s->keep)->id] = false;
+    }
 }
 
 static const char *kernel_name(const Cutter *c, Arena *mem, uint32_t first, uint32_t end)
@@ -164,14 +185,10 @@ static Extract extract(Cutter *c, Arena *mem, uint32_t group, uint32_t first, ui
     Extract x = {.c = c, .group = group};
     x.k = kernel_new(mem, dims_new(mem), kernel_name(c, mem, first, end));
     c->epoch++;
-    for (uint32_t i = first; i < end; i++) c->written[c->p->stage.at[i].out] = true;
-    for (uint32_t i = first; i < end; i++)
-        if (c->p->stage.at[i].keep) c->written[expr_node(c->p, c->p->stage.at[i].keep)->id] = true;
+    mark_written(c, first, end, true);
     for (uint32_t i = first; i < end; i++) stage(&x, &c->p->stage.at[i]);
-    for (uint32_t i = first; i < end; i++) {
-        c->written[c->p->stage.at[i].out] = false;
-        if (c->p->stage.at[i].keep) c->written[expr_node(c->p, c->p->stage.at[i].keep)->id] = false;
-    }
+    mark_written(c, first, end, false);
+    kernel_fuse(x.k);
     return x;
 }
 
@@ -273,6 +290,7 @@ Cut *program_cut(Kernel *program, Arena *mem)
     Arena scratch = {0};
     c.expr = NEW_ARRAY(&scratch, Slot, expr_count(program) + 1);
     c.axis = NEW_ARRAY(&scratch, Slot, program->axis.n), c.buf = NEW_ARRAY(&scratch, Slot, program->buf.n);
+    c.view = NEW_ARRAY(&scratch, Slot, program->buf.n), c.now = NEW_ARRAY(&scratch, bool, program->buf.n);
     c.first = NEW_ARRAY(&scratch, uint32_t, program->buf.n), c.last = NEW_ARRAY(&scratch, uint32_t, program->buf.n);
     c.written = NEW_ARRAY(&scratch, bool, program->buf.n);
     for (uint32_t i = 0, end, group = 1; i < program->stage.n; i = end, group++) {

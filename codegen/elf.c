@@ -1,23 +1,37 @@
 /* elf.c - writes one relocatable object (ET_REL): header, contents, relocations, symbols, names, section table.
  *
- * All positions are computed before the first byte is written, so the file is written front to back in one pass. The same
- * input gives the same bytes: nothing of the file's name, the time or the process gets in. */
+ * All positions are computed before the first byte is written, so the file is written front to back in one pass.
+ * The same input gives the same bytes: nothing of the file's name, the time or the process gets in. */
 #include "codegen/elf.h"
 #include "ir/base/map.h"
 #include <assert.h>
 #include <elf.h>
 
 enum { LARGE = 0x10000000 }; /* SHF_X86_64_LARGE */
-typedef struct SectionRow { const char *name, *large; uint64_t flags; } SectionRow; /* large: its name when code cannot reach across it */
+typedef struct SectionRow {
+    const char *name, *large;
+    uint64_t flags;
+} SectionRow; /* large: its name when code cannot reach across it */
 static const SectionRow rows[ELF_SECTIONS] = {
     [ELF_RODATA] = {".rodata", NULL, SHF_ALLOC},
     [ELF_RELRO] = {".data.rel.ro", NULL, SHF_ALLOC | SHF_WRITE},
     [ELF_WEIGHTS] = {".rodata.weights", ".lrodata", SHF_ALLOC},
 };
-typedef struct Machine { const char *arch; uint16_t machine; uint32_t absolute; bool large; } Machine;
-static const Machine machines[] = {{"x86_64", EM_X86_64, R_X86_64_64, true}, {"aarch64", EM_AARCH64, R_AARCH64_ABS64, false}};
+typedef struct Machine {
+    const char *arch;
+    uint16_t machine;
+    uint32_t absolute;
+    bool large;
+} Machine;
+static const Machine machines[] = {{"x86_64", EM_X86_64, R_X86_64_64, true},
+                                   {"aarch64", EM_AARCH64, R_AARCH64_ABS64, false}};
 
-typedef struct Piece { uint64_t at, n; const void *p; ElfFill *fill; void *ctx; } Piece;
+typedef struct Piece {
+    uint64_t at, n;
+    const void *p;
+    ElfFill *fill;
+    void *ctx;
+} Piece;
 typedef struct Section {
     uint64_t size, align;
     VEC(Piece) piece;
@@ -27,9 +41,9 @@ struct Elf {
     Arena *mem;
     const Machine *machine;
     Section section[ELF_SECTIONS];
-    Map texts, symbols;       /* text: offset + 1 in RODATA; symbol: its number among the globals + 1 */
-    VEC(Elf64_Sym) symbol;    /* globals */
-    VEC(char) names;          /* .strtab */
+    Map texts, symbols;    /* text: offset + 1 in RODATA; symbol: its number among the globals + 1 */
+    VEC(Elf64_Sym) symbol; /* globals */
+    VEC(char) names;       /* .strtab */
 };
 
 Elf *elf_new(Arena *mem, const char *arch)
@@ -105,7 +119,8 @@ static uint32_t symbol_number(Elf *e, const char *name)
 {
     uint32_t found = map_get(&e->symbols, name);
     if (found) return ELF_SECTIONS + found;
-    Elf64_Sym s = {.st_name = name_add(e, name), .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_NOTYPE), .st_shndx = SHN_UNDEF};
+    Elf64_Sym s = {
+        .st_name = name_add(e, name), .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_NOTYPE), .st_shndx = SHN_UNDEF};
     s.st_other = STV_HIDDEN; /* of the same artefact: no indirection through the dynamic symbol table */
     uint32_t n = vec_push(e->mem, &e->symbol, s) + 1;
     map_put(e->mem, &e->symbols, arena_text(e->mem, name, strlen(name)), n);
@@ -114,13 +129,20 @@ static uint32_t symbol_number(Elf *e, const char *name)
 
 static void rela_add(Elf *e, ElfSection s, uint64_t at, uint32_t symbol, uint64_t addend)
 {
-    Elf64_Rela r = {.r_offset = at, .r_info = ELF64_R_INFO((uint64_t)symbol, e->machine->absolute), .r_addend = (int64_t)addend};
+    Elf64_Rela r = {
+        .r_offset = at, .r_info = ELF64_R_INFO((uint64_t)symbol, e->machine->absolute), .r_addend = (int64_t)addend};
     vec_push(e->mem, &e->section[s].rela, r);
 }
 
-void elf_pointer(Elf *e, ElfSection s, uint64_t at, ElfSection to, uint64_t addend) { rela_add(e, s, at, 1 + (uint32_t)to, addend); }
+void elf_pointer(Elf *e, ElfSection s, uint64_t at, ElfSection to, uint64_t addend)
+{
+    rela_add(e, s, at, 1 + (uint32_t)to, addend);
+}
 
-void elf_pointer_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol) { rela_add(e, s, at, symbol_number(e, symbol), 0); }
+void elf_pointer_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol)
+{
+    rela_add(e, s, at, symbol_number(e, symbol), 0);
+}
 
 void elf_define(Elf *e, const char *name, ElfSection s, uint64_t at, uint64_t size, bool exported)
 {
@@ -137,7 +159,11 @@ bool elf_is_large(const Elf *e) { return e->section[ELF_WEIGHTS].size >= (uint64
 
 /* ---- writing. Sections: none, contents, their relocations, symbols, names, section names, the stack note ---- */
 enum { FIRST_RELA = 1 + ELF_SECTIONS, SYMTAB = FIRST_RELA + ELF_SECTIONS, STRTAB, SHSTRTAB, STACK_NOTE, ALL_SECTIONS };
-typedef struct Writer { FILE *f; uint64_t at; bool failed; } Writer;
+typedef struct Writer {
+    FILE *f;
+    uint64_t at;
+    bool failed;
+} Writer;
 
 static void write_bytes(Writer *w, const void *p, size_t n)
 {
@@ -156,7 +182,10 @@ static void write_section(Writer *w, const Section *s, uint64_t begin)
     for (uint32_t i = 0; i < s->piece.n && !w->failed; i++) {
         const Piece *p = &s->piece.at[i];
         write_zeros(w, begin + p->at);
-        if (!p->fill) { write_bytes(w, p->p, p->n); continue; }
+        if (!p->fill) {
+            write_bytes(w, p->p, p->n);
+            continue;
+        }
         if (!p->fill(p->ctx, w->f)) w->failed = true;
         w->at += p->n;
     }
@@ -183,19 +212,35 @@ static void headers_fill(const Elf *e, Elf64_Shdr *h, char *names, uint32_t *nam
         const Section *x = &e->section[s];
         bool large = rows[s].large && elf_is_large(e);
         const char *name = large ? rows[s].large : rows[s].name;
-        h[1 + s] = (Elf64_Shdr){.sh_type = SHT_PROGBITS, .sh_flags = rows[s].flags, .sh_size = x->size, .sh_addralign = x->align};
+        h[1 + s] = (Elf64_Shdr){
+            .sh_type = SHT_PROGBITS, .sh_flags = rows[s].flags, .sh_size = x->size, .sh_addralign = x->align};
         if (large && e->machine->large) h[1 + s].sh_flags |= LARGE;
         h[1 + s].sh_name = section_name(names, names_n, "", name);
-        h[FIRST_RELA + s] = (Elf64_Shdr){.sh_type = SHT_RELA, .sh_flags = SHF_INFO_LINK, .sh_size = x->rela.n * sizeof(Elf64_Rela),
-                                         .sh_link = SYMTAB, .sh_info = 1 + s, .sh_addralign = 8, .sh_entsize = sizeof(Elf64_Rela)};
+        h[FIRST_RELA + s] = (Elf64_Shdr){.sh_type = SHT_RELA,
+                                         .sh_flags = SHF_INFO_LINK,
+                                         .sh_size = x->rela.n * sizeof(Elf64_Rela),
+                                         .sh_link = SYMTAB,
+                                         .sh_info = 1 + s,
+                                         .sh_addralign = 8,
+                                         .sh_entsize = sizeof(Elf64_Rela)};
         h[FIRST_RELA + s].sh_name = section_name(names, names_n, ".rela", name);
     }
     uint64_t symbols = 1 + ELF_SECTIONS + e->symbol.n;
-    h[SYMTAB] = (Elf64_Shdr){.sh_type = SHT_SYMTAB, .sh_size = symbols * sizeof(Elf64_Sym), .sh_link = STRTAB, .sh_info = 1 + ELF_SECTIONS,
-                             .sh_addralign = 8, .sh_entsize = sizeof(Elf64_Sym), .sh_name = section_name(names, names_n, "", ".symtab")};
-    h[STRTAB] = (Elf64_Shdr){.sh_type = SHT_STRTAB, .sh_size = e->names.n, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".strtab")};
-    h[STACK_NOTE] = (Elf64_Shdr){.sh_type = SHT_PROGBITS, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".note.GNU-stack")};
-    h[SHSTRTAB] = (Elf64_Shdr){.sh_type = SHT_STRTAB, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".shstrtab")};
+    h[SYMTAB] = (Elf64_Shdr){.sh_type = SHT_SYMTAB,
+                             .sh_size = symbols * sizeof(Elf64_Sym),
+                             .sh_link = STRTAB,
+                             .sh_info = 1 + ELF_SECTIONS,
+                             .sh_addralign = 8,
+                             .sh_entsize = sizeof(Elf64_Sym),
+                             .sh_name = section_name(names, names_n, "", ".symtab")};
+    h[STRTAB] = (Elf64_Shdr){.sh_type = SHT_STRTAB,
+                             .sh_size = e->names.n,
+                             .sh_addralign = 1,
+                             .sh_name = section_name(names, names_n, "", ".strtab")};
+    h[STACK_NOTE] = (Elf64_Shdr){
+        .sh_type = SHT_PROGBITS, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".note.GNU-stack")};
+    h[SHSTRTAB] = (Elf64_Shdr){
+        .sh_type = SHT_STRTAB, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".shstrtab")};
     h[SHSTRTAB].sh_size = *names_n;
     for (uint32_t s = 1; s < ALL_SECTIONS; s++) place(at, &h[s]);
 }
@@ -207,9 +252,15 @@ bool elf_write(const Elf *e, FILE *f)
     uint32_t names_n = 1;
     uint64_t end = sizeof(Elf64_Ehdr);
     headers_fill(e, h, names, &names_n, &end);
-    Elf64_Ehdr head = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_REL,
-                       .e_machine = e->machine->machine, .e_version = EV_CURRENT, .e_shoff = (end + 7) / 8 * 8, .e_ehsize = sizeof head,
-                       .e_shentsize = sizeof *h, .e_shnum = ALL_SECTIONS, .e_shstrndx = SHSTRTAB};
+    Elf64_Ehdr head = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
+                       .e_type = ET_REL,
+                       .e_machine = e->machine->machine,
+                       .e_version = EV_CURRENT,
+                       .e_shoff = (end + 7) / 8 * 8,
+                       .e_ehsize = sizeof head,
+                       .e_shentsize = sizeof *h,
+                       .e_shnum = ALL_SECTIONS,
+                       .e_shstrndx = SHSTRTAB};
     Writer w = {.f = f};
     write_bytes(&w, &head, sizeof head);
     for (uint32_t s = 0; s < ELF_SECTIONS; s++) {

@@ -56,12 +56,11 @@ static bool may_take(Kernel *k, int buf, int like)
     return true;
 }
 
-static bool spread_stage(Layer *l, const Compute *s)
+static bool spread_stage(Kernel *k, Arena *mem, const Compute *s)
 {
-    Kernel *k = l->k;
     LoadList loads = {0};
     bool changed = false;
-    stage_loads(k, l->mem, s, &loads);
+    stage_loads(k, mem, s, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) {
         int from = (int)expr_node(k, loads.at.at[i])->id;
         if (!is_pointwise(k, s, loads.at.at[i])) continue;
@@ -72,14 +71,16 @@ static bool spread_stage(Layer *l, const Compute *s)
     return changed;
 }
 
-static void spread(Layer *l)
+void spread_order(Kernel *k)
 {
+    Arena scratch = {0};
     bool again = true;
     for (int round = 0; again && round < 4; round++) { /* one way each: a program is read in order, so few rounds reach everything */
         again = false;
-        for (uint32_t i = 0; i < l->k->stage.n; i++) again = spread_stage(l, &l->k->stage.at[i]) || again;
-        for (uint32_t i = l->k->stage.n; i--;) again = spread_stage(l, &l->k->stage.at[i]) || again;
+        for (uint32_t i = 0; i < k->stage.n; i++) again = spread_stage(k, &scratch, &k->stage.at[i]) || again;
+        for (uint32_t i = k->stage.n; i--;) again = spread_stage(k, &scratch, &k->stage.at[i]) || again;
     }
+    arena_drop(&scratch);
 }
 
 /* A copy of `from` into `to`, dimension by dimension. */
@@ -191,15 +192,6 @@ static bool span(Kernel *k, const Compute *s, Expr e, Expr *lo, Expr *hi)
     return true;
 }
 
-static bool is_rereading(Kernel *k, const Compute *s, Expr load)
-{
-    for (int d = 0; d < s->rank + s->reduces; d++) {
-        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-        if (!expr_uses(k, load, a) && !expr_is(k, k->axis.at[a].extent, 1)) return true;
-    }
-    return false;
-}
-
 /* What the padded temporary looks like; false: this guard is not a halo. */
 static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
 {
@@ -212,7 +204,7 @@ static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
     if (expr_cast(k, (DType)g.type, h->pad) != g.arg[2]) return false; /* the pad is no value of the stored type */
     *want = b, want->kind = BUF_TMP, want->source = 0, want->data = NULL;
     bool padded = false;
-    if (!is_rereading(k, s, load)) return false;
+    if (!is_rereading(k, s, load, true)) return false;
     for (int d = 0; d < b.rank; d++) {
         Expr lo, hi;
         if (!span(k, s, n.arg[d], &lo, &hi) || !expr_is_index(k, lo, NULL)) return false;
@@ -656,7 +648,7 @@ void program_layout(Kernel *k)
         if (k->stage.at[i].share > l.share) l.share = k->stage.at[i].share;
     settle_contract(&l);
     take_stages(&l);
-    spread(&l);
+    spread_order(k);
     add_halos(&l);
     settle_operands(&l);
     arena_drop(&scratch);

@@ -1,8 +1,8 @@
-/* link.c - objects become the artefact: the system's linker is run in a folder of its own beside the output, and the finished file is
- * moved over the old one. Whatever happens, the folder goes.
+/* link.c - objects become the artefact: the system's linker is run in a folder of its own beside the output, and the
+ * finished file is moved over the old one. Whatever happens, the folder goes.
  *
- * A shared object exports NAME_octet_api alone. An object or archive is one relocatable file whose other symbols are made local,
- * so that several models link into one program. */
+ * A shared object exports NAME_octet_api alone. An object or archive is one relocatable file whose other symbols
+ * are made local, so that several models link into one program. */
 #include "codegen/image.h"
 #include <assert.h>
 #include <errno.h>
@@ -15,17 +15,20 @@
 
 extern char **environ;
 /* cmake/OctetRuntime.cmake embeds these. */
-#define BLOB(name) extern const char octet_blob_##name[]; extern const uint64_t octet_blob_##name##_size;
-BLOB(rt) BLOB(cpu) BLOB(pool) BLOB(main)
+#define BLOB(name)                                                                                                     \
+    extern const char octet_blob_##name[];                                                                             \
+    extern const uint64_t octet_blob_##name##_size;
+BLOB(rt)
+BLOB(cpu) BLOB(pool) BLOB(main)
 
-typedef struct Link {
+    typedef struct Link {
     Image *im;
     Arena *mem;
     Diag *diag;
     const char *folder, *log;
-    bool large;                 /* weights of a gigabyte and more */
-    VEC(const char *) file;     /* everything made in the folder, to be removed */
-    VEC(const char *) object;   /* of them, what the linker gets */
+    bool large;               /* weights of a gigabyte and more */
+    VEC(const char *) file;   /* everything made in the folder, to be removed */
+    VEC(const char *) object; /* of them, what the linker gets */
 } Link;
 
 /* ---- files in the folder ---- */
@@ -67,10 +70,13 @@ static bool objects_put(Link *l, const Elf *e)
 {
     Image *im = l->im;
     bool ok = tables_put(l, e);
-    for (uint32_t i = 0; i < im->objects && ok; i++) ok = object_put(l, arena_printf(l->mem, "k%u.o", (unsigned)i), im->object[i].at, im->object[i].n);
-    ok = ok && object_put(l, "rt.o", octet_blob_rt, octet_blob_rt_size) && object_put(l, "cpu.o", octet_blob_cpu, octet_blob_cpu_size);
+    for (uint32_t i = 0; i < im->objects && ok; i++)
+        ok = object_put(l, arena_printf(l->mem, "k%u.o", (unsigned)i), im->object[i].at, im->object[i].n);
+    ok = ok && object_put(l, "rt.o", octet_blob_rt, octet_blob_rt_size) &&
+         object_put(l, "cpu.o", octet_blob_cpu, octet_blob_cpu_size);
     if (ok && im->options->max_threads != 1) ok = object_put(l, "pool.o", octet_blob_pool, octet_blob_pool_size);
-    if (ok && im->options->kind == ARTEFACT_EXECUTABLE) ok = object_put(l, "main.o", octet_blob_main, octet_blob_main_size);
+    if (ok && im->options->kind == ARTEFACT_EXECUTABLE)
+        ok = object_put(l, "main.o", octet_blob_main, octet_blob_main_size);
     return ok;
 }
 
@@ -117,14 +123,24 @@ static ToolResult tool_run(Link *l, const Words *w)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? TOOL_DONE : TOOL_FAILED;
 }
 
-/* A task and the programs that can do it, tried in order until one is there. $OUT, $NAME, $SO, $MAP and $OBJECTS are filled in. */
-typedef struct Tool { const char *program, *arguments; } Tool;
+/* A task and the programs that can do it, tried in order until one is there. $OUT, $NAME, $SO, $MAP and $OBJECTS are
+ * filled in. */
+typedef struct Tool {
+    const char *program, *arguments;
+} Tool;
 #define HARDEN "-z relro -z now -z noexecstack --build-id=none --gc-sections --hash-style=gnu --as-needed"
-#define HARDEN_CC "-Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--build-id=none -Wl,--gc-sections -Wl,--hash-style=gnu -Wl,--as-needed"
-#define LD_SHARED "-shared " HARDEN " -soname $SO --version-script $MAP -o $OUT $OBJECTS -L/lib64 -L/usr/lib64 -L/lib/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu -lm -lc"
-static const Tool link_shared[] = {
-    {"cc", "-shared -nostartfiles " HARDEN_CC " -Wl,-soname,$SO -Wl,--version-script,$MAP -o $OUT $OBJECTS -lm -lpthread"},
-    {"ld.lld-22", LD_SHARED}, {"ld.lld", LD_SHARED}, {"ld", LD_SHARED}, {NULL, NULL}};
+#define HARDEN_CC                                                                                                      \
+    "-Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--build-id=none -Wl,--gc-sections -Wl,--hash-style=gnu "           \
+    "-Wl,--as-needed"
+#define LD_SHARED                                                                                                      \
+    "-shared " HARDEN " -soname $SO --version-script $MAP -o $OUT $OBJECTS -L/lib64 -L/usr/lib64 "                     \
+                      "-L/lib/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu -lm -lc"
+static const Tool link_shared[] = {{"cc", "-shared -nostartfiles " HARDEN_CC
+                                          " -Wl,-soname,$SO -Wl,--version-script,$MAP -o $OUT $OBJECTS -lm -lpthread"},
+                                   {"ld.lld-22", LD_SHARED},
+                                   {"ld.lld", LD_SHARED},
+                                   {"ld", LD_SHARED},
+                                   {NULL, NULL}};
 #define CC_PROGRAM "-pie " HARDEN_CC " -o $OUT $OBJECTS -lm -lpthread"
 static const Tool link_program[] = {{"cc", CC_PROGRAM}, {"gcc", CC_PROGRAM}, {"clang", CC_PROGRAM}, {NULL, NULL}};
 #define LD_OBJECT "-r -o $OUT $OBJECTS"
@@ -134,19 +150,25 @@ static const Tool localise[] = {{"objcopy", KEEP}, {"llvm-objcopy-22", KEEP}, {"
 #define AR "rcsD $OUT $OBJECTS"
 static const Tool archive[] = {{"ar", AR}, {"llvm-ar-22", AR}, {"llvm-ar", AR}, {NULL, NULL}};
 
-/* GNU ld puts .lrodata behind the writable data and so into a writable segment. Before everything else it is read-only, and code
- * keeps its distance to what it addresses. */
+/* GNU ld puts .lrodata behind the writable data and so into a writable segment. Before everything else it is
+ * read-only, and code keeps its distance to what it addresses. */
 static const char large_script[] = "SECTIONS { .lrodata : { *(.lrodata .lrodata.*) } } INSERT BEFORE .dynsym;\n";
 
-typedef struct Fill { const char *out, *so, *map, *large; } Fill; /* large: a linker script, or NULL */
+typedef struct Fill {
+    const char *out, *so, *map, *large;
+} Fill; /* large: a linker script, or NULL */
 
 static void word_fill(Link *l, Words *to, const char *word, const Fill *f)
 {
-    struct { const char *key, *value; } keys[] = {{"$OUT", f->out}, {"$SO", f->so}, {"$MAP", f->map}, {"$NAME", l->im->name}};
+    struct {
+        const char *key, *value;
+    } keys[] = {{"$OUT", f->out}, {"$SO", f->so}, {"$MAP", f->map}, {"$NAME", l->im->name}};
     if (!strcmp(word, "$OBJECTS")) {
         for (uint32_t i = 0; i < l->object.n; i++) vec_push(l->mem, to, l->object.at[i]);
         bool plain = !strncmp(to->at[0], "ld", 2); /* the linker itself, not a compiler that calls it */
-        if (f->large) vec_push(l->mem, to, plain ? arena_printf(l->mem, "-T%s", f->large) : arena_printf(l->mem, "-Wl,-T,%s", f->large));
+        if (f->large)
+            vec_push(l->mem, to,
+                     plain ? arena_printf(l->mem, "-T%s", f->large) : arena_printf(l->mem, "-Wl,-T,%s", f->large));
         return;
     }
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
@@ -218,8 +240,10 @@ static bool make_archive(Link *l, const char *to)
     return task_run(l, archive, "making the archive", &(Fill){.out = to});
 }
 
-static bool (*const makers[])(Link *, const char *) = {[ARTEFACT_SO] = make_shared, [ARTEFACT_OBJECT] = make_object,
-                                                       [ARTEFACT_ARCHIVE] = make_archive, [ARTEFACT_EXECUTABLE] = make_program};
+static bool (*const makers[])(Link *, const char *) = {[ARTEFACT_SO] = make_shared,
+                                                       [ARTEFACT_OBJECT] = make_object,
+                                                       [ARTEFACT_ARCHIVE] = make_archive,
+                                                       [ARTEFACT_EXECUTABLE] = make_program};
 
 static bool link_all(Link *l, const Elf *e)
 {
@@ -233,7 +257,8 @@ static bool link_all(Link *l, const Elf *e)
         if (f && fclose(f) != 0) ok = false;
         if (!ok) return diag_error(l->diag, NULL, "cannot write %s: %s", beside, strerror(errno));
     }
-    if (has_header && rename(header, beside) != 0) return diag_error(l->diag, NULL, "cannot write %s: %s", beside, strerror(errno));
+    if (has_header && rename(header, beside) != 0)
+        return diag_error(l->diag, NULL, "cannot write %s: %s", beside, strerror(errno));
     if (rename(made, o->out) == 0) return true;
     int error = errno;
     if (has_header) unlink(beside);

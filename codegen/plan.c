@@ -1,15 +1,19 @@
 /* plan.c - where intermediate results live: lifetimes over steps, barriers between threads, offsets in the arena.
  *
- * Threads walk the steps on their own and meet at barriers; between two barriers any two steps may overlap. So a barrier stands
- * before a step only when it touches what another thread wrote (or writes what another thread read) since the last one, and a
- * buffer's memory is another's only from the next barrier on. Offsets: largest first, each at the lowest offset free for its life. */
+ * Threads walk the steps on their own and meet at barriers; between two barriers any two steps may overlap. So a
+ * barrier stands before a step only when it touches what another thread wrote (or writes what another thread read)
+ * since the last one, and a buffer's memory is another's only from the next barrier on. Offsets: largest first, each
+ * at the lowest offset free for its life. */
 #include "codegen/image.h"
 #include <assert.h>
 #include <stdlib.h>
 
 /* What a group of steps without a barrier did to a buffer; the epoch says which group. Steps that thread 0 does alone
  * keep their order among themselves. */
-typedef struct Touched { uint32_t epoch; bool read, written, read_shared, written_shared; } Touched;
+typedef struct Touched {
+    uint32_t epoch;
+    bool read, written, read_shared, written_shared;
+} Touched;
 
 static bool step_conflicts(const PlanStep *s, const Touched *t, uint32_t epoch)
 {
@@ -57,7 +61,10 @@ void plan_lifetimes(Plan *p, Arena *mem)
         }
 }
 
-typedef struct Placed { const PlanBuf *buf; uint32_t which; } Placed;
+typedef struct Placed {
+    const PlanBuf *buf;
+    uint32_t which;
+} Placed;
 
 static int by_bytes(const void *x, const void *y)
 {

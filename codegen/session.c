@@ -1,13 +1,14 @@
-/* session.c - one context with its pool and arena, for the compiler's own use of artefacts: calibration, run, verify, bench.
+/* session.c - one context with its pool and arena, for the compiler's own use of artefacts: calibration, run, verify,
+ * bench.
  *
- * Comes in: constant tensors, checked here against the model's types. Goes out: new tensors. The work memory grows as needed and
- * stays for the next call. */
+ * Comes in: constant tensors, checked here against the model's types. Goes out: new tensors. The work memory grows
+ * as needed and stays for the next call. */
 #include "codegen/artefact.h"
 #include <assert.h>
 
 struct Session {
-    Arena mem;               /* the session itself, the context, the pool */
-    Arena work;              /* the model's arena; dropped when a larger one is needed */
+    Arena mem;  /* the session itself, the context, the pool */
+    Arena work; /* the model's arena; dropped when a larger one is needed */
     const OctetApi *api;
     OctetContext *context;
     OctetPool *pool;
@@ -51,7 +52,8 @@ void session_level(Session *s, int level) { s->api->context_level(s->context, le
 static bool failed(const Session *s, OctetStatus status, Diag *diag)
 {
     const char *text = s->api->error_text(s->context);
-    return diag_error(diag, NULL, "%s", *text ? text : arena_printf(diag->mem, "the model failed with status %d", (int)status));
+    return diag_error(diag, NULL, "%s",
+                      *text ? text : arena_printf(diag->mem, "the model failed with status %d", (int)status));
 }
 
 static bool inputs_fill(const Session *s, const Tensor *const *in, OctetTensor *to, Diag *diag)
@@ -59,8 +61,10 @@ static bool inputs_fill(const Session *s, const Tensor *const *in, OctetTensor *
     for (int32_t i = 0; i < s->api->inputs; i++) {
         const OctetTensorInfo *info = &s->api->input[i];
         if (in[i]->type != (DType)info->dtype)
-            return diag_error(diag, NULL, "input '%s' is %s, expected %s", info->name, dtypes[in[i]->type].name, dtypes[info->dtype].name);
-        if (in[i]->rank != info->rank) return diag_error(diag, NULL, "input '%s' has rank %d, expected %d", info->name, in[i]->rank, info->rank);
+            return diag_error(diag, NULL, "input '%s' is %s, expected %s", info->name, dtypes[in[i]->type].name,
+                              dtypes[info->dtype].name);
+        if (in[i]->rank != info->rank)
+            return diag_error(diag, NULL, "input '%s' has rank %d, expected %d", info->name, in[i]->rank, info->rank);
         to[i].data = (void *)(uintptr_t)in[i]->data;
         memcpy(to[i].dim, in[i]->dim, sizeof *to[i].dim * (size_t)info->rank);
     }
@@ -102,7 +106,8 @@ static OctetStatus run(Session *s, Arena *mem, const OctetTensor *in, OctetTenso
 
 bool session_run(Session *s, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *diag)
 {
-    OctetTensor *from = NEW_ARRAY(mem, OctetTensor, s->api->inputs + 1), *to = NEW_ARRAY(mem, OctetTensor, s->api->outputs + 1);
+    OctetTensor *from = NEW_ARRAY(mem, OctetTensor, s->api->inputs + 1),
+                *to = NEW_ARRAY(mem, OctetTensor, s->api->outputs + 1);
     if (!inputs_fill(s, in, from, diag)) return false;
     OctetStatus status = run(s, mem, from, to);
     if (status != OCTET_OK) return failed(s, status, diag);

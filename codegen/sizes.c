@@ -1,7 +1,7 @@
 /* sizes.c - the size table: which symbols a call defines, and the programs that compute every other size from them.
  *
- * Sizes are collected while the tables are built (size_ref) and numbered at the end, because the runtime wants them sorted by the
- * phase in which they become known. */
+ * Sizes are collected while the tables are built (size_ref) and numbered at the end, because the runtime wants them
+ * sorted by the phase in which they become known. */
 #include "codegen/image.h"
 #include <assert.h>
 
@@ -21,7 +21,8 @@ static void symbol_define(Sizes *z, Dim d, OctetSymbol how)
     z->symbol[i] = (SizeSymbol){.how = how, .defined = true};
 }
 
-/* A free size is what an input's dimension says; a size in the data of an input (a shape that is fed) is read from there. */
+/* A free size is what an input's dimension says; a size in the data of an input (a shape that is fed) is read from
+ * there. */
 void sizes_inputs(Sizes *z, const Graph *g)
 {
     for (uint32_t i = 0; i < g->input.n; i++)
@@ -39,7 +40,8 @@ static int code_depth(const DimCode *code, uint32_t n)
     int depth = 0, most = 0;
     for (uint32_t i = 0; i < n; i++) {
         bool pushes = code[i].op == DIMOP_CONST || code[i].op == DIMOP_SYM;
-        bool unary = code[i].op == DIMOP_POS || code[i].op == DIMOP_GE0 || code[i].op == DIMOP_EQ0 || code[i].op == DIMOP_SCALE;
+        bool unary =
+            code[i].op == DIMOP_POS || code[i].op == DIMOP_GE0 || code[i].op == DIMOP_EQ0 || code[i].op == DIMOP_SCALE;
         depth += pushes ? 1 : unary ? 0 : -1;
         if (depth > most) most = depth;
     }
@@ -76,7 +78,8 @@ uint32_t size_phase(const Sizes *z, uint32_t ref)
     const SizeEntry *e = &z->entry.at[ref];
     uint32_t phase = 0;
     for (uint32_t i = 0; i < e->n; i++)
-        if (e->code[i].op == DIMOP_SYM && z->symbol[e->code[i].arg].phase > phase) phase = z->symbol[e->code[i].arg].phase;
+        if (e->code[i].op == DIMOP_SYM && z->symbol[e->code[i].arg].phase > phase)
+            phase = z->symbol[e->code[i].arg].phase;
     return phase;
 }
 
@@ -151,9 +154,13 @@ static Dim dim_import(Dims *to, const Kernel *k, Dim d, const Dim *symbol)
 
 static Dim dim_lt(Dims *d, Dim a, Dim b) { return dim_ge(d, b, dim_add(d, a, dim_const(d, 1))); }
 static Dim dim_le(Dims *d, Dim a, Dim b) { return dim_ge(d, b, a); }
-typedef struct PrimDim { Prim prim; Dim (*make)(Dims *, Dim, Dim); } PrimDim;
-static const PrimDim prim_dims[] = {{P_add, dim_add}, {P_sub, dim_sub}, {P_mul, dim_mul}, {P_div, dim_fdiv}, {P_mod, dim_mod},
-                                    {P_min, dim_min}, {P_max, dim_max}, {P_lt, dim_lt},   {P_le, dim_le},    {P_eq, dim_eq}};
+typedef struct PrimDim {
+    Prim prim;
+    Dim (*make)(Dims *, Dim, Dim);
+} PrimDim;
+static const PrimDim prim_dims[] = {{P_add, dim_add}, {P_sub, dim_sub}, {P_mul, dim_mul}, {P_div, dim_fdiv},
+                                    {P_mod, dim_mod}, {P_min, dim_min}, {P_max, dim_max}, {P_lt, dim_lt},
+                                    {P_le, dim_le},   {P_eq, dim_eq}};
 
 Dim dim_of_expr(Dims *to, Kernel *k, Expr e, const Dim *symbol)
 {

@@ -1,15 +1,23 @@
 /* tables.c - the model as data: everything runtime/model.h describes, written into an ELF object with the weights.
  *
- * Comes in: the cut program with its kernels scheduled for every level. Order: sizes of all steps and buffers are collected, the
- * plan is made, sizes are numbered by phase, then the tables are put one after the other and OctetModel and OctetApi
- * point at them. */
+ * Comes in: the cut program with its kernels scheduled for every level. Order: sizes of all steps and buffers are
+ * collected, the plan is made, sizes are numbered by phase, then the tables are put one after the other and OctetModel
+ * and OctetApi point at them. */
 #include "codegen/image.h"
 #include <assert.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-typedef struct StepInfo { uint32_t *size; uint32_t sizes; uint32_t *range; } StepInfo; /* range: per level, a size reference */
-typedef struct GuardRow { GuardKind kind; uint32_t a, b; const char *text; } GuardRow; /* a, b: size references */
+typedef struct StepInfo {
+    uint32_t *size;
+    uint32_t sizes;
+    uint32_t *range;
+} StepInfo; /* range: per level, a size reference */
+typedef struct GuardRow {
+    GuardKind kind;
+    uint32_t a, b;
+    const char *text;
+} GuardRow; /* a, b: size references */
 typedef struct Tables {
     Image *im;
     Arena *mem;
@@ -17,12 +25,12 @@ typedef struct Tables {
     Sizes *z;
     Plan plan;
     StepInfo *step;
-    uint32_t *runtime_buf;   /* per program buffer: its index in the runtime's table */
-    VEC(int) used;           /* the program buffers with an index, in order */
-    uint32_t *bytes;         /* per program buffer in the arena: size reference of its bytes */
-    uint32_t *block;         /* per program buffer: its block, dynamic plan */
-    VEC(int) blocks;         /* program buffers, by phase */
-    uint64_t *weight_at;     /* per program buffer */
+    uint32_t *runtime_buf; /* per program buffer: its index in the runtime's table */
+    VEC(int) used;         /* the program buffers with an index, in order */
+    uint32_t *bytes;       /* per program buffer in the arena: size reference of its bytes */
+    uint32_t *block;       /* per program buffer: its block, dynamic plan */
+    VEC(int) blocks;       /* program buffers, by phase */
+    uint64_t *weight_at;   /* per program buffer */
     VEC(GuardRow) guard;
     bool dynamic;
 } Tables;
@@ -91,8 +99,10 @@ static bool symbols_defined(const Tables *t, Dim d)
     return true;
 }
 
-static const char *const guard_words[] = {[GUARD_EQ] = "must equal", [GUARD_GE] = "must be at least",
-                                          [GUARD_EQ_OR_ONE] = "must be 1 or equal", [GUARD_NE] = "must differ from"};
+static const char *const guard_words[] = {[GUARD_EQ] = "must equal",
+                                          [GUARD_GE] = "must be at least",
+                                          [GUARD_EQ_OR_ONE] = "must be 1 or equal",
+                                          [GUARD_NE] = "must differ from"};
 
 /* A guard compares the sizes as they came in: with learnt equalities applied it would compare a size with itself. */
 static void guard_collect(Tables *t, const Guard *g)
@@ -100,10 +110,14 @@ static void guard_collect(Tables *t, const Guard *g)
     Dims *d = t->z->dim;
     GuardRow row = {.kind = g->kind};
     bool raw = symbols_defined(t, g->a) && symbols_defined(t, g->b);
+    if (!raw && (dim_has_data(d, g->a) || dim_has_data(d, g->b)))
+        return; /* of a value that a pass replaced: it has a guard of its own */
     row.a = raw ? size_ref_raw(t->z, g->a) : size_ref(t->z, g->a);
     row.b = raw ? size_ref_raw(t->z, g->b) : size_ref(t->z, g->b);
-    const char *condition = arena_printf(t->mem, "%s %s %s", dim_text(d, g->a, t->mem), guard_words[g->kind], dim_text(d, g->b, t->mem));
-    const char *where = g->loc ? arena_printf(t->mem, "%s '%s': ", g->loc->op ? g->loc->op : "", g->loc->node ? g->loc->node : "") : "";
+    const char *condition =
+        arena_printf(t->mem, "%s %s %s", dim_text(d, g->a, t->mem), guard_words[g->kind], dim_text(d, g->b, t->mem));
+    const char *where =
+        g->loc ? arena_printf(t->mem, "%s '%s': ", g->loc->op ? g->loc->op : "", g->loc->node ? g->loc->node : "") : "";
     row.text = arena_printf(t->mem, "%s%s%s%s", where, g->why ? g->why : "", g->why ? ": " : "", condition);
     vec_push(t->mem, &t->guard, row);
 }
@@ -118,7 +132,8 @@ static void dims_guard(Tables *t, int b)
         int64_t lo;
         if (dim_lower(d, size, &lo) && lo >= 0) continue;
         GuardRow row = {.kind = GUARD_GE, .a = size_ref(t->z, size), .b = size_ref(t->z, dim_const(d, 0))};
-        row.text = arena_printf(t->mem, "dimension %d of an intermediate result must not be negative: %s", a, dim_text(d, size, t->mem));
+        row.text = arena_printf(t->mem, "dimension %d of an intermediate result must not be negative: %s", a,
+                                dim_text(d, size, t->mem));
         vec_push(t->mem, &t->guard, row);
     }
 }
@@ -148,7 +163,8 @@ static bool phases_find(Tables *t)
     for (uint32_t i = 0; i < symbols; i++) {
         if (!z->symbol[i].used || z->symbol[i].how.source != SOURCE_BUFFER) continue;
         uint32_t writer = last_writer(t, z->symbol[i].how.index);
-        if (writer == UINT32_MAX) return diag_error(t->im->diag, NULL, "the size '%s' is computed by nothing", dim_symbol_name(z->dim, i));
+        if (writer == UINT32_MAX)
+            return diag_error(t->im->diag, NULL, "the size '%s' is computed by nothing", dim_symbol_name(z->dim, i));
         of[i] = writer + 1;
         step[n++] = of[i];
     }
@@ -194,7 +210,8 @@ static void outputs_place(Tables *t)
         for (int a = 0; a < type->rank; a++) {
             const DimCode *code;
             uint32_t n = dim_code(t->z->dim, dim_canon(t->z->dim, type->dim[a]), t->mem, &code);
-            for (uint32_t i = 0; i < n; i++) late |= code[i].op == DIMOP_SYM && t->z->symbol[code[i].arg].how.source == SOURCE_BUFFER;
+            for (uint32_t i = 0; i < n; i++)
+                late |= code[i].op == DIMOP_SYM && t->z->symbol[code[i].arg].how.source == SOURCE_BUFFER;
         }
         if (late) im->output_of[b] = -im->output_of[b];
     }
@@ -205,9 +222,11 @@ static bool sizes_collect(Tables *t)
     Image *im = t->im;
     outputs_place(t);
     for (uint32_t i = 0; i < im->g->input.n; i++)
-        for (int a = 0; a < val_type(im->g, im->g->input.at[i])->rank; a++) size_ref_raw(t->z, val_type(im->g, im->g->input.at[i])->dim[a]);
+        for (int a = 0; a < val_type(im->g, im->g->input.at[i])->rank; a++)
+            size_ref_raw(t->z, val_type(im->g, im->g->input.at[i])->dim[a]);
     for (uint32_t i = 0; i < im->g->output.n; i++)
-        for (int a = 0; a < val_type(im->g, im->g->output.at[i])->rank; a++) size_ref(t->z, val_type(im->g, im->g->output.at[i])->dim[a]);
+        for (int a = 0; a < val_type(im->g, im->g->output.at[i])->rank; a++)
+            size_ref(t->z, val_type(im->g, im->g->output.at[i])->dim[a]);
     for (uint32_t s = 0; s < t->plan.steps; s++) step_collect(t, s);
     for (uint32_t i = 0; i < t->used.n; i++) dims_guard(t, t->used.at[i]);
     const Guard *guard;
@@ -215,7 +234,8 @@ static bool sizes_collect(Tables *t)
     for (uint32_t i = 0; i < guards; i++)
         if (dim_known(guard[i].a) && dim_known(guard[i].b)) guard_collect(t, &guard[i]);
     const char *undefined = sizes_undefined(t->z);
-    if (undefined) return diag_error(im->diag, NULL, "the size '%s' depends on data in a way that cannot be compiled", undefined);
+    if (undefined)
+        return diag_error(im->diag, NULL, "the size '%s' depends on data in a way that cannot be compiled", undefined);
     return phases_find(t) && phases_check(t);
 }
 
@@ -239,21 +259,26 @@ static void plan_make(Tables *t)
     }
     for (uint32_t i = 0; i < which.n; i++) /* what the caller gets from the arena stays to the end */
         if (buf_at(t, (int)which.at[i])->kind == BUF_OUT) p->buf[which.at[i]].last = p->steps;
-    if (!t->dynamic) { plan_offsets(p, t->mem, which.at, which.n); return; }
+    if (!t->dynamic) {
+        plan_offsets(p, t->mem, which.at, which.n);
+        return;
+    }
     for (uint32_t phase = 0; phase < z->phases; phase++)
         for (uint32_t i = 0; i < which.n; i++)
-            if (size_phase(z, t->bytes[which.at[i]]) == phase) t->block[which.at[i]] = vec_push(t->mem, &t->blocks, (int)which.at[i]);
+            if (size_phase(z, t->bytes[which.at[i]]) == phase)
+                t->block[which.at[i]] = vec_push(t->mem, &t->blocks, (int)which.at[i]);
 }
 
 /* ---- putting tables ---- */
-#define PUT_ARRAY(t, array, n) elf_put((t)->elf, ELF_RODATA, (n) ? (array) : NULL, sizeof *(array) * (n), 8)
-#define POINT(t, at, T, field, to) elf_pointer((t)->elf, ELF_RELRO, (at) + offsetof(T, field), ELF_RODATA, to)
+#define PUT_ARRAY(t, array, n)           elf_put((t)->elf, ELF_RODATA, (n) ? (array) : NULL, sizeof *(array) * (n), 8)
+#define POINT(t, at, T, field, to)       elf_pointer((t)->elf, ELF_RELRO, (at) + offsetof(T, field), ELF_RODATA, to)
 #define POINT_RELRO(t, at, T, field, to) elf_pointer((t)->elf, ELF_RELRO, (at) + offsetof(T, field), ELF_RELRO, to)
 
 static uint64_t put_strings(Tables *t, const char *const *s, uint32_t n, bool end)
 {
     uint64_t at = elf_put(t->elf, ELF_RELRO, NULL, sizeof(char *) * (n + (end ? 1u : 0u)), 8);
-    for (uint32_t i = 0; i < n; i++) elf_pointer(t->elf, ELF_RELRO, at + 8 * (uint64_t)i, ELF_RODATA, elf_text(t->elf, s[i]));
+    for (uint32_t i = 0; i < n; i++)
+        elf_pointer(t->elf, ELF_RELRO, at + 8 * (uint64_t)i, ELF_RODATA, elf_text(t->elf, s[i]));
     return at;
 }
 
@@ -266,13 +291,15 @@ static uint64_t put_infos(Tables *t, const Val *val, const char *const *name, ui
         const Type *type = val_type(g, val[i]);
         OctetTensorInfo info = {.dtype = (int32_t)type->dtype, .rank = type->rank};
         uint64_t here = at + sizeof info * i;
-        elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetTensorInfo, name), ELF_RODATA, elf_text(t->elf, name[i] ? name[i] : ""));
+        elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetTensorInfo, name), ELF_RODATA,
+                    elf_text(t->elf, name[i] ? name[i] : ""));
         for (int a = 0; a < type->rank; a++) {
             Dim d = raw ? type->dim[a] : dim_canon(t->z->dim, type->dim[a]);
             if (dim_is_const(t->z->dim, d, &info.dim[a])) continue;
             info.dim[a] = -1;
             uint64_t text = elf_text(t->elf, dim_text(t->z->dim, d, t->mem));
-            elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetTensorInfo, dim_name) + 8 * (uint64_t)a, ELF_RODATA, text);
+            elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetTensorInfo, dim_name) + 8 * (uint64_t)a, ELF_RODATA,
+                        text);
         }
         elf_poke(t->elf, ELF_RELRO, at + sizeof info * i, &info, sizeof info);
     }
@@ -285,7 +312,8 @@ static uint64_t put_dims(Tables *t, const Val *val, uint32_t n, bool raw)
     for (uint32_t i = 0; i < n; i++) {
         const Type *type = val_type(t->im->g, val[i]);
         for (int a = 0; a < type->rank; a++)
-            vec_push(t->mem, &dim, size_at(t->z, raw ? size_ref_raw(t->z, type->dim[a]) : size_ref(t->z, type->dim[a])));
+            vec_push(t->mem, &dim,
+                     size_at(t->z, raw ? size_ref_raw(t->z, type->dim[a]) : size_ref(t->z, type->dim[a])));
     }
     return PUT_ARRAY(t, dim.at, dim.n);
 }
@@ -356,7 +384,11 @@ static void put_phases(Tables *t, OctetModel *m, uint64_t model, OctetPhase *pha
 }
 
 /* ---- weights: equal ones once ---- */
-typedef struct Weight { const Tensor *t; const Layout *l; uint64_t at; } Weight;
+typedef struct Weight {
+    const Tensor *t;
+    const Layout *l;
+    uint64_t at;
+} Weight;
 
 static bool weight_fill(void *ctx, FILE *f)
 {
@@ -376,12 +408,15 @@ static void put_weights(Tables *t, uint64_t model)
     for (uint32_t i = 0; i < t->used.n; i++) {
         const Buf *b = buf_at(t, t->used.at[i]);
         if (b->kind != BUF_CONST) continue;
-        uint64_t hash = hash_bytes(b->data->data, tensor_bytes(b->data), hash_bytes(b->layout.axis, sizeof(LayoutAxis) * (size_t)b->layout.n, (uint64_t)b->data->type));
+        uint64_t hash =
+            hash_bytes(b->data->data, tensor_bytes(b->data),
+                       hash_bytes(b->layout.axis, sizeof(LayoutAxis) * (size_t)b->layout.n, (uint64_t)b->data->type));
         const char *key = arena_printf(t->mem, "%llx", (unsigned long long)hash);
         uint32_t found = map_get(&seen, key);
         Weight *w = found ? all.at[found - 1] : NULL;
         if (!w || !tensor_equal(w->t, b->data) || !layout_equal(w->l, &b->layout)) {
-            uint64_t bytes = layout_elements(&b->layout, b->data->rank, b->data->dim) * (uint64_t)dtypes[b->data->type].bytes;
+            uint64_t bytes =
+                layout_elements(&b->layout, b->data->rank, b->data->dim) * (uint64_t)dtypes[b->data->type].bytes;
             w = NEW(t->mem, Weight);
             *w = (Weight){.t = b->data, .l = &b->layout};
             w->at = elf_stream(t->elf, ELF_WEIGHTS, bytes, PLAN_ALIGN, weight_fill, w);
@@ -452,8 +487,10 @@ static double step_work(const Tables *t, const struct CutStep *c)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         const Compute *s = &k->stage.at[i];
         double n = 1 + expr_cost(k, s->value) + (s->epilogue ? expr_cost(k, s->epilogue) : 0);
-        for (int a = 0; a < s->rank; a++) n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->space[a]].extent, c->size));
-        for (int a = 0; a < s->reduces; a++) n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->reduce[a]].extent, c->size));
+        for (int a = 0; a < s->rank; a++)
+            n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->space[a]].extent, c->size));
+        for (int a = 0; a < s->reduces; a++)
+            n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->reduce[a]].extent, c->size));
         work += n;
     }
     return work;
@@ -469,7 +506,9 @@ static uint64_t put_slices(Tables *t, uint32_t level, uint32_t *most)
         double grain = WORTH / (step_work(t, &t->im->cut->step[s]) / items + 1);
         size_t scratch = kernel_scratch(t->im->level[level].kernel[t->im->cut->step[s].kernel]);
         assert(scratch < UINT32_MAX - PLAN_ALIGN);
-        slice[s] = (OctetSlice){.range = size_at(t->z, range), .grain = grain < 1 ? 1 : (uint32_t)grain, .scratch_bytes = (uint32_t)scratch};
+        slice[s] = (OctetSlice){.range = size_at(t->z, range),
+                                .grain = grain < 1 ? 1 : (uint32_t)grain,
+                                .scratch_bytes = (uint32_t)scratch};
         if (scratch > *most) *most = (uint32_t)(scratch + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
     }
     return PUT_ARRAY(t, slice, t->plan.steps);
@@ -482,11 +521,13 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
     const char **name = NEW_ARRAY(t->mem, const char *, n);
     uint64_t *needs = NEW_ARRAY(t->mem, uint64_t, n);
     uint32_t *scratch = NEW_ARRAY(t->mem, uint32_t, n);
-    uint64_t kernel_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8), slice_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8);
+    uint64_t kernel_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8),
+             slice_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8);
     for (uint32_t l = 0; l < n; l++) {
         name[l] = im->level[l].target->name, needs[l] = im->level[l].target->needs;
         uint64_t at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)kernels, 8);
-        for (uint32_t k = 0; k < kernels; k++) elf_pointer_symbol(t->elf, ELF_RELRO, at + 8 * (uint64_t)k, im->level[l].symbol[k]);
+        for (uint32_t k = 0; k < kernels; k++)
+            elf_pointer_symbol(t->elf, ELF_RELRO, at + 8 * (uint64_t)k, im->level[l].symbol[k]);
         elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RELRO, at);
         elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, put_slices(t, l, &scratch[l]));
     }
@@ -509,7 +550,8 @@ static void put_tensors(Tables *t, OctetModel *m, uint64_t model, OctetApi *api,
     const char **name = NEW_ARRAY(t->mem, const char *, g->input.n + 1);
     uint32_t *placed = NEW_ARRAY(t->mem, uint32_t, g->output.n + 1);
     for (uint32_t i = 0; i < g->input.n; i++) name[i] = graph_val(g, g->input.at[i])->name;
-    uint64_t in = put_infos(t, g->input.at, name, g->input.n, true), out = put_infos(t, g->output.at, g->output_name.at, g->output.n, false);
+    uint64_t in = put_infos(t, g->input.at, name, g->input.n, true),
+             out = put_infos(t, g->output.at, g->output_name.at, g->output.n, false);
     for (uint32_t o = 0; o < g->output.n; o++) placed[o] = UINT32_MAX;
     for (uint32_t i = 0; i < t->used.n; i++) {
         int b = t->used.at[i], o = t->im->output_of[b];
@@ -525,13 +567,22 @@ static void put_tensors(Tables *t, OctetModel *m, uint64_t model, OctetApi *api,
     POINT(t, model, OctetModel, output_dim, put_dims(t, g->output.at, g->output.n, false));
     POINT(t, model, OctetModel, output_buffer, PUT_ARRAY(t, placed, g->output.n));
 }
-typedef struct Entry { size_t at; const char *symbol; bool pool; } Entry;
+typedef struct Entry {
+    size_t at;
+    const char *symbol;
+    bool pool;
+} Entry;
 static const Entry entries[] = {
-    {offsetof(OctetApi, context_init), "octet_context_init", false}, {offsetof(OctetApi, context_threads), "octet_context_threads", false},
-    {offsetof(OctetApi, prepare), "octet_prepare", false},           {offsetof(OctetApi, run), "octet_run", false},
-    {offsetof(OctetApi, error_text), "octet_error_text", false},     {offsetof(OctetApi, pool_bytes), "octet_pool_bytes", true},
-    {offsetof(OctetApi, pool_init), "octet_pool_init", true},        {offsetof(OctetApi, pool_finish), "octet_pool_finish", true},
-    {offsetof(OctetApi, cpu_level), "octet_cpu_level", false},       {offsetof(OctetApi, context_profile), "octet_context_profile", false},
+    {offsetof(OctetApi, context_init), "octet_context_init", false},
+    {offsetof(OctetApi, context_threads), "octet_context_threads", false},
+    {offsetof(OctetApi, prepare), "octet_prepare", false},
+    {offsetof(OctetApi, run), "octet_run", false},
+    {offsetof(OctetApi, error_text), "octet_error_text", false},
+    {offsetof(OctetApi, pool_bytes), "octet_pool_bytes", true},
+    {offsetof(OctetApi, pool_init), "octet_pool_init", true},
+    {offsetof(OctetApi, pool_finish), "octet_pool_finish", true},
+    {offsetof(OctetApi, cpu_level), "octet_cpu_level", false},
+    {offsetof(OctetApi, context_profile), "octet_context_profile", false},
     {offsetof(OctetApi, context_level), "octet_context_level", false},
 };
 
@@ -540,7 +591,8 @@ static void put_model(Tables *t)
     Image *im = t->im;
     OctetModel m = {0};
     OctetApi api = {.version = 1};
-    uint64_t model = elf_put(t->elf, ELF_RELRO, NULL, sizeof m, 64), api_at = elf_put(t->elf, ELF_RELRO, NULL, sizeof api, 64);
+    uint64_t model = elf_put(t->elf, ELF_RELRO, NULL, sizeof m, 64),
+             api_at = elf_put(t->elf, ELF_RELRO, NULL, sizeof api, 64);
     OctetPhase *phase = NEW_ARRAY(t->mem, OctetPhase, t->z->phases);
     POINT(t, model, OctetModel, name, elf_text(t->elf, im->name));
     put_weights(t, model);
@@ -559,7 +611,8 @@ static void put_model(Tables *t)
     elf_poke(t->elf, ELF_RELRO, api_at, &api, sizeof api);
     POINT_RELRO(t, api_at, OctetApi, model, model);
     for (size_t i = 0; i < COUNT_OF(entries); i++)
-        if (!entries[i].pool || im->options->max_threads != 1) elf_pointer_symbol(t->elf, ELF_RELRO, api_at + entries[i].at, entries[i].symbol);
+        if (!entries[i].pool || im->options->max_threads != 1)
+            elf_pointer_symbol(t->elf, ELF_RELRO, api_at + entries[i].at, entries[i].symbol);
     elf_define(t->elf, arena_printf(t->mem, "%s_octet_api", im->name), ELF_RELRO, api_at, sizeof api, true);
     elf_define(t->elf, "octet_this_api", ELF_RELRO, api_at, sizeof api, false);
 }
@@ -575,11 +628,15 @@ bool tables_build(Image *im, Elf *e)
 {
     uint32_t bufs = im->program->buf.n, steps = im->cut->steps;
     Tables t = {.im = im, .mem = im->mem, .elf = e, .z = &im->sizes};
-    t.plan = (Plan){.step = NEW_ARRAY(im->mem, PlanStep, steps + 1), .steps = steps, .buf = NEW_ARRAY(im->mem, PlanBuf, bufs), .bufs = bufs,
+    t.plan = (Plan){.step = NEW_ARRAY(im->mem, PlanStep, steps + 1),
+                    .steps = steps,
+                    .buf = NEW_ARRAY(im->mem, PlanBuf, bufs),
+                    .bufs = bufs,
                     .barrier = NEW_ARRAY(im->mem, bool, steps + 1)};
     t.step = NEW_ARRAY(im->mem, StepInfo, steps + 1);
     t.runtime_buf = filled(im->mem, bufs);
-    t.bytes = NEW_ARRAY(im->mem, uint32_t, bufs), t.block = filled(im->mem, bufs), t.weight_at = NEW_ARRAY(im->mem, uint64_t, bufs);
+    t.bytes = NEW_ARRAY(im->mem, uint32_t, bufs), t.block = filled(im->mem, bufs),
+    t.weight_at = NEW_ARRAY(im->mem, uint64_t, bufs);
     if (!sizes_collect(&t)) return false;
     plan_make(&t);
     sizes_number(&im->sizes);

@@ -14,7 +14,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6 };
+enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6, LEAST = 2048 };
 
 typedef struct Tuner {
     Kernel *k;
@@ -73,7 +73,8 @@ static int lanes_cost(Kernel *k, const Accesses *a, int axis)
         Expr by = expr_step(k, a->at.at[i].address, axis);
         int64_t n = by ? expr_constant(k, by, 1000) : -1;
         if (n == 0 && !a->at.at[i].store) continue;
-        cost += n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= 4 ? STRIDED : LANES;
+        int mine = n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= 4 ? STRIDED : LANES;
+        cost += a->at.at[i].store ? mine * 3 / 2 : mine; /* stores one by one cost more than loads */
     }
     return cost;
 }
@@ -111,13 +112,41 @@ static void space_order(Tuner *u, const Compute *c, Order *o)
     }
 }
 
-/* Leading loops become parallel until there are enough items to hand out. */
-static void parallelise(Tuner *u, const Order *o, int n)
+static bool is_ragged(const Kernel *k, int leaf) /* the first part of a split that does not divide its axis */
 {
-    int64_t items = 1;
+    int whole = k->axis.at[leaf].parent;
+    int64_t tile = 1, n = whole ? extent(k, whole) : 0;
+    for (int i = 1; whole && i < k->axis.at[whole].parts; i++) tile *= extent(k, k->axis.at[whole].part + i);
+    return whole && (n < 0 || n % tile);
+}
+
+static int64_t items_of(const Kernel *k, int leaf) /* iterations of a loop; a split's first part is known by the split */
+{
+    int whole = k->axis.at[leaf].parent;
+    if (!whole || k->axis.at[whole].part != leaf) return about(k, leaf);
+    int64_t tile = 1;
+    for (int i = 1; i < k->axis.at[whole].parts; i++) tile *= extent(k, k->axis.at[whole].part + i);
+    return (about(k, whole) + tile - 1) / tile;
+}
+
+static int64_t points(const Kernel *k, const Compute *c)
+{
+    int64_t n = 1;
+    for (int d = 0; d < c->rank + c->reduces && n < INT32_MAX; d++) n *= about(k, d < c->rank ? c->space[d] : c->reduce[d - c->rank]);
+    return n;
+}
+
+/* Leading loops become parallel until there are enough items to hand out, or the items get too small to be worth their numbering. A
+ * ragged loop is the last: its whole tiles are told from the rest by one test inside it. */
+static void parallelise(Tuner *u, const Compute *c, const Order *o, int n)
+{
+    int64_t items = 1, work = points(u->k, c);
     for (int i = 0; i < n && u->parallel && items < ITEMS; i++) {
+        int64_t more = items_of(u->k, o->axis[i]);
+        if (i && more > 1 && work / items / more < LEAST) return;
         mark(u->k, LOOP_PARALLEL, o->axis[i]);
-        items *= about(u->k, o->axis[i]);
+        items *= more > 0 ? more : 1; /* an empty axis */
+        if (is_ragged(u->k, o->axis[i])) return;
     }
 }
 
@@ -185,7 +214,7 @@ static void tune_map(Tuner *u, const Compute *c)
     if (ordered) return; /* points in order, one after the other: the plain loops */
     if (!lane) {
         step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);
-        parallelise(u, &o, o.n);
+        parallelise(u, c, &o, o.n);
         return;
     }
     int across = loaded_lanes(u, &a, o.axis, o.n, lane), part[3], tile[2] = {0};
@@ -198,7 +227,7 @@ static void tune_map(Tuner *u, const Compute *c)
         int outer = loops.n;
         put(&loops, vector), put(&loops, tile[0]), put(&loops, tile[1]), put(&loops, vector + 1);
         step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-        parallelise(u, &loops, outer + 1);
+        parallelise(u, c, &loops, outer + 1);
         return;
     }
     int64_t around = 1, n = about(k, lane);
@@ -212,7 +241,7 @@ static void tune_map(Tuner *u, const Compute *c)
         int outer = loops.n;
         for (int i = 1; i < 4; i++) put(&loops, first + i);
         step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-        parallelise(u, &loops, outer);
+        parallelise(u, c, &loops, outer);
         return;
     }
     int parts = split_lanes(k, lane, 4, part);
@@ -221,7 +250,7 @@ static void tune_map(Tuner *u, const Compute *c)
     int outer = loops.n;
     for (int i = 0; i < parts; i++) put(&loops, part[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    parallelise(u, &loops, around < ITEMS ? outer + 1 : outer);
+    parallelise(u, c, &loops, around < ITEMS ? outer + 1 : outer);
 }
 
 /* ---- reductions ---- */
@@ -266,7 +295,7 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     for (int i = 0; i < parts; i++) put(&loops, part[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     step(k, STEP_PARTIAL, LOOP_SERIAL, part + 1, parts - 1, NULL);
-    parallelise(u, &loops, outer);
+    parallelise(u, c, &loops, outer);
 }
 
 static void space_in_lanes(Tuner *u, const Compute *c, const Accesses *a, int lane)
@@ -286,7 +315,7 @@ static void space_in_lanes(Tuner *u, const Compute *c, const Accesses *a, int la
     put(&loops, vector + 1);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     unroll_windows(u, c);
-    parallelise(u, &loops, outer);
+    parallelise(u, c, &loops, outer);
 }
 
 static void tune_reduction(Tuner *u, const Compute *c)
@@ -305,7 +334,7 @@ static void tune_reduction(Tuner *u, const Compute *c)
         Order loops = o;
         for (int i = 0; i < c->reduces; i++) put(&loops, c->reduce[i]);
         step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-        parallelise(u, &o, o.n);
+        parallelise(u, c, &o, o.n);
     }
 }
 
@@ -319,7 +348,7 @@ static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, in
     double depth = flops > loads ? flops : loads;
     if (depth < chain) depth = chain;
     depth += 0.5 * cols * registers; /* panels come from the second level cache */
-    double whole = (double)(m / rows), rest = m % rows ? 0.6 + 0.4 * (double)(m % rows) / rows : 0;
+    double whole = (double)(m / rows), rest = m % rows ? 0.8 + 0.2 * (double)(m % rows) / rows : 0;
     return (whole + rest) * (double)(panels / cols) * depth;
 }
 
@@ -402,6 +431,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
     bool panels_first = weights > 192 * 1024; /* a panel stays in the cache while all rows pass; else all panels do */
+    if (is_ragged(k, row)) panels_first = items_of(k, lane) >= 16; /* so that the ragged loop is the last parallel one */
     if (panels_first) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
@@ -413,7 +443,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
     step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, "contract");
-    parallelise(u, &loops, outer);
+    parallelise(u, c, &loops, outer);
     return true;
 }
 
@@ -476,7 +506,7 @@ static void share(Tuner *u)
     for (int i = 0; i < o.n; i++) u->outer[o.axis[i]] = true;
     if (scan) u->outer[scan] = true;
     step(k, STEP_SHARE, LOOP_SERIAL, o.axis, o.n, NULL);
-    parallelise(u, &o, o.n);
+    parallelise(u, &k->stage.at[0], &o, o.n);
 }
 
 static void forget(Kernel *k) /* a former schedule and the parts it made */

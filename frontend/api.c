@@ -1,13 +1,13 @@
 /* api.c - the library's doors; see runtime/include/octet_compiler.h. */
-#include "octet_compiler.h"
 #include "frontend/cli.h"
+#include "octet_compiler.h"
 
 #define VERSION "0.1.0"
 
 static int usage(FILE *f, int code)
 {
     fputs("usage: octet COMMAND [options]\n\n", f);
-    for (uint32_t i = 0; command_at(i); i++) fprintf(f, "  %-8s %s\n", command_at(i)->name, command_at(i)->help);
+    for (uint32_t i = 0; command_at(i); i++) fprintf(f, "  %-9s %s\n", command_at(i)->name, command_at(i)->help);
     fputs("\noctet COMMAND --help lists a command's options. --version prints the version.\n", f);
     return code;
 }
@@ -19,7 +19,6 @@ static int execute(Arena *mem, Diag *d, const Command *c, int argc, const char *
     d->subject = "octet";
     if (!options_parse(&o, d, argc, argv)) return EXIT_USAGE;
     if (o.value[OPT_help]) return options_help(c, stdout), 0;
-    d->subject = "";
     return c->run(&o, d);
 }
 
@@ -51,7 +50,8 @@ static void copy_lines(const Diag *d, char *text, size_t size)
     if (size) text[n] = 0;
 }
 
-int octet_compile(const char *model, const char *out, int options, const char *const *option, char *error, size_t error_size)
+int octet_compile(const char *model, const char *out, int options, const char *const *option, char *error,
+                  size_t error_size)
 {
     Arena mem = {0};
     Diag d = {.mem = &mem, .subject = ""};

@@ -2,7 +2,20 @@
 #include "frontend/importer.h"
 
 /* AttributeProto.AttributeType */
-enum { PB_UNDEFINED, PB_FLOAT, PB_INT, PB_STRING, PB_TENSOR, PB_GRAPH, PB_FLOATS, PB_INTS, PB_STRINGS, PB_TENSORS, PB_GRAPHS, PB_SPARSE };
+enum {
+    PB_UNDEFINED,
+    PB_FLOAT,
+    PB_INT,
+    PB_STRING,
+    PB_TENSOR,
+    PB_GRAPH,
+    PB_FLOATS,
+    PB_INTS,
+    PB_STRINGS,
+    PB_TENSORS,
+    PB_GRAPHS,
+    PB_SPARSE
+};
 
 const char *copy_name(Import *im, const char *s)
 {

@@ -48,9 +48,12 @@ static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o
         for (uint32_t k = 0; dim[i] < 0 && k < o->list[OPT_dim].n; k++) {
             const char *arg = o->list[OPT_dim].at[k], *equals = strrchr(arg, '=');
             size_t n = (size_t)(equals - arg);
-            if (info->dim_name[i] && strlen(info->dim_name[i]) == n && !strncmp(info->dim_name[i], arg, n)) dim[i] = strtoll(equals + 1, NULL, 10);
+            if (info->dim_name[i] && strlen(info->dim_name[i]) == n && !strncmp(info->dim_name[i], arg, n))
+                dim[i] = strtoll(equals + 1, NULL, 10);
         }
-        if (dim[i] < 0) dim[i] = 1, fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
+        if (dim[i] < 0)
+            dim[i] = 1,
+            fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
     }
     Tensor *t = tensor_new(mem, (DType)info->dtype, info->rank, dim);
     uint32_t seed = 1;
@@ -64,7 +67,8 @@ static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o
 
 static bool failed(Bench *b, Diag *d, OctetStatus s)
 {
-    return s != OCTET_OK && !diag_error(d, NULL, "the artefact refused the run (code %d) %s", s, b->api->error_text(b->context));
+    return s != OCTET_OK &&
+           !diag_error(d, NULL, "the artefact refused the run (code %d) %s", s, b->api->error_text(b->context));
 }
 
 static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
@@ -76,7 +80,8 @@ static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
     for (int32_t i = 0; i < api->inputs; i++) {
         const Tensor *t = given[i] ? given[i] : made_up(b->mem, &api->input[i], o);
         b->in[i].data = (void *)t->data;
-        if (t->rank != api->input[i].rank) return diag_error(d, NULL, "input '%s' has rank %d, expected %d", r->input[i], t->rank, api->input[i].rank);
+        if (t->rank != api->input[i].rank)
+            return diag_error(d, NULL, "input '%s' has rank %d, expected %d", r->input[i], t->rank, api->input[i].rank);
         for (int k = 0; k < t->rank; k++) b->in[i].dim[k] = t->dim[k];
     }
     b->context = arena_alloc(b->mem, api->context_bytes);
@@ -111,7 +116,8 @@ static bool measure(Bench *b, const Options *o, Diag *d)
     double start = now();
     for (int i = 0; i < 3 && (i == 0 || now() - start < BUDGET); i++)
         if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
-    if (o->value[OPT_profile]) b->profile = NEW_ARRAY(b->mem, uint64_t, api->steps + 1), api->context_profile(b->context, b->profile);
+    if (o->value[OPT_profile])
+        b->profile = NEW_ARRAY(b->mem, uint64_t, api->steps + 1), api->context_profile(b->context, b->profile);
     int64_t asked = option_int(o, OPT_runs, 0), most = asked > 0 && asked < MOST_RUNS ? asked : MOST_RUNS;
     b->time = NEW_ARRAY(b->mem, double, most);
     start = now();
@@ -141,12 +147,13 @@ static void print_result(const Bench *b, bool json)
     int32_t level = b->api->cpu_level(b->api->model);
     const char *name = level >= 0 ? b->api->levels[level] : "none";
     if (json) {
-        printf("{\"median_ms\": %.6f, \"min_ms\": %.6f, \"mean_ms\": %.6f, \"runs\": %u, \"threads\": %d, \"level\": \"%s\", \"arena_bytes\": %zu}\n",
+        printf("{\"median_ms\": %.6f, \"min_ms\": %.6f, \"mean_ms\": %.6f, \"runs\": %u, \"threads\": %d, \"level\": "
+               "\"%s\", \"arena_bytes\": %zu}\n",
                median, least, mean, b->runs, b->threads, name, b->arena_bytes);
         return;
     }
-    printf("median %.4f ms, least %.4f ms, mean %.4f ms (%u runs, %d thread%s, %s, %.1f kB of memory)\n", median, least, mean, b->runs, b->threads,
-           b->threads > 1 ? "s" : "", name, (double)b->arena_bytes / 1e3);
+    printf("median %.4f ms, least %.4f ms, mean %.4f ms (%u runs, %d thread%s, %s, %.1f kB of memory)\n", median, least,
+           mean, b->runs, b->threads, b->threads > 1 ? "s" : "", name, (double)b->arena_bytes / 1e3);
     print_profile(b, mean);
 }
 

@@ -8,4 +8,5 @@ int command_run(const Options *o, Diag *d);
 int command_verify(const Options *o, Diag *d);
 int command_inspect(const Options *o, Diag *d);
 int command_bench(const Options *o, Diag *d);
+int command_operators(const Options *o, Diag *d);
 #endif

@@ -37,10 +37,15 @@ bool import_options(const Options *o, Diag *d, ImportOptions *out)
     Frozen *frozen = NEW_ARRAY(o->mem, Frozen, frozens);
     for (uint32_t i = 0; i < frozens; i++) {
         const char *text = o->list[OPT_freeze].at[i], *equals = strchr(text, '=');
-        if (!equals || equals == text) return diag_error(d, NULL, "--freeze %s: expected NAME=NUMBER or NAME=FILE.npy", text);
+        if (!equals || equals == text)
+            return diag_error(d, NULL, "--freeze %s: expected NAME=NUMBER or NAME=FILE.npy", text);
         frozen[i] = (Frozen){arena_text(o->mem, text, (size_t)(equals - text)), equals + 1};
     }
-    *out = (ImportOptions){.max_memory = (uint64_t)option_int(o, OPT_max_memory, 0), .dim = dim, .dims = n, .frozen = frozen, .frozens = frozens};
+    *out = (ImportOptions){.max_memory = (uint64_t)option_int(o, OPT_max_memory, 0),
+                           .dim = dim,
+                           .dims = n,
+                           .frozen = frozen,
+                           .frozens = frozens};
     return true;
 }
 
@@ -69,7 +74,8 @@ static bool check_quantize(const Options *o, Diag *d)
     const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_keep};
     static const char *const names[] = {"--calibrate", "--ranges", "--save-ranges", "--keep"};
     if (o->value[OPT_quantize])
-        return o->value[OPT_calibrate] || o->value[OPT_ranges] || diag_error(d, NULL, "--quantize needs --calibrate or --ranges");
+        return o->value[OPT_calibrate] || o->value[OPT_ranges] ||
+               diag_error(d, NULL, "--quantize needs --calibrate or --ranges");
     for (size_t i = 0; i < COUNT_OF(needs); i++)
         if (o->value[needs[i]]) return diag_error(d, NULL, "%s needs --quantize", names[i]);
     return !o->value[OPT_report] || diag_error(d, NULL, "--report needs --quantize");
@@ -96,13 +102,24 @@ static void timed_out(int signal)
 
 /* ---- the graph ---- */
 
-typedef struct Drive { const Options *o; Module *m; Arena *mem, scratch; Quantization *quant; FILE *text; bool stopped; } Drive;
+typedef struct Drive {
+    const Options *o;
+    Module *m;
+    Arena *mem, scratch;
+    Quantization *quant;
+    FILE *text;
+    bool stopped;
+} Drive;
 
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
     PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q};
-    PassRun run = {.print_after = dr->o->value[OPT_print_after], .stop_after = dr->o->value[OPT_stop_after],
-                   .disable = dr->o->value[OPT_disable], .verify = true, .time = dr->o->value[OPT_time] != NULL, .text = dr->text};
+    PassRun run = {.print_after = dr->o->value[OPT_print_after],
+                   .stop_after = dr->o->value[OPT_stop_after],
+                   .disable = dr->o->value[OPT_disable],
+                   .verify = true,
+                   .time = dr->o->value[OPT_time] != NULL,
+                   .text = dr->text};
     return passes_run(g, &ctx, from, to, &run);
 }
 
@@ -121,7 +138,8 @@ static Quantization *quantization_new(Drive *dr)
     regex_t pattern;
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
     if (!q->keep) return q;
-    if (regcomp(&pattern, q->keep, REG_EXTENDED | REG_NOSUB)) return diag_error(dr->m->diag, NULL, "--keep %s: not a regular expression", q->keep), NULL;
+    if (regcomp(&pattern, q->keep, REG_EXTENDED | REG_NOSUB))
+        return diag_error(dr->m->diag, NULL, "--keep %s: not a regular expression", q->keep), NULL;
     regfree(&pattern);
     return q;
 }
@@ -139,7 +157,8 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
     const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
-    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0), dr->o->value[OPT_quiet] != NULL};
+    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0),
+                          dr->o->value[OPT_quiet] != NULL};
     if (!q) return NULL;
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
@@ -205,8 +224,14 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
 {
     const Options *o = dr->o;
     const char *emit_what = o->value[OPT_emit];
-    CodegenOptions c = {.target = target_of(o), .out = out, .kind = out ? artefact_kind(out) : ARTEFACT_SO, .jobs = (int)option_int(o, OPT_jobs, 0),
-                        .max_threads = (int)option_int(o, OPT_threads, 0), .quiet = !wants_progress(o), .emit = emit_what, .text = dr->text};
+    CodegenOptions c = {.target = target_of(o),
+                        .out = out,
+                        .kind = out ? artefact_kind(out) : ARTEFACT_SO,
+                        .jobs = (int)option_int(o, OPT_jobs, 0),
+                        .max_threads = (int)option_int(o, OPT_threads, 0),
+                        .quiet = !wants_progress(o),
+                        .emit = emit_what,
+                        .text = dr->text};
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
     progress(o, "generating code");
     return codegen_graph(g, &c, dr->m->diag) && (emit_what || write_report(dr, path, out));
@@ -240,11 +265,13 @@ static bool check_usage(const Options *o, Diag *d)
     size_t n = report ? strlen(report) : 0;
     ImportOptions io;
     if (!check_stages(o, d) || !check_quantize(o, d) || !import_options(o, d, &io)) return false;
-    if (n > 5 && !strcmp(report + n - 5, ".html")) return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
+    if (n > 5 && !strcmp(report + n - 5, ".html"))
+        return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
     if (!out && !text) return diag_error(d, NULL, "where to? -o OUT");
     if (out && !text && !strcmp(out, "-")) return diag_error(d, NULL, "an artefact cannot go to standard output");
-    if (out && strcmp(path, "-") && same_file(path, out)) return diag_error(d, NULL, "-o %s would overwrite the model", out);
+    if (out && strcmp(path, "-") && same_file(path, out))
+        return diag_error(d, NULL, "-o %s would overwrite the model", out);
     return true;
 }
 

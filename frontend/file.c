@@ -62,7 +62,8 @@ static bool take(Arena *mem, Files *files, const char *path, int fd, size_t size
 bool file_bytes(Arena *mem, Files *files, Diag *d, const char *path, FileBytes *out)
 {
     if (!strcmp(path, "-"))
-        return read_all(mem, STDIN_FILENO, out) || diag_error(d, NULL, "cannot read standard input: %s", strerror(errno));
+        return read_all(mem, STDIN_FILENO, out) ||
+               diag_error(d, NULL, "cannot read standard input: %s", strerror(errno));
     if (find_mapped(files, path, out)) return true;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -71,8 +72,9 @@ bool file_bytes(Arena *mem, Files *files, Diag *d, const char *path, FileBytes *
         if (fd >= 0) close(fd);
         return diag_error(d, NULL, "cannot open %s: %s", path, strerror(why));
     }
-    bool ok = S_ISREG(st.st_mode) ? take(mem, files, path, fd, (size_t)st.st_size, out)
-              : S_ISDIR(st.st_mode) ? (errno = EISDIR, false) : read_all(mem, fd, out);
+    bool ok = S_ISREG(st.st_mode)   ? take(mem, files, path, fd, (size_t)st.st_size, out)
+              : S_ISDIR(st.st_mode) ? (errno = EISDIR, false)
+                                    : read_all(mem, fd, out);
     int why = errno;
     close(fd);
     return ok || diag_error(d, NULL, "cannot read %s: %s", path, strerror(why));
@@ -89,7 +91,8 @@ static const char *bad_name(const char *name)
     for (const char *p = name; p; p = strchr(p, '/')) {
         p += *p == '/';
         size_t part = strcspn(p, "/");
-        if (!part || (part == 1 && *p == '.') || (part == 2 && p[0] == '.' && p[1] == '.')) return "has an empty, '.' or '..' part";
+        if (!part || (part == 1 && *p == '.') || (part == 2 && p[0] == '.' && p[1] == '.'))
+            return "has an empty, '.' or '..' part";
     }
     return NULL;
 }
@@ -115,7 +118,8 @@ static int open_below(Arena *mem, const char *folder, const char *name)
 bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *folder, const char *name, FileBytes *out)
 {
     const char *bad = bad_name(name);
-    if (bad) return diag_error(d, loc, "external data location '%.80s' %s; it must lie in the model's folder", name, bad);
+    if (bad)
+        return diag_error(d, loc, "external data location '%.80s' %s; it must lie in the model's folder", name, bad);
     const char *path = arena_printf(mem, "%s/%s", *folder ? folder : ".", name);
     if (find_mapped(files, path, out)) return true;
     int fd = open_below(mem, folder, name);
@@ -182,7 +186,8 @@ bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n)
 {
     char *temporary;
     if (!strcmp(path, "-"))
-        return write_all(STDOUT_FILENO, at, n) || diag_error(d, NULL, "cannot write to standard output: %s", strerror(errno));
+        return write_all(STDOUT_FILENO, at, n) ||
+               diag_error(d, NULL, "cannot write to standard output: %s", strerror(errno));
     int fd = create_beside(mem, path, &temporary);
     if (fd < 0) return diag_error(d, NULL, "cannot write %s: %s", path, strerror(errno));
     bool ok = write_all(fd, at, n);

@@ -4,21 +4,26 @@
 #define OCTET_FILE_H
 #include "ir/base/diag.h"
 
-typedef struct FileBytes { const uint8_t *at; size_t n; } FileBytes;
+typedef struct FileBytes {
+    const uint8_t *at;
+    size_t n;
+} FileBytes;
 typedef struct Files {
     Arena *mem;
     VEC(FileBytes) mapped;
-    VEC(const char *) path;    /* beside mapped: a file named twice is mapped once */
+    VEC(const char *) path; /* beside mapped: a file named twice is mapped once */
 } Files;
 
 bool file_bytes(Arena *mem, Files *files, Diag *d, const char *path, FileBytes *out); /* false: reported */
 /* A file below `folder`, for a name found inside a model: relative, no "..", no symbolic link anywhere, a regular file. */
-bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *folder, const char *name, FileBytes *out);
-void files_drop(Files *f);     /* unmaps; what was borrowed is gone */
+bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *folder, const char *name,
+                FileBytes *out);
+void files_drop(Files *f); /* unmaps; what was borrowed is gone */
 
 /* Writes n bytes to path: a temporary beside it, then renamed. "-": standard output. false: reported. */
 bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n);
 /* The same for a stream: create, write, then commit, which renames when ok and removes otherwise. */
 FILE *file_create(Arena *mem, Diag *d, const char *path, const char **temporary); /* NULL: reported */
-bool file_commit(Diag *d, FILE *f, const char *temporary, const char *path, bool ok); /* ok, unless writing failed: reported */
+bool file_commit(Diag *d, FILE *f, const char *temporary, const char *path,
+                 bool ok); /* ok, unless writing failed: reported */
 #endif

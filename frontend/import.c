@@ -11,7 +11,8 @@ static const uint64_t DEFAULT_MEMORY = (uint64_t)8 << 30;
 static void *parser_alloc(void *arena, size_t n) { return arena_alloc(arena, n); }
 static void parser_free(void *arena, void *p) { (void)arena, (void)p; }
 
-static ProtobufCMessage *parse(Arena *scratch, Diag *d, const ProtobufCMessageDescriptor *type, FileBytes file, uint64_t budget)
+static ProtobufCMessage *parse(Arena *scratch, Diag *d, const ProtobufCMessageDescriptor *type, FileBytes file,
+                               uint64_t budget)
 {
     Scan scan;
     if (!scan_message(scratch, d, type, file.at, file.n, budget, &scan)) return NULL;
@@ -26,7 +27,8 @@ Tensor *import_tensor(Arena *mem, Diag *diag, const char *path, const char **nam
     FileBytes file;
     Arena scratch = {0};
     if (!file_bytes(mem, NULL, diag, path, &file)) return NULL;
-    const Onnx__TensorProto *t = (const void *)parse(&scratch, diag, &onnx__tensor_proto__descriptor, file, DEFAULT_MEMORY);
+    const Onnx__TensorProto *t =
+        (const void *)parse(&scratch, diag, &onnx__tensor_proto__descriptor, file, DEFAULT_MEMORY);
     Weights w = {.mem = mem, .diag = diag, .model = file, .left = DEFAULT_MEMORY};
     Tensor *out = t ? weights_tensor(&w, t, NULL, arena_printf(&scratch, "tensor '%s'", text_of(t->name))) : NULL;
     if (t && name) *name = arena_text(mem, text_of(t->name), strlen(text_of(t->name)));
@@ -36,7 +38,10 @@ Tensor *import_tensor(Arena *mem, Diag *diag, const char *path, const char **nam
 
 /* ---- module ---- */
 
-static bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }
+static bool is_word(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+}
 
 static const char *identifier(Arena *mem, const char *file)
 {
@@ -55,7 +60,7 @@ Module *module_new(Arena *mem, Diag *diag, const char *path)
     m->mem = mem, m->diag = diag, m->dim = dims_new(mem);
     m->name = strcmp(path, "-") ? identifier(mem, file) : "model";
     m->folder = slash == path ? "/" : arena_text(mem, path, slash ? (size_t)(slash - path) : 0);
-    if (!diag->subject || !*diag->subject) diag->subject = strcmp(path, "-") ? arena_text(mem, file, strlen(file)) : "standard input";
+    diag->subject = strcmp(path, "-") ? arena_text(mem, file, strlen(file)) : "standard input";
     return m;
 }
 
@@ -76,9 +81,20 @@ static Dim free_dim(Import *im, const ImportOptions *o, const char *name, bool *
     return dim_symbol(im->m->dim, copy_name(im, name), DIM_INPUT, 0);
 }
 
-static Dim input_dim(Import *im, const ImportOptions *o, const char *input, size_t axis, const Onnx__TensorShapeProto__Dimension *d, bool *used)
+/* --dim INPUT:AXIS=VALUE speaks of one axis of one input, --dim NAME=VALUE of every size of that name. */
+static Dim input_dim(Import *im, const ImportOptions *o, const char *input, size_t axis,
+                     const Onnx__TensorShapeProto__Dimension *d, bool *used)
 {
-    if (d->has_dim_value && d->dim_value >= 0) return dim_const(im->m->dim, d->dim_value);
+    bool fixed = d->has_dim_value && d->dim_value >= 0;
+    const char *place = arena_printf(im->scratch, "%s:%zu", input, axis);
+    for (uint32_t i = 0; i < o->dims; i++) {
+        if (strcmp(o->dim[i].name, place)) continue;
+        if (fixed && d->dim_value != o->dim[i].value)
+            diag_error(im->diag, NULL, "--dim %s=%lld: the model fixes that size to %lld", place, (long long)o->dim[i].value,
+                       (long long)d->dim_value);
+        return used[i] = true, dim_const(im->m->dim, o->dim[i].value);
+    }
+    if (fixed) return dim_const(im->m->dim, d->dim_value);
     const char *param = text_of(d->dim_param);
     return free_dim(im, o, is_unnamed(param) ? arena_printf(im->scratch, "%s_d%zu", input, axis) : param, used);
 }
@@ -89,14 +105,20 @@ static bool input_type(Import *im, const ImportOptions *o, const Onnx__ValueInfo
     const Onnx__TypeProto *t = v->type;
     if (!t || !t->tensor_type)
         return diag_error(im->diag, NULL, "input '%s' is %s; only tensors are supported", name,
-                          !t ? "of no declared type" : t->sequence_type ? "a sequence" : t->optional_type ? "an optional value"
-                          : t->map_type ? "a map" : t->sparse_tensor_type ? "a sparse tensor" : "of an unknown kind");
+                          !t                      ? "of no declared type"
+                          : t->sequence_type      ? "a sequence"
+                          : t->optional_type      ? "an optional value"
+                          : t->map_type           ? "a map"
+                          : t->sparse_tensor_type ? "a sparse tensor"
+                                                  : "of an unknown kind");
     int32_t dtype = t->tensor_type->elem_type;
-    if (dtype <= DT_NONE || dtype >= DT_COUNT) return diag_error(im->diag, NULL, "input '%s' has unknown element type %d", name, dtype);
+    if (dtype <= DT_NONE || dtype >= DT_COUNT)
+        return diag_error(im->diag, NULL, "input '%s' has unknown element type %d", name, dtype);
     const Onnx__TensorShapeProto *shape = t->tensor_type->shape;
     if (!shape) return diag_error(im->diag, NULL, "input '%s' has no declared number of dimensions", name);
     if (shape->n_dim > MAX_RANK)
-        return diag_error(im->diag, NULL, "input '%s' has %zu dimensions, at most %d are supported", name, shape->n_dim, MAX_RANK);
+        return diag_error(im->diag, NULL, "input '%s' has %zu dimensions, at most %d are supported", name, shape->n_dim,
+                          MAX_RANK);
     *type = (Type){.dtype = (DType)dtype, .rank = (int)shape->n_dim};
     for (size_t i = 0; i < shape->n_dim; i++) type->dim[i] = input_dim(im, o, name, i, shape->dim[i], used);
     return true;
@@ -109,11 +131,17 @@ static Tensor *frozen_number(Import *im, const Frozen *f, const Type *type)
     char *end;
     double v = strtod(f->text, &end);
     int64_t dim[MAX_RANK];
-    if (!*f->text || *end) return diag_error(im->diag, NULL, "--freeze %s=%s: expected a number, FILE.npy or FILE.pb", f->name, f->text), NULL;
+    if (!*f->text || *end)
+        return diag_error(im->diag, NULL, "--freeze %s=%s: expected a number, FILE.npy or FILE.pb", f->name, f->text),
+               NULL;
     for (int i = 0; i < type->rank; i++)
         if (!dim_is_const(im->m->dim, type->dim[i], &dim[i]) || dim[i] > MAX_ELEMS)
-            return diag_error(im->diag, NULL, "--freeze %s=%s: the input is not a small tensor of fixed size; give a file", f->name, f->text), NULL;
-    if (dtypes[type->dtype].cls == DC_OTHER) return diag_error(im->diag, NULL, "--freeze %s=%s: the input is not numeric", f->name, f->text), NULL;
+            return diag_error(im->diag, NULL,
+                              "--freeze %s=%s: the input is not a small tensor of fixed size; give a file", f->name,
+                              f->text),
+                   NULL;
+    if (dtypes[type->dtype].cls == DC_OTHER)
+        return diag_error(im->diag, NULL, "--freeze %s=%s: the input is not numeric", f->name, f->text), NULL;
     Tensor *t = tensor_new(im->mem, type->dtype, type->rank, dim);
     for (int64_t i = 0, n = tensor_count(t); i < n; i++) dtype_store(t->type, (void *)t->data, i, v);
     return t;
@@ -127,14 +155,17 @@ static bool ends_with(const char *s, const char *suffix)
 
 static const Tensor *frozen_tensor(Import *im, const Frozen *f, const Type *type)
 {
-    const Tensor *t = ends_with(f->text, ".npy") ? npy_read(im->mem, im->diag, f->text)
-                      : ends_with(f->text, ".pb") ? import_tensor(im->mem, im->diag, f->text, NULL) : frozen_number(im, f, type);
+    const Tensor *t = ends_with(f->text, ".npy")  ? npy_read(im->mem, im->diag, f->text)
+                      : ends_with(f->text, ".pb") ? import_tensor(im->mem, im->diag, f->text, NULL)
+                                                  : frozen_number(im, f, type);
     bool fits = t && t->type == type->dtype && t->rank == type->rank;
     for (int i = 0; fits && i < t->rank; i++) {
         int64_t fixed;
         fits = !dim_is_const(im->m->dim, type->dim[i], &fixed) || fixed == t->dim[i];
     }
-    if (t && !fits) diag_error(im->diag, NULL, "--freeze %s=%s: the data is not %s", f->name, f->text, type_text(im->m, type, im->scratch));
+    if (t && !fits)
+        diag_error(im->diag, NULL, "--freeze %s=%s: the data is not %s", f->name, f->text,
+                   type_text(im->m, type, im->scratch));
     return fits ? t : NULL;
 }
 
@@ -155,26 +186,40 @@ static Val make_input(Import *im, const ImportOptions *o, const char *name, Type
 
 static bool is_initializer(const Map *initializers, const char *name) { return map_get(initializers, name) != 0; }
 
+static void unused_dim(Import *im, const char *name)
+{
+    const char *all = "";
+    for (uint32_t i = 0, n = dim_symbols(im->m->dim); i < n; i++)
+        if (dim_symbol_kind(im->m->dim, i) == DIM_INPUT)
+            all = arena_printf(im->scratch, "%s%s%s", all, *all ? ", " : "", dim_symbol_name(im->m->dim, i));
+    diag_error(im->diag, NULL, "--dim %s: no input has a free size of that name", name);
+    if (*all) diag_note(im->diag, "free sizes: %s", all);
+}
+
 static void import_inputs(Import *im, Scope *s, const ImportOptions *o)
 {
     const Onnx__GraphProto *g = im->model->graph;
     bool *used = NEW_ARRAY(im->scratch, bool, o->dims + 1);
     Map initializers = {0};
-    for (size_t i = 0; i < g->n_initializer; i++) map_put(im->scratch, &initializers, text_of(g->initializer[i]->name), 1);
+    for (size_t i = 0; i < g->n_initializer; i++)
+        map_put(im->scratch, &initializers, text_of(g->initializer[i]->name), 1);
     for (size_t i = 0; i < g->n_sparse_initializer; i++)
-        if (g->sparse_initializer[i]->values) map_put(im->scratch, &initializers, text_of(g->sparse_initializer[i]->values->name), 1);
+        if (g->sparse_initializer[i]->values)
+            map_put(im->scratch, &initializers, text_of(g->sparse_initializer[i]->values->name), 1);
     for (size_t i = 0; i < g->n_input; i++) {
         const char *name = text_of(g->input[i]->name);
         Type type;
         if (is_initializer(&initializers, name)) continue; /* a default that nobody overrides: a constant */
         if (!*name) diag_error(im->diag, NULL, "input #%zu has no name", i);
-        else if (!input_type(im, o, g->input[i], &type, used)) scope_bind(im, s, name, value_placeholder(im, name), NULL);
+        else if (!input_type(im, o, g->input[i], &type, used))
+            scope_bind(im, s, name, value_placeholder(im, name), NULL);
         else scope_bind(im, s, name, make_input(im, o, name, type), NULL);
     }
     for (uint32_t i = 0; i < o->dims; i++)
-        if (!used[i]) diag_error(im->diag, NULL, "--dim %s: no input has a free size of that name", o->dim[i].name);
+        if (!used[i]) unused_dim(im, o->dim[i].name);
     for (uint32_t i = 0; i < o->frozens; i++)
-        if (!scope_find(s, o->frozen[i].name).id) diag_error(im->diag, NULL, "--freeze %s: no input has that name", o->frozen[i].name);
+        if (!scope_find(s, o->frozen[i].name).id)
+            diag_error(im->diag, NULL, "--freeze %s: no input has that name", o->frozen[i].name);
 }
 
 /* Every name that something reads: an output that nobody reads need not be supported. */
@@ -182,7 +227,8 @@ static void collect_reads(Import *im, const Onnx__GraphProto *g)
 {
     for (size_t i = 0; i < g->n_output; i++) map_put(im->scratch, &im->read, text_of(g->output[i]->name), 1);
     for (size_t i = 0; i < g->n_node; i++) {
-        for (size_t k = 0; k < g->node[i]->n_input; k++) map_put(im->scratch, &im->read, text_of(g->node[i]->input[k]), 1);
+        for (size_t k = 0; k < g->node[i]->n_input; k++)
+            map_put(im->scratch, &im->read, text_of(g->node[i]->input[k]), 1);
         for (size_t k = 0; k < g->node[i]->n_attribute; k++)
             if (g->node[i]->attribute[k]->g) collect_reads(im, g->node[i]->attribute[k]->g);
     }
@@ -218,12 +264,17 @@ static bool import_open(Import *im, const char *path, const ImportOptions *o)
     if (!file_bytes(im->mem, o->files, im->diag, path, &file)) return false;
     im->model = (const void *)parse(im->scratch, im->diag, &onnx__model_proto__descriptor, file, budget);
     if (!im->model) return false;
-    im->weights = (Weights){.mem = im->mem, .diag = im->diag, .files = o->files, .model = file,
-                            .folder = strcmp(path, "-") ? im->m->folder : NULL, .left = budget};
+    im->weights = (Weights){.mem = im->mem,
+                            .diag = im->diag,
+                            .files = o->files,
+                            .model = file,
+                            .folder = strcmp(path, "-") ? im->m->folder : NULL,
+                            .left = budget};
     int64_t ir = im->model->ir_version;
     if (!im->model->graph) return diag_error(im->diag, NULL, "not an ONNX model: it has no graph");
     if (ir < IR_OLDEST || ir > IR_NEWEST)
-        return diag_error(im->diag, NULL, "IR version %lld is not supported (%d to %d are)", (long long)ir, IR_OLDEST, IR_NEWEST);
+        return diag_error(im->diag, NULL, "IR version %lld is not supported (%d to %d are)", (long long)ir, IR_OLDEST,
+                          IR_NEWEST);
     functions_index(im);
     collect_reads(im, im->model->graph);
     for (size_t i = 0; i < im->model->n_functions; i++) collect_function_reads(im, im->model->functions[i]);
@@ -251,7 +302,11 @@ Graph *import_file(Module *m, Arena *mem, const char *path, const ImportOptions 
 
 /* ---- facts ---- */
 
-typedef struct Counting { Import *im; ModelFacts *facts; Map at; } Counting;
+typedef struct Counting {
+    Import *im;
+    ModelFacts *facts;
+    Map at;
+} Counting;
 
 static void count_nodes(Counting *c, Onnx__NodeProto *const *node, size_t n)
 {
@@ -267,7 +322,8 @@ static void count_nodes(Counting *c, Onnx__NodeProto *const *node, size_t n)
         c->facts->op.at[at - 1].n++;
         c->facts->nodes++;
         for (size_t k = 0; k < node[i]->n_attribute; k++)
-            if (node[i]->attribute[k]->g) count_nodes(c, node[i]->attribute[k]->g->node, node[i]->attribute[k]->g->n_node);
+            if (node[i]->attribute[k]->g)
+                count_nodes(c, node[i]->attribute[k]->g->node, node[i]->attribute[k]->g->n_node);
     }
 }
 
@@ -308,7 +364,8 @@ bool import_facts(Module *m, Arena *mem, const char *path, const ImportOptions *
         facts->initializers = (uint32_t)im.model->graph->n_initializer;
         facts->functions = (uint32_t)im.model->n_functions;
         count_nodes(&c, im.model->graph->node, im.model->graph->n_node);
-        for (size_t i = 0; i < im.model->n_functions; i++) count_nodes(&c, im.model->functions[i]->node, im.model->functions[i]->n_node);
+        for (size_t i = 0; i < im.model->n_functions; i++)
+            count_nodes(&c, im.model->functions[i]->node, im.model->functions[i]->n_node);
         sort_ops(facts);
         count_weights(im.model->graph, facts);
     }

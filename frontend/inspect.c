@@ -1,16 +1,29 @@
 /* inspect.c - `octet inspect`: what a model holds, and everything that keeps it from being compiled, in one run. */
 #include "frontend/cli.h"
 #include "frontend/compile.h"
+#include "passes/pass.h"
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 
-typedef struct Inspect { const Options *o; Module *m; Arena *mem; ModelFacts facts; const Graph *graph; uint32_t quantizable, contractions; } Inspect;
+typedef struct Inspect {
+    const Options *o;
+    Module *m;
+    Arena *mem;
+    ModelFacts facts;
+    const Graph *graph;
+    uint32_t quantizable, contractions;
+} Inspect;
 
 /* Contractions with constant float weights: what --quantize int8 turns into integer arithmetic. */
 static void count_contractions(Inspect *x)
 {
-    const Graph *g = x->graph;
-    for (uint32_t i = 0; g && i < g->node.n; i++) {
+    Arena scratch = {0};
+    PassCtx ctx = {x->m, x->mem, &scratch, NULL};
+    const PassRun run = {.text = stdout};
+    if (!x->graph) return;
+    const Graph *g = passes_run(x->graph, &ctx, NULL, "expand", &run);
+    arena_drop(&scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
         if (n->op->quant != QUANT_INTEGER) continue;
         Val w = node_in(g, n, 1);
@@ -29,22 +42,27 @@ static const char *bytes_text(Arena *mem, uint64_t n)
 static void print_text(Inspect *x)
 {
     const ModelFacts *f = &x->facts;
-    printf("model    %s\nformat   ONNX IR %" PRId64 ", opset %" PRId64 "%s%s\n", x->m->name, f->ir_version, f->opset, *f->producer ? ", by " : "", f->producer);
-    printf("size     %u nodes, %u constants, %s of weights\n", f->nodes, f->initializers, bytes_text(x->mem, f->weight_bytes));
+    printf("model    %s\nformat   ONNX IR %" PRId64 ", opset %" PRId64 "%s%s\n", x->m->name, f->ir_version, f->opset,
+           *f->producer ? ", by " : "", f->producer);
+    printf("size     %u nodes, %u constants, %s of weights\n", f->nodes, f->initializers,
+           bytes_text(x->mem, f->weight_bytes));
     for (uint32_t i = 0; x->graph && i < x->graph->input.n; i++) {
         const Value *v = graph_val(x->graph, x->graph->input.at[i]);
         printf("input    %s %s\n", v->name, type_text(x->m, &v->type, x->mem));
     }
     for (uint32_t i = 0; x->graph && i < x->graph->output.n; i++)
-        printf("output   %s %s\n", x->graph->output_name.at[i], type_text(x->m, val_type(x->graph, x->graph->output.at[i]), x->mem));
+        printf("output   %s %s\n", x->graph->output_name.at[i],
+               type_text(x->m, val_type(x->graph, x->graph->output.at[i]), x->mem));
     printf("operators\n");
     for (uint32_t i = 0; i < f->op.n; i++) {
         const OpCount *c = &f->op.at[i];
-        printf("%8u %s%s%s%s\n", c->n, c->domain, *c->domain ? ":" : "", c->name, c->supported ? "" : "  (not supported)");
+        printf("%8u %s%s%s%s\n", c->n, c->domain, *c->domain ? ":" : "", c->name,
+               c->supported ? "" : "  (not supported)");
     }
     if (x->quantizable)
-        printf("int8     %u of %u contractions have constant float weights; --quantize int8 makes %s of weights %s\n", x->quantizable,
-               x->contractions, bytes_text(x->mem, f->float_bytes), bytes_text(x->mem, f->float_bytes / 4));
+        printf("int8     %u of %u contractions have constant float weights; --quantize int8 makes %s of weights %s\n",
+               x->quantizable, x->contractions, bytes_text(x->mem, f->float_bytes),
+               bytes_text(x->mem, f->float_bytes / 4));
 }
 
 static cJSON *value_json(Inspect *x, const char *name, const Type *t)
@@ -55,7 +73,8 @@ static cJSON *value_json(Inspect *x, const char *name, const Type *t)
     for (int i = 0; i < t->rank; i++) {
         int64_t v;
         bool fixed = dim_is_const(x->m->dim, t->dim[i], &v);
-        cJSON_AddItemToArray(dims, fixed ? cJSON_CreateNumber((double)v) : cJSON_CreateString(dim_text(x->m->dim, t->dim[i], x->mem)));
+        cJSON_AddItemToArray(dims, fixed ? cJSON_CreateNumber((double)v)
+                                         : cJSON_CreateString(dim_text(x->m->dim, t->dim[i], x->mem)));
     }
     return j;
 }
@@ -75,7 +94,8 @@ static void print_json(Inspect *x)
         cJSON_AddItemToArray(in, value_json(x, v->name, &v->type));
     }
     for (uint32_t i = 0; x->graph && i < x->graph->output.n; i++)
-        cJSON_AddItemToArray(out, value_json(x, x->graph->output_name.at[i], val_type(x->graph, x->graph->output.at[i])));
+        cJSON_AddItemToArray(out,
+                             value_json(x, x->graph->output_name.at[i], val_type(x->graph, x->graph->output.at[i])));
     cJSON *ops = cJSON_AddArrayToObject(j, "operators");
     for (uint32_t i = 0; i < f->op.n; i++) {
         cJSON *op = cJSON_CreateObject();
@@ -87,7 +107,8 @@ static void print_json(Inspect *x)
     }
     cJSON_AddNumberToObject(j, "quantizable", x->quantizable);
     cJSON *blockers = cJSON_AddArrayToObject(j, "blockers");
-    for (uint32_t i = 0; i < x->m->diag->line.n; i++) cJSON_AddItemToArray(blockers, cJSON_CreateString(x->m->diag->line.at[i]));
+    for (uint32_t i = 0; i < x->m->diag->line.n; i++)
+        cJSON_AddItemToArray(blockers, cJSON_CreateString(x->m->diag->line.at[i]));
     char *text = cJSON_Print(j);
     if (text) puts(text);
     cJSON_free(text);

@@ -13,8 +13,10 @@ static bool bind_symbols(const Graph *g, const Tensor *const *in, int64_t *symbo
         const Type *t = val_type(g, g->input.at[i]);
         const char *name = graph_val(g, g->input.at[i])->name;
         if (in[i]->type != t->dtype)
-            return diag_error(d, NULL, "input '%s' has type %s, expected %s", name, dtypes[in[i]->type].name, dtypes[t->dtype].name);
-        if (in[i]->rank != t->rank) return diag_error(d, NULL, "input '%s' has rank %d, expected %d", name, in[i]->rank, t->rank);
+            return diag_error(d, NULL, "input '%s' has type %s, expected %s", name, dtypes[in[i]->type].name,
+                              dtypes[t->dtype].name);
+        if (in[i]->rank != t->rank)
+            return diag_error(d, NULL, "input '%s' has rank %d, expected %d", name, in[i]->rank, t->rank);
         for (int a = 0; a < t->rank; a++) {
             uint32_t s;
             if (dim_is_symbol(dims, t->dim[a], &s)) symbol[s] = in[i]->dim[a];
@@ -31,17 +33,20 @@ static bool check_sizes(const Graph *g, const Tensor *const *in, const int64_t *
         for (int a = 0; a < t->rank; a++) {
             int64_t want;
             if (!dim_eval(dims, t->dim[a], symbol, &want) || want != in[i]->dim[a])
-                return diag_error(d, NULL, "input '%s': axis %d is %" PRId64 ", expected %" PRId64, graph_val(g, g->input.at[i])->name, a,
-                                  in[i]->dim[a], want);
+                return diag_error(d, NULL, "input '%s': axis %d is %" PRId64 ", expected %" PRId64,
+                                  graph_val(g, g->input.at[i])->name, a, in[i]->dim[a], want);
         }
     }
     const Guard *guard;
     uint32_t n = dim_guards(dims, &guard);
     for (uint32_t i = 0; i < n; i++) {
         int64_t a, b;
-        if (!dim_eval(dims, guard[i].a, symbol, &a) || !dim_eval(dims, guard[i].b, symbol, &b)) return diag_error(d, guard[i].loc, "sizes too large");
-        const bool holds[] = {[GUARD_EQ] = a == b, [GUARD_GE] = a >= b, [GUARD_EQ_OR_ONE] = a == b || a == 1, [GUARD_NE] = a != b};
-        if (!holds[guard[i].kind]) return diag_error(d, guard[i].loc, "sizes do not fit: %s (%" PRId64 ", %" PRId64 ")", guard[i].why, a, b);
+        if (!dim_eval(dims, guard[i].a, symbol, &a) || !dim_eval(dims, guard[i].b, symbol, &b))
+            return diag_error(d, guard[i].loc, "sizes too large");
+        const bool holds[] = {
+            [GUARD_EQ] = a == b, [GUARD_GE] = a >= b, [GUARD_EQ_OR_ONE] = a == b || a == 1, [GUARD_NE] = a != b};
+        if (!holds[guard[i].kind])
+            return diag_error(d, guard[i].loc, "sizes do not fit: %s (%" PRId64 ", %" PRId64 ")", guard[i].why, a, b);
     }
     return true;
 }
@@ -78,19 +83,18 @@ static Tensor *buffer_tensor(const Kernel *k, int buf, const int64_t *symbol, Ar
     const Buf *b = &k->buf.at[buf];
     int64_t dim[MAX_RANK], count = 1;
     for (int i = 0; i < b->rank; i++) {
-        if (!eval_size(k, b->dim[i], symbol, &dim[i]) || dim[i] < 0) return diag_error(d, NULL, "sizes that depend on data cannot be interpreted"), NULL;
+        if (!eval_size(k, b->dim[i], symbol, &dim[i]) || dim[i] < 0)
+            return diag_error(d, NULL, "sizes that depend on data cannot be interpreted"), NULL;
         if (dim[i] && count > LIMIT / 16 / dim[i]) return diag_error(d, NULL, "a tensor is too large"), NULL;
         count *= dim[i];
     }
     return tensor_new(mem, b->type, b->rank, dim);
 }
 
-bool interpret(const Graph *g, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d)
+bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d)
 {
-    int *buf_of;
     int64_t *symbol = NEW_ARRAY(mem, int64_t, dim_symbols(g->module->dim) + 1);
-    Kernel *k = lower_graph(g, mem, &buf_of);
-    if (!k || !bind_symbols(g, in, symbol, d) || !check_sizes(g, in, symbol, d)) return false;
+    if (!bind_symbols(g, in, symbol, d) || !check_sizes(g, in, symbol, d)) return false;
     Tensor **made = NEW_ARRAY(mem, Tensor *, k->buf.n);
     void **data = NEW_ARRAY(mem, void *, k->buf.n);
     uint32_t inputs = 0, outputs = 0;
@@ -103,6 +107,8 @@ bool interpret(const Graph *g, Arena *mem, const Tensor *const *in, const Tensor
         if (kind == BUF_OUT) out[outputs++] = made[b];
     }
     int status = interp_compute(k, symbol, data);
-    if (status) return diag_error(d, NULL, status == OCTET_ERR_INDEX ? "an index in the data is out of range" : "the interpreter failed");
+    if (status)
+        return diag_error(
+            d, NULL, status == OCTET_ERR_INDEX ? "an index in the data is out of range" : "the interpreter failed");
     return true;
 }

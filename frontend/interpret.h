@@ -3,6 +3,6 @@
 #define OCTET_INTERPRET_H
 #include "ir/lower.h"
 
-/* in: one Tensor per input. out: g->output.n new Tensors in mem. false: reported. */
-bool interpret(const Graph *g, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d);
+/* program: the graph lowered, by lower_graph(). in: one Tensor per input. out: g->output.n new Tensors in mem. false: reported. */
+bool interpret(const Graph *g, Kernel *program, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d);
 #endif

@@ -7,10 +7,7 @@
 
 static const char missing[] = "operator is not supported";
 
-const char *domain_of(const char *domain)
-{
-    return domain && strcmp(domain, "ai.onnx") ? domain : "";
-}
+const char *domain_of(const char *domain) { return domain && strcmp(domain, "ai.onnx") ? domain : ""; }
 
 /* ---- operator sets ---- */
 
@@ -27,13 +24,16 @@ bool opsets_read(Import *im, Onnx__OperatorSetIdProto *const *set, size_t n, con
     for (size_t i = 0; i < n; i++) {
         const char *domain = copy_name(im, domain_of(set[i]->domain));
         int64_t v = set[i]->version;
-        int oldest = 1, newest = !*domain ? OPSET_NEWEST : !strcmp(domain, "com.microsoft") ? MICROSOFT_OPSET : INT32_MAX;
+        int oldest = 1, newest = !*domain                           ? OPSET_NEWEST
+                                 : !strcmp(domain, "com.microsoft") ? MICROSOFT_OPSET
+                                                                    : INT32_MAX;
         if (v < oldest || v > newest)
             ok = diag_error(im->diag, loc, "opset %lld of %s is not supported (%d to %d are)", (long long)v,
                             *domain ? domain : "ai.onnx", oldest, newest);
         int before = opset_version(out, domain);
         if (before && before != v)
-            ok = diag_error(im->diag, loc, "opsets %d and %lld of %s in one model", before, (long long)v, *domain ? domain : "ai.onnx");
+            ok = diag_error(im->diag, loc, "opsets %d and %lld of %s in one model", before, (long long)v,
+                            *domain ? domain : "ai.onnx");
         if (!before && v >= oldest && v <= newest) vec_push(im->scratch, &out->at, (Opset){domain, (int)v});
     }
     return ok;
@@ -74,7 +74,9 @@ Val value_placeholder(Import *im, const char *name)
 
 /* ---- blockers ---- */
 
-static const struct { const char *prefix, *why; } reasons[] = {
+static const struct {
+    const char *prefix, *why;
+} reasons[] = {
     {"Loop", "loops are not supported"},
     {"Scan", "loops are not supported"},
     {"Sequence", "sequences are not supported"},
@@ -94,7 +96,8 @@ static void block(Import *im, const char *domain, const char *op, const char *wh
     im->g->failed = true;
     if (at) {
         Blocked *b = &im->blocked.at[at - 1];
-        if (b->n - 1 < BLOCKED_NAMES) b->more[b->n - 1] = *loc->node ? loc->node : arena_printf(im->scratch, "#%d", loc->index);
+        if (b->n - 1 < BLOCKED_NAMES)
+            b->more[b->n - 1] = *loc->node ? loc->node : arena_printf(im->scratch, "#%d", loc->index);
         b->n++;
         return;
     }
@@ -102,7 +105,8 @@ static void block(Import *im, const char *domain, const char *op, const char *wh
         if (!strncmp(key, reasons[i].prefix, strlen(reasons[i].prefix))) why = reasons[i].why;
     Loc copy = *loc;
     copy.op = copy_name(im, key);
-    map_put(im->scratch, &im->blocked_at, copy.op, vec_push(im->scratch, &im->blocked, (Blocked){copy.op, why, copy, 1, {NULL}}) + 1);
+    map_put(im->scratch, &im->blocked_at, copy.op,
+            vec_push(im->scratch, &im->blocked, (Blocked){copy.op, why, copy, 1, {NULL}}) + 1);
 }
 
 void blocked_report(Import *im)
@@ -145,7 +149,12 @@ static const Onnx__FunctionProto *function_find(const Import *im, const Onnx__No
 
 /* ---- one node ---- */
 
-typedef struct NodeIn { Scope *scope; const Onnx__NodeProto *n; const Loc *loc; Call *call; } NodeIn;
+typedef struct NodeIn {
+    Scope *scope;
+    const Onnx__NodeProto *n;
+    const Loc *loc;
+    Call *call;
+} NodeIn;
 static void nodes_import(Import *im, Scope *s, Onnx__NodeProto *const *node, size_t n);
 
 static bool call_constant(Import *im, NodeIn *x)
@@ -153,12 +162,15 @@ static bool call_constant(Import *im, NodeIn *x)
     Call *c = x->call;
     if (c->attr.n != 1) return diag_error(im->diag, x->loc, "Constant has %u values, expected one", c->attr.n);
     const Attr *a = &c->attr.at[0].value;
-    static const DType type_of[] = {[ATTR_INT] = DT_i64, [ATTR_INTS] = DT_i64, [ATTR_FLOAT] = DT_f32, [ATTR_FLOATS] = DT_f32,
-                                    [ATTR_STRING] = DT_str, [ATTR_STRINGS] = DT_str};
+    static const DType type_of[] = {[ATTR_INT] = DT_i64,    [ATTR_INTS] = DT_i64,   [ATTR_FLOAT] = DT_f32,
+                                    [ATTR_FLOATS] = DT_f32, [ATTR_STRING] = DT_str, [ATTR_STRINGS] = DT_str};
     const Tensor *t = a->kind == ATTR_TENSOR ? a->tensor : NULL;
     if (!t) {
         bool list = a->kind == ATTR_INTS || a->kind == ATTR_FLOATS || a->kind == ATTR_STRINGS;
-        const void *from = a->kind == ATTR_INT ? (const void *)&a->i : a->kind == ATTR_FLOAT ? (const void *)&a->f : a->kind == ATTR_STRING ? (const void *)&a->s : a->ints;
+        const void *from = a->kind == ATTR_INT      ? (const void *)&a->i
+                           : a->kind == ATTR_FLOAT  ? (const void *)&a->f
+                           : a->kind == ATTR_STRING ? (const void *)&a->s
+                                                    : a->ints;
         int64_t n = list ? a->n : 1;
         Tensor *made = tensor_new(im->mem, type_of[a->kind], list, &n);
         if (n) memcpy((void *)made->data, from, tensor_bytes(made));
@@ -173,7 +185,8 @@ static bool known_condition(const Graph *g, Val v, bool *value)
 {
     const Value *x = graph_val(g, v);
     int64_t i;
-    if (x->konst && tensor_count(x->konst) == 1) return *value = dtype_load_int(x->konst->type, x->konst->data, 0) != 0, true;
+    if (x->konst && tensor_count(x->konst) == 1)
+        return *value = dtype_load_int(x->konst->type, x->konst->data, 0) != 0, true;
     if (x->elem && x->elems == 1 && dim_is_const(g->module->dim, x->elem[0], &i)) return *value = i != 0, true;
     return false;
 }
@@ -198,6 +211,38 @@ static void block_inside(Import *im, const Onnx__GraphProto *g)
     }
 }
 
+static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Val *out)
+{
+    if (g->n_output != x->n->n_output)
+        return diag_error(im->diag, x->loc, "the branch has %zu outputs, the node %zu", g->n_output, x->n->n_output);
+    Scope inner = *x->scope;
+    inner.outer = x->scope, inner.name = (Map){0}, inner.absent = (Map){0};
+    body_import(im, &inner, g);
+    for (size_t i = 0; i < g->n_output; i++) {
+        const char *name = text_of(g->output[i]->name);
+        out[i] = scope_find(&inner, name);
+        if (!out[i].id) diag_error(im->diag, x->loc, "output '%s' of the branch is not computed", name);
+    }
+    return true;
+}
+
+/* Operators are pure, so when only the data decides, both branches are computed and each output selects: the results must have one
+ * shape. An index that is out of range in either branch is an error of the call. */
+static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
+{
+    for (size_t i = 0; i < x->n->n_output; i++) {
+        const Type *a = val_type(im->g, yes[i]), *b = val_type(im->g, no[i]);
+        bool same = yes[i].id && no[i].id && a->dtype == b->dtype && a->rank == b->rank && a->rank >= 0;
+        for (int d = 0; same && d < a->rank; d++)
+            same = dim_require(im->g->module->dim, GUARD_EQ, a->dim[d], b->dim[d], x->loc, "the branches of If give one size");
+        if (!same && !im->diag->errors)
+            block(im, "", "If", "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
+        if (!same) return false;
+        x->call->out[i] = emit(im->g, "Where", x->loc, 3, x->call->in.at[0], yes[i], no[i]);
+    }
+    return true;
+}
+
 static bool call_if(Import *im, NodeIn *x)
 {
     Call *c = x->call;
@@ -205,22 +250,9 @@ static bool call_if(Import *im, NodeIn *x)
     const Onnx__GraphProto *yes = graph_attr(x->n, "then_branch"), *no = graph_attr(x->n, "else_branch");
     if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
     if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
-    if (!known_condition(im->g, c->in.at[0], &condition)) {
-        block(im, "", "If", "the condition is not known when compiling (--dim NAME=VALUE fixes a size it may depend on)", x->loc);
-        block_inside(im, yes), block_inside(im, no);
-        return false;
-    }
-    const Onnx__GraphProto *taken = condition ? yes : no;
-    if (taken->n_output != x->n->n_output) return diag_error(im->diag, x->loc, "the branch has %zu outputs, the node %zu", taken->n_output, x->n->n_output);
-    Scope inner = *x->scope;
-    inner.outer = x->scope, inner.name = (Map){0}, inner.absent = (Map){0};
-    body_import(im, &inner, taken);
-    for (size_t i = 0; i < taken->n_output; i++) {
-        const char *name = text_of(taken->output[i]->name);
-        c->out[i] = scope_find(&inner, name);
-        if (!c->out[i].id) diag_error(im->diag, x->loc, "output '%s' of the branch is not computed", name);
-    }
-    return true;
+    if (known_condition(im->g, c->in.at[0], &condition)) return branch_import(im, x, condition ? yes : no, c->out);
+    Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
+    return branch_import(im, x, yes, a) && branch_import(im, x, no, b) && select_outputs(im, x, a, b);
 }
 
 /* A plain tensor given where an optional value may stand. */
@@ -233,13 +265,18 @@ static bool call_has_element(Import *im, NodeIn *x)
 
 static bool call_get_element(Import *im, NodeIn *x)
 {
-    if (!x->call->in.n || !x->call->in.at[0].id) return diag_error(im->diag, x->loc, "the optional value is always absent");
+    if (!x->call->in.n || !x->call->in.at[0].id)
+        return diag_error(im->diag, x->loc, "the optional value is always absent");
     x->call->out[0] = x->call->in.at[0];
     return true;
 }
 
 /* Operators the importer itself resolves. */
-static const struct Direct { const char *op; bool (*make)(Import *, NodeIn *); bool graphs; } direct[] = {
+static const struct Direct {
+    const char *op;
+    bool (*make)(Import *, NodeIn *);
+    bool graphs;
+} direct[] = {
     {"Constant", call_constant, false},
     {"If", call_if, true},
     {"OptionalHasElement", call_has_element, false},
@@ -255,7 +292,8 @@ static const struct Direct *direct_find(const char *domain, const char *op)
 
 bool op_supported(const Import *im, const char *domain, const char *op)
 {
-    return direct_find(domain, op) || call_row(domain, op) || map_get(&im->function, function_key(im->scratch, domain, op, ""));
+    return direct_find(domain, op) || call_row(domain, op) ||
+           map_get(&im->function, function_key(im->scratch, domain, op, ""));
 }
 
 static bool read_attrs(Import *im, NodeIn *x, bool graphs)
@@ -266,7 +304,8 @@ static bool read_attrs(Import *im, NodeIn *x, bool graphs)
         CallAttr out;
         bool absent;
         if (graphs && a->g) continue;
-        if (call_attr(x->call, text_of(a->name))) ok = diag_error(im->diag, x->loc, "attribute '%s' is given twice", text_of(a->name));
+        if (call_attr(x->call, text_of(a->name)))
+            ok = diag_error(im->diag, x->loc, "attribute '%s' is given twice", text_of(a->name));
         else if (!read_attr(im, x->scope, a, x->loc, &out, &absent)) ok = false;
         else if (!absent) vec_push(im->mem, &x->call->attr, out);
     }
@@ -276,7 +315,8 @@ static bool read_attrs(Import *im, NodeIn *x, bool graphs)
 static bool call_function(Import *im, NodeIn *x, const Onnx__FunctionProto *f)
 {
     Call *c = x->call;
-    if (x->scope->calls == MAX_CALLS) return diag_error(im->diag, x->loc, "functions call each other more than %d deep", MAX_CALLS);
+    if (x->scope->calls == MAX_CALLS)
+        return diag_error(im->diag, x->loc, "functions call each other more than %d deep", MAX_CALLS);
     if (c->in.n > f->n_input || x->n->n_output > f->n_output)
         return diag_error(im->diag, x->loc, "function takes %zu inputs and gives %zu outputs", f->n_input, f->n_output);
     if (!read_attrs(im, x, false)) return false;
@@ -311,7 +351,8 @@ static bool read_inputs(Import *im, NodeIn *x)
     for (size_t i = 0; i < x->n->n_input; i++) {
         const char *name = text_of(x->n->input[i]);
         Val v = *name ? scope_find(x->scope, name) : (Val){0};
-        if (*name && !v.id && !scope_absent(x->scope, name)) ok = diag_error(im->diag, x->loc, "input '%s' is not defined", name);
+        if (*name && !v.id && !scope_absent(x->scope, name))
+            ok = diag_error(im->diag, x->loc, "input '%s' is not defined", name);
         vec_push(im->mem, &x->call->in, v);
     }
     return ok;
@@ -331,7 +372,8 @@ static bool call_make(Import *im, NodeIn *x)
     if (!read_inputs(im, x)) return false;
     if (f) return call_function(im, x, f);
     x->call->opset = opset_version(x->scope->opset, domain);
-    if (!x->call->opset) return diag_error(im->diag, x->loc, "the model imports no opset of %s", *domain ? domain : "ai.onnx");
+    if (!x->call->opset)
+        return diag_error(im->diag, x->loc, "the model imports no opset of %s", *domain ? domain : "ai.onnx");
     if (!read_attrs(im, x, own && own->graphs)) return false;
     if (!x->call->nout) return true; /* computes nothing */
     return own ? own->make(im, x) : call_emit(x->call);
@@ -344,14 +386,22 @@ static void node_import(Import *im, Scope *s, const Onnx__NodeProto *n, int inde
     if (*name && s->prefix) name = arena_printf(im->scratch, "%s%s", s->prefix, name);
     *loc = (Loc){copy_name(im, name), copy_name(im, text_of(n->op_type)), index};
     if (++im->nodes > MAX_NODES) {
-        if (im->nodes == MAX_NODES + 1) diag_error(im->diag, loc, "more than %d nodes after inlining functions", MAX_NODES);
+        if (im->nodes == MAX_NODES + 1)
+            diag_error(im->diag, loc, "more than %d nodes after inlining functions", MAX_NODES);
         im->g->failed = true;
         return;
     }
     bool *used = NEW_ARRAY(im->mem, bool, n->n_output);
     for (size_t i = 0; i < n->n_output; i++) used[i] = *text_of(n->output[i]) && map_get(&im->read, n->output[i]);
-    Call call = {.g = im->g, .mem = im->mem, .diag = im->diag, .loc = loc, .domain = copy_name(im, domain_of(n->domain)), .op = loc->op,
-                 .nout = (uint32_t)n->n_output, .out = NEW_ARRAY(im->mem, Val, n->n_output), .used = used};
+    Call call = {.g = im->g,
+                 .mem = im->mem,
+                 .diag = im->diag,
+                 .loc = loc,
+                 .domain = copy_name(im, domain_of(n->domain)),
+                 .op = loc->op,
+                 .nout = (uint32_t)n->n_output,
+                 .out = NEW_ARRAY(im->mem, Val, n->n_output),
+                 .used = used};
     NodeIn x = {s, n, loc, &call};
     bool ok = call_make(im, &x);
     if (!ok) im->g->failed = true;
@@ -368,7 +418,7 @@ typedef struct Order {
     Import *im;
     Scope *scope;
     Onnx__NodeProto *const *node;
-    Map producer;     /* name to node number + 1 */
+    Map producer; /* name to node number + 1 */
     uint8_t *state;
     VEC(uint32_t) open;
 } Order;
@@ -407,7 +457,8 @@ static void visit(Order *o, uint32_t first)
         if (need) {
             const Onnx__NodeProto *n = o->node[at];
             Loc loc = {copy_name(o->im, n->name), copy_name(o->im, n->op_type), (int)at};
-            diag_error(o->im->diag, &loc, "the node needs its own result: the graph has a cycle through '%s'", text_of(o->node[need - 1]->name));
+            diag_error(o->im->diag, &loc, "the node needs its own result: the graph has a cycle through '%s'",
+                       text_of(o->node[need - 1]->name));
             o->im->g->failed = true;
             for (size_t i = 0; i < n->n_output; i++)
                 if (*text_of(n->output[i]) && !map_get(&o->scope->name, n->output[i]))
@@ -443,13 +494,18 @@ void body_import(Import *im, Scope *s, const Onnx__GraphProto *g)
     for (size_t i = 0; i < g->n_initializer; i++) {
         const char *name = text_of(g->initializer[i]->name);
         if (!*name) diag_error(im->diag, NULL, "initializer #%zu has no name", i);
-        else initializer(im, s, name, weights_tensor(&im->weights, g->initializer[i], NULL, arena_printf(im->scratch, "initializer '%s'", name)));
+        else
+            initializer(im, s, name,
+                        weights_tensor(&im->weights, g->initializer[i], NULL,
+                                       arena_printf(im->scratch, "initializer '%s'", name)));
     }
     for (size_t i = 0; i < g->n_sparse_initializer; i++) {
         const Onnx__SparseTensorProto *t = g->sparse_initializer[i];
         const char *name = t->values ? text_of(t->values->name) : "";
         if (!*name) diag_error(im->diag, NULL, "sparse initializer #%zu has no name", i);
-        else initializer(im, s, name, weights_sparse(&im->weights, t, NULL, arena_printf(im->scratch, "initializer '%s'", name)));
+        else
+            initializer(im, s, name,
+                        weights_sparse(&im->weights, t, NULL, arena_printf(im->scratch, "initializer '%s'", name)));
     }
     nodes_import(im, s, g->node, g->n_node);
 }

@@ -12,12 +12,23 @@ static const uint64_t MAX_BYTES = (uint64_t)8 << 30;
 enum { HEADER_ALIGN = 64, MAX_HEADER = 1 << 16 };
 
 /* NumPy's letters. bfloat16 has none: NumPy writes two raw bytes. */
-static const struct { const char *letter; DType type; } letters[] = {
-    {"f4", DT_f32}, {"f2", DT_f16}, {"f8", DT_f64}, {"i1", DT_i8},  {"i2", DT_i16}, {"i4", DT_i32},  {"i8", DT_i64},
-    {"u1", DT_u8},  {"u2", DT_u16}, {"u4", DT_u32}, {"u8", DT_u64}, {"b1", DT_bool}, {"V2", DT_bf16}, {"c8", DT_c64}, {"c16", DT_c128}};
+static const struct {
+    const char *letter;
+    DType type;
+} letters[] = {{"f4", DT_f32}, {"f2", DT_f16},  {"f8", DT_f64},  {"i1", DT_i8},  {"i2", DT_i16},
+               {"i4", DT_i32}, {"i8", DT_i64},  {"u1", DT_u8},   {"u2", DT_u16}, {"u4", DT_u32},
+               {"u8", DT_u64}, {"b1", DT_bool}, {"V2", DT_bf16}, {"c8", DT_c64}, {"c16", DT_c128}};
 
-typedef struct Header { DType type; bool big, fortran; int rank; int64_t dim[MAX_RANK]; } Header;
-typedef struct Reader { Diag *diag; const char *name, *p, *end; } Reader;
+typedef struct Header {
+    DType type;
+    bool big, fortran;
+    int rank;
+    int64_t dim[MAX_RANK];
+} Header;
+typedef struct Reader {
+    Diag *diag;
+    const char *name, *p, *end;
+} Reader;
 
 static bool fail(const Reader *r, const char *what) { return diag_error(r->diag, NULL, "%s: %s", r->name, what); }
 
@@ -117,7 +128,8 @@ static bool count_elements(const Reader *r, const Header *h, size_t have, int64_
         n *= (uint64_t)h->dim[i];
     }
     *count = (int64_t)n;
-    return n * size == have || diag_error(r->diag, NULL, "%s: %zu bytes of data, its shape needs %" PRIu64, r->name, have, n * size);
+    return n * size == have ||
+           diag_error(r->diag, NULL, "%s: %zu bytes of data, its shape needs %" PRIu64, r->name, have, n * size);
 }
 
 static void swap_bytes(uint8_t *p, int64_t n, size_t size)
@@ -210,7 +222,8 @@ bool npz_read(Arena *mem, Diag *diag, const char *path, NamedTensors *out)
         return false;
     }
     bool ok = true;
-    for (zip_int64_t i = 0, n = zip_get_num_entries(z, 0); ok && i < n; i++) ok = read_entry(mem, diag, path, z, (zip_uint64_t)i, out);
+    for (zip_int64_t i = 0, n = zip_get_num_entries(z, 0); ok && i < n; i++)
+        ok = read_entry(mem, diag, path, z, (zip_uint64_t)i, out);
     zip_discard(z);
     zip_error_fini(&error);
     return ok;
@@ -229,18 +242,27 @@ static const char *letter_of(DType t)
 {
     for (size_t i = 0; i < COUNT_OF(letters); i++)
         if (letters[i].type == t) return letters[i].letter;
-    return dtypes[t].bytes == 1 ? dtypes[t].cls == DC_INT ? "i1" : "u1" : NULL; /* 8-, 4- and 2-bit types: their bytes */
+    return dtypes[t].bytes == 1 ? dtypes[t].cls == DC_INT ? "i1" : "u1"
+                                : NULL; /* 8-, 4- and 2-bit types: their bytes */
 }
 
 static const uint8_t *npy_bytes(Arena *mem, Diag *d, const NamedTensor *t, size_t *size)
 {
     const char *letter = letter_of(t->tensor->type), *shape = "";
-    if (!letter) return diag_error(d, NULL, "output '%s': type %s has no place in an .npz", t->name, dtypes[t->tensor->type].name), NULL;
+    if (!letter)
+        return diag_error(d, NULL, "output '%s': type %s has no place in an .npz", t->name,
+                          dtypes[t->tensor->type].name),
+               NULL;
     for (int i = 0; i < t->tensor->rank; i++)
-        shape = arena_printf(mem, "%s%" PRId64 "%s", shape, t->tensor->dim[i], t->tensor->rank == 1 ? "," : i + 1 < t->tensor->rank ? ", " : "");
+        shape = arena_printf(mem, "%s%" PRId64 "%s", shape, t->tensor->dim[i],
+                             t->tensor->rank == 1      ? ","
+                             : i + 1 < t->tensor->rank ? ", "
+                                                       : "");
     char order = dtypes[t->tensor->type].bytes == 1 ? '|' : '<';
-    const char *head = arena_printf(mem, "{'descr': '%c%s', 'fortran_order': False, 'shape': (%s), }", order, letter, shape);
-    size_t used = strlen(head), padded = (10 + used + 1 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN, bytes = tensor_bytes(t->tensor);
+    const char *head =
+        arena_printf(mem, "{'descr': '%c%s', 'fortran_order': False, 'shape': (%s), }", order, letter, shape);
+    size_t used = strlen(head), padded = (10 + used + 1 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN,
+           bytes = tensor_bytes(t->tensor);
     uint8_t *p = arena_alloc(mem, padded + bytes);
     memcpy(p, magic, sizeof magic);
     p[6] = 1, p[8] = (uint8_t)(padded - 10), p[9] = (uint8_t)((padded - 10) >> 8);
@@ -261,7 +283,8 @@ static bool add_entry(Arena *mem, Diag *d, zip_t *z, const NamedTensor *t)
     zip_int64_t at = source ? zip_file_add(z, arena_printf(mem, "%s.npy", t->name), source, ZIP_FL_ENC_UTF_8) : -1;
     if (at < 0 && source) zip_source_free(source);
     /* Stored, at zip's first moment: the same arrays give the same bytes. */
-    bool ok = at >= 0 && !zip_set_file_compression(z, (zip_uint64_t)at, ZIP_CM_STORE, 0) && !zip_file_set_dostime(z, (zip_uint64_t)at, 0, 0x21, 0);
+    bool ok = at >= 0 && !zip_set_file_compression(z, (zip_uint64_t)at, ZIP_CM_STORE, 0) &&
+              !zip_file_set_dostime(z, (zip_uint64_t)at, 0, 0x21, 0);
     return ok || diag_error(d, NULL, "cannot pack '%s': %s", t->name, zip_strerror(z));
 }
 
@@ -285,7 +308,8 @@ bool npz_write(Diag *diag, const char *path, const NamedTensors *in)
     bool ok = z != NULL || diag_error(diag, NULL, "cannot write %s", path);
     if (z) zip_source_keep(source); /* closing the archive drops one reference; its bytes are read after that */
     for (uint32_t i = 0; ok && i < in->n; i++) ok = add_entry(&mem, diag, z, &in->at[i]);
-    if (ok && zip_close(z)) ok = diag_error(diag, NULL, "cannot write %s: %s", path, zip_strerror(z)), z && (zip_discard(z), 0);
+    if (ok && zip_close(z))
+        ok = diag_error(diag, NULL, "cannot write %s: %s", path, zip_strerror(z)), z && (zip_discard(z), 0);
     else if (!ok && z) zip_discard(z);
     ok = ok && copy_out(&mem, diag, path, source);
     if (source) zip_source_free(source);

@@ -3,9 +3,14 @@
 #include "frontend/cli.h"
 #include <stdlib.h>
 
-enum { COMPILE = 1, RUN = 2, VERIFY = 4, INSPECT = 8, BENCH = 16 };
+enum { COMPILE = 1, RUN = 2, VERIFY = 4, INSPECT = 8, BENCH = 16, OPERATORS = 32 };
 typedef enum Kind { FLAG, TEXT, LIST, INT, SIZE, CHOICE, LATER } Kind;
-typedef struct Row { const char *name; Kind kind; unsigned commands; const char *value, *later, *fallback, *help; } Row;
+typedef struct Row {
+    const char *name;
+    Kind kind;
+    unsigned commands;
+    const char *value, *later, *fallback, *help;
+} Row;
 static const Row rows[OPT_COUNT] = {
 #define OPTION(id, ...) [OPT_##id] = {__VA_ARGS__},
 #include "frontend/options.def"
@@ -13,11 +18,15 @@ static const Row rows[OPT_COUNT] = {
 };
 
 static const Command commands[] = {
-    {"compile", COMPILE, "MODEL.onnx -o OUT", "compile a model to a shared object, object, archive or executable", 1, 1, command_compile},
+    {"compile", COMPILE, "MODEL.onnx -o OUT", "compile a model to a shared object, object, archive or executable", 1, 1,
+     command_compile},
     {"run", RUN, "ARTEFACT|MODEL.onnx --input IN.npz --output OUT.npz", "run a model once", 1, 1, command_run},
-    {"verify", VERIFY, "DIR...", "check models against recorded inputs and outputs (layout of the official ONNX tests)", 1, INT32_MAX, command_verify},
-    {"inspect", INSPECT, "MODEL.onnx", "what is in a model, and everything that keeps it from being compiled", 1, 1, command_inspect},
+    {"verify", VERIFY, "DIR...", "check models against recorded inputs and outputs (layout of the official ONNX tests)",
+     1, INT32_MAX, command_verify},
+    {"inspect", INSPECT, "MODEL.onnx", "what is in a model, and everything that keeps it from being compiled", 1, 1,
+     command_inspect},
     {"bench", BENCH, "ARTEFACT|MODEL.onnx", "measure the time of a run", 1, 1, command_bench},
+    {"operators", OPERATORS, "", "print the table of operators (docs/OPERATORS.md)", 0, 0, command_operators},
 };
 
 const Command *command_at(uint32_t i) { return i < COUNT_OF(commands) ? &commands[i] : NULL; }
@@ -52,13 +61,15 @@ static bool parse_number(const char *text, bool size, int64_t *v)
 static const Row *row_find(const Command *c, const char *arg, size_t n, OptionId *id)
 {
     for (size_t i = 0; i < OPT_COUNT; i++)
-        if ((rows[i].commands & c->bit) && strlen(rows[i].name) == n && !strncmp(rows[i].name, arg, n)) return *id = (OptionId)i, &rows[i];
+        if ((rows[i].commands & c->bit) && strlen(rows[i].name) == n && !strncmp(rows[i].name, arg, n))
+            return *id = (OptionId)i, &rows[i];
     return NULL;
 }
 
 static bool is_later(const Row *r, const char *v)
 {
-    return r->later && (in_choices(r->later, v) || (strchr(v, ':') && !strncmp(v, "cuda:", 5) && in_choices(r->later, "cuda")));
+    return r->later &&
+           (in_choices(r->later, v) || (strchr(v, ':') && !strncmp(v, "cuda:", 5) && in_choices(r->later, "cuda")));
 }
 
 static bool take(Options *o, Diag *d, OptionId id, const char *v)
@@ -66,7 +77,8 @@ static bool take(Options *o, Diag *d, OptionId id, const char *v)
     const Row *r = &rows[id];
     int64_t number;
     if (r->kind == CHOICE && is_later(r, v)) return diag_error(d, NULL, "%s %s is not built yet", r->name, v);
-    if (r->kind == CHOICE && !in_choices(r->value, v)) return diag_error(d, NULL, "%s %s: unknown value, expected %s", r->name, v, r->value);
+    if (r->kind == CHOICE && !in_choices(r->value, v))
+        return diag_error(d, NULL, "%s %s: unknown value, expected %s", r->name, v, r->value);
     if ((r->kind == INT || r->kind == SIZE) && !parse_number(v, r->kind == SIZE, &number))
         return diag_error(d, NULL, "%s %s: not a number", r->name, v);
     if (r->kind == LIST) vec_push(o->mem, &o->list[id], v);
@@ -83,7 +95,8 @@ static int take_option(Options *o, Diag *d, int argc, const char *const *argv)
     const Row *r = row_find(o->command, arg, n, &id);
     if (!r) return diag_error(d, NULL, "unknown option '%s' (octet %s --help lists them)", arg, o->command->name), 0;
     if (r->kind == LATER) return diag_error(d, NULL, "%s is not built yet", r->name), 0;
-    if (r->kind == FLAG) return equals ? (diag_error(d, NULL, "%s takes no value", r->name), 0) : (o->value[id] = "", 1);
+    if (r->kind == FLAG)
+        return equals ? (diag_error(d, NULL, "%s takes no value", r->name), 0) : (o->value[id] = "", 1);
     if (!equals && argc < 2) return diag_error(d, NULL, "%s needs a value: %s", r->name, r->value), 0;
     if (!take(o, d, id, equals ? equals + 1 : argv[1])) return 0;
     return equals ? 1 : 2;
@@ -106,12 +119,17 @@ bool options_parse(Options *o, Diag *d, int argc, const char *const *argv)
         }
     }
     if (o->value[OPT_help]) return true;
-    if ((int64_t)o->arg.n < o->command->least) return diag_error(d, NULL, "usage: octet %s %s [options]", o->command->name, o->command->synopsis);
-    if ((int64_t)o->arg.n > o->command->most) return diag_error(d, NULL, "unexpected argument '%s'", o->arg.at[o->command->most]);
+    if ((int64_t)o->arg.n < o->command->least)
+        return diag_error(d, NULL, "usage: octet %s %s [options]", o->command->name, o->command->synopsis);
+    if ((int64_t)o->arg.n > o->command->most)
+        return diag_error(d, NULL, "unexpected argument '%s'", o->arg.at[o->command->most]);
     return true;
 }
 
-bool option_is(const Options *o, OptionId id, const char *value) { return o->value[id] && !strcmp(o->value[id], value); }
+bool option_is(const Options *o, OptionId id, const char *value)
+{
+    return o->value[id] && !strcmp(o->value[id], value);
+}
 
 int64_t option_int(const Options *o, OptionId id, int64_t otherwise)
 {
@@ -121,7 +139,7 @@ int64_t option_int(const Options *o, OptionId id, int64_t otherwise)
 
 void options_help(const Command *c, FILE *f)
 {
-    fprintf(f, "usage: octet %s %s [options]\n%s\n\n", c->name, c->synopsis, c->help);
+    fprintf(f, "usage: octet %s%s%s [options]\n%s\n\n", c->name, *c->synopsis ? " " : "", c->synopsis, c->help);
     for (size_t i = 0; i < OPT_COUNT; i++) {
         const Row *r = &rows[i];
         if (!(r->commands & c->bit) || r->kind == LATER) continue;

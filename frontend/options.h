@@ -15,8 +15,8 @@ typedef struct Command {
     const char *name;
     unsigned bit;
     const char *synopsis, *help;
-    int least, most;                   /* arguments that are not options */
-    int (*run)(const Options *, Diag *);  /* the exit code; mistakes are in the Diag */
+    int least, most;                     /* arguments that are not options */
+    int (*run)(const Options *, Diag *); /* the exit code; mistakes are in the Diag */
 } Command;
 
 struct Options {
@@ -30,8 +30,8 @@ struct Options {
 /* argv: behind the command's name. false: reported, a usage error. */
 bool options_parse(Options *o, Diag *d, int argc, const char *const *argv);
 bool option_is(const Options *o, OptionId id, const char *value);
-int64_t option_int(const Options *o, OptionId id, int64_t otherwise);   /* INT and SIZE; checked by options_parse */
+int64_t option_int(const Options *o, OptionId id, int64_t otherwise); /* INT and SIZE; checked by options_parse */
 void options_help(const Command *c, FILE *f);
 const Command *command_find(const char *name);
-const Command *command_at(uint32_t i);  /* NULL past the end */
+const Command *command_at(uint32_t i); /* NULL past the end */
 #endif

@@ -14,7 +14,8 @@ static bool open_graph(Runner *r, const Options *o, Diag *d, const char *path)
 {
     Module *m = module_new(r->mem, d, path);
     const Graph *g = r->graph = compile_graph(o, m, r->mem, path, &r->files);
-    if (!g) return false;
+    int *buf_of;
+    if (!g || !(r->program = lower_graph(g, r->mem, &buf_of))) return false;
     const char **in = NEW_ARRAY(r->mem, const char *, g->input.n);
     DType *type = NEW_ARRAY(r->mem, DType, g->input.n);
     for (uint32_t i = 0; i < g->input.n; i++) {
@@ -30,7 +31,8 @@ static bool load(Runner *r, const Options *o, Diag *d, const char *path)
 {
     if (!artefact_load(path, &r->loaded, d)) return false;
     const OctetApi *api = r->loaded.api;
-    const char **in = NEW_ARRAY(r->mem, const char *, api->inputs), **out = NEW_ARRAY(r->mem, const char *, api->outputs);
+    const char **in = NEW_ARRAY(r->mem, const char *, api->inputs),
+               **out = NEW_ARRAY(r->mem, const char *, api->outputs);
     DType *type = NEW_ARRAY(r->mem, DType, api->inputs);
     for (int32_t i = 0; i < api->inputs; i++) in[i] = api->input[i].name, type[i] = (DType)api->input[i].dtype;
     for (int32_t i = 0; i < api->outputs; i++) out[i] = api->output[i].name;
@@ -49,7 +51,8 @@ static bool compile_and_load(Runner *r, const Options *o, Diag *d, const char *p
 {
     const char *base = getenv("TMPDIR");
     char *folder = arena_printf(r->mem, "%s/octet-XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(folder)) return diag_error(d, NULL, "cannot make a temporary folder in %s", base && *base ? base : "/tmp");
+    if (!mkdtemp(folder))
+        return diag_error(d, NULL, "cannot make a temporary folder in %s", base && *base ? base : "/tmp");
     const char *out = arena_printf(r->mem, "%s/model.so", folder);
     bool ok = compile_file(o, r->mem, d, path, out) && load(r, o, d, out);
     unlink(out), unlink(arena_printf(r->mem, "%s/model.h", folder)), rmdir(folder);
@@ -62,13 +65,13 @@ bool runner_open(Runner *r, const Options *o, Arena *mem, Diag *d, const char *p
     if (o->value[OPT_interp]) return open_graph(r, o, d, path);
     if (!has_suffix(path, ".so")) return compile_and_load(r, o, d, path);
     const char *slash = strrchr(path, '/');
-    if (!*d->subject) d->subject = slash ? slash + 1 : path;
+    d->subject = slash ? slash + 1 : path;
     return load(r, o, d, slash ? path : arena_printf(mem, "./%s", path));
 }
 
 bool runner_run(Runner *r, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d)
 {
-    return r->graph ? interpret(r->graph, mem, in, out, d) : session_run(r->session, mem, in, out, d);
+    return r->graph ? interpret(r->graph, r->program, mem, in, out, d) : session_run(r->session, mem, in, out, d);
 }
 
 void runner_close(Runner *r)
@@ -96,7 +99,8 @@ static bool read_input(const Runner *r, const char *arg, Arena *mem, Diag *d, co
     }
     if (has_suffix(arg, ".npy")) {
         const Tensor *t = r->inputs == 1 ? npy_read(mem, d, arg) : NULL;
-        if (r->inputs != 1) return diag_error(d, NULL, "--input %s: the model has %u inputs; say NAME=%s", arg, r->inputs, arg);
+        if (r->inputs != 1)
+            return diag_error(d, NULL, "--input %s: the model has %u inputs; say NAME=%s", arg, r->inputs, arg);
         return t && set_input(r, r->input[0], t, d, in);
     }
     NamedTensors all = {0};
@@ -110,7 +114,9 @@ bool runner_inputs(const Runner *r, const Options *o, Arena *mem, Diag *d, const
     bool ok = true;
     for (uint32_t i = 0; ok && i < o->list[OPT_input].n; i++) ok = read_input(r, o->list[OPT_input].at[i], mem, d, in);
     for (uint32_t i = 0; ok && i < r->inputs; i++)
-        if (in[i] && in[i]->type != r->input_type[i] && dtypes[in[i]->type].bytes == dtypes[r->input_type[i]].bytes && dtypes[in[i]->type].cls == DC_OTHER)
-            ok = diag_error(d, NULL, "input '%s' has type %s, expected %s", r->input[i], dtypes[in[i]->type].name, dtypes[r->input_type[i]].name);
+        if (in[i] && in[i]->type != r->input_type[i] && dtypes[in[i]->type].bytes == dtypes[r->input_type[i]].bytes &&
+            dtypes[in[i]->type].cls == DC_OTHER)
+            ok = diag_error(d, NULL, "input '%s' has type %s, expected %s", r->input[i], dtypes[in[i]->type].name,
+                            dtypes[r->input_type[i]].name);
     return ok;
 }

@@ -12,8 +12,9 @@ typedef struct Runner {
     uint32_t inputs, outputs;
     const char *const *input, *const *output; /* names */
     const DType *input_type;
-    const Graph *graph;                       /* interpreter */
-    Loaded loaded;                            /* artefact */
+    const Graph *graph; /* interpreter */
+    Kernel *program;
+    Loaded loaded; /* artefact */
     Session *session;
 } Runner;
 

@@ -81,7 +81,8 @@ static void patch_length(Scanner *s, size_t at)
 {
     if (!s->out) return;
     size_t n = s->n - at - LENGTH_BYTES;
-    for (int i = 0; i < LENGTH_BYTES; i++) s->out[at + (size_t)i] = (uint8_t)((n >> (7 * i) & 0x7f) | (i < LENGTH_BYTES - 1 ? 0x80 : 0));
+    for (int i = 0; i < LENGTH_BYTES; i++)
+        s->out[at + (size_t)i] = (uint8_t)((n >> (7 * i) & 0x7f) | (i < LENGTH_BYTES - 1 ? 0x80 : 0));
 }
 
 /* ---- checking ---- */
@@ -90,7 +91,8 @@ static bool charge(Scanner *s, uint64_t bytes)
 {
     s->memory += bytes;
     if (s->memory <= s->budget) return true;
-    return diag_error(s->diag, NULL, "the file describes more than the allowed %" PRIu64 " bytes of memory (--max-memory)", s->budget);
+    return diag_error(s->diag, NULL,
+                      "the file describes more than the allowed %" PRIu64 " bytes of memory (--max-memory)", s->budget);
 }
 
 static int wire_of(ProtobufCType t)
@@ -239,10 +241,12 @@ static bool walk(Scanner *s, const ProtobufCMessageDescriptor *type, size_t n)
     }
 }
 
-bool scan_message(Arena *mem, Diag *d, const ProtobufCMessageDescriptor *type, const uint8_t *p, size_t n, uint64_t budget, Scan *out)
+bool scan_message(Arena *mem, Diag *d, const ProtobufCMessageDescriptor *type, const uint8_t *p, size_t n,
+                  uint64_t budget, Scan *out)
 {
     if (!n) return diag_error(d, NULL, "the file is empty");
-    if (n > INT32_MAX) return diag_error(d, NULL, "the file has %zu bytes; protobuf ends at 2 GiB: keep weights as external data", n);
+    if (n > INT32_MAX)
+        return diag_error(d, NULL, "the file has %zu bytes; protobuf ends at 2 GiB: keep weights as external data", n);
     Scanner s = {.diag = d, .start = p, .budget = budget};
     if (!walk(&s, type, n)) return false;
     if (s.n > INT32_MAX) return fail(&s, "too many messages");

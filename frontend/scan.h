@@ -7,14 +7,14 @@
 #define OCTET_SCAN_H
 #include "ir/base/diag.h"
 
-enum { SCAN_DEPTH = 64 };        /* nested messages; Google's parsers stop at 100 */
-enum { SCAN_BORROW = 256 };      /* raw_data of this many bytes is not copied: the message says where it lies */
+enum { SCAN_DEPTH = 64 };   /* nested messages; Google's parsers stop at 100 */
+enum { SCAN_BORROW = 256 }; /* raw_data of this many bytes is not copied: the message says where it lies */
 
 struct ProtobufCMessageDescriptor;
 typedef struct Scan {
-    const uint8_t *at;           /* the rewritten message: known fields only, canonical tags, large raw_data left out */
+    const uint8_t *at; /* the rewritten message: known fields only, canonical tags, large raw_data left out */
     size_t n;
-    uint64_t memory;             /* what unpacking it takes, an upper bound */
+    uint64_t memory; /* what unpacking it takes, an upper bound */
 } Scan;
 
 /* false: reported in d. At most `budget` bytes may be needed to unpack. */

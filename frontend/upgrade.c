@@ -9,9 +9,9 @@
 
 typedef struct Upgrade {
     const char *domain, *op;
-    int below;                                      /* applies to opsets under this */
+    int below; /* applies to opsets under this */
     bool (*step)(Call *, const struct Upgrade *);
-    const char *attr;                               /* parameters of the step */
+    const char *attr; /* parameters of the step */
     uint32_t slot;
 } Upgrade;
 
@@ -44,8 +44,14 @@ static void set_attr(Call *c, const char *name, Attr value)
     vec_push(c->mem, &c->attr, (CallAttr){name, value});
 }
 
-static void set_int(Call *c, const char *name, int64_t v) { set_attr(c, name, (Attr){.kind = ATTR_INT, .n = 1, .i = v}); }
-static void set_str(Call *c, const char *name, const char *v) { set_attr(c, name, (Attr){.kind = ATTR_STRING, .n = 1, .s = v}); }
+static void set_int(Call *c, const char *name, int64_t v)
+{
+    set_attr(c, name, (Attr){.kind = ATTR_INT, .n = 1, .i = v});
+}
+static void set_str(Call *c, const char *name, const char *v)
+{
+    set_attr(c, name, (Attr){.kind = ATTR_STRING, .n = 1, .s = v});
+}
 
 static bool str_is(const Call *c, const char *name, const char *v)
 {
@@ -59,7 +65,10 @@ static void set_in(Call *c, uint32_t i, Val v)
     c->in.at[i] = v;
 }
 
-static Val ints_const(Call *c, const int64_t *v, int64_t n) { return graph_const(c->g, tensor_ints(c->mem, v, n), NULL); }
+static Val ints_const(Call *c, const int64_t *v, int64_t n)
+{
+    return graph_const(c->g, tensor_ints(c->mem, v, n), NULL);
+}
 static bool has(Val v) { return v.id != 0; }
 
 /* A float attribute as a scalar of the type of input 0. */
@@ -139,7 +148,8 @@ static bool to_standard_domain(Call *c, const Upgrade *u)
 
 static bool refuse(Call *c, const Upgrade *u)
 {
-    return diag_error(c->diag, c->loc, "the form of opset %d is not supported (%s); convert the model to opset %d or newer", c->opset,
+    return diag_error(c->diag, c->loc,
+                      "the form of opset %d is not supported (%s); convert the model to opset %d or newer", c->opset,
                       u->attr, u->below);
 }
 
@@ -163,7 +173,8 @@ static bool old_broadcast(Call *c, const Upgrade *u)
     if (!aligned) return true;
     if (axis < 0) axis += a->rank;
     int64_t tail = a->rank - b->rank - axis, axes[MAX_RANK];
-    if (axis < 0 || tail < 0 || tail > MAX_RANK) return diag_error(c->diag, c->loc, "attribute 'axis' does not fit ranks %d and %d", a->rank, b->rank);
+    if (axis < 0 || tail < 0 || tail > MAX_RANK)
+        return diag_error(c->diag, c->loc, "attribute 'axis' does not fit ranks %d and %d", a->rank, b->rank);
     for (int64_t i = 0; i < tail; i++) axes[i] = b->rank + i;
     if (tail) set_in(c, 1, emit(c->g, "Unsqueeze", c->loc, 2, call_in(c, 1), ints_const(c, axes, tail)));
     return true;
@@ -184,10 +195,12 @@ static bool prelu_slope(Call *c, const Upgrade *u)
 static bool cast_by_name(Call *c, const Upgrade *u)
 {
     (void)u;
-    static const struct { const char *name; DType type; } names[] = {
-        {"FLOAT", DT_f32},  {"UINT8", DT_u8},   {"INT8", DT_i8},     {"UINT16", DT_u16},  {"INT16", DT_i16},   {"INT32", DT_i32},
-        {"INT64", DT_i64},  {"BOOL", DT_bool},  {"FLOAT16", DT_f16}, {"DOUBLE", DT_f64},  {"UINT32", DT_u32},  {"UINT64", DT_u64},
-        {"STRING", DT_str}};
+    static const struct {
+        const char *name;
+        DType type;
+    } names[] = {{"FLOAT", DT_f32},  {"UINT8", DT_u8},   {"INT8", DT_i8},   {"UINT16", DT_u16},  {"INT16", DT_i16},
+                 {"INT32", DT_i32},  {"INT64", DT_i64},  {"BOOL", DT_bool}, {"FLOAT16", DT_f16}, {"DOUBLE", DT_f64},
+                 {"UINT32", DT_u32}, {"UINT64", DT_u64}, {"STRING", DT_str}};
     const Attr *to = call_attr(c, "to");
     if (!to || to->kind != ATTR_STRING) return true;
     for (size_t i = 0; i < COUNT_OF(names); i++)
@@ -250,7 +263,8 @@ static bool flat_softmax(Call *c, const Upgrade *u)
     int64_t axis = call_int(c, "axis", 1);
     if (t->rank < 0) return set_int(c, "axis", axis), true;
     if (axis < 0) axis += t->rank;
-    if (axis < 0 || axis > t->rank) return diag_error(c->diag, c->loc, "axis %" PRId64 " is outside a tensor of rank %d", axis, t->rank);
+    if (axis < 0 || axis > t->rank)
+        return diag_error(c->diag, c->loc, "axis %" PRId64 " is outside a tensor of rank %d", axis, t->rank);
     if (axis == t->rank - 1) return set_int(c, "axis", -1), true;
     Val flat = emit_with_int(c, "Flatten", "axis", axis, x, (Val){0});
     Val y = emit_with_int(c, c->op, "axis", -1, flat, (Val){0});
@@ -303,7 +317,8 @@ static bool empty_is_absent(Call *c, const Upgrade *u)
 static bool roi_align_mode(Call *c, const Upgrade *u)
 {
     (void)u;
-    if (!call_attr(c, "coordinate_transformation_mode")) set_str(c, "coordinate_transformation_mode", "output_half_pixel");
+    if (!call_attr(c, "coordinate_transformation_mode"))
+        set_str(c, "coordinate_transformation_mode", "output_half_pixel");
     return true;
 }
 
@@ -323,7 +338,8 @@ static bool group_norm(Call *c, const Upgrade *u)
     int64_t channels, groups = call_int(c, "num_groups", 0), one = 1, minus = -1;
     if (x->rank < 2 || !dim_is_const(c->g->module->dim, x->dim[1], &channels))
         return diag_error(c->diag, c->loc, "the number of channels must be known");
-    if (groups <= 0 || channels % groups) return diag_error(c->diag, c->loc, "%" PRId64 " channels do not make %" PRId64 " groups", channels, groups);
+    if (groups <= 0 || channels % groups)
+        return diag_error(c->diag, c->loc, "%" PRId64 " channels do not make %" PRId64 " groups", channels, groups);
     int64_t wide[2] = {groups, channels / groups};
     for (uint32_t i = 1; i <= 2; i++) {
         Val column = emit(c->g, "Unsqueeze", c->loc, 2, call_in(c, i), ints_const(c, &one, 1));
@@ -345,20 +361,48 @@ static bool p_norm_int(Call *c, const Upgrade *u)
     (void)u;
     const Attr *p = call_attr(c, "p");
     if (!p || p->kind != ATTR_FLOAT) return true;
-    if (p->f != floorf(p->f) || fabsf(p->f) > 1e6f) return diag_error(c->diag, c->loc, "attribute 'p' must be a whole number");
+    if (p->f != floorf(p->f) || fabsf(p->f) > 1e6f)
+        return diag_error(c->diag, c->loc, "attribute 'p' must be a whole number");
     set_int(c, "p", (int64_t)p->f);
     return true;
 }
 
-#define BROADCAST(op) {"", op, 7, old_broadcast, NULL, 0}
-#define AXES_18(op)   {"", op, 18, ints_to_input, "axes", 1}
-#define FLAT(op)      {"", op, 13, flat_softmax, NULL, 0}
+#define BROADCAST(op)                                                                                                  \
+    {                                                                                                                  \
+        "", op, 7, old_broadcast, NULL, 0                                                                              \
+    }
+#define AXES_18(op)                                                                                                    \
+    {                                                                                                                  \
+        "", op, 18, ints_to_input, "axes", 1                                                                           \
+    }
+#define FLAT(op)                                                                                                       \
+    {                                                                                                                  \
+        "", op, 13, flat_softmax, NULL, 0                                                                              \
+    }
 static const Upgrade upgrades[] = {
-    BROADCAST("Add"), BROADCAST("Sub"), BROADCAST("Mul"), BROADCAST("Div"), BROADCAST("Pow"), BROADCAST("And"),
-    BROADCAST("Or"), BROADCAST("Xor"), BROADCAST("Equal"), BROADCAST("Greater"), BROADCAST("Less"),
-    AXES_18("ReduceL1"), AXES_18("ReduceL2"), AXES_18("ReduceLogSum"), AXES_18("ReduceLogSumExp"), AXES_18("ReduceMax"),
-    AXES_18("ReduceMean"), AXES_18("ReduceMin"), AXES_18("ReduceProd"), AXES_18("ReduceSumSquare"),
-    FLAT("Softmax"), FLAT("LogSoftmax"), FLAT("Hardmax"),
+    BROADCAST("Add"),
+    BROADCAST("Sub"),
+    BROADCAST("Mul"),
+    BROADCAST("Div"),
+    BROADCAST("Pow"),
+    BROADCAST("And"),
+    BROADCAST("Or"),
+    BROADCAST("Xor"),
+    BROADCAST("Equal"),
+    BROADCAST("Greater"),
+    BROADCAST("Less"),
+    AXES_18("ReduceL1"),
+    AXES_18("ReduceL2"),
+    AXES_18("ReduceLogSum"),
+    AXES_18("ReduceLogSumExp"),
+    AXES_18("ReduceMax"),
+    AXES_18("ReduceMean"),
+    AXES_18("ReduceMin"),
+    AXES_18("ReduceProd"),
+    AXES_18("ReduceSumSquare"),
+    FLAT("Softmax"),
+    FLAT("LogSoftmax"),
+    FLAT("Hardmax"),
     {"", "BatchNormalization", 14, batch_norm, NULL, 0},
     {"", "Cast", 6, cast_by_name, NULL, 0},
     {"", "Clip", 11, float_to_input, "min", 1},
@@ -428,14 +472,16 @@ bool call_upgrade(Call *c)
 
 /* ---- emitting ---- */
 
-static const char *const kind_names[] = {"none", "an integer", "a float", "a string", "a list of integers", "a list of floats",
-                                         "a list of strings", "a tensor", "a graph"};
+static const char *const kind_names[] = {
+    "none",     "an integer", "a float", "a string", "a list of integers", "a list of floats", "a list of strings",
+    "a tensor", "a graph"};
 
 /* An empty list does not say what of. */
 static bool fits(const Attr *a, AttrKind want)
 {
     bool list = want == ATTR_INTS || want == ATTR_FLOATS || want == ATTR_STRINGS;
-    return a->kind == want || (list && !a->n && (a->kind == ATTR_INTS || a->kind == ATTR_FLOATS || a->kind == ATTR_STRINGS));
+    return a->kind == want ||
+           (list && !a->n && (a->kind == ATTR_INTS || a->kind == ATTR_FLOATS || a->kind == ATTR_STRINGS));
 }
 
 static bool fill_attrs(Call *c, const OpDef *row, Attr *attrs)

@@ -6,26 +6,30 @@
 #define OCTET_UPGRADE_H
 #include "ir/op.h"
 
-typedef struct CallAttr { const char *name; Attr value; } CallAttr;
+typedef struct CallAttr {
+    const char *name;
+    Attr value;
+} CallAttr;
 typedef struct Call {
     Graph *g;
-    Arena *mem;                /* of the graph */
+    Arena *mem; /* of the graph */
     Diag *diag;
     const Loc *loc;
-    const char *domain, *op;   /* "" is ai.onnx */
-    int opset;                 /* version of that domain the model asks for */
+    const char *domain, *op; /* "" is ai.onnx */
+    int opset;               /* version of that domain the model asks for */
     VEC(Val) in;
     VEC(CallAttr) attr;
     uint32_t nout;
-    Val *out;                  /* nout of them */
-    const bool *used;          /* nout of them: something reads this output */
-    bool done;                 /* out is filled: nothing is left to emit */
+    Val *out;         /* nout of them */
+    const bool *used; /* nout of them: something reads this output */
+    bool done;        /* out is filled: nothing is left to emit */
 } Call;
 
-bool call_upgrade(Call *c);                          /* false: reported */
-bool call_emit(Call *c);                             /* upgrade, check attributes, graph_emit; false: reported */
-const OpDef *call_row(const char *domain, const char *op); /* the row that a node's operator becomes; NULL: not supported */
+bool call_upgrade(Call *c); /* false: reported */
+bool call_emit(Call *c);    /* upgrade, check attributes, graph_emit; false: reported */
+const OpDef *call_row(const char *domain,
+                      const char *op); /* the row that a node's operator becomes; NULL: not supported */
 const Attr *call_attr(const Call *c, const char *name); /* NULL: absent */
 int64_t call_int(const Call *c, const char *name, int64_t otherwise);
-Val call_in(const Call *c, uint32_t i);              /* absent past the end */
+Val call_in(const Call *c, uint32_t i); /* absent past the end */
 #endif

@@ -10,12 +10,18 @@
 enum { EXTERNAL = 1 };
 static const int64_t MAX_COUNT = (int64_t)1 << 40;
 
-typedef struct Source { Weights *w; const Onnx__TensorProto *t; const Loc *loc; const char *what; } Source;
+typedef struct Source {
+    Weights *w;
+    const Onnx__TensorProto *t;
+    const Loc *loc;
+    const char *what;
+} Source;
 
 static bool reserve(const Source *s, uint64_t bytes)
 {
     if (bytes > s->w->left)
-        return diag_error(s->w->diag, s->loc, "%s: %" PRIu64 " bytes exceed the memory allowed (--max-memory)", s->what, bytes);
+        return diag_error(s->w->diag, s->loc, "%s: %" PRIu64 " bytes exceed the memory allowed (--max-memory)", s->what,
+                          bytes);
     s->w->left -= bytes;
     return true;
 }
@@ -60,10 +66,12 @@ static bool needs_copy(DType t, const uint8_t *p, int64_t count)
 static bool raw_bytes(const Source *s, Tensor *out, int64_t count, FileBytes raw)
 {
     const DTypeInfo *type = &dtypes[out->type];
-    uint64_t want = type->bits < 8 ? ((uint64_t)count * (unsigned)type->bits + 7) / 8 : (uint64_t)count * (unsigned)type->bytes;
+    uint64_t want =
+        type->bits < 8 ? ((uint64_t)count * (unsigned)type->bits + 7) / 8 : (uint64_t)count * (unsigned)type->bytes;
     if (out->type == DT_str) return diag_error(s->w->diag, s->loc, "%s: strings cannot be raw data", s->what);
     if (raw.n != want)
-        return diag_error(s->w->diag, s->loc, "%s: %zu bytes of data, its type and sizes need %" PRIu64, s->what, raw.n, want);
+        return diag_error(s->w->diag, s->loc, "%s: %zu bytes of data, its type and sizes need %" PRIu64, s->what, raw.n,
+                          want);
     out->data = raw.at;
     if (type->bits >= 8 && !needs_copy(out->type, raw.at, count)) return true;
     size_t bytes = (size_t)count * (size_t)type->bytes;
@@ -91,16 +99,22 @@ static bool parse_size(const char *text, uint64_t *v)
 static bool external_bytes(const Source *s, FileBytes *out)
 {
     const char *location = NULL, *offset = NULL, *length = NULL;
-    const struct { const char *key; const char **value; } keys[] = {{"location", &location}, {"offset", &offset}, {"length", &length}};
+    const struct {
+        const char *key;
+        const char **value;
+    } keys[] = {{"location", &location}, {"offset", &offset}, {"length", &length}};
     for (size_t i = 0; i < s->t->n_external_data; i++)
         for (size_t k = 0; k < COUNT_OF(keys); k++)
-            if (s->t->external_data[i]->key && !strcmp(s->t->external_data[i]->key, keys[k].key)) *keys[k].value = s->t->external_data[i]->value;
+            if (s->t->external_data[i]->key && !strcmp(s->t->external_data[i]->key, keys[k].key))
+                *keys[k].value = s->t->external_data[i]->value;
     Diag *d = s->w->diag;
     uint64_t at = 0, n = 0;
     if (!s->w->folder) return diag_error(d, s->loc, "%s: external data, but the file came without a folder", s->what);
     if (!location) return diag_error(d, s->loc, "%s: external data without a location", s->what);
-    if (offset && !parse_size(offset, &at)) return diag_error(d, s->loc, "%s: bad external data offset '%.40s'", s->what, offset);
-    if (length && !parse_size(length, &n)) return diag_error(d, s->loc, "%s: bad external data length '%.40s'", s->what, length);
+    if (offset && !parse_size(offset, &at))
+        return diag_error(d, s->loc, "%s: bad external data offset '%.40s'", s->what, offset);
+    if (length && !parse_size(length, &n))
+        return diag_error(d, s->loc, "%s: bad external data length '%.40s'", s->what, length);
     FileBytes file;
     if (!file_below(s->w->mem, s->w->files, d, s->loc, s->w->folder, location, &file)) return false;
     if (at > file.n || (length && n > file.n - at))
@@ -114,19 +128,25 @@ static bool external_bytes(const Source *s, FileBytes *out)
 /* Where a type's elements are when they are not raw: which field, how many numbers an element takes. Bits under 8 come
  * packed, a byte in every int32. */
 typedef enum Home { HOME_NONE, HOME_FLOAT, HOME_INT32, HOME_INT64, HOME_DOUBLE, HOME_UINT64, HOME_STRING } Home;
-static const struct { Home home; int parts; } homes[DT_COUNT] = {
-    [DT_f32] = {HOME_FLOAT, 1},     [DT_c64] = {HOME_FLOAT, 2},       [DT_f64] = {HOME_DOUBLE, 1},    [DT_c128] = {HOME_DOUBLE, 2},
-    [DT_i64] = {HOME_INT64, 1},     [DT_u32] = {HOME_UINT64, 1},      [DT_u64] = {HOME_UINT64, 1},    [DT_str] = {HOME_STRING, 1},
-    [DT_i32] = {HOME_INT32, 1},     [DT_i16] = {HOME_INT32, 1},       [DT_i8] = {HOME_INT32, 1},      [DT_u16] = {HOME_INT32, 1},
-    [DT_u8] = {HOME_INT32, 1},      [DT_bool] = {HOME_INT32, 1},      [DT_f16] = {HOME_INT32, 1},     [DT_bf16] = {HOME_INT32, 1},
-    [DT_f8e4m3fn] = {HOME_INT32, 1}, [DT_f8e4m3fnuz] = {HOME_INT32, 1}, [DT_f8e5m2] = {HOME_INT32, 1}, [DT_f8e5m2fnuz] = {HOME_INT32, 1},
-    [DT_f8e8m0] = {HOME_INT32, 1},  [DT_u4] = {HOME_INT32, 1},        [DT_i4] = {HOME_INT32, 1},      [DT_f4e2m1] = {HOME_INT32, 1},
-    [DT_u2] = {HOME_INT32, 1},      [DT_i2] = {HOME_INT32, 1},
+static const struct {
+    Home home;
+    int parts;
+} homes[DT_COUNT] = {
+    [DT_f32] = {HOME_FLOAT, 1},    [DT_c64] = {HOME_FLOAT, 2},        [DT_f64] = {HOME_DOUBLE, 1},
+    [DT_c128] = {HOME_DOUBLE, 2},  [DT_i64] = {HOME_INT64, 1},        [DT_u32] = {HOME_UINT64, 1},
+    [DT_u64] = {HOME_UINT64, 1},   [DT_str] = {HOME_STRING, 1},       [DT_i32] = {HOME_INT32, 1},
+    [DT_i16] = {HOME_INT32, 1},    [DT_i8] = {HOME_INT32, 1},         [DT_u16] = {HOME_INT32, 1},
+    [DT_u8] = {HOME_INT32, 1},     [DT_bool] = {HOME_INT32, 1},       [DT_f16] = {HOME_INT32, 1},
+    [DT_bf16] = {HOME_INT32, 1},   [DT_f8e4m3fn] = {HOME_INT32, 1},   [DT_f8e4m3fnuz] = {HOME_INT32, 1},
+    [DT_f8e5m2] = {HOME_INT32, 1}, [DT_f8e5m2fnuz] = {HOME_INT32, 1}, [DT_f8e8m0] = {HOME_INT32, 1},
+    [DT_u4] = {HOME_INT32, 1},     [DT_i4] = {HOME_INT32, 1},         [DT_f4e2m1] = {HOME_INT32, 1},
+    [DT_u2] = {HOME_INT32, 1},     [DT_i2] = {HOME_INT32, 1},
 };
 
 static size_t field_count(const Onnx__TensorProto *t, Home h)
 {
-    const size_t n[] = {0, t->n_float_data, t->n_int32_data, t->n_int64_data, t->n_double_data, t->n_uint64_data, t->n_string_data};
+    const size_t n[] = {
+        0, t->n_float_data, t->n_int32_data, t->n_int64_data, t->n_double_data, t->n_uint64_data, t->n_string_data};
     return n[h];
 }
 
@@ -134,7 +154,8 @@ static void narrow_int32(const Onnx__TensorProto *t, DType type, uint8_t *to)
 {
     for (size_t i = 0; i < t->n_int32_data; i++) {
         int32_t v = type == DT_bool ? t->int32_data[i] != 0 : t->int32_data[i];
-        memcpy(to + i * (size_t)dtypes[type].bytes, &v, (size_t)dtypes[type].bytes); /* little-endian: the low bytes come first */
+        memcpy(to + i * (size_t)dtypes[type].bytes, &v,
+               (size_t)dtypes[type].bytes); /* little-endian: the low bytes come first */
     }
 }
 
@@ -142,7 +163,8 @@ static bool fill_strings(const Source *s, const char **to)
 {
     for (size_t i = 0; i < s->t->n_string_data; i++) {
         const ProtobufCBinaryData *b = &s->t->string_data[i];
-        if (b->len && memchr(b->data, 0, b->len)) return diag_error(s->w->diag, s->loc, "%s: a string with a zero byte", s->what);
+        if (b->len && memchr(b->data, 0, b->len))
+            return diag_error(s->w->diag, s->loc, "%s: a string with a zero byte", s->what);
         to[i] = arena_text(s->w->mem, (const char *)b->data, b->len);
     }
     return true;
@@ -153,7 +175,8 @@ static bool typed_values(const Source *s, Tensor *out, int64_t count)
     const DTypeInfo *type = &dtypes[out->type];
     Home home = homes[out->type].home;
     bool packed = type->bits < 8;
-    uint64_t want = packed ? ((uint64_t)count * (unsigned)type->bits + 7) / 8 : (uint64_t)count * (unsigned)homes[out->type].parts;
+    uint64_t want =
+        packed ? ((uint64_t)count * (unsigned)type->bits + 7) / 8 : (uint64_t)count * (unsigned)homes[out->type].parts;
     size_t have = field_count(s->t, home), bytes = (size_t)count * (size_t)type->bytes;
     if (have != want)
         return diag_error(s->w->diag, s->loc, "%s: %zu values, its type and sizes need %" PRIu64, s->what, have, want);
@@ -170,7 +193,8 @@ static bool typed_values(const Source *s, Tensor *out, int64_t count)
     } else if (home == HOME_UINT64 && type->bytes == 4) {
         for (int64_t i = 0; i < count; i++) ((uint32_t *)p)[i] = (uint32_t)s->t->uint64_data[i];
     } else if (have) {
-        const void *const from[] = {NULL, s->t->float_data, NULL, s->t->int64_data, s->t->double_data, s->t->uint64_data, NULL};
+        const void *const from[] = {
+            NULL, s->t->float_data, NULL, s->t->int64_data, s->t->double_data, s->t->uint64_data, NULL};
         memcpy(p, from[home], bytes);
     }
     return true;
@@ -187,7 +211,8 @@ static bool fill(const Source *s, Tensor *out, int64_t count)
 {
     FileBytes raw;
     const Onnx__TensorProto *t = s->t;
-    if (t->has_data_location && t->data_location == EXTERNAL) return external_bytes(s, &raw) && raw_bytes(s, out, count, raw);
+    if (t->has_data_location && t->data_location == EXTERNAL)
+        return external_bytes(s, &raw) && raw_bytes(s, out, count, raw);
     bool borrowed = t->has_raw_size;
     if (!borrowed && !t->has_raw_data) return typed_values(s, out, count);
     if (typed_count(t)) return diag_error(s->w->diag, s->loc, "%s: has both raw data and typed values", s->what);
@@ -221,11 +246,13 @@ static bool scatter(const Source *s, Tensor *out, const Tensor *values, const Te
         if (indices->rank == 1) at = index[i];
         for (int k = 0; indices->rank == 2 && k < out->rank; k++) {
             int64_t v = index[i * out->rank + k];
-            if (v < 0 || v >= out->dim[k]) return diag_error(s->w->diag, s->loc, "%s: sparse index %" PRId64 " out of range", s->what, v);
+            if (v < 0 || v >= out->dim[k])
+                return diag_error(s->w->diag, s->loc, "%s: sparse index %" PRId64 " out of range", s->what, v);
             at = at * out->dim[k] + v;
         }
         if (at <= last || at >= count)
-            return diag_error(s->w->diag, s->loc, "%s: sparse indices must rise and stay below %" PRId64, s->what, count);
+            return diag_error(s->w->diag, s->loc, "%s: sparse indices must rise and stay below %" PRId64, s->what,
+                              count);
         memcpy((uint8_t *)out->data + at * size, (const uint8_t *)values->data + i * size, (size_t)size);
         last = at;
     }
@@ -236,12 +263,14 @@ Tensor *weights_sparse(Weights *w, const Onnx__SparseTensorProto *t, const Loc *
 {
     Source s = {w, NULL, loc, what};
     int64_t count;
-    if (!t->values || !t->indices) return diag_error(w->diag, loc, "%s: sparse tensor without values or indices", what), NULL;
+    if (!t->values || !t->indices)
+        return diag_error(w->diag, loc, "%s: sparse tensor without values or indices", what), NULL;
     if (!check_shape(&s, t->n_dims, t->dims, &count)) return NULL;
     Tensor *values = weights_tensor(w, t->values, loc, what), *indices = weights_tensor(w, t->indices, loc, what);
     if (!values || !indices) return NULL;
-    bool shaped = values->rank == 1 && values->type != DT_str && indices->type == DT_i64 && indices->rank >= 1 && indices->rank <= 2 &&
-                  indices->dim[0] == values->dim[0] && (indices->rank == 1 || indices->dim[1] == (int64_t)t->n_dims);
+    bool shaped = values->rank == 1 && values->type != DT_str && indices->type == DT_i64 && indices->rank >= 1 &&
+                  indices->rank <= 2 && indices->dim[0] == values->dim[0] &&
+                  (indices->rank == 1 || indices->dim[1] == (int64_t)t->n_dims);
     if (!shaped) return diag_error(w->diag, loc, "%s: sparse values and indices do not fit together", what), NULL;
     if (!reserve(&s, (uint64_t)count * (unsigned)dtypes[values->type].bytes)) return NULL;
     Tensor *out = tensor_new(w->mem, values->type, (int)t->n_dims, t->dims);

@@ -11,9 +11,9 @@ typedef struct Weights {
     Arena *mem;
     Diag *diag;
     Files *files;
-    FileBytes model;      /* the model's own bytes: large raw_data is borrowed from here */
-    const char *folder;   /* of external data; NULL: there may be none */
-    uint64_t left;        /* bytes that may still be taken */
+    FileBytes model;    /* the model's own bytes: large raw_data is borrowed from here */
+    const char *folder; /* of external data; NULL: there may be none */
+    uint64_t left;      /* bytes that may still be taken */
 } Weights;
 
 /* NULL: reported as belonging to `what` ("initializer 'w'", "attribute 'value'"). */

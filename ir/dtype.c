@@ -1,7 +1,8 @@
 /* dtype.c - element types: the table, and elements of any type as numbers.
  *
  * Floats of 16 bits and fewer are rows of one table (exponent bits, mantissa bits, bias, what lies above the largest
- * finite code), encoded and decoded by one pair of functions in exact double arithmetic; a format needs no code of its own. */
+ * finite code), encoded and decoded by one pair of functions in exact double arithmetic; no format
+ * needs code of its own. */
 #include "ir/dtype.h"
 #include <assert.h>
 #include <math.h>

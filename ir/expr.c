@@ -1,6 +1,6 @@
-/* expr.c - the expression pool. Every node is made by intern(), so equal expressions are one handle, and building folds: no
- * simplification pass exists or is needed. Walks over expressions are memoised: linear in the nodes, however shared.
- * Index arithmetic (i64) has its own algebra in expr_index.c. */
+/* expr.c - the expression pool. Every node is made by intern(), so equal expressions are one handle, and building
+ * folds: no simplification pass exists or is needed. Walks over expressions are memoised: linear in the nodes, however
+ * shared. Index arithmetic (i64) has its own algebra in expr_index.c. */
 #include "ir/expr.h"
 #include <assert.h>
 #include <math.h>
@@ -64,22 +64,16 @@ const ExprNode *expr_node(const Kernel *k, Expr e)
     return &k->pool->node.at[e];
 }
 
-uint32_t expr_count(const Kernel *k)
-{
-    return k->pool->node.n - 1;
-}
+uint32_t expr_count(const Kernel *k) { return k->pool->node.n - 1; }
 
 /* ---- leaves ---- */
-static ExprNode blank(ExprKind kind, DType type)
-{
-    return (ExprNode){.kind = (uint8_t)kind, .type = (uint8_t)type};
-}
+static ExprNode blank(ExprKind kind, DType type) { return (ExprNode){.kind = (uint8_t)kind, .type = (uint8_t)type}; }
 
 Expr expr_float(Kernel *k, DType t, double f)
 {
     ExprNode n = blank(E_FLOAT, t);
     assert(dtype_is_float(t));
-    n.u.f = f != f ? (double)NAN : float_round(t, f);    /* one NaN: nodes are compared as bytes */
+    n.u.f = f != f ? (double)NAN : float_round(t, f); /* one NaN: nodes are compared as bytes */
     return intern(k, &n);
 }
 
@@ -91,10 +85,7 @@ Expr expr_int(Kernel *k, DType t, int64_t i)
     return intern(k, &n);
 }
 
-Expr expr_index(Kernel *k, int64_t i)
-{
-    return expr_int(k, DT_i64, i);
-}
+Expr expr_index(Kernel *k, int64_t i) { return expr_int(k, DT_i64, i); }
 
 Expr expr_dim(Kernel *k, Dim d)
 {
@@ -171,16 +162,10 @@ static bool is_float(const Kernel *k, Expr e, double f)
     return n->kind == E_FLOAT && n->u.f == f && !signbit(n->u.f) == !signbit(f);
 }
 
-static DType type_of(const Kernel *k, Expr e)
-{
-    return (DType)expr_node(k, e)->type;
-}
+static DType type_of(const Kernel *k, Expr e) { return (DType)expr_node(k, e)->type; }
 
 /* ---- primitives ---- */
-static bool prim_compares(Prim p, DType t)
-{
-    return dtype_is_float(t) ? prims[p].compares : prims[p].integer.compares;
-}
+static bool prim_compares(Prim p, DType t) { return dtype_is_float(t) ? prims[p].compares : prims[p].integer.compares; }
 
 static DType prim_type(const Kernel *k, Prim p, const Expr *a)
 {
@@ -198,8 +183,9 @@ Expr expr_raw(Kernel *k, Prim p, DType type, const Expr *a)
 
 static bool commutes(Prim p)
 {
-    static const bool table[PRIM_COUNT] = {[P_add] = true, [P_mul] = true, [P_max] = true, [P_min] = true, [P_and] = true,
-                                           [P_or] = true, [P_xor] = true, [P_eq] = true, [P_ne] = true};
+    static const bool table[PRIM_COUNT] = {
+        [P_add] = true, [P_mul] = true, [P_max] = true, [P_min] = true, [P_and] = true,
+        [P_or] = true,  [P_xor] = true, [P_eq] = true,  [P_ne] = true};
     return table[p];
 }
 
@@ -294,7 +280,8 @@ static Expr fold(Kernel *k, Prim p, Expr a, Expr b, Expr c)
 
 Expr expr_prim(Kernel *k, Prim p, Expr a, Expr b, Expr c)
 {
-    assert(a && prims[p].arity >= 1 && p != P_cast && p != P_sat && !b == (prims[p].arity < 2) && !c == (prims[p].arity < 3));
+    assert(a && prims[p].arity >= 1 && p != P_cast && p != P_sat && !b == (prims[p].arity < 2) &&
+           !c == (prims[p].arity < 3));
     if (p == P_bits) return expr_bits(k, a);
     if (p == P_gt || p == P_ge) return expr_prim(k, p == P_gt ? P_lt : P_le, b, a, 0);
     bool choice = p == P_select || p == P_guard;
@@ -315,10 +302,7 @@ static Expr convert(Kernel *k, Prim p, DType to, Expr a)
     return expr_raw(k, p, to, &a);
 }
 
-Expr expr_cast(Kernel *k, DType to, Expr a)
-{
-    return convert(k, P_cast, to, a);
-}
+Expr expr_cast(Kernel *k, DType to, Expr a) { return convert(k, P_cast, to, a); }
 
 Expr expr_sat(Kernel *k, DType to, Expr a)
 {
@@ -332,7 +316,8 @@ Expr expr_bits(Kernel *k, Expr a)
     assert(to);
     const ExprNode *n = expr_node(k, a);
     if (n->kind == E_PRIM && n->prim == P_bits) return n->arg[0];
-    return expr_is_const(k, a) ? expr_of_number(k, to, number_bits(from, expr_number(k, a))) : expr_raw(k, P_bits, to, &a);
+    return expr_is_const(k, a) ? expr_of_number(k, to, number_bits(from, expr_number(k, a)))
+                               : expr_raw(k, P_bits, to, &a);
 }
 
 Expr expr_guard(Kernel *k, Expr cond, Expr value, Expr other)
@@ -340,10 +325,7 @@ Expr expr_guard(Kernel *k, Expr cond, Expr value, Expr other)
     return cond ? expr_prim(k, P_guard, cond, value, other) : value;
 }
 
-Expr expr_and(Kernel *k, Expr a, Expr b)
-{
-    return !a ? b : !b ? a : expr_prim(k, P_and, a, b, 0);
-}
+Expr expr_and(Kernel *k, Expr a, Expr b) { return !a ? b : !b ? a : expr_prim(k, P_and, a, b, 0); }
 
 /* ---- memo: one result per node for the walk in progress; walks nest (inlining maps while it walks) ---- */
 static Memo *memo_open(ExprPool *p)
@@ -354,10 +336,7 @@ static Memo *memo_open(ExprPool *p)
     return m;
 }
 
-static void memo_close(ExprPool *p)
-{
-    p->walks--;
-}
+static void memo_close(ExprPool *p) { p->walks--; }
 
 static void memo_grow(ExprPool *p, Memo *m, Expr e)
 {
@@ -375,16 +354,13 @@ static void memo_put(ExprPool *p, Memo *m, Expr e, uint32_t value)
     m->stamp[e] = m->now, m->value[e] = value;
 }
 
-static bool memo_has(const Memo *m, Expr e)
-{
-    return e < m->cap && m->stamp[e] == m->now;
-}
+static bool memo_has(const Memo *m, Expr e) { return e < m->cap && m->stamp[e] == m->now; }
 
 /* ---- looking ---- */
 typedef struct Visit {
     const Kernel *k;
     Memo *memo;
-    uint64_t within;                              /* subtrees without these marks are skipped */
+    uint64_t within;                                   /* subtrees without these marks are skipped */
     bool (*visit)(void *ctx, const Kernel *k, Expr e); /* false: stop */
     void *ctx;
 } Visit;
@@ -427,7 +403,8 @@ static bool add_cost(void *ctx, const Kernel *k, Expr e)
     if (n->kind != E_PRIM || n->type == DT_i64) return true;
     bool index = n->type == DT_bool && expr_node(k, n->arg[0])->type == DT_i64;
     bool f32 = dtype_is_float((DType)n->type);
-    if (!index) *cost += (f32 && (prims[n->prim].expansion || prims[n->prim].libm)) ? (prims[n->prim].exact ? 3 : 12) : 1;
+    if (!index)
+        *cost += (f32 && (prims[n->prim].expansion || prims[n->prim].libm)) ? (prims[n->prim].exact ? 3 : 12) : 1;
     return true;
 }
 
@@ -438,7 +415,9 @@ int expr_cost(const Kernel *k, Expr e)
     return cost;
 }
 
-typedef struct Reads { int buf, count; } Reads;
+typedef struct Reads {
+    int buf, count;
+} Reads;
 static bool count_read(void *ctx, const Kernel *k, Expr e)
 {
     Reads *r = ctx;
@@ -454,7 +433,10 @@ int expr_reads(const Kernel *k, Expr e, int buf)
     return r.count;
 }
 
-typedef struct Loads { bool (*visit)(void *, Expr); void *ctx; } Loads;
+typedef struct Loads {
+    bool (*visit)(void *, Expr);
+    void *ctx;
+} Loads;
 static bool visit_load(void *ctx, const Kernel *k, Expr e)
 {
     const Loads *l = ctx;
@@ -541,10 +523,7 @@ Expr expr_split(Kernel *k, Expr e)
     return rewrite(&r, e);
 }
 
-static Expr replace_one(Rewrite *r, Expr e)
-{
-    return e == r->from ? r->to : 0;
-}
+static Expr replace_one(Rewrite *r, Expr e) { return e == r->from ? r->to : 0; }
 
 Expr expr_replace(Kernel *k, Expr e, Expr from, Expr to)
 {
@@ -558,7 +537,8 @@ static Expr bind_axis(Rewrite *r, Expr e)
     const Compute *def = r->def;
     if (!(r->k->pool->axes.at[e] & ~HAS_LOAD)) return e;
     if (expr_node(r->k, e)->kind != E_AXIS) return 0;
-    for (int d = 0; d < MAX_RANK && r->map[d]; d++) if (def->at[d] == e) return r->map[d];
+    for (int d = 0; d < MAX_RANK && r->map[d]; d++)
+        if (def->at[d] == e) return r->map[d];
     return e;
 }
 
@@ -575,10 +555,7 @@ static Expr inline_load(Rewrite *r, Expr e)
     return expr_replace(r->k, rewrite(&bind, r->def->epilogue), it, value);
 }
 
-static Expr without_load(Rewrite *r, Expr e)
-{
-    return r->k->pool->axes.at[e] & HAS_LOAD ? 0 : e;
-}
+static Expr without_load(Rewrite *r, Expr e) { return r->k->pool->axes.at[e] & HAS_LOAD ? 0 : e; }
 
 Expr expr_inline(Kernel *k, Expr e, const Compute *def)
 {
@@ -618,13 +595,14 @@ static Expr expand_node(Rewrite *r, Expr e)
     if (n.kind != E_PRIM) return e;
     DType t = type_of(k, n.arg[0]);
     const char *text = expansion(&n, t);
-    if (text && dtype_is_float(t) && dtype_compute(t) != t) {   /* narrow floats: computed in f32 */
+    if (text && dtype_is_float(t) && dtype_compute(t) != t) { /* narrow floats: computed in f32 */
         for (int i = 0; i < prims[n.prim].arity; i++) n.arg[i] = expr_cast(k, DT_f32, n.arg[i]);
         Expr wide = expr_expand(k, expand_text(k, text, &n));
         return n.type == DT_bool ? wide : expr_cast(k, (DType)n.type, wide);
     }
     if (text) return expr_expand(k, expand_text(k, text, &n));
-    if ((n.prim == P_max || n.prim == P_min) && expr_node(k, n.arg[1])->kind == E_FLOAT && !isnan(expr_node(k, n.arg[1])->u.f))
+    if ((n.prim == P_max || n.prim == P_min) && expr_node(k, n.arg[1])->kind == E_FLOAT &&
+        !isnan(expr_node(k, n.arg[1])->u.f))
         return expand_extreme(k, (Prim)n.prim, n.arg[0], n.arg[1]);
     return e;
 }
@@ -654,7 +632,8 @@ static Expr phys_size(Kernel *k, const Buf *b, const LayoutAxis *a)
 static int phys_axes(const Buf *b, LayoutAxis *out)
 {
     if (b->layout.n) memcpy(out, b->layout.axis, sizeof b->layout.axis);
-    else for (int d = 0; d < b->rank; d++) out[d] = (LayoutAxis){.dim = d, .div = 1};
+    else
+        for (int d = 0; d < b->rank; d++) out[d] = (LayoutAxis){.dim = d, .div = 1};
     return b->layout.n ? b->layout.n : b->rank;
 }
 
@@ -686,7 +665,9 @@ Expr reduce_identity(Kernel *k, Prim how, DType t)
 {
     bool f = dtype_is_float(t);
     switch (how) {
-    case P_add: case P_or: case P_xor: return f ? expr_float(k, t, 0) : expr_int(k, t, 0);
+    case P_add:
+    case P_or:
+    case P_xor: return f ? expr_float(k, t, 0) : expr_int(k, t, 0);
     case P_mul: return f ? expr_float(k, t, 1) : expr_int(k, t, 1);
     case P_and: return expr_int(k, t, t == DT_bool ? 1 : -1);
     case P_max: return f ? expr_float(k, t, -INFINITY) : expr_int(k, t, dtype_min(t));
@@ -704,7 +685,8 @@ int kernel_buf(Kernel *k, Buf b)
 
 static bool axis_taken(const Kernel *k, const char *name)
 {
-    for (uint32_t i = 1; i < k->axis.n; i++) if (!strcmp(k->axis.at[i].name, name)) return true;
+    for (uint32_t i = 1; i < k->axis.n; i++)
+        if (!strcmp(k->axis.at[i].name, name)) return true;
     return false;
 }
 
@@ -713,6 +695,7 @@ int kernel_axis(Kernel *k, const char *name, Expr extent)
     assert(extent && type_of(k, extent) == DT_i64);
     const char *base = name ? name : "a";
     if (!name) name = arena_printf(k->mem, "a%u", k->axis.n);
-    else for (uint32_t i = 1; axis_taken(k, name); i++) name = arena_printf(k->mem, "%s_%u", base, i);
+    else
+        for (uint32_t i = 1; axis_taken(k, name); i++) name = arena_printf(k->mem, "%s_%u", base, i);
     return (int)vec_push(k->mem, &k->axis, (Axis){.name = name, .extent = extent});
 }

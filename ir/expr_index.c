@@ -1,22 +1,26 @@
 /* expr_index.c - the algebra of indices: i64 expressions over axes and sizes.
  *
- * A sum is kept flat, like terms merged: c1 * t1 + c2 * t2 + ... + constant, in the order the terms first appeared; sizes are one
- * term (a Dim). So what a reshape divides is what the next one multiplies again, n / 16 goes when n is split by 16, and a
- * comparison that the extents of its axes decide is a constant. Divided values are non-negative (kernel.h). */
+ * A sum is kept flat, like terms merged: c1 * t1 + c2 * t2 + ... + constant, in the order the terms first appeared;
+ * sizes are one term (a Dim). So what a reshape divides is what the next one multiplies again, n / 16 goes when n is
+ * split by 16, and a comparison that the extents of its axes decide is a constant. Divided values are non-negative
+ * (kernel.h). */
 #include "ir/expr.h"
 #include <assert.h>
 
 enum { MAX_TERMS = 40 };
-#define BIG ((int64_t)1 << 61)               /* beyond it a bound is unknown */
+#define BIG ((int64_t)1 << 61) /* beyond it a bound is unknown */
 
-typedef struct Term { Expr e; int64_t c; } Term;
+typedef struct Term {
+    Expr e;
+    int64_t c;
+} Term;
 typedef struct Sum {
     Kernel *k;
     int n;
     Term term[MAX_TERMS];
     int64_t constant;
-    Dim dim;                 /* the sizes in it; id 0: none */
-    bool full;               /* too many terms, or too large: not a sum */
+    Dim dim;   /* the sizes in it; id 0: none */
+    bool full; /* too many terms, or too large: not a sum */
 } Sum;
 
 static bool is_prim(const Kernel *k, Expr e, Prim p)
@@ -25,12 +29,9 @@ static bool is_prim(const Kernel *k, Expr e, Prim p)
     return n->kind == E_PRIM && n->prim == p && n->type == DT_i64;
 }
 
-static Expr arg(const Kernel *k, Expr e, int i)
-{
-    return expr_node(k, e)->arg[i];
-}
+static Expr arg(const Kernel *k, Expr e, int i) { return expr_node(k, e)->arg[i]; }
 
-static bool divisor(const Kernel *k, Expr e, Prim p, int64_t *c)   /* e is x / c or x % c, c > 0 */
+static bool divisor(const Kernel *k, Expr e, Prim p, int64_t *c) /* e is x / c or x % c, c > 0 */
 {
     return is_prim(k, e, p) && expr_is_index(k, arg(k, e, 1), c) && *c > 0;
 }
@@ -56,8 +57,14 @@ static void sum_constant(Sum *s, int64_t v)
 static void sum_term(Sum *s, Expr e, int64_t c)
 {
     for (int i = 0; i < s->n; i++)
-        if (s->term[i].e == e) { s->term[i].c += c; return; }
-    if (s->n == MAX_TERMS) { s->full = true; return; }
+        if (s->term[i].e == e) {
+            s->term[i].c += c;
+            return;
+        }
+    if (s->n == MAX_TERMS) {
+        s->full = true;
+        return;
+    }
     s->term[s->n++] = (Term){e, c};
 }
 
@@ -127,20 +134,11 @@ static void sum_rejoin(Sum *s)
     }
 }
 
-static Expr raw2(Kernel *k, Prim p, Expr a, Expr b)
-{
-    return expr_raw(k, p, DT_i64, (Expr[]){a, b});
-}
+static Expr raw2(Kernel *k, Prim p, Expr a, Expr b) { return expr_raw(k, p, DT_i64, (Expr[]){a, b}); }
 
-static Expr scaled(Kernel *k, Expr e, int64_t c)
-{
-    return c == 1 ? e : raw2(k, P_mul, e, expr_index(k, c));
-}
+static Expr scaled(Kernel *k, Expr e, int64_t c) { return c == 1 ? e : raw2(k, P_mul, e, expr_index(k, c)); }
 
-static Expr join(Kernel *k, Expr sum, Expr e, bool minus)
-{
-    return !sum ? e : raw2(k, minus ? P_sub : P_add, sum, e);
-}
+static Expr join(Kernel *k, Expr sum, Expr e, bool minus) { return !sum ? e : raw2(k, minus ? P_sub : P_add, sum, e); }
 
 /* Positive terms first, so that few subtractions are written. */
 static Expr sum_expr(Sum *s)
@@ -148,7 +146,8 @@ static Expr sum_expr(Sum *s)
     Kernel *k = s->k;
     Expr e = 0;
     int64_t rest = s->constant;
-    for (int i = 0; i < s->n; i++) if (s->term[i].c > 0) e = join(k, e, scaled(k, s->term[i].e, s->term[i].c), false);
+    for (int i = 0; i < s->n; i++)
+        if (s->term[i].c > 0) e = join(k, e, scaled(k, s->term[i].e, s->term[i].c), false);
     if (dim_known(s->dim)) {
         Expr d = expr_dim(k, dim_add(k->dim, s->dim, dim_const(k->dim, s->constant)));
         if (!expr_is_index(k, d, &rest)) e = join(k, e, d, false), rest = 0;
@@ -162,7 +161,7 @@ static Expr sum_expr(Sum *s)
     return rest > 0 ? join(k, e, expr_index(k, rest), false) : rest < 0 ? join(k, e, expr_index(k, -rest), true) : e;
 }
 
-static Sum sum_of(Kernel *k, Expr a, Expr b, int64_t c)    /* a + c * b; b may be 0 */
+static Sum sum_of(Kernel *k, Expr a, Expr b, int64_t c) /* a + c * b; b may be 0 */
 {
     Sum s = {.k = k};
     sum_add(&s, a, 1);
@@ -187,18 +186,17 @@ static Expr fold_mul(Kernel *k, Expr a, Expr b)
         sum_add(&s, a, y->u.i);
         return s.full ? 0 : sum_expr(&s);
     }
-    if (is_prim(k, a, P_mul) && expr_is_index(k, arg(k, a, 1), &c)) return expr_mul(k, expr_mul(k, arg(k, a, 0), b), expr_index(k, c));
-    if (is_prim(k, b, P_mul) && expr_is_index(k, arg(k, b, 1), &c)) return expr_mul(k, expr_mul(k, a, arg(k, b, 0)), expr_index(k, c));
-    return x->kind == E_SYM && y->kind != E_SYM ? raw2(k, P_mul, b, a) : 0;      /* sizes on the right */
+    if (is_prim(k, a, P_mul) && expr_is_index(k, arg(k, a, 1), &c))
+        return expr_mul(k, expr_mul(k, arg(k, a, 0), b), expr_index(k, c));
+    if (is_prim(k, b, P_mul) && expr_is_index(k, arg(k, b, 1), &c))
+        return expr_mul(k, expr_mul(k, a, arg(k, b, 0)), expr_index(k, c));
+    return x->kind == E_SYM && y->kind != E_SYM ? raw2(k, P_mul, b, a) : 0; /* sizes on the right */
 }
 
 /* ---- ranges ---- */
 static Range range_of(Kernel *k, Expr e);
 
-static int64_t clamp(int64_t v)
-{
-    return v > BIG ? BIG : v < -BIG ? -BIG : v;
-}
+static int64_t clamp(int64_t v) { return v > BIG ? BIG : v < -BIG ? -BIG : v; }
 
 static int64_t bound_mul(int64_t a, int64_t b)
 {
@@ -247,10 +245,7 @@ static Range type_range(DType t)
     return (Range){dtype_min(t), dtype_max(t)};
 }
 
-static Range both(Range a, Range b)
-{
-    return (Range){a.lo < b.lo ? a.lo : b.lo, a.hi > b.hi ? a.hi : b.hi};
-}
+static Range both(Range a, Range b) { return (Range){a.lo < b.lo ? a.lo : b.lo, a.hi > b.hi ? a.hi : b.hi}; }
 
 static Range prim_range(Kernel *k, const ExprNode *n)
 {
@@ -265,8 +260,12 @@ static Range prim_range(Kernel *k, const ExprNode *n)
     if (n->type != DT_i64 || !n->arg[1]) return all;
     Range a = range_of(k, n->arg[0]), b = range_of(k, n->arg[1]);
     switch (n->prim) {
-    case P_add: return (Range){a.lo <= -BIG || b.lo <= -BIG ? -BIG : clamp(a.lo + b.lo), a.hi >= BIG || b.hi >= BIG ? BIG : clamp(a.hi + b.hi)};
-    case P_sub: return (Range){a.lo <= -BIG || b.hi >= BIG ? -BIG : clamp(a.lo - b.hi), a.hi >= BIG || b.lo <= -BIG ? BIG : clamp(a.hi - b.lo)};
+    case P_add:
+        return (Range){a.lo <= -BIG || b.lo <= -BIG ? -BIG : clamp(a.lo + b.lo),
+                       a.hi >= BIG || b.hi >= BIG ? BIG : clamp(a.hi + b.hi)};
+    case P_sub:
+        return (Range){a.lo <= -BIG || b.hi >= BIG ? -BIG : clamp(a.lo - b.hi),
+                       a.hi >= BIG || b.lo <= -BIG ? BIG : clamp(a.hi - b.lo)};
     case P_mul: return mul_range(a, b);
     case P_div: return div_range(a, b);
     case P_mod: return mod_range(a, b);
@@ -301,14 +300,16 @@ static Range range_of(Kernel *k, Expr e)
         while (cap <= e) cap *= 2;
         stamp = NEW_ARRAY(p->mem, uint32_t, cap);
         Range *of = NEW_ARRAY(p->mem, Range, cap);
-        if (p->range.cap) memcpy(stamp, p->range.stamp, p->range.cap * sizeof *stamp), memcpy(of, p->range.of, p->range.cap * sizeof *of);
+        if (p->range.cap)
+            memcpy(stamp, p->range.stamp, p->range.cap * sizeof *stamp),
+                memcpy(of, p->range.of, p->range.cap * sizeof *of);
         p->range.stamp = stamp, p->range.of = of, p->range.cap = cap;
     }
     p->range.stamp[e] = p->range.now, p->range.of[e] = r;
     return r;
 }
 
-static Range range_now(Kernel *k, Expr e)              /* extents may have changed since the last time */
+static Range range_now(Kernel *k, Expr e) /* extents may have changed since the last time */
 {
     k->pool->range.now++;
     return range_of(k, e);
@@ -349,7 +350,10 @@ static bool least(Kernel *k, const Sum *s, int64_t *lo)
 static int64_t gcd(int64_t a, int64_t b)
 {
     a = a < 0 ? -a : a;
-    while (b) { int64_t r = a % b; a = b, b = r; }
+    while (b) {
+        int64_t r = a % b;
+        a = b, b = r;
+    }
     return a;
 }
 
@@ -357,7 +361,8 @@ static Expr fold_dims(Kernel *k, Prim p, Expr a, Expr b)
 {
     const ExprNode *x = expr_node(k, a), *y = expr_node(k, b);
     if ((x->kind != E_SYM && x->kind != E_INT) || (y->kind != E_SYM && y->kind != E_INT)) return 0;
-    Dim m = x->kind == E_SYM ? (Dim){x->id} : dim_const(k->dim, x->u.i), n = y->kind == E_SYM ? (Dim){y->id} : dim_const(k->dim, y->u.i);
+    Dim m = x->kind == E_SYM ? (Dim){x->id} : dim_const(k->dim, x->u.i),
+        n = y->kind == E_SYM ? (Dim){y->id} : dim_const(k->dim, y->u.i);
     int64_t lo;
     if (p == P_max || p == P_min) return expr_dim(k, p == P_max ? dim_max(k->dim, m, n) : dim_min(k->dim, m, n));
     if (!dim_lower(k->dim, m, &lo) || lo < 0 || !dim_lower(k->dim, n, &lo) || lo < 1) return 0;
@@ -389,7 +394,7 @@ static bool divide(Kernel *k, Expr a, Expr c, Expr *quotient, Expr *rest)
         else sum_term(&r, t.e, t.c);
     }
     if (constant) {
-        v = s.constant / n - (s.constant % n < 0);        /* the rest is never negative */
+        v = s.constant / n - (s.constant % n < 0); /* the rest is never negative */
         sum_constant(&q, v), sum_constant(&r, s.constant - v * n);
     } else {
         sum_constant(&r, s.constant);
@@ -403,7 +408,7 @@ static bool divide(Kernel *k, Expr a, Expr c, Expr *quotient, Expr *rest)
     return true;
 }
 
-static Expr shrink(Kernel *k, Expr r, int64_t c)          /* r / c with a common factor taken out; 0: there is none */
+static Expr shrink(Kernel *k, Expr r, int64_t c) /* r / c with a common factor taken out; 0: there is none */
 {
     Sum s = sum_of(k, r, 0, 0);
     int64_t g = c;
@@ -433,14 +438,11 @@ static Expr fold_division(Kernel *k, Prim p, Expr a, Expr b)
 }
 
 /* ---- comparisons ---- */
-static Expr decided(Kernel *k, bool yes)
-{
-    return expr_int(k, DT_bool, yes);
-}
+static Expr decided(Kernel *k, bool yes) { return expr_int(k, DT_bool, yes); }
 
 static Expr fold_compare(Kernel *k, Prim p, Expr a, Expr b)
 {
-    Sum s = sum_of(k, b, a, -1);                           /* b - a */
+    Sum s = sum_of(k, b, a, -1); /* b - a */
     if (s.full) return 0;
     Expr d = sum_expr(&s);
     Range r = range_now(k, d);
@@ -469,11 +471,17 @@ static Expr fold_extreme(Kernel *k, Prim p, Expr a, Expr b)
 Expr index_fold(Kernel *k, Prim p, Expr a, Expr b)
 {
     switch (p) {
-    case P_add: case P_sub: return fold_sum(k, p, a, b);
+    case P_add:
+    case P_sub: return fold_sum(k, p, a, b);
     case P_mul: return fold_mul(k, a, b);
-    case P_div: case P_mod: return fold_division(k, p, a, b);
-    case P_lt: case P_le: case P_eq: case P_ne: return fold_compare(k, p, a, b);
-    case P_max: case P_min: return fold_extreme(k, p, a, b);
+    case P_div:
+    case P_mod: return fold_division(k, p, a, b);
+    case P_lt:
+    case P_le:
+    case P_eq:
+    case P_ne: return fold_compare(k, p, a, b);
+    case P_max:
+    case P_min: return fold_extreme(k, p, a, b);
     default: return 0;
     }
 }

@@ -59,7 +59,8 @@ static bool tensor_shared(const Tensor *a, const Tensor *b)
 static void consts_grow(Graph *g)
 {
     if (g->consts * 4 < g->const_cap * 3) return;
-    g->const_cap = g->const_cap ? g->const_cap * 2 : 64;
+    do g->const_cap = g->const_cap ? g->const_cap * 2 : 64;
+    while (g->consts * 4 >= g->const_cap * 3);
     g->const_hash = NEW_ARRAY(g->mem, uint32_t, g->const_cap);
     for (uint32_t v = 1; v < g->val.n; v++) {
         if (!g->val.at[v].konst) continue;

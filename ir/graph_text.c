@@ -7,8 +7,8 @@
  *     %5 = Reshape(%4, %3) : f32[1,6272*N] ; "Reshape_1" #1
  *   }
  *
- * Operators of another domain are written domain.Name. Attributes equal to their default are left out. A large constant is
- * a hash of its bytes, and reads back as zeros. $N is a size that is computed from data. What is read goes through
+ * Operators of another domain are written domain.Name. Attributes equal to their default are left out. A large constant
+ * is a hash of its bytes, and reads back as zeros. $N is a size that is computed from data. What is read goes through
  * graph_emit, and the types written must be what it infers. */
 #include "ir/graph.h"
 #include "ir/op.h"
@@ -525,8 +525,17 @@ static void parse_line(Parser *p, Scope *s, int depth)
     }
     const Tensor *t = parse_tensor(p);
     if (!t) return;
+    bool placeholder = p->s[-1] != '}';
     p->s += strspn(p->s, " ");
-    define(p, s, number[0], graph_const(s->g, t, *p->s == '"' ? parse_string(p) : NULL));
+    const char *name = *p->s == '"' ? parse_string(p) : NULL;
+    if (!placeholder) {
+        define(p, s, number[0], graph_const(s->g, t, name));
+        return;
+    }
+    /* Not through graph_const: two of them were different data, and must not be shared for both being zeros now. */
+    Value v = {.type = type_of_tensor(p->m, t), .def = NO_NODE, .konst = t, .name = name};
+    s->g->consts++;
+    define(p, s, number[0], (Val){vec_push(p->mem, &s->g->val, v)});
 }
 
 static const char *parse_name(Parser *p)

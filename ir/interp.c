@@ -1,57 +1,18 @@
-/* interp.c - the definition of a kernel. interp_compute() runs the stages in order over whole tensors and ignores the schedule;
- * interp_loops() runs the loops. A schedule is right when both agree. Every index is checked on the way; one out of range, or a
- * failed check, ends the run with OCTET_ERR_INDEX.
+/* interp.c - the definition of a kernel. interp_compute() runs the stages in order over whole tensors and ignores the
+ * schedule; interp_loops() runs the loops. A schedule is right when both agree. Every index is checked on the way; one
+ * out of range, or a failed check, ends the run with INTERP_ERR_INDEX.
  *
- * An expression is compiled once to a list of instructions over a register per node, operands first; what is needed only under
- * a guard stands behind a jump, so its loads are performed only where it holds. Constant folding runs through here. */
-#include "ir/expr.h"
-#include "octet.h"
+ * An expression is compiled once to a list of instructions over a register per node, operands first; what is needed
+ * only under a guard stands behind a jump, so its loads are performed only where it holds. Constant folding runs
+ * through here, over whole weights: what has many points on its innermost axis goes through interp_block.c. */
+#include "ir/interp.h"
 #include <assert.h>
-
-/* ---- code ---- */
-typedef enum Op { OP_KONST, OP_AXIS, OP_IT, OP_LOAD, OP_FLOAT, OP_FLOAT_TEST, OP_INT, OP_INDEX, OP_SELECT, OP_CONVERT, OP_BITS, OP_SKIP_UNLESS } Op;
-typedef struct Inst {
-    uint8_t op, type, from;       /* type of the result; of the operands */
-    uint8_t rank;
-    uint16_t prim;
-    uint32_t to;                  /* register; SKIP: the instruction to go on at */
-    uint32_t arg[MAX_RANK];
-    uint32_t id;                  /* AXIS, LOAD */
-} Inst;
-typedef struct Code { Inst *at; uint32_t n, result; DType type; } Code;
-
-typedef struct Place {            /* how a buffer is addressed: sizes and layout as numbers */
-    char *data;
-    DType type;
-    bool flat[MAX_RANK];
-    int rank, phys;
-    int64_t dim[MAX_RANK], size[MAX_PHYS];
-    int32_t which[MAX_PHYS], div[MAX_PHYS];
-    int bytes;
-} Place;
-
-typedef struct Run {
-    Kernel *k;
-    Arena mem;                    /* code and locals */
-    const int64_t *symbol;
-    void *const *data;
-    Place *place;                 /* per buffer, filled on first use */
-    bool *placed;
-    int64_t *axis;
-    Number it;
-    Number *reg;
-    uint32_t regs;
-    Code *code;                   /* per expression */
-    uint32_t codes;
-    int error;
-} Run;
 
 /* ---- compiling ---- */
 typedef struct Build {
     Run *r;
-    uint32_t *reg_of, cap;        /* per expression: its register + 1, in this code */
     VEC(Inst) inst;
-    VEC(uint32_t) done;           /* expressions with a register, in order: a guarded part forgets its own */
+    VEC(uint32_t) done; /* expressions with a register, in order: a guarded part forgets its own */
     uint32_t regs;
     VEC(Number) konst;
 } Build;
@@ -60,14 +21,14 @@ static uint32_t compile(Build *b, Expr e);
 
 static uint32_t fresh(Build *b, Expr e)
 {
-    b->reg_of[e] = ++b->regs;
+    b->r->reg_of[e] = ++b->regs;
     vec_push(&b->r->mem, &b->done, e);
     return b->regs - 1;
 }
 
 static void forget(Build *b, uint32_t from)
 {
-    while (b->done.n > from) b->reg_of[b->done.at[--b->done.n]] = 0;
+    while (b->done.n > from) b->r->reg_of[b->done.at[--b->done.n]] = 0;
 }
 
 static uint32_t konst(Build *b, Expr e, Number v)
@@ -78,10 +39,7 @@ static uint32_t konst(Build *b, Expr e, Number v)
     return i.to;
 }
 
-static bool has_load(const Kernel *k, Expr e)
-{
-    return (k->pool->axes.at[e] & HAS_LOAD) != 0;
-}
+static bool has_load(const Kernel *k, Expr e) { return (k->pool->axes.at[e] & HAS_LOAD) != 0; }
 
 /* to = cond ? value : other, where only the side that counts is evaluated. */
 static uint32_t compile_choice(Build *b, Expr e, const ExprNode *n)
@@ -113,7 +71,8 @@ static uint32_t compile_prim(Build *b, Expr e, const ExprNode *n)
     bool f = dtype_is_float((DType)i.from);
     if (n->prim == P_cast || n->prim == P_sat) i.op = OP_CONVERT;
     else if (n->prim == P_bits) i.op = OP_BITS;
-    else if (!f) i.op = i.from == DT_i64 && (n->prim == P_add || n->prim == P_mul || n->prim == P_lt) ? OP_INDEX : OP_INT;
+    else if (!f)
+        i.op = i.from == DT_i64 && (n->prim == P_add || n->prim == P_mul || n->prim == P_lt) ? OP_INDEX : OP_INT;
     else i.op = n->type == DT_bool ? OP_FLOAT_TEST : OP_FLOAT;
     vec_push(&b->r->mem, &b->inst, i);
     return i.to;
@@ -121,7 +80,7 @@ static uint32_t compile_prim(Build *b, Expr e, const ExprNode *n)
 
 static uint32_t compile(Build *b, Expr e)
 {
-    if (b->reg_of[e]) return b->reg_of[e] - 1;
+    if (b->r->reg_of[e]) return b->r->reg_of[e] - 1;
     Run *r = b->r;
     const ExprNode n = *expr_node(r->k, e);
     Inst i = {.type = n.type, .id = n.id};
@@ -130,7 +89,7 @@ static uint32_t compile(Build *b, Expr e)
     case E_FLOAT: return konst(b, e, (Number){.f = n.u.f});
     case E_INT: return konst(b, e, v);
     case E_SYM:
-        if (!r->symbol || !dim_eval(r->k->dim, (Dim){n.id}, r->symbol, &v.i)) r->error = OCTET_ERR_OVERFLOW;
+        if (!r->symbol || !dim_eval(r->k->dim, (Dim){n.id}, r->symbol, &v.i)) r->error = INTERP_ERR_OVERFLOW;
         return konst(b, e, v);
     case E_AXIS: i.op = OP_AXIS; break;
     case E_IT: i.op = OP_IT; break;
@@ -145,41 +104,48 @@ static uint32_t compile(Build *b, Expr e)
     return i.to;
 }
 
-/* Constants are written to their registers once; the code that runs per point is what is left. Every expression of a run has
- * registers of its own, so they keep. */
-static Code *code_of(Run *r, Expr e)
+/* What runs per point is the code without its constants. */
+static Code *code_finish(Build *b, Code *c)
 {
-    if (e >= r->codes) {
-        uint32_t n = r->codes ? r->codes : 64;
-        while (n <= e) n *= 2;
-        Code *grown = NEW_ARRAY(&r->mem, Code, n);
-        if (r->codes) memcpy(grown, r->code, r->codes * sizeof *grown);
-        r->code = grown, r->codes = n;
+    uint32_t *moved = NEW_ARRAY(&b->r->mem, uint32_t, b->inst.n + 1);
+    c->regs = b->regs, c->reg = NEW_ARRAY(&b->r->mem, Number, b->regs);
+    for (uint32_t i = 0; i < b->inst.n; i++) {
+        moved[i] = c->n;
+        if (b->inst.at[i].op == OP_KONST) c->reg[b->inst.at[i].to] = b->konst.at[b->inst.at[i].id];
+        else b->inst.at[c->n++] = b->inst.at[i];
     }
-    if (r->code[e].at) return &r->code[e];
-    Build b = {.r = r, .reg_of = NEW_ARRAY(&r->mem, uint32_t, expr_count(r->k) + 1), .regs = r->regs};
-    Code c = {.result = compile(&b, e), .type = (DType)expr_node(r->k, e)->type};
-    uint32_t *moved = NEW_ARRAY(&r->mem, uint32_t, b.inst.n + 1);
-    Number *reg = NEW_ARRAY(&r->mem, Number, b.regs + 1);
-    if (r->regs) memcpy(reg, r->reg, r->regs * sizeof *reg);
-    r->reg = reg, r->regs = b.regs;
-    for (uint32_t i = 0; i < b.inst.n; i++) {
-        moved[i] = c.n;
-        if (b.inst.at[i].op == OP_KONST) reg[b.inst.at[i].to] = b.konst.at[b.inst.at[i].id];
-        else b.inst.at[c.n++] = b.inst.at[i];
-    }
-    moved[b.inst.n] = c.n;
-    for (uint32_t i = 0; i < c.n; i++)
-        if (b.inst.at[i].op == OP_SKIP_UNLESS) b.inst.at[i].to = moved[b.inst.at[i].to];
-    c.at = b.inst.at ? b.inst.at : NEW(&r->mem, Inst);
-    r->code[e] = c;
-    return &r->code[e];
+    moved[b->inst.n] = c->n, c->at = b->inst.at;
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->at[i].op == OP_SKIP_UNLESS) c->at[i].to = moved[c->at[i].to];
+    return c;
+}
+
+static void grow(Run *r)
+{
+    uint32_t n = expr_count(r->k) + 1;
+    if (n > r->reg_ofs) r->reg_ofs = 2 * n, r->reg_of = NEW_ARRAY(&r->mem, uint32_t, r->reg_ofs); /* all are 0 here */
+    if (n <= r->codes) return;
+    Code **code = NEW_ARRAY(&r->mem, Code *, 2 * n);
+    if (r->codes) memcpy(code, r->code, r->codes * sizeof *code);
+    r->code = code, r->codes = 2 * n;
+}
+
+Code *interp_code(Run *r, Expr e)
+{
+    if (e >= r->codes) grow(r);
+    if (r->code[e]) return r->code[e];
+    grow(r);
+    Build b = {.r = r};
+    Code *c = NEW(&r->mem, Code);
+    c->result = compile(&b, e), c->type = (DType)expr_node(r->k, e)->type;
+    forget(&b, 0);
+    return r->code[e] = code_finish(&b, c);
 }
 
 /* ---- places ---- */
 static int64_t index_of(Run *r, Expr e);
 
-static Place *place_of(Run *r, int buf)
+Place *interp_place(Run *r, int buf)
 {
     Place *p = &r->place[buf];
     if (r->placed[buf]) return p;
@@ -208,15 +174,16 @@ static int64_t place_elements(const Place *p)
 }
 
 /* The element's offset, or -1: out of range. */
-static int64_t place_offset(const Place *p, const int64_t *at)
+int64_t interp_offset(const Place *p, const int64_t *at)
 {
     int64_t offset = 0;
-    for (int d = 0; d < p->rank; d++) if (!p->flat[d] && (at[d] < 0 || at[d] >= p->dim[d])) return -1;
+    for (int d = 0; d < p->rank; d++)
+        if (!p->flat[d] && (at[d] < 0 || at[d] >= p->dim[d])) return -1;
     for (int i = 0; i < p->phys; i++) offset = offset * p->size[i] + at[p->which[i]] / p->div[i] % p->size[i];
     return offset;
 }
 
-static Number cell_load(const Place *p, int64_t i)
+Number interp_load(const Place *p, int64_t i)
 {
     switch (p->type) {
     case DT_f32: return (Number){.f = (double)((const float *)(const void *)p->data)[i]};
@@ -227,7 +194,7 @@ static Number cell_load(const Place *p, int64_t i)
     }
 }
 
-static void cell_store(const Place *p, int64_t i, Number v)
+void interp_store(const Place *p, int64_t i, Number v)
 {
     if (p->type == DT_f32) ((float *)(void *)p->data)[i] = (float)v.f;
     else if (dtype_is_float(p->type)) dtype_store(p->type, p->data, i, v.f);
@@ -235,14 +202,14 @@ static void cell_store(const Place *p, int64_t i, Number v)
 }
 
 /* ---- running ---- */
-static bool run_load(Run *r, const Inst *i)
+static bool run_load(Run *r, const Inst *i, Number *reg)
 {
-    const Place *p = place_of(r, (int)i->id);
+    const Place *p = interp_place(r, (int)i->id);
     int64_t at[MAX_RANK];
-    for (int d = 0; d < i->rank; d++) at[d] = r->reg[i->arg[d]].i;
-    int64_t offset = place_offset(p, at);
-    if (offset < 0 || !p->data) return r->error = OCTET_ERR_INDEX, false;
-    r->reg[i->to] = cell_load(p, offset);
+    for (int d = 0; d < i->rank; d++) at[d] = reg[i->arg[d]].i;
+    int64_t offset = interp_offset(p, at);
+    if (offset < 0 || !p->data) return r->error = INTERP_ERR_INDEX, false;
+    reg[i->to] = interp_load(p, offset);
     return true;
 }
 
@@ -256,21 +223,33 @@ static int64_t index_prim(uint16_t p, int64_t a, int64_t b)
 static bool execute(Run *r, const Code *c)
 {
     for (const Inst *i = c->at, *end = c->at + c->n; i < end; i++) {
-        Number *reg = r->reg;
+        Number *reg = c->reg;
         const uint32_t *a = i->arg;
         switch ((Op)i->op) {
         case OP_KONST: break;
         case OP_AXIS: reg[i->to].i = r->axis[i->id]; break;
         case OP_IT: reg[i->to] = r->it; break;
-        case OP_LOAD: if (!run_load(r, i)) return false; break;
-        case OP_FLOAT: reg[i->to].f = prim_float((Prim)i->prim, (DType)i->from, reg[a[0]].f, reg[a[1]].f, reg[a[2]].f); break;
-        case OP_FLOAT_TEST: reg[i->to].i = prim_float((Prim)i->prim, (DType)i->from, reg[a[0]].f, reg[a[1]].f, reg[a[2]].f) != 0; break;
-        case OP_INT: reg[i->to].i = prim_int((Prim)i->prim, (DType)i->from, reg[a[0]].i, reg[a[1]].i, reg[a[2]].i); break;
+        case OP_LOAD:
+            if (!run_load(r, i, reg)) return false;
+            break;
+        case OP_FLOAT:
+            reg[i->to].f = prim_float((Prim)i->prim, (DType)i->from, reg[a[0]].f, reg[a[1]].f, reg[a[2]].f);
+            break;
+        case OP_FLOAT_TEST:
+            reg[i->to].i = prim_float((Prim)i->prim, (DType)i->from, reg[a[0]].f, reg[a[1]].f, reg[a[2]].f) != 0;
+            break;
+        case OP_INT:
+            reg[i->to].i = prim_int((Prim)i->prim, (DType)i->from, reg[a[0]].i, reg[a[1]].i, reg[a[2]].i);
+            break;
         case OP_INDEX: reg[i->to].i = index_prim(i->prim, reg[a[0]].i, reg[a[1]].i); break;
         case OP_SELECT: reg[i->to] = reg[a[reg[a[0]].i ? 1 : 2]]; break;
-        case OP_CONVERT: reg[i->to] = number_convert((DType)i->type, i->prim == P_sat, (DType)i->from, reg[a[0]]); break;
+        case OP_CONVERT:
+            reg[i->to] = number_convert((DType)i->type, i->prim == P_sat, (DType)i->from, reg[a[0]]);
+            break;
         case OP_BITS: reg[i->to] = number_bits((DType)i->from, reg[a[0]]); break;
-        case OP_SKIP_UNLESS: if (!reg[a[0]].i) i = c->at + i->to - 1; break;
+        case OP_SKIP_UNLESS:
+            if (!reg[a[0]].i) i = c->at + i->to - 1;
+            break;
         }
     }
     return true;
@@ -279,9 +258,9 @@ static bool execute(Run *r, const Code *c)
 /* The value of an expression; after a failure r->error is set and the value means nothing. */
 static Number value_of(Run *r, Expr e)
 {
-    const Code *c = code_of(r, e);
+    const Code *c = interp_code(r, e);
     if (r->error || !execute(r, c)) return (Number){.i = 0};
-    return r->reg[c->result];
+    return c->reg[c->result];
 }
 
 static int64_t index_of(Run *r, Expr e)
@@ -293,14 +272,14 @@ static int64_t index_of(Run *r, Expr e)
 static bool locate(Run *r, int buf, const Expr *at, const Place **place, int64_t *offset)
 {
     int64_t index[MAX_RANK];
-    *place = place_of(r, buf);
+    *place = interp_place(r, buf);
     for (int d = 0; d < (*place)->rank; d++) index[d] = (*place)->flat[d] ? 0 : index_of(r, at[d]);
-    *offset = r->error ? -1 : place_offset(*place, index);
-    if (*offset < 0 || !(*place)->data) r->error = r->error ? r->error : OCTET_ERR_INDEX;
+    *offset = r->error ? -1 : interp_offset(*place, index);
+    if (*offset < 0 || !(*place)->data) r->error = r->error ? r->error : INTERP_ERR_INDEX;
     return !r->error;
 }
 
-static Number combine(Prim how, DType t, Number a, Number b)
+Number interp_combine(Prim how, DType t, Number a, Number b)
 {
     if (dtype_is_float(t)) return (Number){.f = prim_float(how, t, a.f, b.f, 0)};
     return (Number){.i = prim_int(how, t, a.i, b.i, 0)};
@@ -311,25 +290,46 @@ static void store(Run *r, int buf, const Expr *at, Prim how, Number v)
     const Place *p;
     int64_t offset;
     if (!locate(r, buf, at, &p, &offset)) return;
-    cell_store(p, offset, how ? combine(how, p->type, cell_load(p, offset), v) : v);
+    interp_store(p, offset, how ? interp_combine(how, p->type, interp_load(p, offset), v) : v);
 }
 
-static bool holds(Run *r, Expr cond)
-{
-    return !cond || (value_of(r, cond).i != 0 && !r->error);
-}
+static bool holds(Run *r, Expr cond) { return !cond || (value_of(r, cond).i != 0 && !r->error); }
 
 /* ---- stages ---- */
 static void check(Run *r, const Compute *c)
 {
-    if (c->check && value_of(r, c->check).i == 0 && !r->error) r->error = OCTET_ERR_INDEX;
+    if (c->check && value_of(r, c->check).i == 0 && !r->error) r->error = INTERP_ERR_INDEX;
+}
+
+/* A stage that reads what it writes goes point by point; so does one whose points may be left out. */
+static int ways_of(Run *r, const Compute *c)
+{
+    uint8_t *ways = &r->ways[c - r->k->stage.at];
+    if (*ways) return *ways;
+    int out = c->how ? (c->keep ? (int)expr_node(r->k, c->keep)->id : 0) : c->out;
+    bool reads = expr_reads(r->k, c->value, out) || expr_reads(r->k, c->check, out);
+    for (int d = 0; d < r->k->buf.at[c->out].rank && !c->how; d++) reads = reads || expr_reads(r->k, c->at[d], out);
+    *ways = WAY_KNOWN;
+    if (reads) return *ways;
+    if (c->how && c->reduces) *ways |= WAY_REDUCE;
+    if (!c->how && !c->where && !c->epilogue && !c->keep && c->rank && c->space[c->rank - 1] != c->scan)
+        *ways |= WAY_SPACE;
+    return *ways;
 }
 
 static void reduce(Run *r, const Compute *c, int level, Number *acc)
 {
     if (level < c->reduces) {
-        int64_t n = index_of(r, r->k->axis.at[c->reduce[level]].extent);
-        for (int64_t i = 0; i < n && !r->error; i++) r->axis[c->reduce[level]] = i, reduce(r, c, level + 1, acc);
+        int a = c->reduce[level];
+        int64_t n = index_of(r, r->k->axis.at[a].extent);
+        bool wide = level + 1 == c->reduces && (ways_of(r, c) & WAY_REDUCE);
+        for (int64_t i = 0; i < n && !r->error;) {
+            int m = n - i < BLOCK ? (int)(n - i) : BLOCK;
+            if (wide && m > 2 && interp_block_reduce(r, c, a, i, m, acc)) i += m;
+            else
+                for (int64_t end = i + (wide ? m : 1); i < end && !r->error; i++)
+                    r->axis[a] = i, reduce(r, c, level + 1, acc);
+        }
         return;
     }
     check(r, c);
@@ -339,7 +339,7 @@ static void reduce(Run *r, const Compute *c, int level, Number *acc)
         ExprNode n = *expr_node(r->k, c->keep);
         store(r, (int)n.id, n.arg, P_NONE, v);
     }
-    *acc = c->how ? combine(c->how, (DType)expr_node(r->k, c->value)->type, *acc, v) : v;
+    *acc = c->how ? interp_combine(c->how, (DType)expr_node(r->k, c->value)->type, *acc, v) : v;
 }
 
 static void point(Run *r, const Compute *c)
@@ -357,11 +357,23 @@ static void point(Run *r, const Compute *c)
 /* All points of the stage whose scan axis, if it has one, is fixed outside. */
 static void space(Run *r, const Compute *c, int level)
 {
-    if (level == c->rank) { point(r, c); return; }
+    if (level == c->rank) {
+        point(r, c);
+        return;
+    }
     int a = c->space[level];
-    if (c->scan && a == c->scan) { space(r, c, level + 1); return; }
+    if (c->scan && a == c->scan) {
+        space(r, c, level + 1);
+        return;
+    }
     int64_t n = index_of(r, r->k->axis.at[a].extent);
-    for (int64_t i = 0; i < n && !r->error; i++) r->axis[a] = i, space(r, c, level + 1);
+    bool wide = level + 1 == c->rank && (ways_of(r, c) & WAY_SPACE);
+    for (int64_t i = 0; i < n && !r->error;) {
+        int m = n - i < BLOCK ? (int)(n - i) : BLOCK;
+        if (wide && m > 2 && interp_block_space(r, c, a, i, m)) i += m;
+        else
+            for (int64_t end = i + (wide ? m : 1); i < end && !r->error; i++) r->axis[a] = i, space(r, c, level + 1);
+    }
 }
 
 static uint32_t run_scan(Run *r, uint32_t first)
@@ -382,7 +394,7 @@ static Run run_new(Kernel *k, const int64_t *symbol, void *const *data)
     r.place = NEW_ARRAY(&r.mem, Place, k->buf.n);
     r.placed = NEW_ARRAY(&r.mem, bool, k->buf.n);
     r.axis = NEW_ARRAY(&r.mem, int64_t, k->axis.n);
-    r.reg = NEW_ARRAY(&r.mem, Number, 1);
+    r.ways = NEW_ARRAY(&r.mem, uint8_t, k->stage.n + 1);
     return r;
 }
 
@@ -410,7 +422,7 @@ static void allocate(Run *r, int buf)
     Place *p = &r->place[buf];
     if (p->data) return;
     p->data = NULL, r->placed[buf] = false;
-    p = place_of(r, buf);
+    p = interp_place(r, buf);
     if (!r->error) p->data = arena_alloc(&r->mem, (size_t)(place_elements(p) * p->bytes) + 1);
 }
 
@@ -422,11 +434,14 @@ static void run_for(Run *r, const Stmt *s)
 
 static void run(Run *r, const Stmt *s)
 {
-    for (; s && !r->error; s = s->next)
-        switch (s->kind) {
+    for (; s && !r->error; s = s->next) switch (s->kind) {
         case S_FOR: run_for(r, s); break;
-        case S_IF: if (holds(r, s->cond)) run(r, s->body); break;
-        case S_CHECK: if (!holds(r, s->cond) && !r->error) r->error = OCTET_ERR_INDEX; break;
+        case S_IF:
+            if (holds(r, s->cond)) run(r, s->body);
+            break;
+        case S_CHECK:
+            if (!holds(r, s->cond) && !r->error) r->error = INTERP_ERR_INDEX;
+            break;
         case S_ALLOC: allocate(r, s->buf); break;
         case S_STORE: store(r, s->buf, s->at, P_NONE, value_of(r, s->value)); break;
         case S_UPDATE: store(r, s->buf, s->at, s->how, value_of(r, s->value)); break;

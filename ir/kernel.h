@@ -207,7 +207,8 @@ Kernel *kernel_parse(Arena *mem, Dims *dim, const char *text, Diag *diag); /* on
 bool kernel_verify(Kernel *k, const char **why);             /* false is a bug of ours */
 
 /* ---- interp.c: slow and exact, every index checked. Buffers are typed arrays in the layout of their Buf.
- *      data[b] for b in 1 .. buf.n-1 (LOCAL ones NULL); symbol: the values of the module's symbols. Returns 0 or an OCTET_ERR. */
+ *      data[b] for b in 1 .. buf.n-1 (LOCAL ones NULL); symbol: the values of the module's symbols. Returns 0 or what is numbered as in octet.h. */
+enum { INTERP_ERR_OVERFLOW = 4, INTERP_ERR_INDEX = 6 };
 int interp_compute(Kernel *k, const int64_t *symbol, void *const *data); /* the stages, ignoring the schedule */
 int interp_loops(Kernel *k, const int64_t *symbol, void *const *data);   /* the loops */
 

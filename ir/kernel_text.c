@@ -16,16 +16,26 @@
 #include <math.h>
 #include <stdlib.h>
 
-const char *const loop_kinds[LOOP_KINDS] = {"for", "unroll", "vectorize", "parallel", "block.x", "block.y", "thread.x", "thread.y"};
-static const struct { const char *name; Prim how; } reductions[] = {
-    {"sum", P_add}, {"max", P_max}, {"min", P_min}, {"prod", P_mul}, {"all", P_and}, {"any", P_or}};
+const char *const loop_kinds[LOOP_KINDS] = {"for",     "unroll",  "vectorize", "parallel",
+                                            "block.x", "block.y", "thread.x",  "thread.y"};
+static const struct {
+    const char *name;
+    Prim how;
+} reductions[] = {{"sum", P_add}, {"max", P_max}, {"min", P_min}, {"prod", P_mul}, {"all", P_and}, {"any", P_or}};
 static const char *const step_names[] = {"split", "order", "share", "partial", "", "call"};
-static const struct { const char *name; BufKind kind; } buf_kinds[] = {
-    {"in", BUF_IN}, {"out", BUF_OUT}, {"tmp", BUF_TMP}, {"const", BUF_CONST}, {"local", BUF_LOCAL}, {"shared", BUF_SHARED}};
+static const struct {
+    const char *name;
+    BufKind kind;
+} buf_kinds[] = {{"in", BUF_IN},       {"out", BUF_OUT},     {"tmp", BUF_TMP},
+                 {"const", BUF_CONST}, {"local", BUF_LOCAL}, {"shared", BUF_SHARED}};
 
 /* Sizes are printed from their programs: functions of two sizes or one. */
-static const struct { DimOp op; const char *name; int args; } size_functions[] = {
-    {DIMOP_FDIV, "fdiv", 2}, {DIMOP_TDIV, "tdiv", 2}, {DIMOP_POS, "pos", 1}, {DIMOP_GE0, "ge0", 1}, {DIMOP_EQ0, "eq0", 1}, {DIMOP_SCALE, "scale", 2}};
+static const struct {
+    DimOp op;
+    const char *name;
+    int args;
+} size_functions[] = {{DIMOP_FDIV, "fdiv", 2}, {DIMOP_TDIV, "tdiv", 2}, {DIMOP_POS, "pos", 1},
+                      {DIMOP_GE0, "ge0", 1},   {DIMOP_EQ0, "eq0", 1},   {DIMOP_SCALE, "scale", 2}};
 
 /* ================ printing ================ */
 static void print_level(const Kernel *k, Expr e, int level, FILE *f);
@@ -37,12 +47,12 @@ static bool is_word(const char *s)
     return !*s;
 }
 
-static void print_symbol(const char *name, FILE *f)
-{
-    fprintf(f, is_word(name) ? "%s" : "'%s'", name);
-}
+static void print_symbol(const char *name, FILE *f) { fprintf(f, is_word(name) ? "%s" : "'%s'", name); }
 
-typedef struct SizeText { const char *at[32]; int n; } SizeText;
+typedef struct SizeText {
+    const char *at[32];
+    int n;
+} SizeText;
 
 static const char *size_function(DimOp op, const char *a, const char *b, Arena *mem)
 {
@@ -88,8 +98,14 @@ static void print_size(const Kernel *k, Dim d, FILE *f)
 
 static void print_float(double v, DType t, FILE *f)
 {
-    if (isnan(v)) { fputs("nan", f); return; }
-    if (isinf(v)) { fputs(v < 0 ? "-inf" : "inf", f); return; }
+    if (isnan(v)) {
+        fputs("nan", f);
+        return;
+    }
+    if (isinf(v)) {
+        fputs(v < 0 ? "-inf" : "inf", f);
+        return;
+    }
     if (v == trunc(v) && fabs(v) < 1e15) fprintf(f, "%.1f", v);
     else fprintf(f, t == DT_f64 ? "%.17g" : "%.9g", v);
 }
@@ -160,7 +176,7 @@ const char *expr_text(const Kernel *k, Expr e, Arena *mem)
     expr_print(k, e, f);
     fclose(f);
     const char *copy = arena_text(mem, text, n);
-    free(text);                                      /* open_memstream's, not ours */
+    free(text); /* open_memstream's, not ours */
     return copy;
 }
 
@@ -191,7 +207,8 @@ static bool says_axes(const Kernel *k, const Compute *c)
 
 static const char *how_name(Prim how)
 {
-    for (size_t i = 0; i < COUNT_OF(reductions); i++) if (reductions[i].how == how) return reductions[i].name;
+    for (size_t i = 0; i < COUNT_OF(reductions); i++)
+        if (reductions[i].how == how) return reductions[i].name;
     return "";
 }
 
@@ -214,7 +231,8 @@ static void print_compute(const Kernel *k, const Compute *c, FILE *f)
 
 static void print_buf(const Kernel *k, const Buf *b, FILE *f)
 {
-    for (size_t i = 0; i < COUNT_OF(buf_kinds); i++) if (buf_kinds[i].kind == b->kind) fprintf(f, "  %s ", buf_kinds[i].name);
+    for (size_t i = 0; i < COUNT_OF(buf_kinds); i++)
+        if (buf_kinds[i].kind == b->kind) fprintf(f, "  %s ", buf_kinds[i].name);
     fputs(b->name, f);
     if (b->type != DT_f32) fprintf(f, ": %s", dtypes[b->type].name);
     print_list(k, b->dim, b->rank, "[", "]", f);
@@ -238,11 +256,14 @@ static void print_step(const Kernel *k, const Step *s, FILE *f)
 void kernel_print(const Kernel *k, FILE *f)
 {
     fprintf(f, "kernel %s(", k->name);
-    for (uint32_t i = 0; i < dim_symbols(k->dim); i++) fputs(i ? ", " : "", f), print_symbol(dim_symbol_name(k->dim, i), f);
+    for (uint32_t i = 0; i < dim_symbols(k->dim); i++)
+        fputs(i ? ", " : "", f), print_symbol(dim_symbol_name(k->dim, i), f);
     fputs(") {\n", f);
-    for (uint32_t i = 1; i < k->buf.n; i++) if (k->buf.at[i].kind <= BUF_CONST) print_buf(k, &k->buf.at[i], f);
+    for (uint32_t i = 1; i < k->buf.n; i++)
+        if (k->buf.at[i].kind <= BUF_CONST) print_buf(k, &k->buf.at[i], f);
     for (uint32_t i = 0; i < k->stage.n; i++) print_compute(k, &k->stage.at[i], f);
-    for (uint32_t i = 0; i < k->schedule.step.n; i++) fputs(i ? "; " : "  schedule: ", f), print_step(k, &k->schedule.step.at[i], f);
+    for (uint32_t i = 0; i < k->schedule.step.n; i++)
+        fputs(i ? "; " : "  schedule: ", f), print_step(k, &k->schedule.step.at[i], f);
     fputs(k->schedule.step.n ? "\n}\n" : "}\n", f);
 }
 
@@ -277,7 +298,10 @@ void loops_print(const Kernel *k, const Stmt *s, int depth, FILE *f)
 }
 
 /* ================ parsing ================ */
-typedef struct Reader { Scalar s; DType it; } Reader;
+typedef struct Reader {
+    Scalar s;
+    DType it;
+} Reader;
 
 static char *text_of(Reader *r, const char *at, size_t n) { return arena_text(r->s.k->mem, at, n); }
 
@@ -289,7 +313,16 @@ static const char *word(Reader *r, const char *what)
     return text_of(r, at, n);
 }
 
-static const char *axis_word(Reader *r)                  /* c.1 */
+static int number(Reader *r, const char *what) /* below 2^31 */
+{
+    char *end;
+    const char *text = word(r, what);
+    long v = strtol(text, &end, 10);
+    if (*end || v > INT32_MAX) scalar_fail(&r->s, "expected %s", what);
+    return (int)v;
+}
+
+static const char *axis_word(Reader *r) /* c.1 */
 {
     scalar_skip(&r->s);
     const char *at = r->s.p;
@@ -317,7 +350,8 @@ static Expr read_load(Reader *r, int buf)
     Expr at[MAX_RANK] = {0};
     int rank = r->s.k->buf.at[buf].rank;
     if (rank) scalar_expect(&r->s, "[");
-    for (int d = 0; d < rank && !r->s.error; d++) at[d] = scalar_index(&r->s), scalar_expect(&r->s, d + 1 < rank ? "," : "]");
+    for (int d = 0; d < rank && !r->s.error; d++)
+        at[d] = scalar_index(&r->s), scalar_expect(&r->s, d + 1 < rank ? "," : "]");
     return r->s.error ? 0 : expr_load(r->s.k, buf, at);
 }
 
@@ -350,7 +384,9 @@ static Dim size_apply(Dims *d, DimOp op, Dim a, Dim b)
 static Expr read_size(Reader *r, const char *name, size_t n)
 {
     for (size_t i = 0; i < COUNT_OF(size_functions); i++) {
-        if (strlen(size_functions[i].name) != n || memcmp(size_functions[i].name, name, n) != 0 || !scalar_accept(&r->s, "(")) continue;
+        if (strlen(size_functions[i].name) != n || memcmp(size_functions[i].name, name, n) != 0 ||
+            !scalar_accept(&r->s, "("))
+            continue;
         Dim a = {0}, b = {0};
         Expr x = scalar_index(&r->s), y = 0;
         if (size_functions[i].args == 2) scalar_expect(&r->s, ","), y = scalar_index(&r->s);
@@ -372,7 +408,8 @@ static Expr read_name(Scalar *s, const char *name, size_t n)
     if (r->it && n == 2 && !memcmp(name, "it", 2)) return expr_it(s->k, r->it);
     for (uint32_t i = 0; i < dim_symbols(s->k->dim); i++) {
         const char *symbol = dim_symbol_name(s->k->dim, i);
-        if (strlen(symbol) == n && !memcmp(symbol, name, n)) return expr_dim(s->k, dim_symbol(s->k->dim, symbol, DIM_INPUT, 0));
+        if (strlen(symbol) == n && !memcmp(symbol, name, n))
+            return expr_dim(s->k, dim_symbol(s->k->dim, symbol, DIM_INPUT, 0));
     }
     return read_size(r, name, n);
 }
@@ -382,10 +419,11 @@ static void read_layout(Reader *r, Buf *b)
     scalar_expect(&r->s, "(");
     do {
         LayoutAxis a = {.div = 1};
-        a.dim = atoi(word(r, "a dimension"));
-        if (scalar_accept(&r->s, "/")) a.div = atoi(word(r, "a divisor"));
-        if (scalar_accept(&r->s, "%")) a.size = atoi(word(r, "a size"));
-        if (b->layout.n == MAX_PHYS || a.dim < 0 || a.dim >= b->rank || a.div < 1 || a.size < 0) scalar_fail(&r->s, "not a layout");
+        a.dim = number(r, "a dimension");
+        if (scalar_accept(&r->s, "/")) a.div = number(r, "a divisor");
+        if (scalar_accept(&r->s, "%")) a.size = number(r, "a size");
+        if (b->layout.n == MAX_PHYS || a.dim < 0 || a.dim >= b->rank || a.div < 1 || a.size < 0)
+            scalar_fail(&r->s, "not a layout");
         else b->layout.axis[b->layout.n++] = a;
     } while (!r->s.error && scalar_accept(&r->s, ","));
     scalar_expect(&r->s, ")");
@@ -401,7 +439,8 @@ static void read_buffers(Reader *r, BufKind kind)
             if (!b.type) scalar_fail(&r->s, "no type '%s'", type);
         }
         if (scalar_accept(&r->s, "[")) {
-            do b.dim[b.rank++] = scalar_index(&r->s); while (!r->s.error && b.rank < MAX_RANK && scalar_accept(&r->s, ","));
+            do b.dim[b.rank++] = scalar_index(&r->s);
+            while (!r->s.error && b.rank < MAX_RANK && scalar_accept(&r->s, ","));
             scalar_expect(&r->s, "]");
         }
         if (scalar_accept(&r->s, "layout")) read_layout(r, &b);
@@ -418,7 +457,7 @@ static int bind_axis(Reader *r, const char *name, Expr extent)
     return a ? a : kernel_axis(r->s.k, name, extent);
 }
 
-static int read_axes(Reader *r, int *axis)               /* r: R, c: C */
+static int read_axes(Reader *r, int *axis) /* r: R, c: C */
 {
     int n = 0;
     do {
@@ -465,7 +504,10 @@ static void read_target(Reader *r, Compute *c)
     size_t n = scalar_word(&r->s, &name);
     Kernel *k = r->s.k;
     c->out = find_buf(k, name, n);
-    if (!c->out) { scalar_fail(&r->s, "unknown buffer '%.*s'", (int)n, name); return; }
+    if (!c->out) {
+        scalar_fail(&r->s, "unknown buffer '%.*s'", (int)n, name);
+        return;
+    }
     int rank = k->buf.at[c->out].rank;
     const char *open = r->s.p, *end;
     r->s.p = rank ? past_brackets(open) : open;
@@ -482,12 +524,13 @@ static void read_target(Reader *r, Compute *c)
     if (bound) r->s.p = end;
 }
 
-static Prim read_update(Reader *r)                       /* = or PRIM= */
+static Prim read_update(Reader *r) /* = or PRIM= */
 {
     if (scalar_accept(&r->s, "=")) return P_NONE;
     const char *name = word(r, "'='");
     scalar_expect(&r->s, "=");
-    for (Prim p = 1; p < PRIM_COUNT; p++) if (!strcmp(prims[p].name, name)) return p;
+    for (Prim p = 1; p < PRIM_COUNT; p++)
+        if (!strcmp(prims[p].name, name)) return p;
     return scalar_fail(&r->s, "no update '%s'", name), P_NONE;
 }
 
@@ -504,7 +547,7 @@ static void read_clauses(Reader *r, Compute *c)
         const char *name = word(r, "an axis");
         c->scan = find_axis(k, name, strlen(name));
     }
-    if (scalar_accept(&r->s, "share")) c->share = atoi(word(r, "a number"));
+    if (scalar_accept(&r->s, "share")) c->share = number(r, "a number");
 }
 
 static void read_compute(Reader *r)
@@ -536,7 +579,7 @@ static int step_axis(Reader *r)
     return a;
 }
 
-static void name_parts(Kernel *k, int a, const Step *s)  /* as schedule_split numbers them */
+static void name_parts(Kernel *k, int a, const Step *s) /* as schedule_split numbers them */
 {
     k->axis.at[a].part = (int)k->axis.n, k->axis.at[a].parts = s->n + 1;
     for (int i = 0; i <= s->n; i++) {
@@ -556,14 +599,16 @@ static void read_step(Reader *r)
 {
     Step t = {.what = STEP_LOOP};
     const char *w = axis_word(r);
-    for (StepKind i = 0; i <= STEP_CALL; i++) if (*step_names[i] && !strcmp(step_names[i], w)) t.what = i;
-    for (LoopKind l = LOOP_UNROLL; l < LOOP_KINDS; l++) if (!strcmp(loop_kinds[l], w)) t.loop = l;
+    for (StepKind i = 0; i <= STEP_CALL; i++)
+        if (*step_names[i] && !strcmp(step_names[i], w)) t.what = i;
+    for (LoopKind l = LOOP_UNROLL; l < LOOP_KINDS; l++)
+        if (!strcmp(loop_kinds[l], w)) t.loop = l;
     if (t.what == STEP_LOOP && t.loop == LOOP_SERIAL) scalar_fail(&r->s, "no directive '%s'", w);
     if (t.what == STEP_CALL) t.name = word(r, "the name of a call");
     if (t.what == STEP_SPLIT) t.axis[0] = step_axis(r);
     while (!r->s.error && at_operand(r)) {
         if (t.n == MAX_STEP) scalar_fail(&r->s, "directive too long");
-        else if (t.what == STEP_SPLIT) t.factor[t.n++] = atoi(word(r, "a factor"));
+        else if (t.what == STEP_SPLIT) t.factor[t.n++] = number(r, "a factor");
         else t.axis[t.n++] = step_axis(r);
     }
     if (r->s.error) return;
@@ -589,10 +634,18 @@ static void read_symbols(Reader *r)
 
 static void read_item(Reader *r)
 {
-    for (size_t i = 0; i < 4; i++) if (scalar_accept(&r->s, buf_kinds[i].name)) { read_buffers(r, buf_kinds[i].kind); return; }
-    if (!scalar_accept(&r->s, "schedule")) { read_compute(r); return; }
+    for (size_t i = 0; i < 4; i++)
+        if (scalar_accept(&r->s, buf_kinds[i].name)) {
+            read_buffers(r, buf_kinds[i].kind);
+            return;
+        }
+    if (!scalar_accept(&r->s, "schedule")) {
+        read_compute(r);
+        return;
+    }
     scalar_expect(&r->s, ":");
-    do read_step(r); while (!r->s.error && scalar_accept(&r->s, ";"));
+    do read_step(r);
+    while (!r->s.error && scalar_accept(&r->s, ";"));
 }
 
 Kernel *kernel_parse(Arena *mem, Dims *dim, const char *text, Diag *diag)

@@ -1,16 +1,16 @@
-/* kernel_verify.c - every invariant of kernel.h that can be checked without running: run after each step in tests and debug
- * builds. A kernel that fails here is a bug of ours, never of a model. */
+/* kernel_verify.c - every invariant of kernel.h that can be checked without running: run after each step in tests and
+ * debug builds. A kernel that fails here is a bug of ours, never of a model. */
 #include "ir/expr.h"
 #include <stdio.h>
 
 typedef struct Check {
     Kernel *k;
     const char *why;
-    bool *scope;                 /* per axis: may be used here */
-    bool *written, *alive;       /* per buffer: has values; is allocated (loops) */
-    DType it;                    /* type of E_IT; DT_NONE: not allowed here */
-    bool data;                   /* loads are allowed here */
-    bool threads;                /* inside an `if`: barriers would hang */
+    bool *scope;           /* per axis: may be used here */
+    bool *written, *alive; /* per buffer: has values; is allocated (loops) */
+    DType it;              /* type of E_IT; DT_NONE: not allowed here */
+    bool data;             /* loads are allowed here */
+    bool threads;          /* inside an `if`: barriers would hang */
 } Check;
 
 static bool fail(Check *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -34,7 +34,8 @@ static bool check_load(Check *c, const ExprNode *n)
     if (n->type != b->type) return fail(c, "load of %s has type %s", b->name, dtypes[n->type].name);
     for (int d = 0; d < MAX_RANK; d++)
         if (!n->arg[d] != (d >= b->rank)) return fail(c, "load of %s has not %d indices", b->name, b->rank);
-    for (int d = 0; d < b->rank; d++) if (type_of(c, n->arg[d]) != DT_i64) return fail(c, "an index of %s is no i64", b->name);
+    for (int d = 0; d < b->rank; d++)
+        if (type_of(c, n->arg[d]) != DT_i64) return fail(c, "an index of %s is no i64", b->name);
     if (!c->written[n->id]) return fail(c, "%s is read before it is written", b->name);
     return true;
 }
@@ -42,10 +43,13 @@ static bool check_load(Check *c, const ExprNode *n)
 static bool check_prim(Check *c, const ExprNode *n)
 {
     const PrimInfo *p = &prims[n->prim];
-    bool choice = n->prim == P_select || n->prim == P_guard, change = n->prim == P_cast || n->prim == P_sat || n->prim == P_bits;
-    for (int i = 0; i < MAX_RANK; i++) if (!n->arg[i] != (i >= p->arity)) return fail(c, "%s has not %d operands", p->name, p->arity);
+    bool choice = n->prim == P_select || n->prim == P_guard,
+         change = n->prim == P_cast || n->prim == P_sat || n->prim == P_bits;
+    for (int i = 0; i < MAX_RANK; i++)
+        if (!n->arg[i] != (i >= p->arity)) return fail(c, "%s has not %d operands", p->name, p->arity);
     DType t = type_of(c, n->arg[choice]);
-    for (int i = choice; i < p->arity; i++) if (type_of(c, n->arg[i]) != t) return fail(c, "operands of %s differ in type", p->name);
+    for (int i = choice; i < p->arity; i++)
+        if (type_of(c, n->arg[i]) != t) return fail(c, "operands of %s differ in type", p->name);
     if (choice && type_of(c, n->arg[0]) != DT_bool) return fail(c, "%s on what is no bool", p->name);
     if (!choice && !change && !prim_takes((Prim)n->prim, t)) return fail(c, "%s of %s", p->name, dtypes[t].name);
     bool compares = dtype_is_float(t) ? p->compares : p->integer.compares;
@@ -59,10 +63,16 @@ static bool check_node(void *ctx, const Kernel *k, Expr e)
     const ExprNode *n = expr_node(k, e);
     switch (n->kind) {
     case E_FLOAT: return dtype_is_float((DType)n->type) || fail(c, "a fraction of type %s", dtypes[n->type].name);
-    case E_INT: return dtype_is_int((DType)n->type) || n->type == DT_bool || fail(c, "a whole number of type %s", dtypes[n->type].name);
+    case E_INT:
+        return dtype_is_int((DType)n->type) || n->type == DT_bool ||
+               fail(c, "a whole number of type %s", dtypes[n->type].name);
     case E_SYM: return n->id || fail(c, "an unknown size");
-    case E_AXIS: return (n->id < k->axis.n && c->scope[n->id]) || fail(c, "axis %s is used out of its scope", n->id < k->axis.n ? k->axis.at[n->id].name : "?");
-    case E_IT: return (c->it && c->it == (DType)n->type) || fail(c, "`it` of type %s where there is none", dtypes[n->type].name);
+    case E_AXIS:
+        return (n->id < k->axis.n && c->scope[n->id]) ||
+               fail(c, "axis %s is used out of its scope", n->id < k->axis.n ? k->axis.at[n->id].name : "?");
+    case E_IT:
+        return (c->it && c->it == (DType)n->type) ||
+               fail(c, "`it` of type %s where there is none", dtypes[n->type].name);
     case E_LOAD: return check_load(c, n);
     case E_PRIM: return check_prim(c, n);
     default: return fail(c, "an expression of no kind");
@@ -73,7 +83,8 @@ static bool check_expr(Check *c, Expr e, DType t, const char *what)
 {
     if (!e) return true;
     if (!expr_visit(c->k, e, 0, check_node, c)) return false;
-    return !t || type_of(c, e) == t || fail(c, "%s has type %s, expected %s", what, dtypes[type_of(c, e)].name, dtypes[t].name);
+    return !t || type_of(c, e) == t ||
+           fail(c, "%s has type %s, expected %s", what, dtypes[type_of(c, e)].name, dtypes[t].name);
 }
 
 /* ---- buffers and axes ---- */
@@ -90,10 +101,12 @@ static bool check_buf(Check *c, uint32_t i)
 {
     const Buf *b = &c->k->buf.at[i];
     if (!b->name || b->kind <= BUF_NONE || b->kind > BUF_SHARED) return fail(c, "buffer %u has no name or kind", i);
-    if (dtypes[b->type].cls == DC_NONE || dtypes[b->type].cls == DC_OTHER) return fail(c, "%s has no element type", b->name);
+    if (dtypes[b->type].cls == DC_NONE || dtypes[b->type].cls == DC_OTHER)
+        return fail(c, "%s has no element type", b->name);
     if (b->rank < 0 || b->rank > MAX_RANK) return fail(c, "%s has rank %d", b->name, b->rank);
     for (int d = 0; d < b->rank; d++)
-        if (!b->dim[d] || !check_expr(c, b->dim[d], DT_i64, "a dimension")) return fail(c, "dimension %d of %s", d, b->name);
+        if (!b->dim[d] || !check_expr(c, b->dim[d], DT_i64, "a dimension"))
+            return fail(c, "dimension %d of %s", d, b->name);
     return check_layout(c, b);
 }
 
@@ -127,7 +140,8 @@ static bool check_target(Check *c, const Compute *s)
     if (b->kind == BUF_IN || b->kind == BUF_CONST) return fail(c, "%s is written to", b->name);
     for (int d = 0; d < b->rank; d++)
         if (!s->at[d]) return fail(c, "a store to %s has not %d indices", b->name, b->rank);
-    for (int d = 0; d < b->rank; d++) if (!check_expr(c, s->at[d], DT_i64, "an index")) return false;
+    for (int d = 0; d < b->rank; d++)
+        if (!check_expr(c, s->at[d], DT_i64, "an index")) return false;
     return true;
 }
 
@@ -143,11 +157,15 @@ static bool check_value(Check *c, const Compute *s)
     if (s->how && !reduction(s->how)) return fail(c, "%s is no reduction", prims[s->how].name);
     if (!s->how && s->reduces) return fail(c, "reduction axes without a reduction");
     if (!open_axes(c, s->reduce, s->reduces)) return false;
-    if (!check_expr(c, s->value, s->epilogue ? DT_NONE : out, "a value") || !check_expr(c, s->check, DT_bool, "a check")) return false;
+    if (!check_expr(c, s->value, s->epilogue ? DT_NONE : out, "a value") ||
+        !check_expr(c, s->check, DT_bool, "a check"))
+        return false;
     if (s->keep) {
         const ExprNode n = *expr_node(c->k, s->keep);
-        if (n.kind != E_LOAD || n.type != type_of(c, s->value)) return fail(c, "a place to keep values in is none, or of another type");
-        for (int d = 0; d < MAX_RANK && n.arg[d]; d++) if (!check_expr(c, n.arg[d], DT_i64, "an index")) return false;
+        if (n.kind != E_LOAD || n.type != type_of(c, s->value))
+            return fail(c, "a place to keep values in is none, or of another type");
+        for (int d = 0; d < MAX_RANK && n.arg[d]; d++)
+            if (!check_expr(c, n.arg[d], DT_i64, "an index")) return false;
         c->written[n.id] = true;
     }
     close_axes(c, s->reduce, s->reduces);
@@ -156,7 +174,8 @@ static bool check_value(Check *c, const Compute *s)
 
 static bool check_stage(Check *c, const Compute *s)
 {
-    if (s->rank < 0 || s->rank > MAX_RANK || s->reduces < 0 || s->reduces > MAX_RANK) return fail(c, "a stage has too many axes");
+    if (s->rank < 0 || s->rank > MAX_RANK || s->reduces < 0 || s->reduces > MAX_RANK)
+        return fail(c, "a stage has too many axes");
     if (!open_axes(c, s->space, s->rank)) return false;
     bool scanned = false;
     for (int i = 0; i < s->rank; i++) scanned = scanned || s->space[i] == s->scan;
@@ -175,8 +194,9 @@ static bool check_stages(Check *c)
     for (uint32_t i = 0, end; i < k->stage.n; i = end) {
         int scan = k->stage.at[i].scan;
         for (end = i + 1; scan && end < k->stage.n && k->stage.at[end].scan == scan; end++) continue;
-        for (uint32_t j = i; scan && j < end; j++)       /* stages that run together read what they wrote before */
-            if (k->stage.at[j].out > 0 && (uint32_t)k->stage.at[j].out < k->buf.n) c->written[k->stage.at[j].out] = true;
+        for (uint32_t j = i; scan && j < end; j++) /* stages that run together read what they wrote before */
+            if (k->stage.at[j].out > 0 && (uint32_t)k->stage.at[j].out < k->buf.n)
+                c->written[k->stage.at[j].out] = true;
         for (uint32_t j = i; j < end; j++)
             if (!check_stage(c, &k->stage.at[j])) return fail(c, "stage %u", j);
     }
@@ -229,7 +249,8 @@ static bool check_loops(Check *c, const Stmt *s)
         case S_IF: ok = check_if(c, s); break;
         case S_CHECK: ok = check_expr(c, s->cond, DT_bool, "a check"); break;
         case S_ALLOC: c->alive[s->buf] = true; break;
-        case S_STORE: case S_UPDATE: ok = check_place(c, s); break;
+        case S_STORE:
+        case S_UPDATE: ok = check_place(c, s); break;
         case S_BARRIER: ok = !c->threads || fail(c, "a barrier under a condition"); break;
         case S_CALL: ok = check_loops(c, s->body); break;
         }

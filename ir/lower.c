@@ -1,8 +1,9 @@
 /* lower.c - a graph becomes one program: a kernel of many stages.
  *
- * Comes in: a graph whose composite operators have been expanded. Goes out: a buffer for every value and, node by node, the
- * stages its operator's row appends (its `lower`, or low_body of its scalar body). Indices are logical; nothing here knows a
- * layout, a target or an operator. What cannot be lowered is reported with its node, all of it in one run. */
+ * Comes in: a graph whose composite operators have been expanded. Goes out: a buffer for every value and, node by
+ * node, the stages its operator's row appends (its `lower`, or low_body of its scalar body). Indices are logical;
+ * nothing here knows a layout, a target or an operator. What cannot be lowered is reported with its node, all of it in
+ * one run. */
 #include "ir/lower.h"
 #include "ir/expr.h"
 #include <assert.h>
@@ -10,15 +11,9 @@
 #include <stdlib.h>
 
 /* ---- what a row's `lower` uses ---- */
-static int buf_of_val(const Lower *l, Val v)
-{
-    return v.id ? l->buf_of[v.id] : 0;
-}
+static int buf_of_val(const Lower *l, Val v) { return v.id ? l->buf_of[v.id] : 0; }
 
-int low_in(const Lower *l, uint32_t i)
-{
-    return buf_of_val(l, node_in(l->g, l->n, i));
-}
+int low_in(const Lower *l, uint32_t i) { return buf_of_val(l, node_in(l->g, l->n, i)); }
 
 int low_out(const Lower *l, uint32_t o)
 {
@@ -26,10 +21,7 @@ int low_out(const Lower *l, uint32_t o)
     return buf_of_val(l, node_out(l->n, o));
 }
 
-int low_rank(const Lower *l, int buf)
-{
-    return l->k->buf.at[buf].rank;
-}
+int low_rank(const Lower *l, int buf) { return l->k->buf.at[buf].rank; }
 
 Expr low_dim(const Lower *l, int buf, int axis)
 {
@@ -39,10 +31,7 @@ Expr low_dim(const Lower *l, int buf, int axis)
     return b->dim[axis];
 }
 
-DType low_type(const Lower *l, int buf)
-{
-    return l->k->buf.at[buf].type;
-}
+DType low_type(const Lower *l, int buf) { return l->k->buf.at[buf].type; }
 
 int low_temp(Lower *l, DType t, int rank, const Expr *dim)
 {
@@ -51,10 +40,7 @@ int low_temp(Lower *l, DType t, int rank, const Expr *dim)
     return kernel_buf(l->k, b);
 }
 
-int low_axis(Lower *l, Expr extent)
-{
-    return kernel_axis(l->k, NULL, extent);
-}
+int low_axis(Lower *l, Expr extent) { return kernel_axis(l->k, NULL, extent); }
 
 void low_axes(Lower *l, int buf, int *axis)
 {
@@ -82,10 +68,7 @@ Expr low_load_broadcast(Lower *l, int buf, const int *axis, int rank)
     return expr_load(k, buf, at);
 }
 
-static DType type_of(const Lower *l, Expr e)
-{
-    return (DType)expr_node(l->k, e)->type;
-}
+static DType type_of(const Lower *l, Expr e) { return (DType)expr_node(l->k, e)->type; }
 
 /* Between float types the store rounds; everything else is the row's own business. */
 static Expr fit(Lower *l, Expr e, DType t)
@@ -109,7 +92,8 @@ Compute *low_stage(Lower *l, int out, const int *space, int n, Expr value)
     return stage(l, out, space, n, (Compute){.value = fit(l, value, low_type(l, out))});
 }
 
-Compute *low_reduce(Lower *l, int out, const int *space, int n, const int *reduce, int nr, Prim how, Expr value, Expr epilogue)
+Compute *low_reduce(Lower *l, int out, const int *space, int n, const int *reduce, int nr, Prim how, Expr value,
+                    Expr epilogue)
 {
     Compute c = {.how = how, .reduces = nr};
     DType t = low_type(l, out), acc = dtype_compute(type_of(l, value));
@@ -133,7 +117,7 @@ void low_delinear(Lower *l, int buf, Expr linear, Expr *at)
     Expr stride = expr_index(l->k, 1);
     for (int d = low_rank(l, buf) - 1; d >= 0; d--) {
         Expr q = expr_div(l->k, linear, stride);
-        at[d] = d ? expr_mod(l->k, q, low_dim(l, buf, d)) : q;   /* the first is below its size already */
+        at[d] = d ? expr_mod(l->k, q, low_dim(l, buf, d)) : q; /* the first is below its size already */
         stride = expr_mul(l->k, stride, low_dim(l, buf, d));
     }
 }
@@ -152,10 +136,7 @@ void low_refuse(Lower *l, const char *fmt, ...)
     va_end(args);
 }
 
-int low_share(Lower *l)
-{
-    return (int)l->k->stage.n + 1;       /* every group of one node starts at another stage */
-}
+int low_share(Lower *l) { return (int)l->k->stage.n + 1; /* every group of one node starts at another stage */ }
 
 /* The layout pass walks a buffer in the order its layout gives: channels last is { 0, spatial..., 1 }. */
 void low_channels_last(Lower *l, int buf)
@@ -163,13 +144,18 @@ void low_channels_last(Lower *l, int buf)
     Buf *b = &l->k->buf.at[buf];
     if (b->rank < 3 || b->layout.n || (b->kind != BUF_TMP && b->kind != BUF_LOCAL)) return;
     int n = 0;
-    for (int d = 0; d < b->rank; d++) b->layout.axis[n++] = (LayoutAxis){.dim = d == 0 ? 0 : d + 1 < b->rank ? d + 1 : 1, .div = 1};
+    for (int d = 0; d < b->rank; d++)
+        b->layout.axis[n++] = (LayoutAxis){.dim = d == 0 ? 0 : d + 1 < b->rank ? d + 1 : 1, .div = 1};
     b->layout.n = n;
 }
 
 /* ---- elementwise bodies ---- */
 enum { MAX_NAMES = 48 };
-typedef struct Names { const char *name[MAX_NAMES]; Expr e[MAX_NAMES]; int n; } Names;
+typedef struct Names {
+    const char *name[MAX_NAMES];
+    Expr e[MAX_NAMES];
+    int n;
+} Names;
 
 static void bind(Names *b, const char *name, Expr e)
 {
@@ -191,7 +177,10 @@ static void bind_inputs(Lower *l, Names *b, const int *axis, int rank, DType t)
     for (uint32_t i = 0; i < s->nin; i++) {
         int buf = low_in(l, i);
         if (!buf && !s->in[i].fallback) continue;
-        if (!buf) { bind(b, s->in[i].name, fallback(l, s->in[i].fallback, t)); continue; }
+        if (!buf) {
+            bind(b, s->in[i].name, fallback(l, s->in[i].fallback, t));
+            continue;
+        }
         Expr e = low_load_broadcast(l, buf, axis, rank);
         bind(b, s->in[i].name, expr_cast(l->k, dtype_compute(low_type(l, buf)), e));
     }
@@ -217,7 +206,10 @@ void low_body(Lower *l, const char *body)
     bind_inputs(l, &b, axis, rank, t);
     bind_attrs(l, &b);
     Expr e = scalar_parse(l->k, body, b.name, b.e, b.n, &error);
-    if (!e) { low_refuse(l, "body of the operator: %s", error); return; }
+    if (!e) {
+        low_refuse(l, "body of the operator: %s", error);
+        return;
+    }
     low_stage(l, out, axis, rank, expr_cast(l->k, to, expr_cast(l->k, t, e)));
 }
 
@@ -231,13 +223,12 @@ typedef struct Build {
 static bool refuse(Build *b, const Loc *loc, const char *name, const char *what)
 {
     b->ok = false;
-    return b->l.diag ? diag_error(b->l.diag, loc, "%s%s%s%s", name ? "'" : "", name ? name : "a value", name ? "' " : " ", what) : false;
+    return b->l.diag ? diag_error(b->l.diag, loc, "%s%s%s%s", name ? "'" : "", name ? name : "a value",
+                                  name ? "' " : " ", what)
+                     : false;
 }
 
-static const Loc *loc_of(const Graph *g, const Value *v)
-{
-    return v->def == NO_NODE ? NULL : g->node.at[v->def].loc;
-}
+static const Loc *loc_of(const Graph *g, const Value *v) { return v->def == NO_NODE ? NULL : g->node.at[v->def].loc; }
 
 /* A buffer of the value's type; reports what has no fixed type. */
 static int value_buf(Build *b, Val v, BufKind kind)
@@ -245,13 +236,16 @@ static int value_buf(Build *b, Val v, BufKind kind)
     const Graph *g = b->l.g;
     const Value *x = graph_val(g, v);
     Buf buf = {.kind = kind, .type = x->type.dtype, .rank = x->type.rank, .source = v.id};
-    if (!buf.type || buf.rank < 0) return refuse(b, loc_of(g, x), x->name, "has no type that is known before it runs"), 0;
+    if (!buf.type || buf.rank < 0)
+        return refuse(b, loc_of(g, x), x->name, "has no type that is known before it runs"), 0;
     if (dtypes[buf.type].cls == DC_OTHER) {
-        const char *what = arena_printf(b->l.k->mem, "has elements of type %s, which is not supported", dtypes[buf.type].name);
+        const char *what =
+            arena_printf(b->l.k->mem, "has elements of type %s, which is not supported", dtypes[buf.type].name);
         return refuse(b, loc_of(g, x), x->name, what), 0;
     }
     for (int d = 0; d < buf.rank; d++) {
-        if (!dim_known(x->type.dim[d])) return refuse(b, loc_of(g, x), x->name, "has a size that is not known before it runs"), 0;
+        if (!dim_known(x->type.dim[d]))
+            return refuse(b, loc_of(g, x), x->name, "has a size that is not known before it runs"), 0;
         buf.dim[d] = expr_dim(b->l.k, x->type.dim[d]);
     }
     if (kind == BUF_CONST) buf.data = x->konst;
@@ -296,7 +290,7 @@ static bool lower_node(Build *b, const Node *n)
     }
     for (uint32_t i = 0; i < n->nin; i++) {
         Val v = node_in(b->l.g, n, i);
-        if (v.id && !b->buf_of[v.id] && !is_konst(b->l.g, v)) return false;   /* reported where it was made */
+        if (v.id && !b->buf_of[v.id] && !is_konst(b->l.g, v)) return false; /* reported where it was made */
     }
     if (n->op->lower) n->op->lower(&b->l);
     else if (n->op->body) low_body(&b->l, n->op->body);
@@ -353,7 +347,8 @@ static bool constant_type(const Graph *g, Val v, int64_t *dim)
 {
     const Type *t = val_type(g, v);
     if (!t->dtype || t->rank < 0 || dtypes[t->dtype].cls == DC_OTHER) return false;
-    for (int d = 0; d < t->rank; d++) if (!dim_is_const(g->module->dim, t->dim[d], &dim[d])) return false;
+    for (int d = 0; d < t->rank; d++)
+        if (!dim_is_const(g->module->dim, t->dim[d], &dim[d])) return false;
     return true;
 }
 
@@ -422,6 +417,7 @@ bool lower_eval(const Graph *g, const Node *n, Arena *mem, const Tensor **out)
         if (v.id && (!graph_val(g, v)->konst || !constant_type(g, v, dim))) return false;
     }
     if (!n->op->lower && !n->op->body) return n->op->expand && eval_expansion(g, n, mem, out);
-    for (uint32_t o = 0; o < n->nout; o++) if (!constant_type(g, node_out(n, o), dim)) return false;
+    for (uint32_t o = 0; o < n->nout; o++)
+        if (!constant_type(g, node_out(n, o), dim)) return false;
     return eval_stages(g, n, mem, out);
 }

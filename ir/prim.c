@@ -1,57 +1,56 @@
-/* prim.c - the primitives as a table and as arithmetic on single numbers: prim.def's meaning column compiled on f64, f32, int64
- * and uint64. Interpreter and folding use nothing else, so what they compute is exactly f32 (or i8, ...) arithmetic. */
+/* prim.c - the primitives as a table and as arithmetic on single numbers: prim.def's meaning column compiled on f64,
+ * f32, int64 and uint64. Interpreter and folding use nothing else, so what they compute is exactly f32 (or i8, ...)
+ * arithmetic. */
 #include "ir/kernel.h"
 #include <assert.h>
 #include <math.h>
 
 /* ---- the table: the two LLVM columns say here what a row is on floats and on integers ---- */
-#define OPCODE(op) .exact = false
-#define OPCODES(s, u) .exact = false
-#define UNOP(op) .exact = false
-#define INTRIN(name) .exact = false
-#define INTRINS(s, u) .exact = false
-#define COMPARE(p) .compares = true
-#define COMPARES(s, u) .compares = true
-#define SELECT .exact = false
-#define GUARD .exact = false
-#define CAST .exact = false
-#define SAT .exact = false
-#define BITS .exact = false
-#define SCALE2 .exact = false
-#define CALL(name) .libm = name
-#define EXPAND(text) .expansion = text, .exact = true
-#define EXPANDS(text) .expansion = text, .exact = true, .compares = true
+#define OPCODE(op)       .exact = false
+#define OPCODES(s, u)    .exact = false
+#define UNOP(op)         .exact = false
+#define INTRIN(name)     .exact = false
+#define INTRINS(s, u)    .exact = false
+#define COMPARE(p)       .compares = true
+#define COMPARES(s, u)   .compares = true
+#define SELECT           .exact = false
+#define GUARD            .exact = false
+#define CAST             .exact = false
+#define SAT              .exact = false
+#define BITS             .exact = false
+#define SCALE2           .exact = false
+#define CALL(name)       .libm = name
+#define EXPAND(text)     .expansion = text, .exact = true
+#define EXPANDS(text)    .expansion = text, .exact = true, .compares = true
 #define POLY(name, text) .libm = name, .expansion = text
-#define NONE .none = true
+#define NONE             .none = true
 const PrimInfo prims[PRIM_COUNT] = {
-#define PRIM(name_, n, c_, ci, f, i, meaning) [P_##name_] = {.name = #name_, .arity = n, .c = c_, .c_int = ci, f, .integer = {i}},
+#define PRIM(name_, n, c_, ci, f, i, meaning)                                                                          \
+    [P_##name_] = {.name = #name_, .arity = n, .c = c_, .c_int = ci, f, .integer = {i}},
 #include "ir/prim.def"
 #undef PRIM
 };
 #undef BITS
 
-bool prim_takes(Prim p, DType t)
-{
-    return dtype_is_float(t) ? !prims[p].none : !prims[p].integer.none;
-}
+bool prim_takes(Prim p, DType t) { return dtype_is_float(t) ? !prims[p].none : !prims[p].integer.none; }
 
 /* ---- meaning on floats ---- */
 #define WRAP_ADD(a, b) ((a) + (b))
 #define WRAP_SUB(a, b) ((a) - (b))
 #define WRAP_MUL(a, b) ((a) * (b))
-#define WRAP_NEG(a) (-(a))
-#define DIV(a, b) ((a) / (b))
-#define MOD(a, b) fmod(a, b)
+#define WRAP_NEG(a)    (-(a))
+#define DIV(a, b)      ((a) / (b))
+#define MOD(a, b)      fmod(a, b)
 #define FLOORMOD(a, b) floor_mod(a, b)
-#define ABS(a) fabs(a)
-#define SIGNED(a) (a)
-#define NEGATIVE(a) ((a) < 0)
-#define ISNAN(a) ((a) != (a))
-#define ISINF(a) (fabs(a) == (double)INFINITY)
-#define BITS(a) ((int64_t)(a))
-#define SHL(a, b) (a)
-#define SHR(a, b) (a)
-#define FMA(a, b, c) fma(a, b, c)
+#define ABS(a)         fabs(a)
+#define SIGNED(a)      (a)
+#define NEGATIVE(a)    ((a) < 0)
+#define ISNAN(a)       ((a) != (a))
+#define ISINF(a)       (fabs(a) == (double)INFINITY)
+#define BITS(a)        ((int64_t)(a))
+#define SHL(a, b)      (a)
+#define SHR(a, b)      (a)
+#define FMA(a, b, c)   fma(a, b, c)
 
 static double floor_mod(double a, double b)
 {
@@ -62,10 +61,13 @@ static double floor_mod(double a, double b)
 static double prim_f64(Prim p, double a, double b, double c)
 {
     switch (p) {
-#define PRIM(name, n, c_, ci, f, i, meaning) case P_##name: return (double)(meaning);
+#define PRIM(name, n, c_, ci, f, i, meaning)                                                                           \
+    case P_##name:                                                                                                     \
+        return (double)(meaning);
 #include "ir/prim.def"
 #undef PRIM
-    case P_NONE: case PRIM_COUNT: break;
+    case P_NONE:
+    case PRIM_COUNT: break;
     }
     assert(!"no such primitive");
     return 0;
@@ -99,27 +101,30 @@ double prim_float(Prim p, DType t, double a, double b, double c)
 #define WRAP_ADD(a, b) ((Word)((uint64_t)(a) + (uint64_t)(b)))
 #define WRAP_SUB(a, b) ((Word)((uint64_t)(a) - (uint64_t)(b)))
 #define WRAP_MUL(a, b) ((Word)((uint64_t)(a) * (uint64_t)(b)))
-#define WRAP_NEG(a) ((Word)(0 - (uint64_t)(a)))
-#define DIV(a, b) ((b) == 0 ? 0 : (b) == -1 ? WRAP_NEG(a) : (a) / (b))
-#define MOD(a, b) ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
+#define WRAP_NEG(a)    ((Word)(0 - (uint64_t)(a)))
+#define DIV(a, b)      ((b) == 0 ? 0 : (b) == -1 ? WRAP_NEG(a) : (a) / (b))
+#define MOD(a, b)      ((b) == 0 || (b) == -1 ? 0 : (a) % (b))
 #define FLOORMOD(a, b) (MOD(a, b) != 0 && NEGATIVE(MOD(a, b)) != NEGATIVE(b) ? WRAP_ADD(MOD(a, b), b) : MOD(a, b))
-#define ABS(a) (NEGATIVE(a) ? WRAP_NEG(a) : (a))
-#define ISNAN(a) 0
-#define ISINF(a) 0
-#define BITS(a) ((uint64_t)(a))
-#define SHL(a, b) ((uint64_t)(a) << (b))
-#define SHR(a, b) ((a) >> (b))
-#define FMA(a, b, c) WRAP_ADD(WRAP_MUL(a, b), c)
+#define ABS(a)         (NEGATIVE(a) ? WRAP_NEG(a) : (a))
+#define ISNAN(a)       0
+#define ISINF(a)       0
+#define BITS(a)        ((uint64_t)(a))
+#define SHL(a, b)      ((uint64_t)(a) << (b))
+#define SHR(a, b)      ((a) >> (b))
+#define FMA(a, b, c)   WRAP_ADD(WRAP_MUL(a, b), c)
 
-#define Word int64_t
+#define Word        int64_t
 #define NEGATIVE(a) ((a) < 0)
 static int64_t prim_signed(Prim p, int64_t a, int64_t b, int64_t c)
 {
     switch (p) {
-#define PRIM(name, n, c_, ci, f, i, meaning) case P_##name: return (int64_t)(meaning);
+#define PRIM(name, n, c_, ci, f, i, meaning)                                                                           \
+    case P_##name:                                                                                                     \
+        return (int64_t)(meaning);
 #include "ir/prim.def"
 #undef PRIM
-    case P_NONE: case PRIM_COUNT: break;
+    case P_NONE:
+    case PRIM_COUNT: break;
     }
     assert(!"no such primitive");
     return 0;
@@ -129,19 +134,22 @@ static int64_t prim_signed(Prim p, int64_t a, int64_t b, int64_t c)
 #undef MOD
 #undef SIGNED
 #undef Word
-#define Word uint64_t
+#define Word        uint64_t
 #define NEGATIVE(a) false
-#define SIGNED(a) ((Word)(a))
-#define DIV(a, b) ((b) == 0 ? 0 : (a) / (b))
-#define MOD(a, b) ((b) == 0 ? 0 : (a) % (b))
+#define SIGNED(a)   ((Word)(a))
+#define DIV(a, b)   ((b) == 0 ? 0 : (a) / (b))
+#define MOD(a, b)   ((b) == 0 ? 0 : (a) % (b))
 
 static int64_t prim_unsigned(Prim p, uint64_t a, uint64_t b, uint64_t c)
 {
     switch (p) {
-#define PRIM(name, n, c_, ci, f, i, meaning) case P_##name: return (int64_t)(meaning);
+#define PRIM(name, n, c_, ci, f, i, meaning)                                                                           \
+    case P_##name:                                                                                                     \
+        return (int64_t)(meaning);
 #include "ir/prim.def"
 #undef PRIM
-    case P_NONE: case PRIM_COUNT: break;
+    case P_NONE:
+    case PRIM_COUNT: break;
     }
     assert(!"no such primitive");
     return 0;
@@ -190,7 +198,7 @@ static int64_t sat_of_double(DType to, double f)
 
 static int64_t sat_of_int(DType to, DType from, int64_t i)
 {
-    bool huge = from == DT_u64 && i < 0;     /* above every signed value */
+    bool huge = from == DT_u64 && i < 0; /* above every signed value */
     if (to == DT_u64) return huge || i > 0 ? i : 0;
     if (huge || i > dtype_max(to)) return dtype_max(to);
     return i < dtype_min(to) ? dtype_min(to) : i;

@@ -3,8 +3,9 @@
  *   body := { name = expr ; } expr
  *   expr := || , && , comparisons , + - , * / % , unary - ! , loosest first
  *   atom := number | name | function(expr, ...) | ( expr )
+ *
  * Functions are the primitives, a type name (f32(x): cast), sat_ and a type name. inf, nan, true and false are numbers.
- * A number takes the type of what it meets. Two whole numbers are not divided: 1 / 3 in a formula over floats is a mistake. */
+ * A number takes the type of what it meets. Two whole numbers are not divided: 1 / 3 over floats is a mistake. */
 #include "ir/scalar.h"
 #include <assert.h>
 #include <ctype.h>
@@ -12,8 +13,9 @@
 #include <stdlib.h>
 
 const ScalarSign scalar_signs[SCALAR_SIGNS] = {
-    {"||", 0, P_or}, {"&&", 1, P_and}, {"<=", 2, P_le}, {"<", 2, P_lt}, {">=", 2, P_ge}, {">", 2, P_gt}, {"==", 2, P_eq},
-    {"!=", 2, P_ne}, {"+", 3, P_add}, {"-", 3, P_sub}, {"*", 4, P_mul}, {"/", 4, P_div}, {"%", 4, P_mod},
+    {"||", 0, P_or}, {"&&", 1, P_and}, {"<=", 2, P_le}, {"<", 2, P_lt},  {">=", 2, P_ge},
+    {">", 2, P_gt},  {"==", 2, P_eq},  {"!=", 2, P_ne}, {"+", 3, P_add}, {"-", 3, P_sub},
+    {"*", 4, P_mul}, {"/", 4, P_div},  {"%", 4, P_mod},
 };
 
 /* ---- lexing ---- */
@@ -56,10 +58,7 @@ size_t scalar_word(Scalar *s, const char **at)
 }
 
 /* ---- types ---- */
-static DType type_of(Scalar *s, Expr e)
-{
-    return (DType)expr_node(s->k, e)->type;
-}
+static DType type_of(Scalar *s, Expr e) { return (DType)expr_node(s->k, e)->type; }
 
 Expr scalar_fit(Scalar *s, Expr e, DType t)
 {
@@ -79,20 +78,24 @@ Expr scalar_fit(Scalar *s, Expr e, DType t)
 static bool unify(Scalar *s, Expr *a, int first, int n)
 {
     DType t = DT_NONE;
-    for (int i = first; i < n; i++) if (!t && a[i] && !expr_is_const(s->k, a[i])) t = type_of(s, a[i]);
+    for (int i = first; i < n; i++)
+        if (!t && a[i] && !expr_is_const(s->k, a[i])) t = type_of(s, a[i]);
     if (!t) {
         t = type_of(s, a[first]);
-        for (int i = first; i < n; i++) if (dtype_is_float(type_of(s, a[i]))) t = DT_f64;
+        for (int i = first; i < n; i++)
+            if (dtype_is_float(type_of(s, a[i]))) t = DT_f64;
     }
     for (int i = first; i < n; i++) a[i] = scalar_fit(s, a[i], t);
     return !s->error;
 }
 
-/* Operands that are all numbers: a choice between them, or a function that is only defined on floats, has a type at once. */
+/* Operands that are all numbers: a choice between them, or a function that is only defined on floats, has a type at
+ * once. */
 static bool settle(Scalar *s, Prim p, Expr *a, int first, int n)
 {
     DType t = type_of(s, a[first]), to = DT_NONE, real = dtype_is_float(s->number) ? s->number : DT_f32;
-    for (int i = first; i < n; i++) if (!expr_is_const(s->k, a[i])) return true;
+    for (int i = first; i < n; i++)
+        if (!expr_is_const(s->k, a[i])) return true;
     if (p == P_select || p == P_guard) to = t == DT_bool ? DT_NONE : dtype_is_float(t) ? real : s->number;
     else if (!prim_takes(p, t)) to = real;
     for (int i = first; i < n && to; i++) a[i] = scalar_fit(s, a[i], to);
@@ -108,15 +111,17 @@ static Expr apply(Scalar *s, Prim p, Expr *a)
     bool number = expr_is_const(s->k, a[0]) && (n < 2 || expr_is_const(s->k, a[1]));
     if (p == P_div && number && type_of(s, a[0]) == DT_i64 && s->number != DT_i64)
         return scalar_fail(s, "two whole numbers are divided: write one with a point"), 0;
-    if (!prim_takes(p, type_of(s, a[first]))) return scalar_fail(s, "%s of %s", prims[p].name, dtypes[type_of(s, a[first])].name), 0;
-    if (p == P_bits && !type_bits(type_of(s, a[0]))) return scalar_fail(s, "bits of %s", dtypes[type_of(s, a[0])].name), 0;
+    if (!prim_takes(p, type_of(s, a[first])))
+        return scalar_fail(s, "%s of %s", prims[p].name, dtypes[type_of(s, a[first])].name), 0;
+    if (p == P_bits && !type_bits(type_of(s, a[0])))
+        return scalar_fail(s, "bits of %s", dtypes[type_of(s, a[0])].name), 0;
     return expr_prim(s->k, p, a[0], a[1], a[2]);
 }
 
 /* ---- expressions ---- */
 static Expr level(Scalar *s, int at);
 
-static bool conversion(Scalar *s, const char *name, size_t n, Expr *e)   /* f32(x), sat_u8(x) */
+static bool conversion(Scalar *s, const char *name, size_t n, Expr *e) /* f32(x), sat_u8(x) */
 {
     bool sat = n > 4 && !memcmp(name, "sat_", 4);
     DType to = dtype_find(name + (sat ? 4 : 0), (int)(n - (sat ? 4 : 0)));
@@ -145,7 +150,10 @@ static Expr call(Scalar *s, const char *name, size_t n)
 
 static Expr named(Scalar *s)
 {
-    static const struct { const char *name; double v; } numbers[] = {{"inf", INFINITY}, {"nan", NAN}};
+    static const struct {
+        const char *name;
+        double v;
+    } numbers[] = {{"inf", INFINITY}, {"nan", NAN}};
     const char *name;
     size_t n = scalar_word(s, &name);
     if (!n) return scalar_fail(s, "expected a value"), 0;
@@ -157,7 +165,8 @@ static Expr named(Scalar *s)
     if (e || s->error) return s->error ? 0 : e;
     if (scalar_accept(s, "(")) return call(s, name, n);
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
-        if (strlen(numbers[i].name) == n && !memcmp(name, numbers[i].name, n)) return expr_float(s->k, DT_f64, numbers[i].v);
+        if (strlen(numbers[i].name) == n && !memcmp(name, numbers[i].name, n))
+            return expr_float(s->k, DT_f64, numbers[i].v);
     if (n == 4 && !memcmp(name, "true", 4)) return expr_int(s->k, DT_bool, 1);
     if (n == 5 && !memcmp(name, "false", 5)) return expr_int(s->k, DT_bool, 0);
     scalar_fail(s, "unknown name '%.*s'", (int)n, name);
@@ -179,9 +188,19 @@ static Expr atom(Scalar *s)
     Expr a[3] = {0};
     scalar_skip(s);
     if (s->error) return 0;
-    if (scalar_accept(s, "(")) { a[0] = level(s, 0); scalar_expect(s, ")"); return s->error ? 0 : a[0]; }
-    if (scalar_accept(s, "-")) { a[0] = atom(s); return apply(s, P_neg, a); }
-    if (*s->p == '!' && s->p[1] != '=') { s->p++, a[0] = atom(s); return apply(s, P_not, a); }
+    if (scalar_accept(s, "(")) {
+        a[0] = level(s, 0);
+        scalar_expect(s, ")");
+        return s->error ? 0 : a[0];
+    }
+    if (scalar_accept(s, "-")) {
+        a[0] = atom(s);
+        return apply(s, P_neg, a);
+    }
+    if (*s->p == '!' && s->p[1] != '=') {
+        s->p++, a[0] = atom(s);
+        return apply(s, P_not, a);
+    }
     return isdigit((unsigned char)*s->p) || (*s->p == '.' && isdigit((unsigned char)s->p[1])) ? number(s) : named(s);
 }
 
@@ -202,10 +221,7 @@ static Expr level(Scalar *s, int at)
     return s->error ? 0 : left;
 }
 
-Expr scalar_expr(Scalar *s)
-{
-    return level(s, 0);
-}
+Expr scalar_expr(Scalar *s) { return level(s, 0); }
 
 Expr scalar_index(Scalar *s)
 {
@@ -217,7 +233,7 @@ Expr scalar_index(Scalar *s)
 }
 
 /* ---- bodies ---- */
-static bool let(Scalar *s)                           /* name = expr ; */
+static bool let(Scalar *s) /* name = expr ; */
 {
     const char *start = s->p, *name;
     size_t n = scalar_word(s, &name);

@@ -1,5 +1,5 @@
-/* cpu.c - which instruction sets may be used here: what the processor has (CPUID), what the system saves (XCR0), and for AMX
- * the permission that Linux gives on request. Never the processor's name. */
+/* cpu.c - which instruction sets may be used here: what the processor has (CPUID), what the system saves (XCR0), and
+ * for AMX the permission that Linux gives on request. Never the processor's name. */
 #include "model.h"
 
 #if defined(__x86_64__)
@@ -10,18 +10,38 @@
 enum { REQ_XCOMP_PERM = 0x1023, XFEATURE_TILEDATA = 18 }; /* arch_prctl(2) */
 enum { STATE_YMM = 0x6, STATE_ZMM = 0xe6, STATE_TILE = 0x60000 };
 
-typedef struct Leaf { uint32_t r[4]; } Leaf; /* eax ebx ecx edx */
+typedef struct Leaf {
+    uint32_t r[4];
+} Leaf; /* eax ebx ecx edx */
 enum { EAX, EBX, ECX, EDX };
 enum { LEAF_1, LEAF_7, LEAF_7_1, LEAF_EXT, LEAVES };
 
 /* A feature is ours when all of these bits are set and the system saves its registers. */
-typedef struct Bit { uint8_t leaf, reg, bit; } Bit;
-typedef struct Feature { uint64_t bit; uint32_t state; int n; Bit need[10]; } Feature;
+typedef struct Bit {
+    uint8_t leaf, reg, bit;
+} Bit;
+typedef struct Feature {
+    uint64_t bit;
+    uint32_t state;
+    int n;
+    Bit need[10];
+} Feature;
 static const Feature features[] = {
-    {OCTET_CPU_AVX2, STATE_YMM, 9,
-     {{LEAF_1, ECX, 12}, {LEAF_1, ECX, 22}, {LEAF_1, ECX, 28}, {LEAF_1, ECX, 29}, {LEAF_1, ECX, 23},
-      {LEAF_7, EBX, 3}, {LEAF_7, EBX, 5}, {LEAF_7, EBX, 8}, {LEAF_EXT, ECX, 5}}},
-    {OCTET_CPU_AVX512, STATE_ZMM, 5,
+    {OCTET_CPU_AVX2,
+     STATE_YMM,
+     9,
+     {{LEAF_1, ECX, 12},
+      {LEAF_1, ECX, 22},
+      {LEAF_1, ECX, 28},
+      {LEAF_1, ECX, 29},
+      {LEAF_1, ECX, 23},
+      {LEAF_7, EBX, 3},
+      {LEAF_7, EBX, 5},
+      {LEAF_7, EBX, 8},
+      {LEAF_EXT, ECX, 5}}},
+    {OCTET_CPU_AVX512,
+     STATE_ZMM,
+     5,
      {{LEAF_7, EBX, 16}, {LEAF_7, EBX, 17}, {LEAF_7, EBX, 28}, {LEAF_7, EBX, 30}, {LEAF_7, EBX, 31}}},
     {OCTET_CPU_AVXVNNI, STATE_YMM, 1, {{LEAF_7_1, EAX, 4}}},
     {OCTET_CPU_AVX512VNNI, STATE_ZMM, 1, {{LEAF_7, ECX, 11}}},
@@ -33,7 +53,7 @@ static const Feature features[] = {
 static Leaf leaf(uint32_t number, uint32_t sub)
 {
     Leaf l = {{0}};
-    if (__get_cpuid_max(number & 0x80000000u, NULL) < number) return l;
+    if ((uint32_t)__get_cpuid_max(number & 0x80000000u, NULL) < number) return l;
     __cpuid_count(number, sub, l.r[EAX], l.r[EBX], l.r[ECX], l.r[EDX]);
     return l;
 }

@@ -2,8 +2,10 @@
  *
  *     model --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N]
  *     model --bench [--threads N]     model --selftest     model --help
- * Reads .npy and .npz (stored or deflated) and writes .npz, with nothing but libc. A model without given inputs gets made-up
- * ones for --bench and --selftest. Unlike the rest of the runtime this file is a program: it allocates and prints. */
+ *
+ * Reads .npy and .npz (stored or deflated) and writes .npz, with nothing but libc. A model without given inputs gets
+ * made-up ones for --bench and --selftest. Unlike the rest of the runtime this file is a program: it allocates and
+ * prints. */
 #include "model.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -39,12 +41,16 @@ static void *take(size_t bytes)
 }
 
 /* ---- element types by ONNX number: what .npy calls them ---- */
-typedef struct Element { const char *npy; int bytes; } Element;
+typedef struct Element {
+    const char *npy;
+    int bytes;
+} Element;
 static const Element elements[] = {
-    [1] = {"<f4", 4}, [2] = {"|u1", 1}, [3] = {"|i1", 1}, [4] = {"<u2", 2}, [5] = {"<i2", 2}, [6] = {"<i4", 4}, [7] = {"<i8", 8},
-    [9] = {"|b1", 1}, [10] = {"<f2", 2}, [11] = {"<f8", 8}, [12] = {"<u4", 4}, [13] = {"<u8", 8}, [14] = {"<c8", 8}, [15] = {"<c16", 16},
-    [16] = {"<u2", 2}, [17] = {"|u1", 1}, [18] = {"|u1", 1}, [19] = {"|u1", 1}, [20] = {"|u1", 1}, [21] = {"|u1", 1}, [22] = {"|i1", 1},
-    [23] = {"|u1", 1}, [24] = {"|u1", 1}, [25] = {"|u1", 1}, [26] = {"|i1", 1},
+    [1] = {"<f4", 4},  [2] = {"|u1", 1},  [3] = {"|i1", 1},  [4] = {"<u2", 2},    [5] = {"<i2", 2},
+    [6] = {"<i4", 4},  [7] = {"<i8", 8},  [9] = {"|b1", 1},  [10] = {"<f2", 2},   [11] = {"<f8", 8},
+    [12] = {"<u4", 4}, [13] = {"<u8", 8}, [14] = {"<c8", 8}, [15] = {"<c16", 16}, [16] = {"<u2", 2},
+    [17] = {"|u1", 1}, [18] = {"|u1", 1}, [19] = {"|u1", 1}, [20] = {"|u1", 1},   [21] = {"|u1", 1},
+    [22] = {"|i1", 1}, [23] = {"|u1", 1}, [24] = {"|u1", 1}, [25] = {"|u1", 1},   [26] = {"|i1", 1},
 };
 static const Element *element_of(const OctetTensorInfo *t)
 {
@@ -62,8 +68,18 @@ static size_t tensor_bytes(const OctetTensorInfo *info, const int64_t *dim)
 }
 
 /* ---- inflate (RFC 1951): bits low first, canonical Huffman codes decoded length by length ---- */
-typedef struct Inflate { const uint8_t *in; size_t n, at; uint64_t bits; int count; uint8_t *out; size_t made, cap; bool bad; } Inflate;
-typedef struct Huffman { uint16_t count[16], symbol[288]; } Huffman;
+typedef struct Inflate {
+    const uint8_t *in;
+    size_t n, at;
+    uint64_t bits;
+    int count;
+    uint8_t *out;
+    size_t made, cap;
+    bool bad;
+} Inflate;
+typedef struct Huffman {
+    uint16_t count[16], symbol[288];
+} Huffman;
 
 static uint32_t bits_take(Inflate *z, int n)
 {
@@ -102,9 +118,13 @@ static int huffman_take(Inflate *z, const Huffman *h)
 
 static void inflate_codes(Inflate *z, const Huffman *lit, const Huffman *dist)
 {
-    static const uint16_t len_base[] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
-    static const uint8_t len_bits[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-    static const uint16_t dist_base[] = {1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+    static const uint16_t len_base[] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
+                                        31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+    static const uint8_t len_bits[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                       2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint16_t dist_base[] = {1,    2,    3,    4,    5,    7,    9,    13,    17,    25,
+                                         33,   49,   65,   97,   129,  193,  257,  385,   513,   769,
+                                         1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
     while (!z->bad) {
         int s = huffman_take(z, lit);
         if (z->bad || s == 256) return;
@@ -114,12 +134,21 @@ static void inflate_codes(Inflate *z, const Huffman *lit, const Huffman *dist)
             continue;
         }
         s -= 257;
-        if (s >= 29) { z->bad = true; return; }
+        if (s >= 29) {
+            z->bad = true;
+            return;
+        }
         size_t length = len_base[s] + bits_take(z, len_bits[s]);
         int d = huffman_take(z, dist);
-        if (z->bad || d >= 30) { z->bad = true; return; }
+        if (z->bad || d >= 30) {
+            z->bad = true;
+            return;
+        }
         size_t back = dist_base[d] + bits_take(z, d < 4 ? 0 : d / 2 - 1);
-        if (z->bad || back > z->made || length > z->cap - z->made) { z->bad = true; return; }
+        if (z->bad || back > z->made || length > z->cap - z->made) {
+            z->bad = true;
+            return;
+        }
         for (; length; length--, z->made++) z->out[z->made] = z->out[z->made - back];
     }
 }
@@ -127,10 +156,16 @@ static void inflate_codes(Inflate *z, const Huffman *lit, const Huffman *dist)
 static void inflate_stored(Inflate *z)
 {
     z->bits = 0, z->count = 0;
-    if (z->n - z->at < 4) { z->bad = true; return; }
+    if (z->n - z->at < 4) {
+        z->bad = true;
+        return;
+    }
     size_t n = z->in[z->at] | (size_t)z->in[z->at + 1] << 8;
     z->at += 4;
-    if (n > z->n - z->at || n > z->cap - z->made) { z->bad = true; return; }
+    if (n > z->n - z->at || n > z->cap - z->made) {
+        z->bad = true;
+        return;
+    }
     memcpy(z->out + z->made, z->in + z->at, n);
     z->at += n, z->made += n;
 }
@@ -151,19 +186,28 @@ static void inflate_dynamic(Inflate *z)
     int lits = (int)bits_take(z, 5) + 257, dists = (int)bits_take(z, 5) + 1, codes = (int)bits_take(z, 4) + 4;
     uint8_t length[320] = {0};
     Huffman lit, dist;
-    if (lits > 286 || dists > 30) { z->bad = true; return; }
+    if (lits > 286 || dists > 30) {
+        z->bad = true;
+        return;
+    }
     for (int i = 0; i < codes; i++) length[order[i]] = (uint8_t)bits_take(z, 3);
     huffman_make(&lit, length, 19);
     memset(length, 0, sizeof length);
     for (int n = 0; n < lits + dists && !z->bad;) {
         int s = huffman_take(z, &lit), times = 1;
         uint8_t value = (uint8_t)s;
-        if (s > 18) { z->bad = true; return; }
+        if (s > 18) {
+            z->bad = true;
+            return;
+        }
         if (s >= 16) value = s == 16 && n ? length[n - 1] : 0;
         if (s == 16) times = 3 + (int)bits_take(z, 2);
         if (s == 17) times = 3 + (int)bits_take(z, 3);
         if (s == 18) times = 11 + (int)bits_take(z, 7);
-        if (n + times > lits + dists) { z->bad = true; return; }
+        if (n + times > lits + dists) {
+            z->bad = true;
+            return;
+        }
         while (times--) length[n++] = value;
     }
     huffman_make(&lit, length, lits), huffman_make(&dist, length + lits, dists);
@@ -185,14 +229,18 @@ static bool inflate_all(const uint8_t *in, size_t n, uint8_t *out, size_t cap)
 }
 
 /* ---- files ---- */
-typedef struct Text { uint8_t *at; size_t n; } Text;
+typedef struct Text {
+    uint8_t *at;
+    size_t n;
+} Text;
 static Text file_read(const char *path)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!f) stop(EXIT_DATA, "%s: %s", path, strerror(errno));
     Text t = {NULL, 0};
     for (size_t cap = 0;;) {
-        if (t.n == cap && !(t.at = realloc(t.at, cap = cap ? cap * 2 : 1 << 16))) stop(EXIT_DATA, "%s: out of memory", path);
+        if (t.n == cap && !(t.at = realloc(t.at, cap = cap ? cap * 2 : 1 << 16)))
+            stop(EXIT_DATA, "%s: out of memory", path);
         size_t got = fread(t.at + t.n, 1, cap - t.n, f);
         t.n += got;
         if (!got) break;
@@ -223,8 +271,9 @@ static bool descr_fits(const char *descr, const Element *e, int32_t dtype)
 {
     bool one = e->bytes == 1;
     size_t n = strlen(e->npy + 1);
-    if (strncmp(descr + 1, e->npy + 1, n) == 0 && (descr[n + 1] == '\'' || descr[n + 1] == '"')) return one || *descr == '<' || *descr == '=' || *descr == '|';
-    return dtype >= 16 && descr[1] == 'V' && atoi(descr + 2) == e->bytes; /* ml_dtypes: bfloat16, float8 */
+    if (strncmp(descr + 1, e->npy + 1, n) == 0 && (descr[n + 1] == '\'' || descr[n + 1] == '"'))
+        return one || *descr == '<' || *descr == '=' || *descr == '|';
+    return dtype >= 16 && descr[1] == 'V' && strtol(descr + 2, NULL, 10) == e->bytes; /* ml_dtypes: bfloat16, float8 */
 }
 
 /* One .npy file in memory becomes input i. */
@@ -240,7 +289,8 @@ static void npy_take(const uint8_t *p, size_t n, int32_t i, OctetTensor *in, con
     memcpy(h, p + 8 + wide, length), h[length] = 0;
     if (!descr_fits(header_value(h, "descr"), e, info->dtype))
         stop(EXIT_DATA, "%s: input '%s' must have the type %s", from, info->name, e->npy);
-    if (strncmp(header_value(h, "fortran_order"), "False", 5) != 0) stop(EXIT_DATA, "%s: arrays in Fortran order are not read", from);
+    if (strncmp(header_value(h, "fortran_order"), "False", 5) != 0)
+        stop(EXIT_DATA, "%s: arrays in Fortran order are not read", from);
     const char *s = strchr(header_value(h, "shape"), '(');
     int32_t rank = 0;
     for (s = s ? s + 1 : ""; *s && *s != ')';) {
@@ -250,7 +300,8 @@ static void npy_take(const uint8_t *p, size_t n, int32_t i, OctetTensor *in, con
         in[i].dim[rank++] = d;
         for (s = end; *s == ',' || *s == ' ' || *s == 'L'; s++) {}
     }
-    if (rank != info->rank) stop(EXIT_DATA, "%s: input '%s' has rank %d, expected %d", from, info->name, rank, info->rank);
+    if (rank != info->rank)
+        stop(EXIT_DATA, "%s: input '%s' has rank %d, expected %d", from, info->name, rank, info->rank);
     size_t bytes = tensor_bytes(info, in[i].dim);
     if (bytes > n - head) stop(EXIT_DATA, "%s: the file ends early", from);
     in[i].data = take(bytes);
@@ -279,18 +330,25 @@ static void npz_take(Text t, OctetTensor *in, const char *path)
         size_t packed = le(d + 20, 4), plain = le(d + 24, 4), local = le(d + 42, 4);
         at += 46 + (size_t)name_n + le(d + 30, 2) + le(d + 32, 2);
         if (at > t.n || local + 30 > t.n) stop(EXIT_DATA, "%s: damaged directory", path);
-        if (packed == UINT32_MAX || plain == UINT32_MAX || local == UINT32_MAX) stop(EXIT_DATA, "%s: arrays of 4 GB and more are not read: use .npy", path);
+        if (packed == UINT32_MAX || plain == UINT32_MAX || local == UINT32_MAX)
+            stop(EXIT_DATA, "%s: arrays of 4 GB and more are not read: use .npy", path);
         const char *name = (const char *)d + 46;
         size_t n = name_n > 4 && memcmp(name + name_n - 4, ".npy", 4) == 0 ? name_n - 4 : name_n;
         int32_t i = input_find(name, n);
         if (i < 0) continue;
         size_t data = local + 30 + le(t.at + local + 26, 2) + le(t.at + local + 28, 2);
         if (data > t.n || packed > t.n - data) stop(EXIT_DATA, "%s: damaged member '%.*s'", path, (int)n, name);
-        if (method != 0 && method != 8) stop(EXIT_DATA, "%s: member '%.*s' is compressed in a way that is not read", path, (int)n, name);
-        if (method == 0) { npy_take(t.at + data, packed, i, in, path); continue; }
-        if (plain / 1100 > packed) stop(EXIT_DATA, "%s: damaged member '%.*s'", path, (int)n, name); /* deflate packs 1032 to 1 at best */
+        if (method != 0 && method != 8)
+            stop(EXIT_DATA, "%s: member '%.*s' is compressed in a way that is not read", path, (int)n, name);
+        if (method == 0) {
+            npy_take(t.at + data, packed, i, in, path);
+            continue;
+        }
+        if (plain / 1100 > packed)
+            stop(EXIT_DATA, "%s: damaged member '%.*s'", path, (int)n, name); /* deflate packs 1032 to 1 at best */
         uint8_t *out = take(plain);
-        if (!inflate_all(t.at + data, packed, out, plain)) stop(EXIT_DATA, "%s: damaged member '%.*s'", path, (int)n, name);
+        if (!inflate_all(t.at + data, packed, out, plain))
+            stop(EXIT_DATA, "%s: damaged member '%.*s'", path, (int)n, name);
         npy_take(out, plain, i, in, path);
         free(out);
     }
@@ -298,8 +356,9 @@ static void npz_take(Text t, OctetTensor *in, const char *path)
 
 static uint32_t crc32_of(uint32_t crc, const uint8_t *p, size_t n)
 {
-    static const uint32_t nibble[] = {0, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-                                      0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    static const uint32_t nibble[] = {0,          0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+                                      0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+                                      0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
     crc = ~crc;
     for (size_t i = 0; i < n; i++) {
         crc ^= p[i];
@@ -318,8 +377,10 @@ static size_t npy_header(char *h, const OctetTensorInfo *info, const int64_t *di
 {
     char shape[256] = "";
     size_t n = 0;
-    for (int32_t a = 0; a < info->rank; a++) n += (size_t)snprintf(shape + n, sizeof shape - n, a ? ", %lld" : "%lld", (long long)dim[a]);
-    int text = snprintf(h + 10, 400, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }", element_of(info)->npy, shape, info->rank == 1 ? "," : "");
+    for (int32_t a = 0; a < info->rank; a++)
+        n += (size_t)snprintf(shape + n, sizeof shape - n, a ? ", %lld" : "%lld", (long long)dim[a]);
+    int text = snprintf(h + 10, 400, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }",
+                        element_of(info)->npy, shape, info->rank == 1 ? "," : "");
     size_t all = (10 + (size_t)text + 1 + 63) / 64 * 64;
     memcpy(h, "\x93NUMPY\x01", 8);
     memset(h + 10 + text, ' ', all - 10 - (size_t)text - 1);
@@ -331,7 +392,7 @@ static size_t npy_header(char *h, const OctetTensorInfo *info, const int64_t *di
 static void npz_write(const char *path, const OctetTensor *out)
 {
     char *temporary = take(strlen(path) + 16);
-    sprintf(temporary, "%s.%d", path, (int)getpid());
+    snprintf(temporary, strlen(path) + 16, "%s.%d", path, (int)getpid());
     bool standard = strcmp(path, "-") == 0;
     FILE *f = standard ? stdout : fopen(temporary, "wb");
     if (!f) stop(EXIT_DATA, "%s: %s", path, strerror(errno));
@@ -341,14 +402,16 @@ static void npz_write(const char *path, const OctetTensor *out)
         char head[512];
         size_t h = npy_header(head, &api->output[o], out[o].dim), bytes = tensor_bytes(&api->output[o], out[o].dim);
         size_t name = strlen(api->output[o].name) + 4;
-        if (h + bytes >= UINT32_MAX || at + h + bytes >= UINT32_MAX || name > 4000) stop(EXIT_DATA, "output '%s' is too large for .npz", api->output[o].name);
+        if (h + bytes >= UINT32_MAX || at + h + bytes >= UINT32_MAX || name > 4000)
+            stop(EXIT_DATA, "output '%s' is too large for .npz", api->output[o].name);
         uint32_t crc = crc32_of(crc32_of(0, (uint8_t *)head, h), out[o].data, bytes);
         uint8_t local[30] = {'P', 'K', 3, 4, 20, 0};
-        put(local + 12, 0x21, 2), put(local + 14, crc, 4), put(local + 18, h + bytes, 4), put(local + 22, h + bytes, 4), put(local + 26, name, 2);
+        put(local + 12, 0x21, 2), put(local + 14, crc, 4), put(local + 18, h + bytes, 4), put(local + 22, h + bytes, 4),
+            put(local + 26, name, 2);
         memcpy(central + c, "PK\1\2\x14\0", 6);
         memcpy(central + c + 6, local + 4, 26);
         put(central + c + 42, at, 4);
-        c += 46 + (size_t)sprintf((char *)central + c + 46, "%s.npy", api->output[o].name);
+        c += 46 + (size_t)snprintf((char *)central + c + 46, 4008, "%s.npy", api->output[o].name);
         fwrite(local, 1, sizeof local, f);
         fprintf(f, "%s.npy", api->output[o].name);
         fwrite(head, 1, h, f);
@@ -356,7 +419,8 @@ static void npz_write(const char *path, const OctetTensor *out)
         at += 30 + name + h + bytes;
     }
     uint8_t end[22] = {'P', 'K', 5, 6};
-    put(end + 8, (uint64_t)api->outputs, 2), put(end + 10, (uint64_t)api->outputs, 2), put(end + 12, c, 4), put(end + 16, at, 4);
+    put(end + 8, (uint64_t)api->outputs, 2), put(end + 10, (uint64_t)api->outputs, 2), put(end + 12, c, 4),
+        put(end + 16, at, 4);
     fwrite(central, 1, c, f);
     fwrite(end, 1, sizeof end, f);
     bool failed = ferror(f) != 0;
@@ -368,7 +432,12 @@ static void npz_write(const char *path, const OctetTensor *out)
 }
 
 /* ---- running ---- */
-typedef struct Run { OctetContext *c; OctetTensor *in, *out; void *arena; size_t arena_bytes; } Run;
+typedef struct Run {
+    OctetContext *c;
+    OctetTensor *in, *out;
+    void *arena;
+    size_t arena_bytes;
+} Run;
 
 static void check(const Run *r, OctetStatus s)
 {
@@ -450,7 +519,7 @@ static void bench(Run *r, int threads)
         ms[n++] = (seconds() - t) * 1e3;
     }
     qsort(ms, (size_t)n, sizeof *ms, by_size);
-    printf("%d runs on %d thread%s (%s): median %.3f ms, best %.3f ms\n", n, threads, threads > 1 ? "s" : "",
+    printf("%d runs on %d thread%s (%s): median %.4f ms, best %.4f ms\n", n, threads, threads > 1 ? "s" : "",
            api->levels[api->cpu_level(api->model)], ms[n / 2], ms[0]);
 }
 
@@ -462,7 +531,8 @@ static void selftest(Run *r)
     for (int again = 0; again < 3; again++) {
         uint32_t now = 0;
         run_once(r);
-        for (int32_t o = 0; o < api->outputs; o++) now = crc32_of(now, r->out[o].data, tensor_bytes(&api->output[o], r->out[o].dim));
+        for (int32_t o = 0; o < api->outputs; o++)
+            now = crc32_of(now, r->out[o].data, tensor_bytes(&api->output[o], r->out[o].dim));
         if (again && now != crc) stop(EXIT_DATA, "two runs on the same inputs gave different outputs");
         crc = now;
     }
@@ -485,7 +555,8 @@ static int help(const char *program)
     printf("usage: %s --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N]\n"
            "       %s --bench [--input ...] [--threads N]\n"
            "       %s --selftest\n"
-           "inputs:\n", program, program, program);
+           "inputs:\n",
+           program, program, program);
     for (int32_t i = 0; i < api->inputs; i++) tensor_print(&api->input[i]);
     puts("outputs:");
     for (int32_t o = 0; o < api->outputs; o++) tensor_print(&api->output[o]);
@@ -505,24 +576,33 @@ static void input_read(const char *what, OctetTensor *in)
 
 int main(int argc, char **argv)
 {
-    OctetTensor *in = take(sizeof *in * (size_t)(api->inputs + 1)), *out = take(sizeof *out * (size_t)(api->outputs + 1));
+    OctetTensor *in = take(sizeof *in * (size_t)(api->inputs + 1)),
+                *out = take(sizeof *out * (size_t)(api->outputs + 1));
     const char *output = NULL;
     bool benchmark = false, test = false;
     int threads = 1;
     for (int a = 1; a < argc; a++) {
         const char *value = a + 1 < argc ? argv[a + 1] : NULL;
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) return help(argv[0]);
-        if (!strcmp(argv[a], "--bench")) { benchmark = true; continue; }
-        if (!strcmp(argv[a], "--selftest")) { test = true; continue; }
+        if (!strcmp(argv[a], "--bench")) {
+            benchmark = true;
+            continue;
+        }
+        if (!strcmp(argv[a], "--selftest")) {
+            test = true;
+            continue;
+        }
         bool known = !strcmp(argv[a], "--input") || !strcmp(argv[a], "--output") || !strcmp(argv[a], "--threads");
         if (!known) stop(EXIT_BAD_USAGE, "unknown option %s: see --help", argv[a]);
         if (!value) stop(EXIT_BAD_USAGE, "%s needs a value", argv[a]);
         if (!strcmp(argv[a], "--input")) input_read(value, in);
         if (!strcmp(argv[a], "--output")) output = value;
-        if (!strcmp(argv[a], "--threads") && ((threads = atoi(value)) < 1 || threads > 1024)) stop(EXIT_BAD_USAGE, "--threads %s: expected 1 to 1024", value);
+        if (!strcmp(argv[a], "--threads") && ((threads = (int)strtol(value, NULL, 10)) < 1 || threads > 1024))
+            stop(EXIT_BAD_USAGE, "--threads %s: expected 1 to 1024", value);
         a++;
     }
-    if (!benchmark && !test && !output) stop(EXIT_BAD_USAGE, "nothing to do: give --output, --bench or --selftest (see --help)");
+    if (!benchmark && !test && !output)
+        stop(EXIT_BAD_USAGE, "nothing to do: give --output, --bench or --selftest (see --help)");
     for (int32_t i = 0; i < api->inputs; i++) {
         if (in[i].data) continue;
         if (!benchmark && !test) stop(EXIT_BAD_USAGE, "input '%s' is missing", api->input[i].name);

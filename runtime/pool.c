@@ -1,7 +1,8 @@
 /* pool.c - the built-in thread pool: threads - 1 workers that sleep until a run begins, the caller is thread 0.
  *
- * A pool is a host's parallel_for like any other: its first member is the function, so rt.c needs nothing of this file.
- * One run at a time: a second context that shares the pool waits for its turn. Everything lives in the caller's memory. */
+ * A pool is a host's parallel_for like any other: its first member is the function, so rt.c needs nothing of this
+ * file. One run at a time: a second context that shares the pool waits for its turn. Everything lives in the caller's
+ * memory. */
 #include "model.h"
 #include "wait.h"
 #include <pthread.h>
@@ -14,15 +15,15 @@ typedef struct Worker {
 } Worker;
 
 struct OctetPool {
-    OctetPoolHead head;            /* first: rt.c reads it */
+    OctetPoolHead head; /* first: rt.c reads it */
     int spin;
     pthread_mutex_t turn;
     OctetTask task;
     void *arg;
     int32_t n;
     int stop;
-    OctetWord job;                 /* changes when a job is set */
-    OctetWord done;                /* changes when the last worker is through */
+    OctetWord job;  /* changes when a job is set */
+    OctetWord done; /* changes when the last worker is through */
     _Alignas(64) _Atomic int32_t busy;
     Worker worker[];
 };

@@ -1,8 +1,9 @@
 /* rt.c - runs a model: reads the tables of model.h, checks the sizes of a call, places its buffers, walks its steps.
  *
- * All threads walk the same list of steps; each takes its own slice of every step's range, and they meet at barriers where a
- * step reads what another thread wrote. Nothing is allocated and nothing global is written: the context holds the size table,
- * the offsets of a dynamic plan and the resolved arguments of every step. On one thread a run makes no system call. */
+ * All threads walk the same list of steps; each takes its own slice of every step's range, and they meet at
+ * barriers where a step reads what another thread wrote. Nothing is allocated and nothing global is written: the
+ * context holds the size table, the offsets of a dynamic plan and the resolved arguments of every step. On one thread
+ * a run makes no system call. */
 #include "model.h"
 #include "wait.h"
 #include <stdbool.h>
@@ -10,30 +11,34 @@
 #include <string.h>
 #include <time.h>
 
-typedef union Arg { void *buf; int64_t size; } Arg;
+typedef union Arg {
+    void *buf;
+    int64_t size;
+} Arg;
 
 struct OctetContext {
     const OctetModel *model;
     OctetParallelFor host_for;
     void *host;
-    int32_t threads, best, level;      /* best: of this CPU; level: in use, after the cap */
+    int32_t threads, active; /* active: those that these sizes keep busy */
+    int32_t best, level;     /* best: of this CPU; level: in use, after the cap */
     int spin;
-    uint32_t phase;                    /* phases done; 0: sizes are not valid */
-    uint64_t plan;                     /* bytes the plan takes so far, without scratch */
-    uint64_t learnt;                   /* most that a run with these input sizes turned out to need */
+    uint32_t phase;  /* phases done; 0: sizes are not valid */
+    uint64_t plan;   /* bytes the plan takes so far, without scratch */
+    uint64_t learnt; /* most that a run with these input sizes turned out to need */
     uint64_t *profile;
     int64_t *size;
     uint64_t *block_at;
-    uint32_t *order;                   /* 2 * blocks: candidates of a phase, placed ones by offset */
+    uint32_t *order; /* 2 * blocks: candidates of a phase, placed ones by offset */
     Arg *arg;
-    const OctetTensor *in;             /* of the run in progress */
+    const OctetTensor *in; /* of the run in progress */
     OctetTensor *out;
     char *arena;
     size_t arena_bytes;
-    _Atomic int32_t failed;            /* OctetStatus of the run in progress */
+    _Atomic int32_t failed; /* OctetStatus of the run in progress */
     _Atomic uint32_t failed_step;
     char text[320];
-    OctetWord turn;                    /* the barrier */
+    OctetWord turn; /* the barrier */
     _Alignas(64) _Atomic uint32_t arrived;
 };
 _Static_assert(sizeof(OctetContext) <= OCTET_CONTEXT_HEAD, "the head must hold the context");
@@ -177,7 +182,8 @@ static OctetStatus symbol_read(OctetContext *c, uint32_t i, const OctetTensor *i
     }
     const void *p = s->source == SOURCE_VALUE ? value_source(c, s, in) : buffer_address(c, s->index);
     if (!p) return FAIL(c, OCTET_ERR_ARGUMENT, "an input whose values are sizes lacks element %u", s->at);
-    return load_element(s->dtype, p, s->at, &c->size[i]) ? OCTET_OK : FAIL(c, OCTET_ERR_ARGUMENT, "a size of a type that is none");
+    return load_element(s->dtype, p, s->at, &c->size[i]) ? OCTET_OK
+                                                         : FAIL(c, OCTET_ERR_ARGUMENT, "a size of a type that is none");
 }
 
 static OctetStatus dims_check(OctetContext *c, const OctetTensor *in)
@@ -212,12 +218,14 @@ static OctetStatus guards_check(OctetContext *c, uint32_t from, uint32_t to)
 /* ---- the dynamic plan: largest first, each at the lowest offset that is free while it is alive ---- */
 static uint64_t block_bytes(const OctetContext *c, uint32_t b)
 {
-    return ((uint64_t)c->size[c->model->block[b].size] + 127) / 64 * 64; /* 64 bytes of slack: vectors may read past the end */
+    return ((uint64_t)c->size[c->model->block[b].size] + 127) / 64 *
+           64; /* 64 bytes of slack: vectors may read past the end */
 }
 
 static void sort_by(uint32_t *v, uint32_t n, const OctetContext *c)
 {
-    for (uint32_t gap = n / 2; gap > 0; gap /= 2) /* Shell's sort: no recursion, no memory, equal ones in a fixed order */
+    for (uint32_t gap = n / 2; gap > 0;
+         gap /= 2) /* Shell's sort: no recursion, no memory, equal ones in a fixed order */
         for (uint32_t i = gap; i < n; i++)
             for (uint32_t j = i; j >= gap; j -= gap) {
                 uint64_t x = block_bytes(c, v[j - gap]), y = block_bytes(c, v[j]);
@@ -248,7 +256,8 @@ static OctetStatus blocks_place(OctetContext *c, uint32_t from, uint32_t to)
     uint32_t *todo = c->order, *placed = c->order + m->blocks, n = from;
     for (uint32_t b = from; b < to; b++) {
         int64_t bytes = c->size[m->block[b].size];
-        if (bytes < 0 || bytes > INT64_MAX / 4) return FAIL(c, OCTET_ERR_OVERFLOW, "an intermediate result is too large");
+        if (bytes < 0 || bytes > INT64_MAX / 4)
+            return FAIL(c, OCTET_ERR_OVERFLOW, "an intermediate result is too large");
         todo[b - from] = b;
     }
     sort_by(todo, to - from, c);
@@ -279,7 +288,8 @@ static OctetStatus phase_sizes(OctetContext *c, uint32_t p, const OctetTensor *i
     OctetStatus s = OCTET_OK;
     for (uint32_t i = a.symbols; i < z.symbols && s == OCTET_OK; i++) s = symbol_read(c, i, in);
     for (uint32_t i = a.sizes; i < z.sizes && s == OCTET_OK; i++)
-        if (!size_eval(c, m->program[i - m->symbols], &c->size[i])) s = FAIL(c, OCTET_ERR_OVERFLOW, "a size is too large");
+        if (!size_eval(c, m->program[i - m->symbols], &c->size[i]))
+            s = FAIL(c, OCTET_ERR_OVERFLOW, "a size is too large");
     if (s == OCTET_OK && p == 0) s = dims_check(c, in);
     if (s == OCTET_OK) s = guards_check(c, a.guards, z.guards);
     if (s == OCTET_OK) s = blocks_place(c, a.blocks, z.blocks);
@@ -297,7 +307,8 @@ static OctetStatus outputs_size(OctetContext *c, OctetTensor *out)
             bool done = *at < m->symbols ? *at < symbols : *at < known;
             out[o].dim[a] = done ? c->size[*at] : -1;
             if (done && c->size[*at] < 0)
-                return FAIL(c, OCTET_ERR_GUARD, "output '%s': dimension %d would be %lld", m->output[o].name, a, (long long)c->size[*at]);
+                return FAIL(c, OCTET_ERR_GUARD, "output '%s': dimension %d would be %lld", m->output[o].name, a,
+                            (long long)c->size[*at]);
         }
     return OCTET_OK;
 }
@@ -312,6 +323,24 @@ static void sizes_resolve(OctetContext *c)
         OctetSpan z = m->step[s].size;
         for (uint32_t i = z.at; i < z.at + z.n; i++) c->arg[i].size = c->size[m->arg[i]];
     }
+}
+
+/* Into how many slices a step's range is cut: as many as are worth it, at least one. */
+static int64_t step_parts(const OctetContext *c, uint32_t s)
+{
+    const OctetSlice *slice = &c->model->level_slice[c->level][s];
+    int64_t parts = c->size[slice->range] / slice->grain;
+    return parts < 1 ? 1 : parts > c->threads ? c->threads : parts;
+}
+
+/* Waking threads costs more than a small model takes: only those with something to do take part. */
+static int32_t threads_needed(const OctetContext *c)
+{
+    int64_t most = 1;
+    if (c->model->phases > 1) return c->threads;
+    for (uint32_t s = 0; s < c->model->steps && most < c->threads; s++)
+        if (step_parts(c, s) > most) most = step_parts(c, s);
+    return (int32_t)most;
 }
 
 static uint64_t scratch_stride(const OctetContext *c) { return c->level < 0 ? 0 : c->model->level_scratch[c->level]; }
@@ -414,8 +443,8 @@ static OctetStatus arena_check(OctetContext *c)
     uint64_t need = arena_needed(c);
     if (need && (uintptr_t)c->arena % 64) return FAIL(c, OCTET_ERR_ARENA, "the arena is not aligned to 64 bytes");
     if (need && (!c->arena || c->arena_bytes < need))
-        return FAIL(c, OCTET_ERR_ARENA, "the arena has %llu bytes, %llu are needed",
-                    (unsigned long long)c->arena_bytes, (unsigned long long)need);
+        return FAIL(c, OCTET_ERR_ARENA, "the arena has %llu bytes, %llu are needed", (unsigned long long)c->arena_bytes,
+                    (unsigned long long)need);
     return OCTET_OK;
 }
 
@@ -437,7 +466,7 @@ static OctetStatus phase_advance(OctetContext *c)
 static void barrier(OctetContext *c)
 {
     uint32_t before = atomic_load_explicit(&c->turn.value, memory_order_relaxed);
-    if (atomic_fetch_add(&c->arrived, 1) + 1 < (uint32_t)c->threads) {
+    if (atomic_fetch_add(&c->arrived, 1) + 1 < (uint32_t)c->active) {
         word_wait(&c->turn, before, c->spin);
         return;
     }
@@ -476,26 +505,25 @@ static uint64_t nanoseconds_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Thread t's share: the range in as many equal slices as are worth it. Which thread computes a point never changes the point. */
+/* Thread t's share: the range in as many equal slices as are worth it. Which thread computes a point never changes the
+ * point. */
 static void step_slice(OctetContext *c, uint32_t s, int32_t t, void *scratch)
 {
     const OctetModel *m = c->model;
     const OctetStep *step = &m->step[s];
-    const OctetSlice *slice = &m->level_slice[c->level][s];
-    int64_t range = c->size[slice->range], parts = range / slice->grain;
-    if (parts > c->threads) parts = c->threads;
-    if (parts < 1) parts = 1;
+    int64_t range = c->size[m->level_slice[c->level][s].range], parts = step_parts(c, s);
     if (t >= parts || range <= 0) return;
     int64_t each = range / parts, more = range % parts; /* the first `more` slices have one item more */
     int64_t lo = t * each + (t < more ? t : more), hi = lo + each + (t < more);
-    int32_t status = m->level_kernel[c->level][step->kernel](&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo, hi, scratch);
+    int32_t status = m->level_kernel[c->level][step->kernel](&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo,
+                                                             hi, scratch);
     if (!status) return;
     atomic_store(&c->failed_step, s);
     atomic_store(&c->failed, status);
 }
 
-/* A failed kernel does not stop the others: every kernel checks its own indices, and the threads must keep meeting. Between
- * phases all see the failure at the same place and leave. */
+/* A failed kernel does not stop the others: every kernel checks its own indices, and the threads must keep meeting.
+ * Between phases all see the failure at the same place and leave. */
 static void run_steps(OctetContext *c, int32_t t, void *scratch)
 {
     const OctetModel *m = c->model;
@@ -504,14 +532,14 @@ static void run_steps(OctetContext *c, int32_t t, void *scratch)
     uint64_t before = timed ? nanoseconds_now() : 0;
     for (uint32_t s = 0; s <= m->steps; s++) {
         while (phase < m->phases && m->phase[phase].step == s) {
-            if (c->threads > 1) barrier(c);
+            if (c->active > 1) barrier(c);
             if (t == 0 && !atomic_load(&c->failed)) atomic_store(&c->failed, (int32_t)phase_advance(c));
-            if (c->threads > 1) barrier(c);
+            if (c->active > 1) barrier(c);
             if (atomic_load(&c->failed)) return;
             phase++;
         }
         if (s == m->steps) break;
-        if (m->step[s].barrier && c->threads > 1) barrier(c);
+        if (m->step[s].barrier && c->active > 1) barrier(c);
         if (timed && s > 0) { /* a step lasts until the next may begin */
             uint64_t now = nanoseconds_now();
             c->profile[s - 1] += now - before;
@@ -538,7 +566,8 @@ static void outputs_place(OctetContext *c)
 {
     const OctetModel *m = c->model;
     for (uint32_t o = 0; o < m->outputs; o++)
-        if (m->output_buffer[o] != UINT32_MAX) c->out[o].data = (void *)(uintptr_t)buffer_address(c, m->output_buffer[o]);
+        if (m->output_buffer[o] != UINT32_MAX)
+            c->out[o].data = (void *)(uintptr_t)buffer_address(c, m->output_buffer[o]);
 }
 
 static OctetStatus run_finish(OctetContext *c)
@@ -569,7 +598,8 @@ OctetStatus octet_run(OctetContext *c, const OctetTensor *in, OctetTensor *out, 
     if (s != OCTET_OK) return s;
     buffers_resolve(c);
     atomic_store_explicit(&c->failed, 0, memory_order_relaxed);
-    if (c->threads > 1) c->host_for(c->host, c->threads, run_thread, c);
+    c->active = c->threads > 1 ? threads_needed(c) : 1;
+    if (c->active > 1) c->host_for(c->host, c->active, run_thread, c);
     else run_thread(c, 0);
     return run_finish(c);
 }

@@ -1,7 +1,7 @@
 /* wait.h - how threads wait for each other: a word that changes, spun on for a moment, then slept on.
  *
- * Spinning wins when every thread has a CPU (a hand-over takes a quarter of a microsecond); when there are more threads than
- * CPUs the waiting one must get out of the way at once, so the caller chooses how long to spin. */
+ * Spinning wins when every thread has a CPU (a hand-over takes a quarter of a microsecond); when there are more
+ * threads than CPUs the waiting one must get out of the way at once, so the caller chooses how long to spin. */
 #ifndef OCTET_WAIT_H
 #define OCTET_WAIT_H
 #include <limits.h>

@@ -1,9 +1,10 @@
 /* emit.c - loops -> CUDA C++. The sibling of codegen/llvm/emit.c; read them side by side.
  *
- * A bound loop becomes its index; every other loop is a `for`. Values are written in SSA form, one constant per node, because text
- * has no sharing and polynomials use their argument many times; what a guard protects is written inside its own `if`. Types
- * narrower than float hold floats that the type has. A failed check sets *status and ends its thread, which barriers allow.
- * The text includes octet_device.h (prelude.c); a host function run_NAME(), seen by tests/cuda/shim.h only, launches it. */
+ * A bound loop becomes its index; every other loop is a `for`. Values are written in SSA form, one constant per node,
+ * because text has no sharing and polynomials use their argument many times; what a guard protects is written inside
+ * its own `if`. Types narrower than float hold floats that the type has. A failed check sets *status and ends its
+ * thread, which barriers allow. The text includes octet_device.h (prelude.c); a host function run_NAME(), seen by
+ * tests/cuda/shim.h only, launches it. */
 #include "codegen/cuda/cuda.h"
 #include <ctype.h>
 #include <math.h>
@@ -11,15 +12,17 @@
 typedef struct Emit {
     Kernel *k;
     FILE *f;
-    Arena mem;                    /* marks of this text */
-    bool *named;                  /* per expression: v<e> is in scope */
+    Arena mem;   /* marks of this text */
+    bool *named; /* per expression: v<e> is in scope */
     uint32_t cap;
-    VEC(Expr) order;              /* the named ones, innermost scope last */
+    VEC(Expr) order; /* the named ones, innermost scope last */
     const char *symbol;
 } Emit;
 
-static const char *const index_of[LOOP_KINDS] = {
-    [LOOP_BLOCK_X] = "blockIdx.x", [LOOP_BLOCK_Y] = "blockIdx.y", [LOOP_THREAD_X] = "threadIdx.x", [LOOP_THREAD_Y] = "threadIdx.y"};
+static const char *const index_of[LOOP_KINDS] = {[LOOP_BLOCK_X] = "blockIdx.x",
+                                                 [LOOP_BLOCK_Y] = "blockIdx.y",
+                                                 [LOOP_THREAD_X] = "threadIdx.x",
+                                                 [LOOP_THREAD_Y] = "threadIdx.y"};
 
 static void emit_expr(Emit *x, Expr e);
 static void emit_stmt(Emit *x, const Stmt *s);
@@ -35,10 +38,7 @@ static const char *value_type(DType t)
     return t == DT_bool ? "bool" : word[dtypes[t].cls][dtypes[t].bytes];
 }
 
-static const char *cell_type(DType t)
-{
-    return !is_narrow(t) ? value_type(t) : dtypes[t].bytes == 2 ? "u16" : "u8";
-}
+static const char *cell_type(DType t) { return !is_narrow(t) ? value_type(t) : dtypes[t].bytes == 2 ? "u16" : "u8"; }
 
 /* ---- scopes ---- */
 static bool is_named(const Emit *x, Expr e) { return e < x->cap && x->named[e]; }
@@ -62,7 +62,7 @@ static void close_scope(Emit *x, uint32_t from)
 }
 
 /* ---- expressions ---- */
-static void emit_axis(Emit *x, int a)                       /* c.1 -> c_1 */
+static void emit_axis(Emit *x, int a) /* c.1 -> c_1 */
 {
     for (const char *c = x->k->axis.at[a].name; *c; c++) fputc(isalnum((unsigned char)*c) ? *c : '_', x->f);
 }
@@ -81,12 +81,19 @@ static void emit_place(Emit *x, int buf, Expr address)
 
 static const char *dim_binary(DimOp op)
 {
-    return op == DIMOP_ADD ? "(%s + %s)" : op == DIMOP_MUL ? "(%s * %s)" : op == DIMOP_FDIV ? "size_fdiv(%s, %s)" : "size_tdiv(%s, %s)";
+    return op == DIMOP_ADD    ? "(%s + %s)"
+           : op == DIMOP_MUL  ? "(%s * %s)"
+           : op == DIMOP_FDIV ? "size_fdiv(%s, %s)"
+                              : "size_tdiv(%s, %s)";
 }
 
 static const char *dim_unary(DimOp op)
 {
-    return op == DIMOP_POS ? "size_pos(" : op == DIMOP_GE0 ? "size_ge0(" : op == DIMOP_EQ0 ? "size_eq0(" : op == DIMOP_SCALE ? "size_scale(" : NULL;
+    return op == DIMOP_POS     ? "size_pos("
+           : op == DIMOP_GE0   ? "size_ge0("
+           : op == DIMOP_EQ0   ? "size_eq0("
+           : op == DIMOP_SCALE ? "size_scale("
+                               : NULL;
 }
 
 static const char *joined(Arena *mem, DimOp op, const char *a, const char *b)
@@ -94,7 +101,8 @@ static const char *joined(Arena *mem, DimOp op, const char *a, const char *b)
     const char *form = dim_binary(op), *second = strstr(form + 1, "%s");
     int head = (int)(strstr(form, "%s") - form);
     second = strstr(form + head + 2, "%s");
-    return arena_printf(mem, "%.*s%s%.*s%s%s", head, form, a, (int)(second - form) - head - 2, form + head + 2, b, second + 2);
+    return arena_printf(mem, "%.*s%s%.*s%s%s", head, form, a, (int)(second - form) - head - 2, form + head + 2, b,
+                        second + 2);
 }
 
 static void emit_size(Emit *x, Dim d)
@@ -148,10 +156,7 @@ static void emit_template(Emit *x, const char *t, const Expr *arg)
 }
 
 /* Signed arithmetic that may wrap is done on the unsigned type. */
-static bool wraps(Prim p, DType t)
-{
-    return t == DT_i32 && (p == P_add || p == P_sub || p == P_mul || p == P_neg);
-}
+static bool wraps(Prim p, DType t) { return t == DT_i32 && (p == P_add || p == P_sub || p == P_mul || p == P_neg); }
 
 static void emit_wrapping(Emit *x, Prim p, const Expr *arg)
 {
@@ -173,16 +178,26 @@ static void emit_convert(Emit *x, const ExprNode *n)
     else if (dtype_is_float(from) && to != DT_u64) fprintf(x->f, "(%s)to_i64(", value_type(to));
     else fprintf(x->f, "(%s)(", value_type(to));
     emit_expr(x, n->arg[0]);
-    if (*close) { fputs(close, x->f); return; }
-    fputs(", ", x->f), emit_int(x, DT_i64, dtype_min(to)), fputs(", ", x->f), emit_int(x, DT_i64, dtype_max(to)), fputc(')', x->f);
+    if (*close) {
+        fputs(close, x->f);
+        return;
+    }
+    fputs(", ", x->f), emit_int(x, DT_i64, dtype_min(to)), fputs(", ", x->f), emit_int(x, DT_i64, dtype_max(to)),
+        fputc(')', x->f);
 }
 
 /* Operators narrower than int are computed as int: brought back to their type, and 4- or 2-bit ones to their bits. */
 static void emit_prim(Emit *x, const ExprNode *n)
 {
     DType of = (DType)expr_node(x->k, n->arg[0])->type, t = (DType)n->type;
-    if (n->prim == P_cast || n->prim == P_sat) { emit_convert(x, n); return; }
-    if (wraps((Prim)n->prim, of)) { emit_wrapping(x, (Prim)n->prim, n->arg); return; }
+    if (n->prim == P_cast || n->prim == P_sat) {
+        emit_convert(x, n);
+        return;
+    }
+    if (wraps((Prim)n->prim, of)) {
+        emit_wrapping(x, (Prim)n->prim, n->arg);
+        return;
+    }
     const char *text = dtype_is_float(of) ? prims[n->prim].c : prims[n->prim].c_int, *close = "";
     if (is_narrow(t)) fprintf(x->f, "%s::round(", dtypes[t].name), close = ")";
     else if (t != DT_i64 && !dtype_is_float(t)) fprintf(x->f, "(%s)(", value_type(t)), close = ")";
@@ -193,7 +208,10 @@ static void emit_prim(Emit *x, const ExprNode *n)
 static void emit_expr(Emit *x, Expr e)
 {
     const ExprNode n = *expr_node(x->k, e);
-    if (is_named(x, e)) { fprintf(x->f, "v%u", e); return; }
+    if (is_named(x, e)) {
+        fprintf(x->f, "v%u", e);
+        return;
+    }
     switch (n.kind) {
     case E_FLOAT: emit_float(x, (DType)n.type, n.u.f); break;
     case E_INT: emit_int(x, (DType)n.type, n.u.i); break;
@@ -211,13 +229,17 @@ static void emit_expr(Emit *x, Expr e)
 /* ---- definitions ---- */
 static void define(Emit *x, Expr e);
 
-static bool plain(const ExprNode *n)                        /* short enough to be written where it is used */
+static bool plain(const ExprNode *n) /* short enough to be written where it is used */
 {
     if (n->kind != E_PRIM) return n->kind != E_LOAD;
     return n->type == DT_i64 && (n->prim == P_add || n->prim == P_sub || n->prim == P_mul);
 }
 
-static bool loads(void *ctx, Expr load) { (void)ctx, (void)load; return false; }
+static bool loads(void *ctx, Expr load)
+{
+    (void)ctx, (void)load;
+    return false;
+}
 
 static void define_guard(Emit *x, Expr e, const ExprNode *n)
 {
@@ -235,16 +257,20 @@ static void define(Emit *x, Expr e)
 {
     const ExprNode n = *expr_node(x->k, e);
     if (is_named(x, e)) return;
-    if (n.kind == E_PRIM && n.prim == P_guard && !expr_loads(x->k, n.arg[1], loads, NULL)) { define_guard(x, e, &n); return; }
+    if (n.kind == E_PRIM && n.prim == P_guard && !expr_loads(x->k, n.arg[1], loads, NULL)) {
+        define_guard(x, e, &n);
+        return;
+    }
     if (n.kind == E_LOAD) define(x, buf_address(x->k, (int)n.id, n.arg));
-    else for (int i = 0; n.kind == E_PRIM && i < prims[n.prim].arity; i++) define(x, n.arg[i]);
+    else
+        for (int i = 0; n.kind == E_PRIM && i < prims[n.prim].arity; i++) define(x, n.arg[i]);
     if (plain(&n)) return;
     fprintf(x->f, "const %s v%u = ", value_type((DType)n.type), e);
     emit_expr(x, e), fputs("; ", x->f);
     name(x, e);
 }
 
-static Expr emit_value(Emit *x, Expr e)                     /* in a scope of its own, which the caller opened */
+static Expr emit_value(Emit *x, Expr e) /* in a scope of its own, which the caller opened */
 {
     e = expr_expand(x->k, e);
     define(x, e);
@@ -276,7 +302,7 @@ static void emit_if(Emit *x, Expr cond, const Stmt *body)
     fputs("{ ", x->f);
     cond = emit_value(x, cond);
     fputs("if (", x->f), emit_expr(x, cond), fputs(") {\n", x->f);
-    close_scope(x, scope);                                  /* the body's statements name their own */
+    close_scope(x, scope); /* the body's statements name their own */
     emit_stmt(x, body);
     fputs("} }\n", x->f);
 }
@@ -325,7 +351,8 @@ static void emit_stmt(Emit *x, const Stmt *s)
         case S_IF: emit_if(x, s->cond, s->body); break;
         case S_CHECK: emit_check(x, s->cond); break;
         case S_ALLOC: emit_alloc(x, s->buf); break;
-        case S_STORE: case S_UPDATE: emit_store(x, s); break;
+        case S_STORE:
+        case S_UPDATE: emit_store(x, s); break;
         case S_BARRIER: fputs("__syncthreads();\n", x->f); break;
         case S_CALL: emit_stmt(x, s->body); break;
         }
@@ -333,7 +360,8 @@ static void emit_stmt(Emit *x, const Stmt *s)
 }
 
 /* ---- the kernel and its launch ---- */
-static void emit_extents(Emit *x, const Stmt *s, LoopKind bind, Expr *seen)   /* the largest one: max_int(a, max_int(b, ...)) */
+static void emit_extents(Emit *x, const Stmt *s, LoopKind bind,
+                         Expr *seen) /* the largest one: max_int(a, max_int(b, ...)) */
 {
     for (; s; s = s->next) {
         if (s->kind == S_FOR && s->loop == bind && s->hi != *seen)
@@ -371,7 +399,8 @@ static void emit_signature(Emit *x)
     for (uint32_t b = 1; b < x->k->buf.n; b++) {
         const Buf *buf = &x->k->buf.at[b];
         if (!is_param(buf)) continue;
-        fprintf(x->f, "%s%s *__restrict__ ", buf->kind == BUF_IN || buf->kind == BUF_CONST ? "const " : "", cell_type(buf->type));
+        fprintf(x->f, "%s%s *__restrict__ ", buf->kind == BUF_IN || buf->kind == BUF_CONST ? "const " : "",
+                cell_type(buf->type));
         emit_buf(x, (int)b), fputs(", ", x->f);
     }
     fputs("int *status)\n{\n", x->f);
@@ -379,7 +408,9 @@ static void emit_signature(Emit *x)
 
 static void emit_launch(Emit *x)
 {
-    fprintf(x->f, "#ifdef OCTET_SHIM\nextern \"C\" int run_%s(const i64 *size, void *const *buf)\n{\n    int status = 0;\n", x->symbol);
+    fprintf(x->f,
+            "#ifdef OCTET_SHIM\nextern \"C\" int run_%s(const i64 *size, void *const *buf)\n{\n    int status = 0;\n",
+            x->symbol);
     for (uint32_t i = 0; i < dim_symbols(x->k->dim); i++) fprintf(x->f, "    const i64 n%u = size[%u];\n", i, i);
     fputs("    launch(1", x->f);
     for (LoopKind b = LOOP_BLOCK_X; b <= LOOP_THREAD_Y; b++) emit_extent(x, b);

@@ -1,8 +1,8 @@
 /* compile.c - jobs in, relocatable objects out.
  *
- * Jobs are cut into batches; a batch is one LLVM context, one module, one object. Optimisation and code generation, nearly all of
- * the time, run on as many threads as asked for. Making the IR takes a lock: kernels share a pool of expressions that grows.
- * Batches depend on the jobs alone, never on the threads, so the same jobs give the same bytes. */
+ * Jobs are cut into batches; a batch is one LLVM context, one module, one object. Optimisation and code generation,
+ * nearly all of the time, run on as many threads as asked for. Making the IR takes a lock: kernels share a pool of
+ * expressions. Batches depend on the jobs alone, never on the threads, so the same jobs give the same bytes. */
 #include "codegen/llvm/internal.h"
 #include <llvm-c/Analysis.h>
 #include <llvm-c/Error.h>
@@ -16,7 +16,9 @@
 
 enum { BATCH = 8 };
 
-typedef struct Triple { const char *arch, *triple; } Triple;
+typedef struct Triple {
+    const char *arch, *triple;
+} Triple;
 static const Triple triples[] = {{"x86_64", "x86_64-unknown-linux-gnu"}, {"aarch64", "aarch64-unknown-linux-gnu"}};
 
 static const char *triple_of(const Target *t)
@@ -28,8 +30,10 @@ static const char *triple_of(const Target *t)
 
 static void initialize_once(void)
 {
-    LLVMInitializeX86TargetInfo(), LLVMInitializeX86Target(), LLVMInitializeX86TargetMC(), LLVMInitializeX86AsmPrinter();
-    LLVMInitializeAArch64TargetInfo(), LLVMInitializeAArch64Target(), LLVMInitializeAArch64TargetMC(), LLVMInitializeAArch64AsmPrinter();
+    LLVMInitializeX86TargetInfo(), LLVMInitializeX86Target(), LLVMInitializeX86TargetMC(),
+        LLVMInitializeX86AsmPrinter();
+    LLVMInitializeAArch64TargetInfo(), LLVMInitializeAArch64Target(), LLVMInitializeAArch64TargetMC(),
+        LLVMInitializeAArch64AsmPrinter();
 }
 
 static void initialize(void)
@@ -101,7 +105,8 @@ static bool unit_emit(Unit *u, LLVMCodeGenFileType type, LLVMMemoryBufferRef *ou
 
 static bool unit_report(const Unit *u, Diag *diag, const LlvmJob *job)
 {
-    return diag_error(diag, NULL, "code generation of kernel %s for %s failed: %s", job->symbol, job->target->name, u->error ? u->error : "unknown reason");
+    return diag_error(diag, NULL, "code generation of kernel %s for %s failed: %s", job->symbol, job->target->name,
+                      u->error ? u->error : "unknown reason");
 }
 
 static void add_jobs(Unit *u, const LlvmJob *job, uint32_t n)
@@ -156,7 +161,8 @@ static void *work(void *pool)
     return NULL;
 }
 
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Bytes **objects, uint32_t *nobjects)
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Bytes **objects,
+                  uint32_t *nobjects)
 {
     enum { MAX_THREADS = 256 };
     Pool p = {.mem = mem, .diag = diag, .job = job, .jobs = jobs, .batches = (jobs + BATCH - 1) / BATCH};
@@ -218,7 +224,8 @@ LlvmJit *llvm_jit_new(Diag *diag)
     LLVMOrcDefinitionGeneratorRef process = NULL;
     if (orc_failed(j, LLVMOrcCreateLLJIT(&j->orc, NULL))) goto failed;
     char prefix = LLVMOrcLLJITGetGlobalPrefix(j->orc);
-    if (orc_failed(j, LLVMOrcCreateDynamicLibrarySearchGeneratorForProcess(&process, prefix, NULL, NULL))) goto failed; /* libm, memcpy */
+    /* libm, memcpy */
+    if (orc_failed(j, LLVMOrcCreateDynamicLibrarySearchGeneratorForProcess(&process, prefix, NULL, NULL))) goto failed;
     LLVMOrcJITDylibAddGenerator(LLVMOrcLLJITGetMainJITDylib(j->orc), process);
     return j;
 failed:

@@ -1,12 +1,15 @@
 /* internal.h - what the files of codegen/llvm share.
  *
  *   compile.c  jobs in, objects out: modules, optimisation, threads, the JIT
- *   emit.c     a scheduled kernel into a function: statements, loads, stores
+ *   emit.c     a scheduled kernel into a function: loops and statements
+ *   value.c    expressions into values
+ *   memory.c   loads and stores: scalar, contiguous, gathered, masked
  *   scalar.c   one operation on registers: primitives, casts, small floats
  *   micro.c    the `contract` call: a register tile of a contraction
  *
- * Values in registers: bool is i1; f16 and bf16 are i16 and smaller floats i8 (they are computed in f32 and only moved as they
- * are); all else is itself. A value is a vector when it depends on the lane axis and a scalar when not; the two are mixed by splat. */
+ * Values in registers: bool is i1; f16 and bf16 are i16 and smaller floats i8 (they are computed in f32 and only
+ * moved as they are); all else is itself. A value is a vector when it depends on the lane axis and a scalar when
+ * not; the two are mixed by splat. */
 #ifndef OCTET_LLVM_INTERNAL_H
 #define OCTET_LLVM_INTERNAL_H
 #include "codegen/codegen.h"
@@ -19,25 +22,31 @@ typedef LLVMTypeRef T;
 typedef struct Emit {
     Kernel *k;
     const Target *target;
-    Arena *mem;                /* scratch of this emission */
+    Arena *mem; /* scratch of this emission */
     LLVMContextRef c;
     LLVMModuleRef m;
-    LLVMBuilderRef b, entry;   /* entry: before the entry block's branch; allocas and sizes */
-    V fn, lo, hi, size, scratch, dummy;
+    LLVMBuilderRef b, entry; /* entry: before the entry block's branch; allocas and sizes */
+    V fn, lo, hi, size, scratch, zeros;
     T i1, i8, i16, i32, i64, f32, f64, ptr;
-    V *buf, *var;              /* per buffer, per axis */
-    bool *lane_private;        /* per buffer: allocated inside the lane loop, so every lane has its own */
-    size_t *scratch_at;        /* per buffer: offset in scratch + 1; 0: on the stack */
-    VEC(struct DimValue { uint32_t dim; V v; }) dim;
+    V *buf, *var;       /* per buffer, per axis */
+    bool *lane_private; /* per buffer: allocated inside the lane loop, so every lane has its own */
+    size_t *scratch_at; /* per buffer: offset in scratch + 1; 0: on the stack */
+    VEC(struct DimValue {
+        uint32_t dim;
+        V v;
+    })
+    dim;
     V it;
-    int lane;                  /* the lane axis, or 0 */
+    int lane; /* the lane axis, or 0 */
     unsigned lanes;
-    V mask;                    /* active lanes; NULL: all */
-    V some;                    /* i1: at least one lane of mask is active; NULL: known */
+    int lane_axis; /* the axis of the lane loop also where its lanes are taken one by one */
+    int64_t lane_first;
+    V mask; /* active lanes; NULL: all */
+    V some; /* i1: at least one lane of mask is active; NULL: known */
     LLVMBasicBlockRef fail;
-    V *memo[2];                /* per expression: its value as a scalar (lane 0), as lanes */
+    V *memo[2]; /* per expression: its value as a scalar (lane 0), as lanes */
     uint32_t memos;
-    VEC(uint32_t) trail;       /* which memo entries are set: expr * 2 + mode */
+    VEC(uint32_t) trail; /* which memo entries are set: expr * 2 + mode */
 } Emit;
 
 /* ---- compile.c ---- */
@@ -46,34 +55,56 @@ void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem); /* adds the fun
 /* ---- scalar.c ---- */
 T reg_type(const Emit *x, DType t);
 T mem_type(const Emit *x, DType t);
-T like(T scalar, V v);                                   /* scalar, or as many of them as v has lanes */
+T like(T scalar, V v); /* scalar, or as many of them as v has lanes */
 bool is_wide(V v);
-V int_of(T t, int64_t i);                                /* constants; t may be a vector */
+static inline V int64(const Emit *x, int64_t i) { return LLVMConstInt(x->i64, (unsigned long long)i, 1); }
+V int_of(T t, int64_t i); /* constants; t may be a vector */
 V real_of(T t, double f);
 V splat(Emit *x, V v, unsigned lanes);
 V intrinsic(Emit *x, const char *name, const T *over, size_t overs, V *arg, unsigned n);
 V any_lane(Emit *x, V mask);
-V scalar_const(Emit *x, const ExprNode *n);              /* E_FLOAT, E_INT */
-V scalar_prim(Emit *x, Prim p, DType t, V *a);           /* t: of the operands; select: of the result */
+V scalar_const(Emit *x, const ExprNode *n);    /* E_FLOAT, E_INT */
+V scalar_prim(Emit *x, Prim p, DType t, V *a); /* t: of the operands; select: of the result */
 V scalar_cast(Emit *x, DType from, DType to, V v);
 V scalar_sat(Emit *x, DType from, DType to, V v);
-V scalar_sat_rint(Emit *x, DType to, V v, double plus);  /* sat(rint(v) + plus), v f32, plus an integer, to at most 16 bits */
-V scalar_fma(Emit *x, V a, V b, V c);                    /* f32 or f64; a multiplication and an addition where the target has no fma */
+V scalar_sat_rint(Emit *x, DType to, V v,
+                  double plus);       /* sat(rint(v) + plus): v f32, plus an integer, to 8 or 16 bits */
+V scalar_fma(Emit *x, V a, V b, V c); /* multiplication and addition where the target has no fma */
+
+/* ---- value.c ---- */
+V emit_value(Emit *x, Expr e);  /* within one statement */
+V emit_fresh(Emit *x, Expr e);  /* starts a statement: nothing is known yet */
+V emit_scalar(Emit *x, Expr e); /* fresh, as lane 0 sees it */
+void forget_all(Emit *x);       /* an axis got another value */
+
+/* ---- memory.c ---- */
+enum { SCRATCH_ALIGN = 64 };
+typedef struct Place {
+    Expr at;     /* element offset */
+    bool moves;  /* with the lanes */
+    bool dense;  /* by one element */
+    bool affine; /* by a fixed step: no two lanes meet */
+    bool whole;  /* all lanes may be touched whatever the mask says */
+} Place;
+Place place_of(Emit *x, int buf, const Expr *index);
+T element_type(Emit *x, int buf);
+V emit_address(Emit *x, int buf, Expr at); /* pointer to element at, lane 0 */
+V load_value(Emit *x, int buf, const Expr *index);
+void store_at(Emit *x, int buf, const Place *at, V v);
+void emit_store(Emit *x, int buf, const Expr *index, V v);
+V full_mask(Emit *x);
 
 /* ---- emit.c ---- */
-typedef struct Loop { LLVMBasicBlockRef from, head, body, exit; V i, hi; } Loop;
+typedef struct Loop {
+    LLVMBasicBlockRef from, head, body, exit;
+    V i, hi;
+} Loop;
 LLVMBasicBlockRef block_new(Emit *x, const char *name);
-Loop loop_head(Emit *x, V lo, V hi);                     /* phis may be added until loop_body() */
+Loop loop_head(Emit *x, V lo, V hi); /* phis may be added until loop_body() */
 void loop_body(Emit *x, Loop *l);
-void loop_close(Emit *x, Loop *l, int64_t step);         /* l->body becomes the latch */
-V emit_value(Emit *x, Expr e);                           /* within one statement */
-V emit_fresh(Emit *x, Expr e);                           /* starts a statement: nothing is known yet */
-V emit_scalar(Emit *x, Expr e);                          /* fresh, as lane 0 sees it */
-void forget_all(Emit *x);                                /* an axis got another value */
-V emit_address(Emit *x, int buf, Expr at);               /* pointer of element at, lane 0 */
-void emit_store(Emit *x, int buf, const Expr *index, V v);
+void loop_close(Emit *x, Loop *l, int64_t step); /* l->body becomes the latch */
 void emit_stmts(Emit *x, const Stmt *s);
 
 /* ---- micro.c ---- */
-bool micro_contract(Emit *x, const Stmt *s);             /* false: nothing emitted, the call's body says it */
+bool micro_contract(Emit *x, const Stmt *s); /* false: nothing emitted, the call's body says it */
 #endif

@@ -1,15 +1,15 @@
 /* micro.c - the `contract` call: a register tile of a contraction, rows x (columns x lanes) accumulators in registers.
  *
- * Operands, guards and epilogue go through emit_value() like any other expression, so strides, packing and fusion need nothing
- * here. What loops cannot say is said here: instructions that sum four products of bytes at once. Every level computes the same
- * i32 sums: nothing saturates anywhere.
+ * Operands, guards and epilogue go through emit_value() like any other expression, so strides, packing and fusion need
+ * nothing here. What loops cannot say is said here: instructions that sum four products of bytes at once. Every level
+ * computes the same i32 sums: nothing saturates anywhere.
  *
  *   f32    acc += splat(left) * right, fused where the target has it
  *   bytes  left: 4 consecutive bytes of a row as one word, right: a panel of 16 lanes x 4 bytes
- *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, vpmaddwd, which is exact.
+ *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
  *
- * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not stored.
- * Panels past the end read the first panel. */
+ * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not
+ * stored. Panels past the end read the first panel. */
 #include "codegen/llvm/internal.h"
 
 enum { MAX_ROWS = 32, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
@@ -18,23 +18,22 @@ typedef struct Micro {
     Emit *x;
     const Stmt *s;
     const Tile *t;
-    int rows, depths;                      /* of this block; loops, without the dot axis */
-    unsigned cols, lanes, parts;           /* parts: registers of one accumulator (bytes only) */
-    bool fixed_row;                        /* no row is missing */
-    V row[MAX_ROWS], valid[MAX_ROWS];      /* index to read with; does it exist */
-    V col[MAX_COLS], mask[MAX_COLS];       /* the same for panels; lanes that exist */
-    bool right_padded;                     /* right may be read for lanes that do not exist */
+    int rows, depths;                 /* of this block; loops, without the dot axis */
+    unsigned cols, lanes, parts;      /* parts: registers of one accumulator (bytes only) */
+    bool fixed_row;                   /* no row is missing */
+    V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
+    V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
+    bool right_padded;                /* right may be read for lanes that do not exist */
     DType left_type, right_type;
-    int left_buf, right_buf;               /* bytes: the buffers */
-    bool adjacent;                         /* 4 bytes of left are adjacent */
-    Expr left, right, left_at, right_at;   /* expanded; element offsets */
-    int whole;                             /* bytes: the axis that the dot axis is part of, when it may not divide by 4 */
-    V rest;                                /* how many bytes its last, partial word has; NULL: this is a whole one */
+    int left_buf, right_buf;             /* bytes: the buffers */
+    bool adjacent;                       /* 4 bytes of left are adjacent */
+    Expr left, right, left_at, right_at; /* expanded; element offsets */
+    int whole;                           /* bytes: the axis the dot axis is part of, when it may not divide by 4 */
+    V rest;                              /* how many bytes its last, partial word has; NULL: this is a whole one */
     T acc_type;
     V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
 } Micro;
 
-static V int64(Emit *x, int64_t i) { return LLVMConstInt(x->i64, (unsigned long long)i, 1); }
 static V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
 
 /* ---- can it be done? ---- */
@@ -96,7 +95,7 @@ static bool match(Micro *m)
         m->depths++;
         int p = k->axis.at[t->depth[d]].parent;
         if (!p || !k->axis.at[p].ragged) continue;
-        if (!t->dot || k->axis.at[t->dot].parent != p || k->axis.at[p].parts != 2) return false; /* its guard is needed */
+        if (!t->dot || k->axis.at[t->dot].parent != p || k->axis.at[p].parts != 2) return false;
         m->whole = p;
     }
     return true;
@@ -126,12 +125,13 @@ static void step_plain(Micro *m)
         V left = splat(x, scalar_cast(x, m->left_type, acc, emit_scalar(x, m->left)), m->lanes);
         for (unsigned j = 0; j < m->cols; j++) {
             V *a = &m->acc[i][j][0];
-            *a = acc == DT_f32 ? scalar_fma(x, left, right[j], *a) : LLVMBuildAdd(x->b, *a, LLVMBuildMul(x->b, left, right[j], ""), "");
+            *a = acc == DT_f32 ? scalar_fma(x, left, right[j], *a)
+                               : LLVMBuildAdd(x->b, *a, LLVMBuildMul(x->b, left, right[j], ""), "");
         }
     }
 }
 
-/* One by one; where the word is partial, those past the end are 0 (which makes their products 0) and read the first again. */
+/* One by one; those past the end of a partial word are 0 (which makes their products 0) and read the first again. */
 static V left_bytes(Micro *m)
 {
     Emit *x = m->x;
@@ -180,13 +180,15 @@ static V half_bytes(Micro *m, V words, DType t, bool odd)
 static V pair_sums(Micro *m, V a, V b) /* i32 sums of two products of i16 */
 {
     Emit *x = m->x;
-    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx2.pmadd.wd", NULL, "llvm.x86.sse2.pmadd.wd"};
+    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx2.pmadd.wd",
+                                                    NULL, "llvm.x86.sse2.pmadd.wd"};
     if (!strcmp(x->target->arch, "x86_64")) return intrinsic(x, name[m->parts], NULL, 0, (V[]){a, b}, 2);
     V sum = NULL;
     T wide = LLVMVectorType(x->i32, m->lanes / m->parts);
     for (int odd = 0; odd < 2; odd++) {
         V h[2] = {LLVMBuildBitCast(x->b, a, wide, ""), LLVMBuildBitCast(x->b, b, wide, "")}, sixteen = int_of(wide, 16);
-        for (int i = 0; i < 2; i++) h[i] = LLVMBuildAShr(x->b, odd ? h[i] : LLVMBuildShl(x->b, h[i], sixteen, ""), sixteen, "");
+        for (int i = 0; i < 2; i++)
+            h[i] = LLVMBuildAShr(x->b, odd ? h[i] : LLVMBuildShl(x->b, h[i], sixteen, ""), sixteen, "");
         V product = LLVMBuildMul(x->b, h[0], h[1], "");
         sum = sum ? LLVMBuildAdd(x->b, sum, product, "") : product;
     }
@@ -203,56 +205,64 @@ static V right_words(Micro *m, unsigned part)
     return v;
 }
 
-static void row_vnni(Micro *m, int i, V left, V right[MAX_COLS][MAX_PARTS])
+static V right_panel(Micro *m, unsigned j, unsigned part)
 {
     Emit *x = m->x;
-    const char *name = m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
-    V l = word_cast(m, splat(x, left, m->lanes / m->parts), x->i8, DOT);
-    for (unsigned j = 0; j < m->cols; j++)
-        for (unsigned p = 0; p < m->parts; p++)
-            m->acc[i][j][p] = intrinsic(x, name, NULL, 0, (V[]){m->acc[i][j][p], l, word_cast(m, right[j][p], x->i8, DOT)}, 3);
+    x->var[m->t->lane] = x->var[m->t->dot] = int64(x, 0), x->var[m->t->col] = m->col[j];
+    forget_all(x);
+    return right_words(m, part);
 }
 
-static V left_half(Micro *m, V word, bool odd)
+static V left_row(Micro *m, int i)
 {
-    Emit *x = m->x;
-    unsigned lanes = m->lanes / m->parts;
-    if (m->left_type == DT_i8) return half_bytes(m, splat(x, word, lanes), DT_i8, odd);
-    if (odd) word = LLVMBuildLShr(x->b, word, LLVMConstInt(x->i32, 8, 0), ""); /* before the broadcast: scalar operations */
-    return word_cast(m, splat(x, LLVMBuildAnd(x->b, word, LLVMConstInt(x->i32, 0x00ff00ff, 0), ""), lanes), x->i16, 2);
-}
-
-static void row_pairs(Micro *m, int i, V left, V half[2][MAX_COLS][MAX_PARTS])
-{
-    for (int odd = 0; odd < 2; odd++) {
-        V l = left_half(m, left, odd);
-        for (unsigned j = 0; j < m->cols; j++)
-            for (unsigned p = 0; p < m->parts; p++)
-                m->acc[i][j][p] = LLVMBuildAdd(m->x->b, m->acc[i][j][p], pair_sums(m, l, half[odd][j][p]), "");
-    }
+    m->x->var[m->t->row] = m->row[i];
+    return splat(m->x, left_word(m), m->lanes / m->parts); /* a broadcasting load */
 }
 
 /* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. */
-static void step_dot(Micro *m)
+static void step_vnni(Micro *m)
 {
     Emit *x = m->x;
-    V right[MAX_COLS][MAX_PARTS], half[2][MAX_COLS][MAX_PARTS];
-    bool vnni = has_vnni(m);
-    x->var[m->t->lane] = int64(x, 0);
-    for (unsigned j = 0; j < m->cols; j++) {
-        x->var[m->t->col] = m->col[j], x->var[m->t->dot] = int64(x, 0);
-        forget_all(x);
-        for (unsigned p = 0; p < m->parts; p++) {
-            right[j][p] = right_words(m, p);
-            for (int odd = 0; odd < 2 && !vnni; odd++) half[odd][j][p] = half_bytes(m, right[j][p], m->right_type, odd);
+    const char *name = m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
+    V right[MAX_COLS][MAX_PARTS];
+    for (unsigned j = 0; j < m->cols; j++)
+        for (unsigned p = 0; p < m->parts; p++) right[j][p] = word_cast(m, right_panel(m, j, p), x->i8, DOT);
+    for (int i = 0; i < m->rows; i++) {
+        V left = word_cast(m, left_row(m, i), x->i8, DOT);
+        for (unsigned j = 0; j < m->cols; j++)
+            for (unsigned p = 0; p < m->parts; p++)
+                m->acc[i][j][p] = intrinsic(x, name, NULL, 0, (V[]){m->acc[i][j][p], left, right[j][p]}, 3);
+    }
+}
+
+/* Both sides are needed as even and odd halves; the side that needs fewer registers is kept, the other one streamed. */
+static void step_pairs(Micro *m)
+{
+    unsigned rights = m->cols * m->parts, lefts = (unsigned)m->rows;
+    bool keep_right = rights <= lefts;
+    unsigned kept = keep_right ? rights : lefts, streamed = keep_right ? lefts : rights;
+    V keep[MAX_ROWS][2], now[2];
+    for (unsigned a = 0; a < kept; a++) {
+        V v = keep_right ? right_panel(m, a / m->parts, a % m->parts) : left_row(m, (int)a);
+        for (int odd = 0; odd < 2; odd++)
+            keep[a][odd] = half_bytes(m, v, keep_right ? m->right_type : m->left_type, odd);
+    }
+    for (unsigned b = 0; b < streamed; b++) {
+        V v = keep_right ? left_row(m, (int)b) : right_panel(m, b / m->parts, b % m->parts);
+        for (int odd = 0; odd < 2; odd++) now[odd] = half_bytes(m, v, keep_right ? m->left_type : m->right_type, odd);
+        for (unsigned a = 0; a < kept; a++) {
+            unsigned i = keep_right ? b : a, r = keep_right ? a : b;
+            V *acc = &m->acc[i][r / m->parts][r % m->parts];
+            for (int odd = 0; odd < 2; odd++)
+                *acc = LLVMBuildAdd(m->x->b, *acc, pair_sums(m, now[odd], keep[a][odd]), "");
         }
     }
-    for (int i = 0; i < m->rows; i++) {
-        x->var[m->t->row] = m->row[i];
-        V left = left_word(m);
-        if (vnni) row_vnni(m, i, left, right);
-        else row_pairs(m, i, left, half);
-    }
+}
+
+static void step_dot(Micro *m)
+{
+    if (has_vnni(m)) step_vnni(m);
+    else step_pairs(m);
 }
 
 /* ---- the loops of the sum, accumulators as phis ---- */
@@ -284,7 +294,8 @@ static void partial_step(Micro *m, int axis)
     in[1] = LLVMGetInsertBlock(x->b);
     LLVMBuildBr(x->b, done);
     LLVMPositionBuilderAtEnd(x->b, done);
-    EACH_ACC(m, i, j, p) {
+    EACH_ACC(m, i, j, p)
+    {
         V phi = LLVMBuildPhi(x->b, m->acc_type, "acc"), v[2] = {before[i][j][p], m->acc[i][j][p]};
         LLVMAddIncoming(phi, v, in, 2);
         m->acc[i][j][p] = phi;
@@ -297,7 +308,8 @@ static void sum_loop(Micro *m, int d, Expr extent)
     int axis = m->t->depth[d];
     V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
     Loop l = loop_head(x, int64(x, 0), emit_scalar(x, extent));
-    EACH_ACC(m, i, j, p) {
+    EACH_ACC(m, i, j, p)
+    {
         phi[i][j][p] = LLVMBuildPhi(x->b, m->acc_type, "acc");
         LLVMAddIncoming(phi[i][j][p], &m->acc[i][j][p], &l.from, 1);
         m->acc[i][j][p] = phi[i][j][p];
@@ -306,7 +318,8 @@ static void sum_loop(Micro *m, int d, Expr extent)
     x->var[axis] = l.i;
     depth_loop(m, d + 1);
     loop_close(x, &l, 1);
-    EACH_ACC(m, i, j, p) {
+    EACH_ACC(m, i, j, p)
+    {
         LLVMAddIncoming(phi[i][j][p], &m->acc[i][j][p], &l.body, 1);
         m->acc[i][j][p] = phi[i][j][p];
     }
@@ -349,7 +362,9 @@ static V joined(Micro *m, V *part) /* the registers of one accumulator as one ve
 }
 
 /* ---- results ---- */
-typedef struct Branch { LLVMBasicBlockRef then, done; } Branch;
+typedef struct Branch {
+    LLVMBasicBlockRef then, done;
+} Branch;
 
 static Branch branch_open(Emit *x, V cond)
 {

@@ -1,20 +1,30 @@
 /* scalar.c - one operation on registers: the LLVM columns of prim.def, casts, and floats of 16 bits and fewer.
  *
- * Comes in: operands as scalars or vectors, and the type they have in the kernel. Goes out: instructions that give the same
- * bits on every instruction set, without calls where vectors are involved (a libm call on a vector is made lane by lane). */
+ * Comes in: operands as scalars or vectors, and the type they have in the kernel. Goes out: instructions that give the
+ * same bits on every instruction set, apart from fused multiply-add. A libm call on a vector is made lane by lane. */
 #include "codegen/llvm/internal.h"
 #include <math.h>
 
 /* ---- how each primitive is spelled: two columns of prim.def ---- */
 typedef enum HowKind {
-    H_NONE, H_OPCODE, H_UNOP, H_INTRIN, H_COMPARE, H_SELECT, H_SCALE2, H_BITS, H_CALL, H_ELSEWHERE
+    H_NONE,
+    H_OPCODE,
+    H_UNOP,
+    H_INTRIN,
+    H_COMPARE,
+    H_SELECT,
+    H_SCALE2,
+    H_BITS,
+    H_CALL,
+    H_ELSEWHERE
 } HowKind;
 typedef enum UnaryOp { U_FNeg, U_Neg, U_Not } UnaryOp;
 typedef struct How {
     HowKind kind;
-    int code, code_u;              /* of unsigned operands */
+    int code, code_u; /* of unsigned operands */
     const char *name, *name_u;
 } How;
+/* clang-format off */
 #define OPCODE(op)       {H_OPCODE, LLVM##op, LLVM##op, NULL, NULL}
 #define OPCODES(op, opu) {H_OPCODE, LLVM##op, LLVM##opu, NULL, NULL}
 #define UNOP(op)         {H_UNOP, U_##op, U_##op, NULL, NULL}
@@ -46,7 +56,9 @@ static const How how_int[PRIM_COUNT] = {
 #undef PRIM
 };
 
-/* ---- floats of 16 bits and fewer: exponent and mantissa bits, bias, largest finite code, what lies above (as in dtype.c) ---- */
+/* clang-format on */
+
+/* ---- floats of 16 bits and fewer: exponent and mantissa bits, bias, largest finite code, what lies above ---- */
 typedef struct Format {
     int exponent, mantissa, bias;
     int64_t max, inf, nan;
@@ -127,14 +139,27 @@ V scalar_const(Emit *x, const ExprNode *n)
 
 /* shorter names for what follows */
 static V select_(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
-static V icmp(Emit *x, LLVMIntPredicate p, V a, int64_t b) { return LLVMBuildICmp(x->b, p, a, int_of(LLVMTypeOf(a), b), ""); }
+static V icmp(Emit *x, LLVMIntPredicate p, V a, int64_t b)
+{
+    return LLVMBuildICmp(x->b, p, a, int_of(LLVMTypeOf(a), b), "");
+}
 static V fcmp(Emit *x, LLVMRealPredicate p, V a, V b) { return LLVMBuildFCmp(x->b, p, a, b, ""); }
 static V op2(Emit *x, LLVMOpcode op, V a, V b) { return LLVMBuildBinOp(x->b, op, a, b, ""); }
-static V opi(Emit *x, LLVMOpcode op, V a, int64_t b) { return LLVMBuildBinOp(x->b, op, a, int_of(LLVMTypeOf(a), b), ""); }
-static V opf(Emit *x, LLVMOpcode op, V a, double b) { return LLVMBuildBinOp(x->b, op, a, real_of(LLVMTypeOf(a), b), ""); }
+static V opi(Emit *x, LLVMOpcode op, V a, int64_t b)
+{
+    return LLVMBuildBinOp(x->b, op, a, int_of(LLVMTypeOf(a), b), "");
+}
+static V opf(Emit *x, LLVMOpcode op, V a, double b)
+{
+    return LLVMBuildBinOp(x->b, op, a, real_of(LLVMTypeOf(a), b), "");
+}
 static V convert(Emit *x, LLVMOpcode op, V a, T scalar) { return LLVMBuildCast(x->b, op, a, like(scalar, a), ""); }
 static V bitcast(Emit *x, V a, T scalar) { return convert(x, LLVMBitCast, a, scalar); }
-static V intrinsic1(Emit *x, const char *name, V a) { T t = LLVMTypeOf(a); return intrinsic(x, name, &t, 1, &a, 1); }
+static V intrinsic1(Emit *x, const char *name, V a)
+{
+    T t = LLVMTypeOf(a);
+    return intrinsic(x, name, &t, 1, &a, 1);
+}
 static V intrinsic2(Emit *x, const char *name, V a, V b)
 {
     T t = LLVMTypeOf(a);
@@ -187,7 +212,8 @@ static V scale2(Emit *x, V a, V b)
                          (V[]){a, b, a, LLVMConstAllOnes(x->i16), LLVMConstInt(x->i32, 4, 0)}, 5);
     T whole = f64 ? x->i64 : x->i32;
     int bias = f64 ? 1023 : 127, mantissa = f64 ? 52 : 23;
-    V n = LLVMBuildFreeze(x->b, convert(x, LLVMFPToSI, b, whole), ""), h = opi(x, LLVMAShr, n, 1), half[2] = {h, op2(x, LLVMSub, n, h)};
+    V n = LLVMBuildFreeze(x->b, convert(x, LLVMFPToSI, b, whole), ""), h = opi(x, LLVMAShr, n, 1),
+      half[2] = {h, op2(x, LLVMSub, n, h)};
     for (int i = 0; i < 2; i++)
         a = op2(x, LLVMFMul, a, bitcast(x, opi(x, LLVMShl, opi(x, LLVMAdd, half[i], bias), mantissa), element(t)));
     return a;
@@ -200,8 +226,8 @@ static bool never_nan(V v)
     return LLVMIsAConstantFP(v) && !isnan(LLVMConstRealGetDouble(v, &lossy));
 }
 
-/* The larger (smaller) of two, NaN if either is. x86's maxps gives its second operand when one is NaN: with a constant on the
- * other side that is all there is to do; otherwise a NaN on the first side is put back. */
+/* The larger (smaller) of two, NaN if either is. x86's maxps gives its second operand when one is NaN: with a constant
+ * on the other side that is all there is to do; otherwise a NaN on the first side is put back. */
 static V extremum(Emit *x, Prim p, V a, V b, bool first_is_plain, bool second_is_plain)
 {
     LLVMRealPredicate better = p == P_max ? LLVMRealOGT : LLVMRealOLT;
@@ -248,8 +274,13 @@ static V integer_op(Emit *x, LLVMOpcode op, DType t, V a, V b)
 {
     bool logic = t == DT_bool; /* arithmetic on bool is logic */
     switch ((int)op) {
-    case LLVMSDiv: case LLVMUDiv: case LLVMSRem: case LLVMURem: return divide(x, op, t, a, b);
-    case LLVMShl: case LLVMAShr: case LLVMLShr: return shift(x, op, a, b);
+    case LLVMSDiv:
+    case LLVMUDiv:
+    case LLVMSRem:
+    case LLVMURem: return divide(x, op, t, a, b);
+    case LLVMShl:
+    case LLVMAShr:
+    case LLVMLShr: return shift(x, op, a, b);
     case LLVMAdd: return op2(x, logic ? LLVMOr : op, a, b);
     case LLVMMul: return op2(x, logic ? LLVMAnd : op, a, b);
     default: return op2(x, op, a, b);
@@ -259,7 +290,8 @@ static V integer_op(Emit *x, LLVMOpcode op, DType t, V a, V b)
 /* A libm function, called once for every lane. */
 static V call_libm(Emit *x, const char *name, DType t, V *a, int n)
 {
-    T scalar = reg_type(x, t), param[3] = {scalar, scalar, scalar}, type = LLVMFunctionType(scalar, param, (unsigned)n, 0);
+    T scalar = reg_type(x, t), param[3] = {scalar, scalar, scalar},
+      type = LLVMFunctionType(scalar, param, (unsigned)n, 0);
     const char *symbol = arena_printf(x->mem, "%s%s", name, t == DT_f64 ? "" : "f");
     V f = LLVMGetNamedFunction(x->m, symbol), r = NULL;
     if (!f) f = LLVMAddFunction(x->m, symbol, type);
@@ -275,14 +307,17 @@ static V call_libm(Emit *x, const char *name, DType t, V *a, int n)
 
 static V unary(Emit *x, int op, V a)
 {
-    return op == U_FNeg ? LLVMBuildFNeg(x->b, a, "") : op == U_Neg ? LLVMBuildNeg(x->b, a, "") : LLVMBuildNot(x->b, a, "");
+    return op == U_FNeg  ? LLVMBuildFNeg(x->b, a, "")
+           : op == U_Neg ? LLVMBuildNeg(x->b, a, "")
+                         : LLVMBuildNot(x->b, a, "");
 }
 
 static V float_intrinsic(Emit *x, Prim p, const char *name, V *a, const bool *plain)
 {
     if (p == P_max || p == P_min) return extremum(x, p, a[0], a[1], plain[0], plain[1]);
     if (p == P_fma) return scalar_fma(x, a[0], a[1], a[2]);
-    if (lacks_rounding(x) && (p == P_rint || p == P_floor || p == P_ceil || p == P_trunc)) return round_by_hand(x, p, a[0]);
+    if (lacks_rounding(x) && (p == P_rint || p == P_floor || p == P_ceil || p == P_trunc))
+        return round_by_hand(x, p, a[0]);
     T t = LLVMTypeOf(a[0]);
     return intrinsic(x, name, &t, 1, a, (unsigned)prims[p].arity);
 }
@@ -306,17 +341,26 @@ V scalar_prim(Emit *x, Prim p, DType t, V *a)
     for (int i = 0; i < n; i++)
         if (p != P_select || i || is_wide(a[0])) a[i] = splat(x, a[i], lanes);
     switch (h.kind) {
-    case H_OPCODE: return real ? op2(x, (LLVMOpcode)h.code, a[0], a[1]) : fit(x, t, integer_op(x, (LLVMOpcode)(u ? h.code_u : h.code), t, a[0], a[1]));
+    case H_OPCODE:
+        return real ? op2(x, (LLVMOpcode)h.code, a[0], a[1])
+                    : fit(x, t, integer_op(x, (LLVMOpcode)(u ? h.code_u : h.code), t, a[0], a[1]));
     case H_UNOP: return unary(x, h.code, a[0]);
-    case H_INTRIN: return real ? float_intrinsic(x, p, h.name, a, plain) : intrinsic2(x, u ? h.name_u : h.name, a[0], a[1]);
+    case H_INTRIN:
+        return real ? float_intrinsic(x, p, h.name, a, plain) : intrinsic2(x, u ? h.name_u : h.name, a[0], a[1]);
     case H_COMPARE:
         return real ? fcmp(x, (LLVMRealPredicate)h.code, a[0], a[1])
                     : LLVMBuildICmp(x->b, (LLVMIntPredicate)(u ? h.code_u : h.code), a[0], a[1], "");
     case H_SELECT: return select_(x, a[0], a[1], a[2]);
     case H_SCALE2: return scale2(x, a[0], a[1]);
-    case H_BITS: return bitcast(x, a[0], t == DT_f32 ? x->i32 : t == DT_f64 ? x->i64 : t == DT_i32 || t == DT_u32 ? x->f32 : x->f64);
+    case H_BITS:
+        return bitcast(x, a[0],
+                       t == DT_f32                  ? x->i32
+                       : t == DT_f64                ? x->i64
+                       : t == DT_i32 || t == DT_u32 ? x->f32
+                                                    : x->f64);
     case H_CALL: return call_libm(x, h.name, t, a, n);
-    case H_NONE: case H_ELSEWHERE: break;
+    case H_NONE:
+    case H_ELSEWHERE: break;
     }
     assert(!"a primitive that this class of operands does not have");
     return NULL;
@@ -371,16 +415,20 @@ static V narrow(Emit *x, DType t, V v) /* f32 rounded to nearest even */
     V even = opi(x, LLVMAnd, opi(x, LLVMLShr, a, down), 1);
     V code = opi(x, LLVMLShr, op2(x, LLVMAdd, opi(x, LLVMAdd, a, ((int64_t)1 << (down - 1)) - 1), even), down);
     code = opi(x, LLVMSub, code, (int64_t)(127 - f->bias) << f->mantissa);
-    if (f->bias != 127) { /* below the smallest normal number: adding a number whose last place is the format's rounds */
+    if (f->bias != 127) { /* below the least normal number: adding one whose last place is the format's rounds */
         double unit = ldexp(1, 23 + 1 - f->bias - f->mantissa);
-        V sum = bitcast(x, opf(x, LLVMFAdd, bitcast(x, a, x->f32), unit), x->i32), base = bitcast(x, real_of(like(x->f32, v), unit), x->i32);
+        V sum = bitcast(x, opf(x, LLVMFAdd, bitcast(x, a, x->f32), unit), x->i32),
+          base = bitcast(x, real_of(like(x->f32, v), unit), x->i32);
         int64_t least = (int64_t)(127 + 1 - f->bias) << 23;
         code = select_(x, icmp(x, LLVMIntULT, a, least), op2(x, LLVMSub, sum, base), code);
     }
     V over = icmp(x, LLVMIntSGT, code, f->max), nan = icmp(x, LLVMIntUGT, a, 0x7f800000);
     code = select_(x, over, int_of(t32, f->saturates || !f->inf ? f->max : f->inf), code);
-    code = select_(x, nan, int_of(t32, f->nan && !f->no_minus_zero ? f->nan : f->max), code);
-    V sign = opi(x, LLVMShl, opi(x, LLVMLShr, raw, 31), bits), r = op2(x, LLVMOr, code, sign);
+    if (f->saturates && f->inf) code = select_(x, icmp(x, LLVMIntEQ, a, 0x7f800000), int_of(t32, f->inf), code);
+    code = select_(x, nan, int_of(t32, f->nan && !f->no_minus_zero ? f->nan : f->nan ? f->max : 0), code);
+    V sign = opi(x, LLVMShl, opi(x, LLVMLShr, raw, 31), bits);
+    if (!f->nan) sign = select_(x, nan, int_of(t32, (int64_t)1 << bits), sign); /* NaN gives -0, as dtype.c does */
+    V r = op2(x, LLVMOr, code, sign);
     if (f->no_minus_zero) {
         r = select_(x, icmp(x, LLVMIntEQ, code, 0), LLVMConstNull(t32), r);
         r = select_(x, nan, int_of(t32, f->nan), r);
@@ -405,7 +453,7 @@ static V resize(Emit *x, DType from, V v, T to) /* integers and bool */
     return have == want ? v : convert(x, have > want ? LLVMTrunc : is_signed(from) ? LLVMSExt : LLVMZExt, v, to);
 }
 
-/* Truncation; the value is unspecified out of range, so a conversion to a wider integer serves narrow and unsigned ones. */
+/* Truncation; unspecified out of range, so a conversion to a wider integer serves narrow and unsigned ones. */
 static V float_to_int(Emit *x, DType to, V v)
 {
     T via = dtypes[to].bits < 32 || to == DT_i32 ? x->i32 : x->i64;
@@ -444,7 +492,8 @@ static V sat_float(Emit *x, DType to, V v)
 {
     double lo = (double)dtype_min(to), hi = (double)dtype_max(to);
     T over[2] = {like(reg_type(x, to), v), LLVMTypeOf(v)};
-    if (dtypes[to].bits >= 32) return intrinsic(x, is_signed(to) ? "llvm.fptosi.sat" : "llvm.fptoui.sat", over, 2, &v, 1);
+    if (dtypes[to].bits >= 32)
+        return intrinsic(x, is_signed(to) ? "llvm.fptosi.sat" : "llvm.fptoui.sat", over, 2, &v, 1);
     return float_to_int(x, to, clamp(x, v, lo, hi, lo < 0));
 }
 

@@ -11,4 +11,6 @@ static inline bool checked_mul(int64_t a, int64_t b, int64_t *r) { return !__bui
 /* Floor division by b > 0, and its remainder in [0, b). */
 static inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 static inline int64_t floor_mod(int64_t a, int64_t b) { return a % b + (a % b < 0 ? b : 0); }
+/* Division by b > 0, rounded up. */
+static inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 #endif

@@ -1,6 +1,6 @@
-/* Elementwise operators. A row with a body is the whole implementation: interpreter, folding, LLVM, CUDA and the 256-entry
- * int8 tables read it. Where an attribute chooses between meanings, or types differ, a small lowering chooses the text.
- * `value` computes with sizes: exported models compute shapes with these operators. */
+/* Elementwise operators. A row with a body is the whole implementation: interpreter, folding, LLVM, CUDA and the
+ * 256-entry int8 tables read it. Where an attribute chooses between meanings, or types differ, a small lowering
+ * chooses the text. `value` computes with sizes: exported models compute shapes with these operators. */
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
 #include <math.h>
@@ -10,9 +10,15 @@
 static Dim v_add(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_add(d, a[0], a[1]); }
 static Dim v_sub(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_sub(d, a[0], a[1]); }
 static Dim v_mul(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_mul(d, a[0], a[1]); }
-static Dim v_neg(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_sub(d, dim_const(d, 0), a[0]); }
+static Dim v_neg(Dims *d, DType t, const Dim *a, uint32_t n)
+{
+    return (void)t, (void)n, dim_sub(d, dim_const(d, 0), a[0]);
+}
 static Dim v_same(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)d, (void)t, (void)n, a[0]; }
-static Dim v_not(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_sub(d, dim_const(d, 1), a[0]); }
+static Dim v_not(Dims *d, DType t, const Dim *a, uint32_t n)
+{
+    return (void)t, (void)n, dim_sub(d, dim_const(d, 1), a[0]);
+}
 static Dim v_eq(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_eq(d, a[0], a[1]); }
 static Dim v_ge(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_ge(d, a[0], a[1]); }
 static Dim v_le(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_ge(d, a[1], a[0]); }
@@ -20,7 +26,10 @@ static Dim v_gt(Dims *d, DType t, const Dim *a, uint32_t n) { return v_not(d, t,
 static Dim v_lt(Dims *d, DType t, const Dim *a, uint32_t n) { return v_not(d, t, &(Dim){v_ge(d, t, a, n).id}, 1); }
 static Dim v_xor(Dims *d, DType t, const Dim *a, uint32_t n) { return v_not(d, t, &(Dim){v_eq(d, t, a, n).id}, 1); }
 static Dim v_abs(Dims *d, DType t, const Dim *a, uint32_t n) { return dim_max(d, a[0], v_neg(d, t, a, n)); }
-static Dim v_relu(Dims *d, DType t, const Dim *a, uint32_t n) { return (void)t, (void)n, dim_max(d, a[0], dim_const(d, 0)); }
+static Dim v_relu(Dims *d, DType t, const Dim *a, uint32_t n)
+{
+    return (void)t, (void)n, dim_max(d, a[0], dim_const(d, 0));
+}
 
 static Dim v_clip(Dims *d, DType t, const Dim *a, uint32_t n)
 {
@@ -80,15 +89,18 @@ static const Node *node_of(const Infer *c, uint32_t i)
     return def == NO_NODE ? NULL : &c->g->node.at[def];
 }
 
-/* Size times fraction, then Floor or a cast to int: how exporters say the size of a Resize. The product itself is no size. */
+/* Size times fraction, then Floor or a cast to int: how exporters say the size of a Resize. The product itself is no
+ * size. */
 static bool scaled_value(Infer *c)
 {
     const Node *mul = node_of(c, 0);
     if (!mul || !(node_is(mul, "Mul") || node_is(mul, "Div")) || in_type(c, 0)->dtype != DT_f32) return false;
     bool divides = node_is(mul, "Div");
     for (int side = 0; side < (divides ? 1 : 2); side++) {
-        const Value *x = graph_val(c->g, node_in(c->g, mul, (uint32_t)side)), *k = graph_val(c->g, node_in(c->g, mul, (uint32_t)!side));
-        if (!x->elem || !k->konst || tensor_count(k->konst) != 1 || type_count(c->d, in_type(c, 0)) != x->elems) continue;
+        const Value *x = graph_val(c->g, node_in(c->g, mul, (uint32_t)side)),
+                    *k = graph_val(c->g, node_in(c->g, mul, (uint32_t)!side));
+        if (!x->elem || !k->konst || tensor_count(k->konst) != 1 || type_count(c->d, in_type(c, 0)) != x->elems)
+            continue;
         float s = (float)dtype_load(k->konst->type, k->konst->data, 0);
         if (!(s > 0) || !(s < 1e6f)) continue;
         Dim *e = NEW_ARRAY(c->g->mem, Dim, x->elems + 1);
@@ -163,8 +175,10 @@ static bool infer_mod(Infer *c)
     uint32_t n, m;
     const Dim *a = rule_elems(c, 0, &n), *b = rule_elems(c, 1, &m);
     int64_t count = type_count(c->d, &c->out[0]), k, lo;
-    if (!a || !b || count < 0 || count > MAX_ELEMS || node_int(c->n, "fmod") || !dtype_is_int(in_type(c, 0)->dtype)) return true;
-    if (type_count(c->d, in_type(c, 0)) != n || m != 1 || !dim_known(b[0]) || !dim_is_const(c->d, b[0], &k) || k < 1) return true;
+    if (!a || !b || count < 0 || count > MAX_ELEMS || node_int(c->n, "fmod") || !dtype_is_int(in_type(c, 0)->dtype))
+        return true;
+    if (type_count(c->d, in_type(c, 0)) != n || m != 1 || !dim_known(b[0]) || !dim_is_const(c->d, b[0], &k) || k < 1)
+        return true;
     Dim *e = NEW_ARRAY(c->g->mem, Dim, count + 1);
     for (int64_t j = 0; j < count; j++) {
         Dim x = a[broadcast_from(c->d, &c->out[0], in_type(c, 0), j)];
@@ -173,12 +187,16 @@ static bool infer_mod(Infer *c)
     return out_elems(c, 0, e, (uint32_t)count);
 }
 
+/* Training with a ratio of 0 drops nothing either. Modes that data decides are refused by the expansion. */
+static bool drops_nothing(const Tensor *ratio, const Tensor *mode)
+{
+    return (mode && !dtype_load_int(DT_bool, mode->data, 0)) || (ratio && dtype_load(ratio->type, ratio->data, 0) == 0);
+}
+
 static bool infer_dropout(Infer *c)
 {
-    const Tensor *mode = in_const(c, 2), *ratio = in_const(c, 1);
-    bool off = !in_has(c, 2) || (mode && !dtype_load_int(DT_bool, mode->data, 0));
-    bool nothing = ratio && dtype_load(ratio->type, ratio->data, 0) == 0;
-    if (!off && !nothing) return infer_error(c, "training mode is not supported");
+    if (in_const(c, 2) && (in_const(c, 1) || !in_has(c, 1)) && !drops_nothing(in_const(c, 1), in_const(c, 2)))
+        return infer_error(c, "training mode is not supported");
     return infer_same(c);
 }
 
@@ -189,7 +207,8 @@ static bool infer_bitcast(Infer *c)
     c->out[0].dtype = (DType)to;
     DType from = in_type(c, 0)->dtype;
     if (from && dtypes[from].bits != dtypes[to].bits)
-        return infer_error(c, "%s has %d bits, %s has %d", dtypes[from].name, dtypes[from].bits, dtypes[to].name, dtypes[to].bits);
+        return infer_error(c, "%s has %d bits, %s has %d", dtypes[from].name, dtypes[from].bits, dtypes[to].name,
+                           dtypes[to].bits);
     return infer_same(c);
 }
 
@@ -212,21 +231,27 @@ static void lower_unary(Lower *l, int out, Unary f)
 }
 
 static Expr unary_copy(Lower *l, Expr x, int out) { return (void)l, (void)out, x; }
-static Expr unary_true(Lower *l, Expr x, int out) { return (void)x, low_const(l, low_type(l, out), 1); }
 
 /* Above these the 8-bit floats round past their largest value. */
-static const struct { double beyond, largest; bool infinite; } narrow[DT_COUNT] = {
-    [DT_f8e4m3fn] = {464, 448, false},     [DT_f8e4m3fnuz] = {248, 240, false},
-    [DT_f8e5m2] = {61440, 57344, true},    [DT_f8e5m2fnuz] = {61440, 57344, false},
+static const struct {
+    double beyond, largest;
+    bool infinite;
+} narrow[DT_COUNT] = {
+    [DT_f8e4m3fn] = {464, 448, false},
+    [DT_f8e4m3fnuz] = {248, 240, false},
+    [DT_f8e5m2] = {61440, 57344, true},
+    [DT_f8e5m2fnuz] = {61440, 57344, false},
 };
 
-/* saturate: what is beyond the largest value becomes it, infinity too. Else it becomes infinity, or NaN where there is none. */
+/* saturate: what is beyond the largest value becomes it, infinity too. Else it becomes infinity, or NaN where there is
+ * none. */
 static Expr cast_narrow(Lower *l, Expr v, DType to, bool saturate)
 {
     Kernel *k = l->k;
     DType t = (DType)expr_node(k, v)->type;
     Expr largest = low_const(l, t, narrow[to].largest);
-    if (saturate) return expr_prim(k, P_max, expr_prim(k, P_min, v, largest, 0), low_const(l, t, -narrow[to].largest), 0);
+    if (saturate)
+        return expr_prim(k, P_max, expr_prim(k, P_min, v, largest, 0), low_const(l, t, -narrow[to].largest), 0);
     Expr lost = narrow[to].infinite ? expr_mul(k, v, low_const(l, t, INFINITY)) : low_const(l, t, NAN);
     Expr limit = low_const(l, t, narrow[to].beyond), size = expr_prim(k, P_abs, v, 0, 0);
     return low_select(l, narrow[to].infinite ? expr_le(k, limit, size) : expr_lt(k, limit, size), lost, v);
@@ -238,7 +263,8 @@ static Expr cast_scale(Lower *l, Expr v, const char *mode)
     Kernel *k = l->k;
     int64_t add = !strcmp(mode, "up") ? 0x7fffff : !strcmp(mode, "down") ? 0 : 0x400000;
     Expr bits = expr_prim(k, P_and, expr_prim(k, P_bits, v, 0, 0), expr_int(k, DT_i32, 0x7fffffff), 0);
-    Expr exponent = expr_prim(k, P_and, expr_add(k, bits, expr_int(k, DT_i32, add)), expr_int(k, DT_i32, 0x7f800000), 0);
+    Expr exponent =
+        expr_prim(k, P_and, expr_add(k, bits, expr_int(k, DT_i32, add)), expr_int(k, DT_i32, 0x7f800000), 0);
     return low_select(l, expr_prim(k, P_isnan, v, 0, 0), v, expr_prim(k, P_bits, exponent, 0, 0));
 }
 
@@ -249,17 +275,26 @@ static Expr unary_cast(Lower *l, Expr x, int out)
     if (from == to) return x;
     if (narrow[to].beyond == 0 && to != DT_f8e8m0) return expr_cast(l->k, to, x);
     Expr v = expr_cast(l->k, from == DT_f64 && to != DT_f8e8m0 ? DT_f64 : DT_f32, x);
-    v = to == DT_f8e8m0 ? cast_scale(l, v, node_str(l->n, "round_mode")) : cast_narrow(l, v, to, node_int(l->n, "saturate") != 0);
+    v = to == DT_f8e8m0 ? cast_scale(l, v, node_str(l->n, "round_mode"))
+                        : cast_narrow(l, v, to, node_int(l->n, "saturate") != 0);
     return expr_cast(l->k, to, v);
 }
 
 static void lower_identity(Lower *l) { lower_unary(l, low_out(l, 0), unary_copy); }
 static void lower_cast(Lower *l) { lower_unary(l, low_out(l, 0), unary_cast); }
 
-static void lower_dropout(Lower *l)
+/* Inference drops nothing: the data itself, and a mask of ones. */
+static bool expand_dropout(Expand *x)
 {
-    lower_unary(l, low_out(l, 0), unary_copy);
-    if (l->n->nout > 1) lower_unary(l, low_out(l, 1), unary_true);
+    Val ratio = x->n->nin > 1 ? x->in[1] : (Val){0}, mode = x->n->nin > 2 ? x->in[2] : (Val){0};
+    if (mode.id && !drops_nothing(graph_val(x->g, ratio)->konst, graph_val(x->g, mode)->konst))
+        return expand_error(x, "training mode, or one that depends on data, is not supported");
+    x->out[0] = x->in[0];
+    if (x->n->nout < 2) return true;
+    Val one = graph_const(x->g, tensor_scalar(x->m->mem, DT_bool, 1), NULL),
+        shape = emit(x->g, "Shape", x->loc, 1, x->in[0]);
+    x->out[1] = emit(x->g, "Expand", x->loc, 2, one, shape);
+    return true;
 }
 
 /* Integers of one width differ in how they are read; floats go through the integer of their width. */
@@ -326,21 +361,25 @@ static Expr power(Lower *l, Expr x, double e)
     return 0;
 }
 
-/* The base decides the type of the result; integers go through f64, exact up to 2^53. Small constant exponents are products. */
+/* The base decides the type of the result; integers go through f64, exact up to 2^53. Small constant exponents are
+ * products. */
 static void lower_pow(Lower *l)
 {
     Kernel *k = l->k;
     int out = low_out(l, 0), axis[MAX_RANK], rank = low_rank(l, out);
     const Tensor *e = graph_val(l->g, node_in(l->g, l->n, 1))->konst;
     low_axes(l, out, axis);
-    Expr x = low_load_broadcast(l, low_in(l, 0), axis, rank), y = low_load_broadcast(l, low_in(l, 1), axis, rank), r = 0;
+    Expr x = low_load_broadcast(l, low_in(l, 0), axis, rank), y = low_load_broadcast(l, low_in(l, 1), axis, rank),
+         r = 0;
     DType t = dtype_compute(low_type(l, out)), by = dtype_compute(low_type(l, low_in(l, 1)));
     x = expr_cast(k, t, x);
     double constant = e && tensor_count(e) == 1 ? dtype_load(e->type, e->data, 0) : NAN;
     if (dtype_is_float(t) || constant >= 1) r = power(l, x, constant);
     if (!r && dtype_is_float(t) && constant == 0.5) r = expr_prim(k, P_sqrt, x, 0, 0);
     if (!r) {
-        DType wide = dtype_is_float(t) && (t == DT_f64 || (by != DT_f64 && by != DT_i64)) ? t : t == DT_f32 ? DT_f32 : DT_f64;
+        DType wide = dtype_is_float(t) && (t == DT_f64 || (by != DT_f64 && by != DT_i64)) ? t
+                     : t == DT_f32                                                        ? DT_f32
+                                                                                          : DT_f64;
         r = expr_prim(k, P_pow, expr_cast(k, wide, x), expr_cast(k, wide, y), 0);
     }
     low_stage(l, out, axis, rank, low_store_as(l, out, r));
@@ -375,8 +414,8 @@ static void lower_mean(Lower *l) { lower_variadic(l, P_add, true); }
 #define UNARY(n, first, text, ...)                                                                                     \
     OP(n, .since = first, .sig = "X:T -> Y:T", .T = "float", .body = text, .quant = QUANT_LUT, __VA_ARGS__)
 #define BINARY(n, first, types, text, rule, ...)                                                                       \
-    OP(n, .since = first, .sig = "A:T B:T -> C:T", .T = types, .body = text, .infer = infer_elementwise, .value = rule, \
-       .flags = OP_VALUES, .quant = QUANT_RESCALE, __VA_ARGS__)
+    OP(n, .since = first, .sig = "A:T B:T -> C:T", .T = types, .body = text, .infer = infer_elementwise,               \
+       .value = rule, .flags = OP_VALUES, .quant = QUANT_RESCALE, __VA_ARGS__)
 #define COMPARE(n, first, types, text, rule)                                                                           \
     OP(n, .since = first, .sig = "A:T B:T -> C:bool", .T = types, .body = text, .infer = infer_elementwise,            \
        .value = rule, .flags = OP_VALUES)
@@ -384,6 +423,7 @@ static void lower_mean(Lower *l) { lower_variadic(l, P_add, true); }
     OP(n, .since = first, .sig = "inputs:T* -> result:T", .T = types, .infer = infer_elementwise, .lower = low,        \
        .value = rule, .flags = OP_VALUES, .quant = QUANT_RESCALE)
 
+/* clang-format off */
 const OpDef ops_elementwise[] = {
     BINARY(Add, 7, "int float", "A + B", v_add, ),
     BINARY(Sub, 7, "int float", "A - B", v_sub, ),
@@ -476,6 +516,7 @@ const OpDef ops_elementwise[] = {
     OP(Identity, .since = 1, .sig = "input:T -> output:T", .T = "any", .infer = infer_elementwise, .value = v_same,
        .lower = lower_identity, .flags = OP_VALUES, .quant = QUANT_PASS),
     OP(Dropout, .since = 12, .sig = "data:T ratio:U? training_mode:bool? -> output:T mask:bool?", .T = "float", .U = "float",
-       .attrs = "seed:int", .infer = infer_dropout, .lower = lower_dropout, .quant = QUANT_PASS),
+       .attrs = "seed:int", .infer = infer_dropout, .expand = expand_dropout),
     {0},
 };
+/* clang-format on */

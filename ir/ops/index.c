@@ -1,7 +1,7 @@
 /* Operators whose indices are data: Gather and Scatter, one-hot, arg-extremes, TopK, cumulative sums, selections.
  *
- * An index that is data is checked (Compute.check) unless the constant it comes from was checked by the shape rule; negative
- * ones count from the end. Results whose size depends on data are refused, except where the data is constant. */
+ * An index that is data is checked (Compute.check) unless the constant it comes from was checked by the shape rule;
+ * negative ones count from the end. Results whose size depends on data are refused, except where it is constant. */
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
 
@@ -20,7 +20,8 @@ static bool check_indices(Infer *c, uint32_t i, Dim size)
     return lo >= 0 || require_ge(c, size, DIM(c, -lo), "an index is inside its axis");
 }
 
-/* Element `at` of the index tensor, input i, as a position on an axis of that size; *check: what must hold at run time. */
+/* Element `at` of the index tensor, input i, as a position on an axis of that size; *check: what must hold at run
+ * time. */
 static Expr index_at(Lower *l, uint32_t i, const Expr *at, Expr size, Expr *check)
 {
     Kernel *k = l->k;
@@ -43,7 +44,6 @@ static bool infer_gather(Infer *c)
 {
     int r = in_rank(c, 0), q = in_rank(c, 1), axis;
     Dim out[MAX_RANK];
-    if (r < 0 || q < 0) return out_unknown(c, 0);
     if (!in_axis(c, node_int(c->n, "axis"), r, &axis)) return false;
     if (r + q - 1 > MAX_RANK) return infer_error(c, "rank %d, at most %d is supported", r + q - 1, MAX_RANK);
     if (!check_indices(c, 1, in_dim(c, 0, axis))) return false;
@@ -54,7 +54,8 @@ static bool infer_gather(Infer *c)
     const int64_t *index;
     uint32_t ni;
     int64_t count = type_count(c->d, &c->out[0]), inner = 1, size;
-    if (count < 0 || count > MAX_ELEMS || type_count(c->d, in_type(c, 0)) < 0 || !rule_ints(c, 1, &index, &ni)) return true;
+    if (count < 0 || count > MAX_ELEMS || type_count(c->d, in_type(c, 0)) < 0 || !rule_ints(c, 1, &index, &ni))
+        return true;
     for (int i = axis + 1; i < r; i++) dim_is_const(c->d, in_dim(c, 0, i), &size), inner *= size;
     dim_is_const(c->d, in_dim(c, 0, axis), &size);
     int64_t *from = NEW_ARRAY(c->g->mem, int64_t, count + 1);
@@ -73,7 +74,8 @@ static void lower_gather(Lower *l)
     low_axes(l, out, axis);
     low_index(l, axis, low_rank(l, out), x);
     for (int i = 0; i < q; i++) place[i] = x[a + i];
-    for (int i = 0; i < r; i++) at[i] = i < a ? x[i] : i > a ? x[i + q - 1] : index_at(l, 1, place, low_dim(l, in, a), &check);
+    for (int i = 0; i < r; i++)
+        at[i] = i < a ? x[i] : i > a ? x[i + q - 1] : index_at(l, 1, place, low_dim(l, in, a), &check);
     low_move(l, out, axis, in, at)->check = check;
 }
 
@@ -84,14 +86,14 @@ static bool elements_input(Infer *c, int *axis)
     if (in_rank(c, 1) != r) return infer_error(c, "indices have rank %d, expected %d", in_rank(c, 1), r);
     if (!in_axis(c, node_int(c->n, "axis"), r, axis)) return false;
     for (int i = 0; i < r; i++)
-        if (i != *axis && !require_ge(c, in_dim(c, 0, i), in_dim(c, 1, i), "indices are no larger than data")) return false;
+        if (i != *axis && !require_ge(c, in_dim(c, 0, i), in_dim(c, 1, i), "indices are no larger than data"))
+            return false;
     return check_indices(c, 1, in_dim(c, 0, *axis));
 }
 
 static bool infer_gather_elements(Infer *c)
 {
     int axis;
-    if (in_rank(c, 0) < 0 || in_rank(c, 1) < 0) return out_unknown(c, 0);
     return elements_input(c, &axis) && out_like(c, 0, 1);
 }
 
@@ -111,8 +113,10 @@ static bool tuple_length(Infer *c, int rest, int *length)
     int64_t k;
     int q = in_rank(c, 1);
     if (q < 1) return infer_error(c, "indices have rank %d, expected 1 or more", q);
-    if (!dim_is_const(c->d, in_dim(c, 1, q - 1), &k)) return infer_error(c, "the last size of indices must be a constant");
-    if (k < 0 || k > rest) return infer_error(c, "index tuples have %d elements, at most %d are possible", (int)k, rest);
+    if (!dim_is_const(c->d, in_dim(c, 1, q - 1), &k))
+        return infer_error(c, "the last size of indices must be a constant");
+    if (k < 0 || k > rest)
+        return infer_error(c, "index tuples have %d elements, at most %d are possible", (int)k, rest);
     return *length = (int)k, true;
 }
 
@@ -120,7 +124,6 @@ static bool infer_gather_nd(Infer *c)
 {
     int r = in_rank(c, 0), q = in_rank(c, 1), b = (int)node_int(c->n, "batch_dims"), k, rank = 0;
     Dim out[2 * MAX_RANK];
-    if (r < 0 || q < 0) return out_unknown(c, 0);
     if (b < 0 || b >= q || b >= r) return infer_error(c, "batch_dims is %d, ranks are %d and %d", b, r, q);
     if (!tuple_length(c, r - b, &k)) return false;
     for (int i = 0; i < b; i++)
@@ -153,7 +156,8 @@ static int low_tuple(const Lower *l)
 
 static void lower_gather_nd(Lower *l)
 {
-    int in = low_in(l, 0), out = low_out(l, 0), r = low_rank(l, in), q = low_rank(l, low_in(l, 1)), k = low_tuple(l), axis[MAX_RANK];
+    int in = low_in(l, 0), out = low_out(l, 0), r = low_rank(l, in), q = low_rank(l, low_in(l, 1)), k = low_tuple(l),
+        axis[MAX_RANK];
     int b = (int)node_int(l->n, "batch_dims");
     Expr x[MAX_RANK] = {0}, at[MAX_RANK] = {0}, check = 0;
     low_axes(l, out, axis);
@@ -166,7 +170,10 @@ static void lower_gather_nd(Lower *l)
 
 /* ---- Scatter: a copy, then a stage over the updates ---- */
 
-static const struct { const char *name; Prim how; } reductions[] = {
+static const struct {
+    const char *name;
+    Prim how;
+} reductions[] = {
     {"none", P_NONE}, {"add", P_add}, {"mul", P_mul}, {"max", P_max}, {"min", P_min},
 };
 
@@ -186,10 +193,9 @@ static bool check_reduction(Infer *c)
 static bool infer_scatter_elements(Infer *c)
 {
     int axis;
-    if (in_rank(c, 0) < 0) return out_unknown(c, 0);
-    if (in_rank(c, 1) < 0 || in_rank(c, 2) < 0) return out_like(c, 0, 0);
     if (!check_reduction(c) || !elements_input(c, &axis)) return false;
-    if (in_rank(c, 2) != in_rank(c, 1)) return infer_error(c, "updates have rank %d, indices %d", in_rank(c, 2), in_rank(c, 1));
+    if (in_rank(c, 2) != in_rank(c, 1))
+        return infer_error(c, "updates have rank %d, indices %d", in_rank(c, 2), in_rank(c, 1));
     for (int i = 0; i < in_rank(c, 1); i++)
         if (!require_eq(c, in_dim(c, 1, i), in_dim(c, 2, i), "sizes of indices and updates")) return false;
     return out_like(c, 0, 0);
@@ -205,7 +211,8 @@ static void copy_input(Lower *l)
 }
 
 /* Stores the updates, axis over all of them, x their index, at `at` in the output. */
-static void store_updates(Lower *l, uint32_t input, const int *axis, const Expr *x, const Expr *at, Expr check, Prim how)
+static void store_updates(Lower *l, uint32_t input, const int *axis, const Expr *x, const Expr *at, Expr check,
+                          Prim how)
 {
     int updates = low_in(l, input), out = low_out(l, 0);
     Compute *s = low_stage(l, out, axis, low_rank(l, updates), expr_load(l->k, updates, x));
@@ -230,10 +237,9 @@ static void lower_scatter_elements(Lower *l)
 static bool infer_scatter_nd(Infer *c)
 {
     int r = in_rank(c, 0), q = in_rank(c, 1), k;
-    if (r < 0) return out_unknown(c, 0);
-    if (q < 0 || in_rank(c, 2) < 0) return out_like(c, 0, 0);
     if (!check_reduction(c) || !tuple_length(c, r, &k)) return false;
-    if (in_rank(c, 2) != q - 1 + r - k) return infer_error(c, "updates have rank %d, expected %d", in_rank(c, 2), q - 1 + r - k);
+    if (in_rank(c, 2) != q - 1 + r - k)
+        return infer_error(c, "updates have rank %d, expected %d", in_rank(c, 2), q - 1 + r - k);
     for (int i = 0; i < in_rank(c, 2); i++) {
         Dim want = i < q - 1 ? in_dim(c, 1, i) : in_dim(c, 0, i - (q - 1) + k);
         if (!require_eq(c, want, in_dim(c, 2, i), "sizes of updates")) return false;
@@ -243,7 +249,8 @@ static bool infer_scatter_nd(Infer *c)
 
 static void lower_scatter_nd(Lower *l)
 {
-    int updates = low_in(l, 2), data = low_in(l, 0), r = low_rank(l, data), q = low_rank(l, low_in(l, 1)), k = low_tuple(l);
+    int updates = low_in(l, 2), data = low_in(l, 0), r = low_rank(l, data), q = low_rank(l, low_in(l, 1)),
+        k = low_tuple(l);
     int axis[MAX_RANK];
     Expr x[MAX_RANK] = {0}, at[MAX_RANK] = {0}, check = 0;
     Prim how = P_NONE;
@@ -261,9 +268,8 @@ static bool infer_tensor_scatter(Infer *c)
 {
     int r = in_rank(c, 0), axis;
     const char *mode = node_str(c->n, "mode");
-    if (strcmp(mode, "linear") != 0 && strcmp(mode, "circular") != 0) return infer_error(c, "mode '%s' is unknown", mode);
-    if (r < 0) return out_unknown(c, 0);
-    if (in_rank(c, 1) < 0) return out_like(c, 0, 0);
+    if (strcmp(mode, "linear") != 0 && strcmp(mode, "circular") != 0)
+        return infer_error(c, "mode '%s' is unknown", mode);
     if (in_rank(c, 1) != r) return infer_error(c, "update has rank %d, expected %d", in_rank(c, 1), r);
     if (!in_axis(c, node_int(c->n, "axis"), r, &axis)) return false;
     if (axis == 0) return infer_error(c, "axis is 0, the batch");
@@ -272,7 +278,9 @@ static bool infer_tensor_scatter(Infer *c)
                             : require_eq(c, in_dim(c, 0, i), in_dim(c, 1, i), "sizes of cache and update");
         if (!ok) return false;
     }
-    if (in_has(c, 2) && in_rank(c, 2) == 1 && !require_eq(c, in_dim(c, 0, 0), in_dim(c, 2, 0), "one write index a sample")) return false;
+    if (in_has(c, 2) && in_rank(c, 2) == 1 &&
+        !require_eq(c, in_dim(c, 0, 0), in_dim(c, 2, 0), "one write index a sample"))
+        return false;
     return out_like(c, 0, 0);
 }
 
@@ -301,7 +309,6 @@ static bool infer_one_hot(Infer *c)
 {
     int r = in_rank(c, 0), axis, i = 0;
     Dim out[MAX_RANK], depth = rule_elem(c, 1, 0);
-    if (r < 0) return out_unknown(c, 0);
     if (r + 1 > MAX_RANK) return infer_error(c, "rank %d, at most %d is supported", r + 1, MAX_RANK);
     if (!in_axis(c, node_int(c->n, "axis"), r + 1, &axis)) return false;
     if (!dim_known(depth)) depth = dim_fresh(c->d, "depth", DIM_DATA);
@@ -331,7 +338,6 @@ static bool infer_arg(Infer *c)
 {
     int r = in_rank(c, 0), axis, n = 0;
     Dim out[MAX_RANK];
-    if (r < 0) return out_unknown(c, 0);
     if (!in_axis(c, node_int(c->n, "axis"), r, &axis)) return false;
     for (int i = 0; i < r; i++) {
         if (i == axis && node_int(c->n, "keepdims")) out[n++] = DIM(c, 1);
@@ -353,7 +359,8 @@ static Expr same_value(Lower *l, Expr a, Expr b)
 static void lower_arg(Lower *l, Prim how)
 {
     Kernel *k = l->k;
-    int in = low_in(l, 0), out = low_out(l, 0), r = low_rank(l, in), a = low_attr_axis(l, "axis", r), n = 0, space[MAX_RANK];
+    int in = low_in(l, 0), out = low_out(l, 0), r = low_rank(l, in), a = low_attr_axis(l, "axis", r), n = 0,
+        space[MAX_RANK];
     int share = low_share(l), first = low_axis(l, low_dim(l, in, a)), second = low_axis(l, low_dim(l, in, a));
     DType t = dtype_compute(low_type(l, in));
     Expr at[MAX_RANK] = {0}, dim[MAX_RANK] = {0}, place[MAX_RANK] = {0};
@@ -369,7 +376,8 @@ static void lower_arg(Lower *l, Prim how)
     low_reduce(l, best, space, n, &first, 1, how, low_load(l, in, at), 0)->share = share;
     at[a] = expr_axis(k, second);
     bool last = node_int(l->n, "select_last_index") != 0;
-    Expr none = last ? expr_index(k, -1) : low_dim(l, in, a), is = same_value(l, low_load(l, in, at), expr_load(k, best, place));
+    Expr none = last ? expr_index(k, -1) : low_dim(l, in, a),
+         is = same_value(l, low_load(l, in, at), expr_load(k, best, place));
     low_reduce(l, out, space, n, &second, 1, last ? P_max : P_min, low_select(l, is, at[a], none), 0)->share = share;
 }
 
@@ -382,11 +390,10 @@ static bool infer_top_k(Infer *c)
 {
     int r = in_rank(c, 0), axis;
     Dim out[MAX_RANK], k = rule_elem(c, 1, 0);
-    if (r < 0) return out_unknown(c, 0), out_unknown(c, 1);
     if (!in_axis(c, node_int(c->n, "axis"), r, &axis)) return false;
-    if (!dim_known(k))
-        k = dim_fresh(c->d, "k", DIM_DATA);
-    else if (!require_ge(c, in_dim(c, 0, axis), k, "K is at most the size of the axis") || !require_ge(c, k, DIM(c, 0), "K is not negative"))
+    if (!dim_known(k)) k = dim_fresh(c->d, "k", DIM_DATA);
+    else if (!require_ge(c, in_dim(c, 0, axis), k, "K is at most the size of the axis") ||
+             !require_ge(c, k, DIM(c, 0), "K is not negative"))
         return false;
     for (int i = 0; i < r; i++) out[i] = i == axis ? k : in_dim(c, 0, i);
     out_shape(c, 0, r, out);
@@ -414,7 +421,8 @@ static Expr before_at(Lower *l, Expr a, Expr i, Expr b, Expr j)
 static void top_k_by_rank(Lower *l, int a)
 {
     Kernel *k = l->k;
-    int in = low_in(l, 0), values = low_out(l, 0), r = low_rank(l, in), axis[MAX_RANK], other = low_axis(l, low_dim(l, in, a));
+    int in = low_in(l, 0), values = low_out(l, 0), r = low_rank(l, in), axis[MAX_RANK],
+        other = low_axis(l, low_dim(l, in, a));
     Expr x[MAX_RANK] = {0}, y[MAX_RANK] = {0}, dim[MAX_RANK] = {0};
     low_axes(l, in, axis);
     low_index(l, axis, r, x);
@@ -442,7 +450,8 @@ static void top_k_by_turns(Lower *l, int a)
     Kernel *k = l->k;
     int in = low_in(l, 0), values = low_out(l, 0), r = low_rank(l, in), axis[MAX_RANK], j[2];
     bool largest = node_int(l->n, "largest") != 0;
-    Expr place[MAX_RANK] = {0}, prior[MAX_RANK] = {0}, at[MAX_RANK] = {0}, dim[MAX_RANK] = {0}, size = low_dim(l, in, a);
+    Expr place[MAX_RANK] = {0}, prior[MAX_RANK] = {0}, at[MAX_RANK] = {0}, dim[MAX_RANK] = {0},
+         size = low_dim(l, in, a);
     low_axes(l, values, axis);
     low_index(l, axis, r, place);
     memcpy(prior, place, sizeof prior);
@@ -475,11 +484,10 @@ static void lower_top_k(Lower *l)
     if (!low_sized(l)) return;
     int a = low_attr_axis(l, "axis", low_rank(l, low_in(l, 0)));
     int64_t k, n;
-    bool known = dim_is_const(l->k->dim, low_out_type(l, 0)->dim[a], &k), all = dim_is_const(l->k->dim, low_in_type(l, 0)->dim[a], &n);
-    if (known && (all ? 4 * k < n : k <= 64))
-        top_k_by_turns(l, a);
-    else
-        top_k_by_rank(l, a);
+    bool known = dim_is_const(l->k->dim, low_out_type(l, 0)->dim[a], &k),
+         all = dim_is_const(l->k->dim, low_in_type(l, 0)->dim[a], &n);
+    if (known && (all ? 4 * k < n : k <= 64)) top_k_by_turns(l, a);
+    else top_k_by_rank(l, a);
 }
 
 /* ---- CumSum, CumProd ---- */
@@ -488,7 +496,6 @@ static bool infer_cumulative(Infer *c)
 {
     int axis, r = in_rank(c, 0);
     int64_t v;
-    if (r < 0) return out_unknown(c, 0);
     Dim given = rule_elem(c, 1, 0);
     if (!dim_known(given) || !dim_is_const(c->d, given, &v)) return infer_same(c); /* refused by lower_cumulative */
     return in_axis(c, v, r, &axis) && infer_same(c);
@@ -519,8 +526,7 @@ static void lower_cumulative(Lower *l, Prim how)
     Expr sum = low_load(l, out, prior), none = reduce_identity(k, how, (DType)expr_node(k, sum)->type), value;
     if (node_int(l->n, "exclusive"))
         value = expr_guard(k, more, expr_prim(k, how, sum, low_load(l, in, prior), 0), none);
-    else
-        value = expr_prim(k, how, expr_guard(k, more, sum, none), low_load(l, in, at), 0);
+    else value = expr_prim(k, how, expr_guard(k, more, sum, none), low_load(l, in, at), 0);
     Compute *s = low_stage(l, out, axis, r, low_store_as(l, out, value));
     s->at[a] = at[a], s->scan = axis[a];
 }
@@ -533,10 +539,11 @@ static void lower_cum_prod(Lower *l) { lower_cumulative(l, P_mul); }
 static bool infer_reverse(Infer *c)
 {
     int r = in_rank(c, 0), time, batch;
-    if (r < 0) return out_unknown(c, 0);
     if (r < 2) return infer_error(c, "input has rank %d, expected 2 or more", r);
-    if (!in_axis(c, node_int(c->n, "time_axis"), r, &time) || !in_axis(c, node_int(c->n, "batch_axis"), r, &batch)) return false;
-    if (in_rank(c, 1) == 1 && !require_eq(c, in_dim(c, 0, batch), in_dim(c, 1, 0), "one length a sequence")) return false;
+    if (!in_axis(c, node_int(c->n, "time_axis"), r, &time) || !in_axis(c, node_int(c->n, "batch_axis"), r, &batch))
+        return false;
+    if (in_rank(c, 1) == 1 && !require_eq(c, in_dim(c, 0, batch), in_dim(c, 1, 0), "one length a sequence"))
+        return false;
     return infer_same(c);
 }
 
@@ -550,7 +557,8 @@ static void lower_reverse(Lower *l)
     low_index(l, axis, r, at);
     Expr t = at[time], length = low_i64(l, expr_load(k, low_in(l, 1), (Expr[MAX_RANK]){at[batch]}));
     at[time] = low_select(l, expr_lt(k, t, length), expr_sub(k, expr_sub(k, length, one), t), t);
-    low_move(l, out, axis, in, at)->check = expr_and(k, expr_le(k, expr_index(k, 0), length), expr_le(k, length, low_dim(l, in, time)));
+    low_move(l, out, axis, in, at)->check =
+        expr_and(k, expr_le(k, expr_index(k, 0), length), expr_le(k, length, low_dim(l, in, time)));
 }
 
 /* ---- NonZero, Compress: sizes that depend on data, known when the data is constant ---- */
@@ -566,7 +574,6 @@ static bool infer_non_zero(Infer *c)
 {
     int r = in_rank(c, 0);
     const Tensor *t = in_const(c, 0);
-    if (r < 0) return out_unknown(c, 0);
     Dim n = t ? DIM(c, count_true(t, INT64_MAX)) : dim_fresh(c->d, "nonzero", DIM_DATA);
     return out_shape(c, 0, 2, (Dim[]){DIM(c, r), n});
 }
@@ -615,10 +622,10 @@ static bool infer_compress(Infer *c)
     const Tensor *t = in_const(c, 1);
     Dim out[MAX_RANK], n;
     int64_t most = INT64_MAX;
-    if (r < 0) return out_unknown(c, 0);
     if (a->kind != ATTR_NONE && !in_axis(c, a->i, r, &axis)) return false;
     Dim whole = a->kind == ATTR_NONE ? dim_product(c->d, in_type(c, 0)->dim, r) : in_dim(c, 0, axis);
-    if (t && !dim_is_const(c->d, whole, &most) && !require_ge(c, whole, DIM(c, tensor_count(t)), "the condition is no longer than the axis"))
+    if (t && !dim_is_const(c->d, whole, &most) &&
+        !require_ge(c, whole, DIM(c, tensor_count(t)), "the condition is no longer than the axis"))
         return false;
     n = t ? DIM(c, count_true(t, most)) : dim_fresh(c->d, "compress", DIM_DATA);
     if (a->kind == ATTR_NONE) return out_shape(c, 0, 1, &n);
@@ -647,6 +654,7 @@ static void lower_compress(Lower *l)
     s->where = expr_cast(k, DT_bool, expr_load(k, cond, chosen));
 }
 
+/* clang-format off */
 const OpDef ops_index[] = {
     OP(Gather, .since = 1, .sig = "data:T indices:U -> output:T", .T = "any", .U = "i32 i64", .attrs = "axis:int=0",
        .infer = infer_gather, .lower = lower_gather, .quant = QUANT_PASS, .flags = OP_VALUES),
@@ -679,3 +687,4 @@ const OpDef ops_index[] = {
        .lower = lower_compress, .quant = QUANT_PASS),
     {0},
 };
+/* clang-format on */

@@ -19,6 +19,17 @@ static Val quantize(Expand *x, Val v, Val scale, Val zero, DType to)
 }
 
 /* A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero */
+static bool expand_qlinear_add(Expand *x)
+{
+    const Val *in = x->in;
+    Val ra = EX(x, "Div", in[1], in[6]), rb = EX(x, "Div", in[4], in[6]), zero = ex_scalar(x, DT_f32, 0);
+    Val za = in[2].id ? ex_cast(x, in[2], DT_f32) : zero, zb = in[5].id ? ex_cast(x, in[5], DT_f32) : zero;
+    Val zc = ex_has(x, 7) ? ex_cast(x, ex_in(x, 7), DT_f32) : zero;
+    Val shift = EX(x, "Sub", zc, EX(x, "Add", EX(x, "Mul", ra, za), EX(x, "Mul", rb, zb)));
+    x->out[0] = EX_OCTET(x, "ScaledSum", in[0], ra, in[3], rb, shift);
+    return true;
+}
+
 static bool expand_qlinear_binary(Expand *x, const char *op)
 {
     const Val *in = x->in;
@@ -27,7 +38,6 @@ static bool expand_qlinear_binary(Expand *x, const char *op)
     return true;
 }
 
-static bool expand_qlinear_add(Expand *x) { return expand_qlinear_binary(x, "Add"); }
 static bool expand_qlinear_mul(Expand *x) { return expand_qlinear_binary(x, "Mul"); }
 
 static bool infer_qlinear_binary(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 3}); }

@@ -1,5 +1,5 @@
-/* Reductions: sums, products and extremes along axes. The axes are an input (the newest form) and must be known when the model
- * is compiled. Narrow floats accumulate in f32. */
+/* Reductions: sums, products and extremes along axes. The axes are an input (the newest form) and must be known when
+ * the model is compiled. Narrow floats accumulate in f32. */
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
 
@@ -20,7 +20,7 @@ static bool infer_reduce(Infer *c)
     int rank = in_rank(c, 0), kept = 0;
     bool on[MAX_RANK], keep = node_int(c->n, "keepdims") != 0;
     Dim out[MAX_RANK];
-    if (rank < 0 || !rule_known(c, 1)) return out_unknown(c, 0);
+    if (!rule_known(c, 1)) return out_unknown(c, 0);
     if (!reduced_axes(c, rank, on)) return false;
     for (int i = 0; i < rank; i++) {
         if (on[i] && keep) out[kept++] = DIM(c, 1);
@@ -83,10 +83,8 @@ static void store_reduced(Lower *l, const Nest *s, Prim how, Expr value, Expr (*
     DType t = (DType)expr_node(l->k, value)->type;
     Expr it = s->reduces ? expr_it(l->k, t) : value, end = finish ? finish(l, s, it) : it;
     end = low_store_as(l, out, end);
-    if (s->reduces)
-        low_reduce(l, out, s->space, s->spaces, s->reduce, s->reduces, how, value, end == it ? 0 : end);
-    else
-        low_stage(l, out, s->space, s->spaces, end);
+    if (s->reduces) low_reduce(l, out, s->space, s->spaces, s->reduce, s->reduces, how, value, end == it ? 0 : end);
+    else low_stage(l, out, s->space, s->spaces, end);
 }
 
 static Expr finish_mean(Lower *l, const Nest *s, Expr it)
@@ -150,7 +148,8 @@ static void lower_log_sum(Lower *l)
     store_reduced(l, &s, P_add, acc_load(l, &s), finish_log);
 }
 
-/* log(sum(exp(x - m))) + m with m the largest x: nothing overflows. Infinite m is replaced by 0, or inf - inf would be NaN. */
+/* log(sum(exp(x - m))) + m with m the largest x: nothing overflows. Infinite m is replaced by 0, or inf - inf would be
+ * NaN. */
 static void lower_log_sum_exp(Lower *l)
 {
     Kernel *k = l->k;
@@ -171,18 +170,23 @@ static void lower_log_sum_exp(Lower *l)
     for (int i = 0; i < low_rank(l, out); i++) dim[i] = low_dim(l, out, i);
     int m = low_temp(l, wide, low_rank(l, out), dim);
     Expr it = expr_it(k, wide), finite = low_select(l, expr_prim(k, P_isinf, it, 0, 0), low_const(l, wide, 0), it);
-    low_reduce(l, m, top.space, top.spaces, top.reduce, top.reduces, P_max, expr_cast(k, wide, acc_load(l, &top)), finite)->share = share;
+    low_reduce(l, m, top.space, top.spaces, top.reduce, top.reduces, P_max, expr_cast(k, wide, acc_load(l, &top)),
+               finite)
+        ->share = share;
     low_index(l, sum.space, sum.spaces, at);
     Expr most = expr_load(k, m, at);
     Expr value = expr_prim(k, P_exp, expr_sub(k, expr_cast(k, wide, acc_load(l, &sum)), most), 0, 0);
     Expr end = expr_add(k, expr_prim(k, P_log, it, 0, 0), most);
-    low_reduce(l, out, sum.space, sum.spaces, sum.reduce, sum.reduces, P_add, value, low_store_as(l, out, end))->share = share;
+    low_reduce(l, out, sum.space, sum.spaces, sum.reduce, sum.reduces, P_add, value, low_store_as(l, out, end))->share =
+        share;
 }
 
 #define REDUCE(n, types, low, rule, ...)                                                                               \
-    OP(n, .since = 13, .sig = "data:T axes:i64? -> reduced:T", .T = types, .attrs = "keepdims:int=1 noop_with_empty_axes:int=0", \
-       .infer = infer_reduce, .lower = low, .value = rule, .flags = OP_VALUES, __VA_ARGS__)
+    OP(n, .since = 13, .sig = "data:T axes:i64? -> reduced:T", .T = types,                                             \
+       .attrs = "keepdims:int=1 noop_with_empty_axes:int=0", .infer = infer_reduce, .lower = low, .value = rule,       \
+       .flags = OP_VALUES, __VA_ARGS__)
 
+/* clang-format off */
 const OpDef ops_reduce[] = {
     REDUCE(ReduceSum, "int float", lower_sum, value_sum, ),
     REDUCE(ReduceMean, "int float", lower_mean, NULL, .quant = QUANT_RESCALE),
@@ -196,3 +200,4 @@ const OpDef ops_reduce[] = {
     REDUCE(ReduceLogSumExp, "int float", lower_log_sum_exp, NULL, ),
     {0},
 };
+/* clang-format on */

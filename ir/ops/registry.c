@@ -14,6 +14,7 @@ const OpDef *const op_tables[] = {
     ops_quant,
     ops_rnn,
     ops_microsoft,
+    ops_attention,
     ops_octet,
     NULL,
 };

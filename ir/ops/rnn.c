@@ -281,19 +281,27 @@ static Expr load3(Lower *l, int buf, Expr a, Expr b, Expr c) { return expr_load(
 static Expr load1(Lower *l, int buf, Expr a) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a}); }
 static Expr next(Lower *l, Expr e) { return expr_add(l->k, e, expr_index(l->k, 1)); }
 
-/* A function of the node on x, clipped first where the node says so. */
-static Expr activate(Lower *l, uint32_t i, Expr x)
+/* Function i of the node. */
+static Expr apply(Lower *l, uint32_t i, Expr x)
 {
     Kernel *k = l->k;
     DType t = (DType)expr_node(k, x)->type;
-    double clip = node_float(l->n, "clip");
-    if (clip > 0) x = expr_prim(k, P_min, expr_prim(k, P_max, x, low_const(l, t, -clip), 0), low_const(l, t, clip), 0);
     const Activation *row = find_activation(node_attr(l->n, "activations")->strings[i]);
     Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]), low_const(l, t, node_attr(l->n, "beta")->floats[i])};
     const char *error = NULL;
     Expr e = scalar_parse(k, row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
     assert(e && !error);
     return e;
+}
+
+/* The same on a gate, which is clipped first where the node says so (the cell is not, as in ONNX Runtime). */
+static Expr activate(Lower *l, uint32_t i, Expr x)
+{
+    Kernel *k = l->k;
+    DType t = (DType)expr_node(k, x)->type;
+    double clip = node_float(l->n, "clip");
+    if (clip > 0) x = expr_prim(k, P_min, expr_prim(k, P_max, x, low_const(l, t, -clip), 0), low_const(l, t, clip), 0);
+    return apply(l, i, x);
 }
 
 /* The states of all steps, the initial one first. */
@@ -378,7 +386,7 @@ static void lower_lstm_scan(Lower *l)
     Expr forget = node_int(l->n, "input_forget") ? expr_sub(k, one, in) : activate(l, 0, gate[2]);
     advance(l, &s, cs, h, expr_add(k, expr_mul(k, forget, old), expr_mul(k, in, activate(l, 1, gate[3]))));
     Expr now = load3(l, cs, next(l, s.at_t), s.at_b, at_h);
-    advance(l, &s, hs, h, expr_mul(k, activate(l, 0, gate[1]), activate(l, 2, now)));
+    advance(l, &s, hs, h, expr_mul(k, activate(l, 0, gate[1]), apply(l, 2, now)));
     store_sequence(l, &s, low_out(l, 0), hs);
     store_last(l, &s, 1, hs), store_last(l, &s, 2, cs);
 }

@@ -30,7 +30,8 @@ Dim dim_product(Dims *d, const Dim *dim, int n)
 bool tracks_values(DType t)
 {
     /* Narrow and unsigned integers wrap, narrow floats round: their elements are not sizes. */
-    static const bool tracked[DT_COUNT] = {[DT_i64] = true, [DT_i32] = true, [DT_f32] = true, [DT_f64] = true, [DT_bool] = true};
+    static const bool tracked[DT_COUNT] = {
+        [DT_i64] = true, [DT_i32] = true, [DT_f32] = true, [DT_f64] = true, [DT_bool] = true};
     return tracked[t];
 }
 
@@ -213,10 +214,8 @@ const Dim *low_elems(const Lower *l, uint32_t i, uint32_t *n)
     if (!v.id) return NULL;
     const Value *x = graph_val(l->g, v);
     const Dim *e = x->elem;
-    if (e)
-        *n = x->elems;
-    else if (!x->konst || !(e = tensor_elems(l->k->mem, l->k->dim, x->konst, n)))
-        return NULL;
+    if (e) *n = x->elems;
+    else if (!x->konst || !(e = tensor_elems(l->k->mem, l->k->dim, x->konst, n))) return NULL;
     for (uint32_t j = 0; j < *n; j++)
         if (!dim_known(e[j])) return NULL;
     return e;

@@ -1,7 +1,8 @@
 /* Operators that read, make or move shapes: each moves elements (QUANT_PASS) or computes sizes.
  *
- * Moving is index arithmetic: an output element is a load of the input at an index made of the output's axes. Their rules also
- * move known elements (OP_VALUES), because in exported models most of these nodes compute the shapes of others. */
+ * Moving is index arithmetic: an output element is a load of the input at an index made of the output's axes. Their
+ * rules also move known elements (OP_VALUES), because in exported models most of these nodes compute the shapes of
+ * others. */
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
 
@@ -21,7 +22,6 @@ static void shape_range(int rank, const Node *n, int *first, int *end)
 static bool infer_shape(Infer *c)
 {
     int rank = in_rank(c, 0), first, end;
-    if (rank < 0) return out_shape(c, 0, 1, &(Dim){0});
     shape_range(rank, c->n, &first, &end);
     out_shape(c, 0, 1, &(Dim){DIM(c, end - first).id});
     Dim *e = NEW_ARRAY(c->g->mem, Dim, end - first + 1);
@@ -49,7 +49,6 @@ static void lower_shape(Lower *l)
 static bool infer_size(Infer *c)
 {
     out_shape(c, 0, 0, NULL);
-    if (in_rank(c, 0) < 0) return true;
     Dim *e = NEW(c->g->mem, Dim);
     *e = dim_product(c->d, in_type(c, 0)->dim, in_rank(c, 0));
     return out_elems(c, 0, e, 1);
@@ -127,7 +126,8 @@ static bool infer_constant_of_shape(Infer *c)
     out_shape(c, 0, rank, dim);
     int64_t count = type_count(c->d, &c->out[0]);
     if (count < 0 || count > MAX_ELEMS || !tracks_values(t) || dtype_is_float(t)) return true;
-    Dim v = DIM(c, a->kind == ATTR_NONE ? 0 : dtype_load_int(t, a->tensor->data, 0)), *e = NEW_ARRAY(c->g->mem, Dim, count + 1);
+    Dim v = DIM(c, a->kind == ATTR_NONE ? 0 : dtype_load_int(t, a->tensor->data, 0)),
+        *e = NEW_ARRAY(c->g->mem, Dim, count + 1);
     for (int64_t j = 0; j < count; j++) e[j] = v;
     return out_elems(c, 0, e, (uint32_t)count);
 }
@@ -144,7 +144,8 @@ static void lower_constant_of_shape(Lower *l)
     int out = low_out(l, 0), axis[MAX_RANK];
     const Attr *a = node_attr(l->n, "value");
     low_axes(l, out, axis);
-    low_stage(l, out, axis, low_rank(l, out), a->kind == ATTR_NONE ? low_const(l, DT_f32, 0) : tensor_first(l, a->tensor));
+    low_stage(l, out, axis, low_rank(l, out),
+              a->kind == ATTR_NONE ? low_const(l, DT_f32, 0) : tensor_first(l, a->tensor));
 }
 
 static bool infer_eye(Infer *c)
@@ -179,7 +180,8 @@ static bool range_count(Infer *c, Dim *count)
     const Tensor *s = in_const(c, 0), *l = in_const(c, 1), *d = in_const(c, 2);
     *count = dim_fresh(c->d, "range", DIM_DATA);
     if (!s || !l || !d) return true;
-    double from = dtype_load(s->type, s->data, 0), to = dtype_load(l->type, l->data, 0), by = dtype_load(d->type, d->data, 0);
+    double from = dtype_load(s->type, s->data, 0), to = dtype_load(l->type, l->data, 0),
+           by = dtype_load(d->type, d->data, 0);
     double n = (to - from) / by;
     if (!(n == n) || n > 1e15) return infer_error(c, "range from %g to %g by %g", from, to, by);
     int64_t whole = n <= 0 ? 0 : (int64_t)n;
@@ -215,17 +217,22 @@ static void lower_range(Lower *l)
 
 /* ---- the same elements in the same order under another shape ---- */
 
-/* Two shapes of one element count fall into groups of neighbouring dimensions with equal products; inside a group an index
- * is split or merged, between groups nothing is divided. [B,S,768] -> [B,S,12,64] has three groups. */
-typedef struct Grouping { Dims *d; const Type *in, *out; } Grouping;
+/* Two shapes of one element count fall into groups of neighbouring dimensions with equal products; inside a group an
+ * index is split or merged, between groups nothing is divided. [B,S,768] -> [B,S,12,64] has three groups. */
+typedef struct Grouping {
+    Dims *d;
+    const Type *in, *out;
+} Grouping;
 
 static bool group_next(Grouping *g, int *i, int *o)
 {
     Dim p = dim_const(g->d, 1), q = p, ratio;
     int a = *i, b = *o;
     do { /* the side that is known to be a divisor of the other grows; when neither is, both do */
-        bool grow_in = a < g->in->rank && (a == *i || b >= g->out->rank || !dim_exact(g->d, p, q, &ratio) || dim_same(p, q));
-        bool grow_out = b < g->out->rank && (b == *o || a >= g->in->rank || !dim_exact(g->d, q, p, &ratio) || dim_same(p, q));
+        bool grow_in =
+            a < g->in->rank && (a == *i || b >= g->out->rank || !dim_exact(g->d, p, q, &ratio) || dim_same(p, q));
+        bool grow_out =
+            b < g->out->rank && (b == *o || a >= g->in->rank || !dim_exact(g->d, q, p, &ratio) || dim_same(p, q));
         if (!grow_in && !grow_out) return false;
         if (grow_in) p = dim_mul(g->d, p, dim_canon(g->d, g->in->dim[a++]));
         if (grow_out) q = dim_mul(g->d, q, dim_canon(g->d, g->out->dim[b++]));
@@ -234,12 +241,14 @@ static bool group_next(Grouping *g, int *i, int *o)
     return true;
 }
 
-/* The index of the input, dimensions [i0, i1), from that of the output, dimensions [o0, o1): through the element number. */
+/* The index of the input, dimensions [i0, i1), from that of the output, dimensions [o0, o1): through the element
+ * number. */
 static void group_index(Lower *l, int in, int i0, int i1, int out, int o0, int o1, const Expr *at, Expr *from)
 {
     Kernel *k = l->k;
     Expr flat = expr_index(k, 0);
-    for (int o = o0; o < o1; o++) flat = expr_add(k, expr_mul(k, flat, low_dim(l, out, o)), at[o]);
+    for (int o = o0; o < o1; o++)
+        if (!expr_is(k, low_dim(l, out, o), 1)) flat = expr_add(k, expr_mul(k, flat, low_dim(l, out, o)), at[o]);
     for (int i = i1 - 1; i > i0; i--) {
         Expr size = low_dim(l, in, i);
         if (expr_is(k, size, 1)) {
@@ -270,7 +279,8 @@ static void reshape_index(Lower *l, int in, int out, const Expr *at, Expr *from)
     for (int j = 0; j < low_rank(l, in); j++) from[j] = expr_index(l->k, 0);
     while (i < it.rank || o < ot.rank) {
         int i0 = i, o0 = o;
-        if (!group_next(&g, &i, &o)) i = it.rank, o = ot.rank; /* equal only by a guard: one group of all that is left */
+        if (!group_next(&g, &i, &o))
+            i = it.rank, o = ot.rank; /* equal only by a guard: one group of all that is left */
         int i1 = i < it.rank ? iw[i - 1] + 1 : low_rank(l, in), o1 = o < ot.rank ? ow[o - 1] + 1 : low_rank(l, out);
         group_index(l, in, i > i0 ? iw[i0] : 0, i > i0 ? i1 : 0, out, o > o0 ? ow[o0] : 0, o > o0 ? o1 : 0, at, from);
     }
@@ -318,7 +328,8 @@ static bool reshape_hole(Infer *c, Dim *out, int rank, int hole)
     if (dim_is(c->d, part, 0)) return infer_error(c, "-1 stands beside a size of 0");
     if (dim_exact(c->d, total, part, &out[hole])) return true;
     if (dim_is_const(c->d, total, NULL) && dim_is_const(c->d, part, NULL))
-        return infer_error(c, "%s elements do not divide by %s", dim_text(c->d, total, c->g->mem), dim_text(c->d, part, c->g->mem));
+        return infer_error(c, "%s elements do not divide by %s", dim_text(c->d, total, c->g->mem),
+                           dim_text(c->d, part, c->g->mem));
     int64_t lo;
     if (!dim_lower(c->d, part, &lo) || lo < 1) {
         if (!require_ge(c, part, DIM(c, 1), "sizes beside -1 are not 0")) return false;
@@ -343,7 +354,7 @@ static bool infer_reshape(Infer *c)
 {
     Dim out[MAX_RANK];
     int rank, hole = -1, unknown = -1, unknowns = 0;
-    bool in_known = in_rank(c, 0) >= 0, zero = node_int(c->n, "allowzero") != 0;
+    bool zero = node_int(c->n, "allowzero") != 0;
     if (!target_dims(c, 1, out, &rank)) return out_unknown(c, 0);
     for (int j = 0; j < rank; j++) {
         if (!dim_known(out[j])) unknown = j, unknowns++;
@@ -351,14 +362,13 @@ static bool infer_reshape(Infer *c)
             if (hole >= 0) return infer_error(c, "the shape has more than one -1");
             hole = j;
         } else if (dim_is(c->d, out[j], 0) && !zero) {
-            if (in_known && j >= in_rank(c, 0)) return infer_error(c, "0 at %d, the input has rank %d", j, in_rank(c, 0));
-            out[j] = in_known ? dim_canon(c->d, in_dim(c, 0, j)) : (Dim){0};
+            if (j >= in_rank(c, 0)) return infer_error(c, "0 at %d, the input has rank %d", j, in_rank(c, 0));
+            out[j] = in_dim(c, 0, j);
         }
     }
-    if (hole < 0 && unknowns == 1 && in_known) hole = unknown; /* the element count tells it */
+    if (hole < 0 && unknowns == 1) hole = unknown; /* the element count tells it */
     if (hole >= 0) out[hole] = DIM(c, 1);
     fresh_unknown(c, out, rank, "reshape");
-    if (!in_known) return hole >= 0 ? out_unknown(c, 0) : out_shape(c, 0, rank, out);
     if (hole >= 0 ? !reshape_hole(c, out, rank, hole) : !reshape_counts(c, out, rank)) return false;
     out_shape(c, 0, rank, out);
     return same_elems(c);
@@ -367,7 +377,6 @@ static bool infer_reshape(Infer *c)
 static bool infer_flatten(Infer *c)
 {
     int rank = in_rank(c, 0);
-    if (rank < 0) return out_unknown(c, 0);
     int64_t axis = node_int(c->n, "axis");
     if (axis < -rank || axis > rank) return infer_error(c, "axis %d, the input has rank %d", (int)axis, rank);
     int at = (int)(axis < 0 ? axis + rank : axis);
@@ -381,7 +390,6 @@ static bool infer_unsqueeze(Infer *c)
     const int64_t *v;
     uint32_t n;
     int axis[MAX_RANK], rank = in_rank(c, 0);
-    if (rank < 0) return out_unknown(c, 0);
     if (!rule_ints(c, 1, &v, &n)) return out_unknown(c, 0);
     if (rank + (int)n > MAX_RANK) return infer_error(c, "rank %d, at most %d is supported", rank + (int)n, MAX_RANK);
     if (!rule_axes(c, 1, rank + (int)n, axis, &n)) return false;
@@ -398,7 +406,7 @@ static bool infer_squeeze(Infer *c)
     int axis[MAX_RANK], rank = in_rank(c, 0), kept = 0;
     uint32_t n = 0;
     bool drop[MAX_RANK] = {false};
-    if (rank < 0 || !rule_known(c, 1)) return out_unknown(c, 0);
+    if (!rule_known(c, 1)) return out_unknown(c, 0);
     if (in_has(c, 1)) {
         if (!rule_axes(c, 1, rank, axis, &n)) return false;
         for (uint32_t j = 0; j < n; j++) {
@@ -408,7 +416,9 @@ static bool infer_squeeze(Infer *c)
     } else { /* the rank depends on which sizes are 1: those not known to be are taken not to be, under a guard */
         for (int i = 0; i < rank; i++) {
             drop[i] = dim_is(c->d, dim_canon(c->d, in_dim(c, 0, i)), 1);
-            if (!drop[i] && !dim_require(c->d, GUARD_NE, in_dim(c, 0, i), DIM(c, 1), c->loc, "a size kept by Squeeze is not 1")) return false;
+            if (!drop[i] &&
+                !dim_require(c->d, GUARD_NE, in_dim(c, 0, i), DIM(c, 1), c->loc, "a size kept by Squeeze is not 1"))
+                return false;
         }
     }
     Dim out[MAX_RANK];
@@ -443,8 +453,8 @@ static void strides_of(const Dims *d, const Type *t, int64_t *stride)
     }
 }
 
-/* Moves known elements: element j of the output comes from the sum over its coordinates of from_start[a] + coordinate * step[a]
- * elements of the input. Every mover with affine indices says itself so. */
+/* Moves known elements: element j of the output comes from the sum over its coordinates of from_start[a] + coordinate
+ * * step[a] elements of the input. Every mover with affine indices says itself so. */
 static bool move_affine(Infer *c, uint32_t o, int64_t start, const int64_t *step)
 {
     const Type *out = &c->out[o];
@@ -467,7 +477,6 @@ static bool infer_transpose(Infer *c)
     int rank = in_rank(c, 0), perm[MAX_RANK];
     Dim out[MAX_RANK];
     int64_t stride[MAX_RANK] = {0}, step[MAX_RANK] = {0};
-    if (rank < 0) return out_unknown(c, 0);
     if (!permutation(c->n, rank, perm)) return infer_error(c, "perm is not a permutation of the %d axes", rank);
     strides_of(c->d, in_type(c, 0), stride);
     for (int i = 0; i < rank; i++) out[i] = in_dim(c, 0, perm[i]), step[i] = stride[perm[i]];
@@ -491,7 +500,7 @@ static bool infer_expand(Infer *c)
 {
     Dim target[MAX_RANK], out[MAX_RANK];
     int n, own = in_rank(c, 0);
-    if (own < 0 || !target_dims(c, 1, target, &n)) return out_unknown(c, 0);
+    if (!target_dims(c, 1, target, &n)) return out_unknown(c, 0);
     int rank = n > own ? n : own;
     fresh_unknown(c, target, n, "expand");
     for (int i = 0; i < rank; i++) {
@@ -499,7 +508,8 @@ static bool infer_expand(Infer *c)
         Dim x = a >= 0 ? in_dim(c, 0, a) : DIM(c, 1), y = b >= 0 ? target[b] : DIM(c, 1);
         out[i] = dim_broadcast(c->d, x, y, c->loc);
         if (!dim_known(out[i]))
-            return infer_error(c, "size %s cannot become %s", dim_text(c->d, x, c->g->mem), dim_text(c->d, y, c->g->mem));
+            return infer_error(c, "size %s cannot become %s", dim_text(c->d, x, c->g->mem),
+                               dim_text(c->d, y, c->g->mem));
     }
     out_shape(c, 0, rank, out);
     int64_t count = type_count(c->d, &c->out[0]);
@@ -521,7 +531,6 @@ static bool infer_tile(Infer *c)
 {
     int rank = in_rank(c, 0), n;
     Dim repeat[MAX_RANK], out[MAX_RANK];
-    if (rank < 0) return out_unknown(c, 0);
     if (!target_dims(c, 1, repeat, &n)) return out_unknown(c, 0);
     if (n != rank) return infer_error(c, "%d repeats for rank %d", n, rank);
     for (int i = 0; i < rank; i++)
@@ -550,7 +559,8 @@ static void lower_tile(Lower *l)
     low_axes(l, out, axis);
     for (int i = 0; i < rank; i++) {
         at[i] = expr_axis(l->k, axis[i]);
-        if (!dim_same(dim_canon(l->k->dim, it->dim[i]), dim_canon(l->k->dim, ot->dim[i]))) at[i] = expr_mod(l->k, at[i], low_dim(l, in, i));
+        if (!dim_same(dim_canon(l->k->dim, it->dim[i]), dim_canon(l->k->dim, ot->dim[i])))
+            at[i] = expr_mod(l->k, at[i], low_dim(l, in, i));
     }
     low_move(l, out, axis, in, at);
 }
@@ -562,20 +572,17 @@ static bool infer_concat(Infer *c)
     int axis, rank = -1;
     Dim out[MAX_RANK];
     for (uint32_t i = 0; i < c->n->nin; i++) {
-        if (in_rank(c, i) < 0) return out_unknown(c, 0);
-        if (rank >= 0 && in_rank(c, i) != rank) return infer_error(c, "input %u has rank %d, expected %d", i, in_rank(c, i), rank);
+        if (rank >= 0 && in_rank(c, i) != rank)
+            return infer_error(c, "input %u has rank %d, expected %d", i, in_rank(c, i), rank);
         rank = in_rank(c, i);
     }
     if (!in_axis(c, node_int(c->n, "axis"), rank, &axis)) return false;
     for (int a = 0; a < rank; a++) out[a] = in_dim(c, 0, a);
     for (uint32_t i = 1; i < c->n->nin; i++)
         for (int a = 0; a < rank; a++) {
-            if (a == axis)
-                out[a] = dim_add(c->d, out[a], in_dim(c, i, a));
-            else if (!require_eq(c, out[a], in_dim(c, i, a), "Concat: sizes of the other axes"))
-                return false;
-            else if (dim_is_const(c->d, in_dim(c, i, a), NULL))
-                out[a] = in_dim(c, i, a);
+            if (a == axis) out[a] = dim_add(c->d, out[a], in_dim(c, i, a));
+            else if (!require_eq(c, out[a], in_dim(c, i, a), "Concat: sizes of the other axes")) return false;
+            else if (dim_is_const(c->d, in_dim(c, i, a), NULL)) out[a] = in_dim(c, i, a);
         }
     out_shape(c, 0, rank, out);
     int64_t count = type_count(c->d, &c->out[0]), at = 0;
@@ -631,12 +638,9 @@ static bool infer_split(Infer *c)
     enum { MAX_PARTS = 512 };
     int rank = in_rank(c, 0), axis;
     Dim out[MAX_RANK], size[MAX_PARTS];
-    if (rank < 0) {
-        for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o);
-        return true;
-    }
     const Attr *num = node_attr(c->n, "num_outputs");
-    if (num->kind != ATTR_NONE && num->i != c->n->nout) return infer_error(c, "num_outputs is %d, there are %u", (int)num->i, c->n->nout);
+    if (num->kind != ATTR_NONE && num->i != c->n->nout)
+        return infer_error(c, "num_outputs is %d, there are %u", (int)num->i, c->n->nout);
     if (c->n->nout > MAX_PARTS) return infer_error(c, "%u outputs, at most %d are supported", c->n->nout, MAX_PARTS);
     if (!in_axis(c, node_int(c->n, "axis"), rank, &axis) || !split_sizes(c, in_dim(c, 0, axis), size)) return false;
     int64_t stride[MAX_RANK] = {0}, start = 0, piece;
@@ -668,7 +672,10 @@ static void lower_split(Lower *l)
 
 /* ---- Slice ---- */
 
-typedef struct Cut { Dim first, count; int64_t step; } Cut; /* along one axis */
+typedef struct Cut {
+    Dim first, count;
+    int64_t step;
+} Cut; /* along one axis */
 
 /* A bound that may count from the end. */
 static Dim wrap_bound(Dims *d, Dim b, Dim size)
@@ -695,7 +702,11 @@ static Cut cut_axis(Dims *d, Dim size, Dim start, Dim end, int64_t step)
 }
 
 /* Where every axis is cut; count unknown where a bound is not a known size. */
-typedef struct Bounds { const Dim *start, *end; const int64_t *axis, *step; uint32_t n; } Bounds;
+typedef struct Bounds {
+    const Dim *start, *end;
+    const int64_t *axis, *step;
+    uint32_t n;
+} Bounds;
 
 static void slice_cuts(Dims *d, const Type *in, const Bounds *b, Cut *cut)
 {
@@ -704,10 +715,8 @@ static void slice_cuts(Dims *d, const Type *in, const Bounds *b, Cut *cut)
         int a = (int)(b->axis ? b->axis[j] : j);
         a = a < 0 ? a + in->rank : a;
         int64_t step = b->step ? b->step[j] : 1;
-        if (!b->start || !b->end || !dim_known(b->start[j]) || !dim_known(b->end[j]))
-            cut[a] = (Cut){{0}, {0}, step};
-        else
-            cut[a] = cut_axis(d, dim_canon(d, in->dim[a]), dim_canon(d, b->start[j]), dim_canon(d, b->end[j]), step);
+        if (!b->start || !b->end || !dim_known(b->start[j]) || !dim_known(b->end[j])) cut[a] = (Cut){{0}, {0}, step};
+        else cut[a] = cut_axis(d, dim_canon(d, in->dim[a]), dim_canon(d, b->start[j]), dim_canon(d, b->end[j]), step);
     }
 }
 
@@ -741,7 +750,7 @@ static bool infer_slice(Infer *c)
     Dim out[MAX_RANK];
     int64_t stride[MAX_RANK] = {0}, start = 0, first;
     bool lengths = type_count(c->d, in_type(c, 1)) >= 0 || type_count(c->d, in_type(c, 2)) >= 0;
-    if (rank < 0 || !lengths || !rule_known(c, 3) || !rule_known(c, 4)) return out_unknown(c, 0);
+    if (!lengths || !rule_known(c, 3) || !rule_known(c, 4)) return out_unknown(c, 0);
     if (!slice_bounds(c, &b)) return false;
     slice_cuts(c->d, in_type(c, 0), &b, cut);
     strides_of(c->d, in_type(c, 0), stride);
@@ -777,7 +786,9 @@ static void lower_slice(Lower *l)
 
 /* ---- Pad ---- */
 
-typedef struct Border { Dim before, after; } Border;
+typedef struct Border {
+    Dim before, after;
+} Border;
 
 static bool pad_borders(Dims *d, const Dim *pads, const int64_t *axes, uint32_t n, int rank, Border *b)
 {
@@ -804,7 +815,8 @@ static bool pad_once(Infer *c, PadMode mode, Dim size, Border b)
 {
     if ((mode != PAD_REFLECT && mode != PAD_WRAP) || dim_is_const(c->d, size, NULL)) return true;
     Dim most = mode == PAD_REFLECT ? dim_sub(c->d, size, DIM(c, 1)) : size;
-    return require_ge(c, most, b.before, "padding is smaller than the size") && require_ge(c, most, b.after, "padding is smaller than the size");
+    return require_ge(c, most, b.before, "padding is smaller than the size") &&
+           require_ge(c, most, b.after, "padding is smaller than the size");
 }
 
 static bool infer_pad(Infer *c)
@@ -814,7 +826,7 @@ static bool infer_pad(Infer *c)
     uint32_t n = (uint32_t)rank, np;
     Border b[MAX_RANK];
     Dim out[MAX_RANK];
-    if (rank < 0 || !rule_known(c, 3)) return out_unknown(c, 0);
+    if (!rule_known(c, 3)) return out_unknown(c, 0);
     if (pad_mode(c->n) == PAD_MODES) return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
     if (in_has(c, 3) && (!rule_axes(c, 3, rank, axis, &n) || !rule_ints(c, 3, &axes, &n))) return false;
     const Dim *pads = rule_elems(c, 1, &np);
@@ -827,7 +839,9 @@ static bool infer_pad(Infer *c)
         int64_t lo;
         if (!pad_once(c, pad_mode(c->n), in_dim(c, 0, a), b[a])) return false;
         out[a] = dim_add(c->d, dim_add(c->d, in_dim(c, 0, a), b[a].before), b[a].after);
-        if ((!dim_lower(c->d, out[a], &lo) || lo < 0) && !require_ge(c, out[a], DIM(c, 0), "a padded size is not negative")) return false;
+        if ((!dim_lower(c->d, out[a], &lo) || lo < 0) &&
+            !require_ge(c, out[a], DIM(c, 0), "a padded size is not negative"))
+            return false;
     }
     return out_shape(c, 0, rank, out);
 }
@@ -840,7 +854,9 @@ static Expr periodic(Lower *l, Expr x, Expr before, Expr period)
 {
     Kernel *k = l->k;
     int64_t b, p;
-    Expr lift = expr_is_index(k, before, &b) && expr_is_index(k, period, &p) ? expr_index(k, b <= 0 ? 0 : (b + p - 1) / p * p) : period;
+    Expr lift = expr_is_index(k, before, &b) && expr_is_index(k, period, &p)
+                    ? expr_index(k, b <= 0 ? 0 : (b + p - 1) / p * p)
+                    : period;
     return expr_mod(k, expr_add(k, x, lift), period);
 }
 
@@ -879,7 +895,8 @@ static void lower_pad(Lower *l)
     for (int a = 0; a < rank; a++) {
         at[a] = expr_sub(k, expr_axis(k, axis[a]), expr_dim(k, b[a].before));
         bool low_side = !dim_is(k->dim, b[a].before, 0), high_side = !dim_is(k->dim, b[a].after, 0);
-        if (mode != PAD_CONSTANT && (low_side || high_side)) at[a] = pad_source(l, mode, at[a], b[a], low_dim(l, in, a));
+        if (mode != PAD_CONSTANT && (low_side || high_side))
+            at[a] = pad_source(l, mode, at[a], b[a], low_dim(l, in, a));
         if (mode != PAD_CONSTANT) continue;
         if (low_side) inside = expr_and(k, inside, expr_le(k, zero, at[a]));
         if (high_side) inside = expr_and(k, inside, expr_lt(k, at[a], low_dim(l, in, a)));
@@ -909,7 +926,6 @@ static bool center_dims(Infer *c, Dim *target, Dim *out)
 static bool infer_center(Infer *c)
 {
     Dim target[MAX_RANK], out[MAX_RANK];
-    if (in_rank(c, 0) < 0) return out_unknown(c, 0);
     return center_dims(c, target, out) && out_shape(c, 0, in_rank(c, 0), out);
 }
 
@@ -958,10 +974,11 @@ static bool infer_depth_to_space(Infer *c)
     int64_t b;
     bool crd;
     Dim channels;
-    if (in_rank(c, 0) < 0) return out_unknown(c, 0);
     if (!block_input(c, &b, &crd) || !divide(c, in_dim(c, 0, 1), b * b, &channels)) return false;
     Dim by = DIM(c, b);
-    return out_shape(c, 0, 4, (Dim[]){in_dim(c, 0, 0), channels, dim_mul(c->d, in_dim(c, 0, 2), by), dim_mul(c->d, in_dim(c, 0, 3), by)});
+    return out_shape(
+        c, 0, 4,
+        (Dim[]){in_dim(c, 0, 0), channels, dim_mul(c->d, in_dim(c, 0, 2), by), dim_mul(c->d, in_dim(c, 0, 3), by)});
 }
 
 static bool infer_space_to_depth(Infer *c)
@@ -969,8 +986,8 @@ static bool infer_space_to_depth(Infer *c)
     int64_t b;
     bool crd;
     Dim h, w;
-    if (in_rank(c, 0) < 0) return out_unknown(c, 0);
-    if (!block_input(c, &b, &crd) || !divide(c, in_dim(c, 0, 2), b, &h) || !divide(c, in_dim(c, 0, 3), b, &w)) return false;
+    if (!block_input(c, &b, &crd) || !divide(c, in_dim(c, 0, 2), b, &h) || !divide(c, in_dim(c, 0, 3), b, &w))
+        return false;
     return out_shape(c, 0, 4, (Dim[]){in_dim(c, 0, 0), dim_mul(c->d, in_dim(c, 0, 1), DIM(c, b * b)), h, w});
 }
 
@@ -978,7 +995,8 @@ static bool infer_space_to_depth(Infer *c)
 static Expr deep_channel(Lower *l, Expr c, Expr channels, Expr i, Expr j, Expr b)
 {
     Kernel *k = l->k;
-    if (!strcmp(node_str(l->n, "mode"), "CRD")) return expr_add(k, expr_mul(k, expr_add(k, expr_mul(k, c, b), i), b), j);
+    if (!strcmp(node_str(l->n, "mode"), "CRD"))
+        return expr_add(k, expr_mul(k, expr_add(k, expr_mul(k, c, b), i), b), j);
     return expr_add(k, expr_mul(k, expr_add(k, expr_mul(k, i, b), j), channels), c);
 }
 
@@ -1015,7 +1033,7 @@ static void lower_space_to_depth(Lower *l)
 
 static bool infer_trilu(Infer *c)
 {
-    if (in_rank(c, 0) >= 0 && in_rank(c, 0) < 2) return infer_error(c, "input has rank %d, expected 2 or more", in_rank(c, 0));
+    if (in_rank(c, 0) < 2) return infer_error(c, "input has rank %d, expected 2 or more", in_rank(c, 0));
     return infer_same(c);
 }
 
@@ -1034,6 +1052,7 @@ static void lower_trilu(Lower *l)
     low_stage(l, out, axis, rank, low_select(l, keep, expr_load(k, in, x), low_const(l, low_type(l, in), 0)));
 }
 
+/* clang-format off */
 const OpDef ops_shape[] = {
     OP(Shape, .since = 1, .sig = "data:T -> shape:i64", .T = "any", .attrs = "start:int=0 end:int", .infer = infer_shape,
        .lower = lower_shape, .flags = OP_VALUES | OP_SHAPE_ONLY),
@@ -1071,7 +1090,7 @@ const OpDef ops_shape[] = {
        .infer = infer_slice, .lower = lower_slice, .quant = QUANT_PASS, .flags = OP_VALUES),
     OP(Pad, .since = 11, .sig = "data:T pads:i64 constant_value:T? axes:U? -> output:T", .T = "any", .U = "i32 i64",
        .attrs = "mode:string=constant", .infer = infer_pad, .lower = lower_pad,
-       .quant = QUANT_RESCALE), /* not PASS: what it adds is a float */
+       .quant = QUANT_PASS), /* without constant_value it adds a float 0, which the passes know */
     OP(CenterCropPad, .since = 18, .sig = "input_data:T shape:U -> output_data:T", .T = "any", .U = "i32 i64",
        .attrs = "axes:ints", .infer = infer_center, .lower = lower_center),
     OP(DepthToSpace, .since = 1, .sig = "input:T -> output:T", .T = "any", .attrs = "blocksize:int! mode:string=DCR",
@@ -1082,3 +1101,4 @@ const OpDef ops_shape[] = {
        .lower = lower_trilu),
     {0},
 };
+/* clang-format on */

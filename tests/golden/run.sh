@@ -1,15 +1,15 @@
 #!/bin/sh
-# run.sh OCTET [FILE...]: replays the golden files. Each begins with the arguments of one command, "$ octet ARGUMENTS"; the
-# rest is its exit code and what it printed. Paths are relative to the repository. BLESS=1 rewrites the files instead.
+# run.sh [OCTET [FILE...]] (octet on the PATH): replays the golden files. Each begins with the arguments of one command, "$ octet ARGUMENTS"; the
+# rest is its exit code and what it printed. Paths are relative to the repository. BLESS=1 rewrites the files instead. Closes with the totals.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
-octet=${1:?usage: run.sh OCTET [FILE...]}
+octet=$(command -v "${1:-octet}") || { echo "no octet: ${1:-}"; echo "0 passed, 1 failed"; exit 1; }
 case $octet in /*) ;; *) octet=$PWD/$octet ;; esac
-shift
+[ $# -eq 0 ] || shift
 [ $# -gt 0 ] || set -- "$root"/tests/golden/*/*.txt
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-failed=0
+failed=0 passed=0
 for file in "$@"; do
     arguments=$(sed -n '1s/^\$ octet //p' "$file")
     {
@@ -24,6 +24,9 @@ for file in "$@"; do
     elif ! diff -u "$file" "$work/got"; then
         echo "FAIL $file"
         failed=$((failed + 1))
+    else
+        passed=$((passed + 1))
     fi
 done
-[ $failed -eq 0 ] || { echo "$failed golden files differ (BLESS=1 accepts)"; exit 1; }
+[ "${BLESS:-}" = 1 ] || echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

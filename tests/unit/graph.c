@@ -202,6 +202,19 @@ Test(graph, large_constants_are_hashes)
     free(text);
 }
 
+Test(graph, placeholders_are_not_shared)
+{
+    static const char text[] =
+        "graph (%1: f32[100]) -> (%5) {\n"
+        "  %2 = const f32[100] @1111111111111111\n  %3 = const f32[100] @2222222222222222 \"b\"\n"
+        "  %4 = Add(%1, %2)\n  %5 = Add(%4, %3)\n}";
+    Graph *a = graph_parse(&module, &mem, text);
+    cr_assert(a != NULL);
+    cr_expect(a->node.n == 2 && a->val.n == 6);
+    for (int i = 0; i < 200; i++) graph_const(a, tensor_scalar(&mem, DT_f32, i), NULL);
+    cr_expect(a->consts == 202);
+}
+
 Test(graph, bad_text_is_reported)
 {
     static const char *const bad[] = {"",

@@ -7,7 +7,10 @@
 #include <unistd.h>
 
 enum { FLOATS = 1, INT64S = 7, BOOLS = 9 };
-typedef struct Model { Wire graph, extra; int opset; } Model;
+typedef struct Model {
+    Wire graph, extra;
+    int opset;
+} Model;
 
 static Arena mem;
 static Diag diag;
@@ -70,7 +73,8 @@ static void list(Wire *node, uint32_t field, const char *names)
     }
 }
 
-static void node(Wire *graph, uint32_t field, const char *op, const char *in, const char *out, const Wire *a, const Wire *b)
+static void node(Wire *graph, uint32_t field, const char *op, const char *in, const char *out, const Wire *a,
+                 const Wire *b)
 {
     Wire n = {0};
     if (*in) list(&n, 1, in);
@@ -217,7 +221,8 @@ static Model external(const char *location, const char *offset)
     Wire t = {0}, key = {0}, at = {0};
     wire_text(&key, 1, "location"), wire_text(&key, 2, location);
     wire_text(&at, 1, "offset"), wire_text(&at, 2, offset);
-    wire_int(&t, 1, 3), wire_int(&t, 2, FLOATS), wire_text(&t, 8, "w"), wire_sub(&t, 13, &key), wire_sub(&t, 13, &at), wire_int(&t, 14, 1);
+    wire_int(&t, 1, 3), wire_int(&t, 2, FLOATS), wire_text(&t, 8, "w"), wire_sub(&t, 13, &key), wire_sub(&t, 13, &at),
+        wire_int(&t, 14, 1);
     wire_sub(&m.graph, 5, &t);
     output(&m.graph, "x");
     return m;
@@ -225,10 +230,19 @@ static Model external(const char *location, const char *offset)
 
 Test(import, external_data_stays_in_the_folder)
 {
-    const struct { const char *location, *offset, *why; } cases[] = {
-        {"../../etc/passwd", "0", "must lie in the model's folder"}, {"a/../../etc/passwd", "0", "must lie in the model's folder"},
-        {"/etc/passwd", "0", "absolute"}, {"", "0", "empty"}, {".", "0", "part"}, {"a/", "0", "folder"}, {"a\\b", "0", "backslash"},
-        {"octet-no-such-file", "0", "cannot open"}, {"x", "-1", "offset"}, {"x", "1e9", "offset"}, {"x", "18446744073709551616", "offset"}};
+    const struct {
+        const char *location, *offset, *why;
+    } cases[] = {{"../../etc/passwd", "0", "must lie in the model's folder"},
+                 {"a/../../etc/passwd", "0", "must lie in the model's folder"},
+                 {"/etc/passwd", "0", "absolute"},
+                 {"", "0", "empty"},
+                 {".", "0", "part"},
+                 {"a/", "0", "folder"},
+                 {"a\\b", "0", "backslash"},
+                 {"octet-no-such-file", "0", "cannot open"},
+                 {"x", "-1", "offset"},
+                 {"x", "1e9", "offset"},
+                 {"x", "18446744073709551616", "offset"}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         Model m = external(cases[i].location, cases[i].offset);
         refuses(&m, cases[i].why);
@@ -278,7 +292,8 @@ Test(import, known_if_is_its_branch)
     for (int condition = 0; condition < 2; condition++) {
         Model m = with_input();
         uint8_t c = (uint8_t)condition;
-        Wire yes = branch("Neg"), no = branch("Abs"), a = attr_graph("then_branch", &yes), b = attr_graph("else_branch", &no);
+        Wire yes = branch("Neg"), no = branch("Abs"), a = attr_graph("then_branch", &yes),
+             b = attr_graph("else_branch", &no);
         initializer(&m.graph, "c", BOOLS, 1, &c, 1);
         node(&m.graph, 1, "If", "c", "y", &a, &b), output(&m.graph, "y");
         Graph *g = imports(&m);
@@ -290,7 +305,8 @@ Test(import, known_if_is_its_branch)
 Test(import, unknown_if_is_refused_with_what_is_inside)
 {
     Model m = with_input();
-    Wire yes = branch("Neg"), no = branch("Mystery"), a = attr_graph("then_branch", &yes), b = attr_graph("else_branch", &no);
+    Wire yes = branch("Neg"), no = branch("Mystery"), a = attr_graph("then_branch", &yes),
+         b = attr_graph("else_branch", &no);
     input(&m, "c", BOOLS, 0, NULL);
     node(&m.graph, 1, "If", "c", "y", &a, &b), output(&m.graph, "y");
     refuses(&m, "condition is not known");

@@ -8,7 +8,12 @@
 enum { PAGE = 4096, MAX_BUFS = 16, MAX_SYMS = 8 };
 
 /* ---- memory that faults on either side ---- */
-typedef struct Fence { char *map; size_t bytes; char *at; size_t n; } Fence;
+typedef struct Fence {
+    char *map;
+    size_t bytes;
+    char *at;
+    size_t n;
+} Fence;
 
 static Fence fence_new(size_t n, bool at_end)
 {
@@ -52,8 +57,14 @@ static void fill(const Buf *b, char *at, int64_t n, unsigned seed, bool padded)
     for (int64_t i = 0; i < n; i++) {
         unsigned r = random_next(&seed);
         if (b->name[0] == 'I') dtype_store_int(b->type, at, i, r % 5);
-        else if (b->name[0] == 'P') memcpy(at + i * dtypes[b->type].bytes, &(uint64_t){(uint64_t)i * (b->type == DT_u8 ? 1 : 37) + seed % 7}, (size_t)dtypes[b->type].bytes);
-        else if (dtype_is_float(b->type)) dtype_store(b->type, at, i, padded ? 0 : r % 41 == 3 && b->name[0] == 'N' ? (double)NAN : ((double)(r % 4001) - 2000) / 700);
+        else if (b->name[0] == 'P')
+            memcpy(at + i * dtypes[b->type].bytes, &(uint64_t){(uint64_t)i * (b->type == DT_u8 ? 1 : 37) + seed % 7},
+                   (size_t)dtypes[b->type].bytes);
+        else if (dtype_is_float(b->type))
+            dtype_store(b->type, at, i,
+                        padded                             ? 0
+                        : r % 41 == 3 && b->name[0] == 'N' ? (double)NAN
+                                                           : ((double)(r % 4001) - 2000) / 700);
         else dtype_store_int(b->type, at, i, padded ? 0 : (int64_t)(r % 256) - (b->type == DT_u8 ? 0 : 128));
     }
 }
@@ -70,9 +81,9 @@ static bool same(DType t, const char *a, const char *b, int64_t i, double ulps)
 
 typedef struct Case {
     const char *text;
-    double ulps;        /* 0: exact */
-    int64_t most;       /* largest size to try; 0: 100 */
-    int code;           /* what the call returns */
+    double ulps;  /* 0: exact */
+    int64_t most; /* largest size to try; 0: 100 */
+    int code;     /* what the call returns */
 } Case;
 
 static bool host_has(const Target *t) { return t && !t->gpu && !(t->needs & ~target_host_features()); }
@@ -105,9 +116,9 @@ static void compare(Kernel *k, OctetKernel f, const Case *c, const Target *t, co
         int64_t n = number(k, buf_elements(k, (int)i + 1), size), bad = 0, first = 0;
         for (int64_t e = n; e-- > 0;)
             if (!same(b->type, got[i].at, want[i].at, e, c->ulps)) bad++, first = e;
-        cr_expect(!bad, "%s on %s, sizes %ld %ld %ld: %s differs in %ld of %ld, first [%ld]: %.9g, wanted %.9g", k->name, t->name, (long)size[0],
-                  (long)size[1], (long)size[2], b->name, (long)bad, (long)n, (long)first, dtype_load(b->type, got[i].at, first),
-                  dtype_load(b->type, want[i].at, first));
+        cr_expect(!bad, "%s on %s, sizes %ld %ld %ld: %s differs in %ld of %ld, first [%ld]: %.9g, wanted %.9g",
+                  k->name, t->name, (long)size[0], (long)size[1], (long)size[2], b->name, (long)bad, (long)n,
+                  (long)first, dtype_load(b->type, got[i].at, first), dtype_load(b->type, want[i].at, first));
     }
     for (uint32_t i = 0; i < params; i++) munmap(want[i].map, want[i].bytes), munmap(got[i].map, got[i].bytes);
     munmap(scratch.map, scratch.bytes);
@@ -158,6 +169,7 @@ static void run(const Case *c, size_t n)
         run(c, COUNT_OF(c));                                                                                           \
     }
 
+/* clang-format off */
 CASES(elementwise,
     {"kernel chain(M, N) { in X[M, N], S[N], B[1], R[M, N] out Y[M, N]"
      " Y[i, j] = max(X[i, j] * S[j] + B[0], 0) * tanh(R[i, j]) + exp(-X[i, j] * X[i, j])"
@@ -183,12 +195,17 @@ CASES(reductions,
     {"kernel sums(R, C) { in X: i32[R, C], Z: bool[R, C] out Y: i32[R], A: bool[R] Y[r] = sum(c: C) X[r, c] * X[r, c] A[r] = all(c: C) Z[r, c]"
      " schedule: parallel r; split c 16; vectorize c.1; partial c.1 }", 0, 0, 0})
 
+CASES(lanes_outside,
+    {"kernel column_sums(M, N) { in X[M, N] out Y[N] Y[j] = sum(i: M) X[i, j] * X[i, j] schedule: split j 16; order j.0 j.1 i; vectorize j.1 }", 400, 40, 0},
+    {"kernel last_wins(M) { in X[M] out Y[1] Y[0] for i: M = X[i] schedule: split i 16; vectorize i.1 }", 0, 0, 0},
+    {"kernel chosen(M) { in X[M], I: i64[M] out Y[5] Y[I[i]] for i: M = X[i] where 0 < X[i] schedule: split i 16; vectorize i.1 }", 0, 0, 0})
+
 CASES(guards,
     {"kernel pad(H, W) { in X[H, W] out Y[H + 2, W + 3] Y[i, j] = guard((1 <= i) && (i < H + 1) && (2 <= j) && (j < W + 2), X[i - 1, j - 2], 7.0)"
      " schedule: split j 16; parallel i; vectorize j.1 }", 0, 0, 0},
     {"kernel concat(N, A, B) { in X[N, A], Y[N, B] out Z[N, A + B] Z[i, j] = guard(j < A, X[i, j], guard(A <= j, Y[i, j - A], 0.0))"
      " schedule: split j 16; vectorize j.1 }", 0, 0, 0},
-    {"kernel scalar_under_mask(N) { in X[N], S[1] out Y[N + 20] Y[i] = guard(i < N, X[i] * S[0], -1.0)"
+    {"kernel scalar_under_mask(N) { in X[N], S[N] out Y[N + 20] Y[i] = guard(i < N, X[i] * S[0], -1.0)"
      " schedule: split i 16; vectorize i.1 }", 0, 0, 0},
     {"kernel conv(W) { in X[2, 4, 9, W], F[6, 4, 3, 3], B[6] out Y[2, 6, 9, W]"
      " Y[n, o, h, w] = sum(c: 4, i: 3, j: 3) guard((1 <= h + i) && (h + i < 10) && (1 <= w + j) && (w + j < W + 1), X[n, c, h + i - 1, w + j - 1], 0.0) * F[o, c, i, j]"
@@ -249,6 +266,8 @@ CASES(contract,
      " Y[n, h, w, o] = sum(i: 3, j: 3, c: 8) i32(X[n, h + i, w + j, c]) * i32(F[o, i, j, c])"
      " schedule: split w 6; split o 2 16; split c 4; order n h o.0 w.0 i j c.0 w.1 o.1 o.2 c.1; unroll w.1 o.1; vectorize o.2; parallel n h; call contract i }", 0, 3, 0})
 
+/* clang-format on */
+
 Test(llvm, compiles_the_same_on_any_number_of_threads)
 {
     Arena mem = {0};
@@ -256,7 +275,9 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
     LlvmJob job[20];
     const char *error;
     for (int i = 0; i < 20; i++) {
-        Kernel *k = kernel_parse(&mem, dims_new(&mem), "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", &diag);
+        Kernel *k = kernel_parse(
+            &mem, dims_new(&mem),
+            "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", &diag);
         job[i] = (LlvmJob){schedule_apply(k, &error), target_at((uint32_t)i % 5), arena_printf(&mem, "k%d", i)};
         cr_assert(job[i].kernel);
     }
@@ -271,9 +292,13 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
 /* The inner loop of a register tile must not touch the stack with vectors. */
 Test(llvm, hot_loop_has_no_spills)
 {
-    static const struct { const char *text, *level, *hot; } tiles[] = {
-        {GEMM("gemm", 14, 2), "avx512", "vfmadd"}, {GEMM("gemm", 6, 1), "avx2", "vfmadd"}, {GEMM8("gemm8", "u8", "i8", 12, 2), "avx512vnni", "vpdpbusd"},
-        {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"}, {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"}};
+    static const struct {
+        const char *text, *level, *hot;
+    } tiles[] = {{GEMM("gemm", 14, 2), "avx512", "vfmadd"},
+                 {GEMM("gemm", 6, 1), "avx2", "vfmadd"},
+                 {GEMM8("gemm8", "u8", "i8", 12, 2), "avx512vnni", "vpdpbusd"},
+                 {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"},
+                 {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"}};
     for (size_t i = 0; i < COUNT_OF(tiles); i++) {
         Arena mem = {0};
         Diag diag = {.mem = &mem, .subject = ""};
@@ -283,9 +308,11 @@ Test(llvm, hot_loop_has_no_spills)
         int loops = 0;
         for (const char *at = strstr(text, "\n.LBB"), *next; at; at = next) {
             next = strstr(at + 1, "\n.LBB");
-            char *block = arena_text(&mem, at + 1, next ? (size_t)(next - at) : strlen(at + 1)), *body = strchr(block, ':');
+            char *block = arena_text(&mem, at + 1, next ? (size_t)(next - at) : strlen(at + 1)),
+                 *body = strchr(block, ':');
             *body++ = 0;
-            char *back = strstr(body, arena_printf(&mem, "%s\n", block)); /* jumps to its own start: an innermost loop */
+            char *back =
+                strstr(body, arena_printf(&mem, "%s\n", block)); /* jumps to its own start: an innermost loop */
             int hot = 0, spills = 0;
             if (!back) continue;
             for (char *line = strtok(body, "\n"); line; line = strtok(NULL, "\n")) {
@@ -294,7 +321,8 @@ Test(llvm, hot_loop_has_no_spills)
             }
             if (hot < 4) continue;
             loops++;
-            cr_expect(!spills, "%s, loop %s: %d vector accesses to the stack beside %d %s", tiles[i].level, block, spills, hot, tiles[i].hot);
+            cr_expect(!spills, "%s, loop %s: %d vector accesses to the stack beside %d %s", tiles[i].level, block,
+                      spills, hot, tiles[i].hot);
         }
         cr_expect(loops, "%s: the tile is not there", tiles[i].level);
         arena_drop(&mem);

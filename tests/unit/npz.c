@@ -34,7 +34,8 @@ static const Tensor *read_npy(const char *header, const void *data, size_t n)
 Test(npz, round_trip_of_every_type)
 {
     NamedTensors in = {0}, out = {0};
-    const DType types[] = {DT_f32, DT_f16, DT_f64, DT_i8, DT_i16, DT_i32, DT_i64, DT_u8, DT_u16, DT_u32, DT_u64, DT_bool, DT_bf16};
+    const DType types[] = {DT_f32, DT_f16, DT_f64, DT_i8,  DT_i16,  DT_i32, DT_i64,
+                           DT_u8,  DT_u16, DT_u32, DT_u64, DT_bool, DT_bf16};
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         Tensor *t = tensor_new(&mem, types[i], 2, (int64_t[]){2, 3});
         for (int k = 0; k < 6; k++) dtype_store(types[i], (void *)t->data, k, types[i] == DT_bool ? k & 1 : k);
@@ -66,9 +67,14 @@ Test(npz, fortran_order_and_big_endian)
 Test(npz, damaged_headers_are_refused)
 {
     const char *const headers[] = {
-        "", "{", "{'descr': '<f4'}", "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (2), }", "{'descr': 'O', 'fortran_order': False, 'shape': (1,), }",
-        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+        "",
+        "{",
+        "{'descr': '<f4'}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2), }",
+        "{'descr': 'O', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1), }"};
     for (size_t i = 0; i < COUNT_OF(headers); i++) {

@@ -1,16 +1,25 @@
 /* Operator rows of elementwise.c, shape.c, index.c and reduce.c, a case a line: operator, attributes, inputs, result.
  *
- * A tensor is written "f32[2,3] 1 2 3 4 5 6": type, sizes, then elements; without elements it is a graph input, and sizes may
- * be names. Constant inputs are folded through the interpreter, so the result is data; otherwise it is a type. */
+ * A tensor is written "f32[2,3] 1 2 3 4 5 6": type, sizes, then elements; without elements it is a graph input, and
+ * sizes may be names. Constant inputs are folded through the interpreter, so the result is data; otherwise it is a
+ * type. */
 #include "ir/dim.h"
 #include "ir/graph.h"
+#include "ir/lower.h"
 #include "ir/op.h"
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct Case { const char *op, *attrs, *in[5], *want; } Case;
-typedef struct World { Arena mem; Diag diag; Module module; Graph *g; } World;
+typedef struct Case {
+    const char *op, *attrs, *in[5], *want;
+} Case;
+typedef struct World {
+    Arena mem;
+    Diag diag;
+    Module module;
+    Graph *g;
+} World;
 
 static void world_open(World *w)
 {
@@ -98,8 +107,10 @@ static Attr *parse_attrs(World *w, const OpDef *op, const char *s)
 static void check_tensor(const Case *c, const Tensor *got, const Tensor *want)
 {
     cr_assert(got, "%s(%s): not folded", c->op, c->attrs);
-    cr_assert(got->type == want->type && got->rank == want->rank, "%s(%s): %s of rank %d", c->op, c->attrs, dtypes[got->type].name, got->rank);
-    for (int i = 0; i < got->rank; i++) cr_assert(got->dim[i] == want->dim[i], "%s(%s): size %d is %d", c->op, c->attrs, i, (int)got->dim[i]);
+    cr_assert(got->type == want->type && got->rank == want->rank, "%s(%s): %s of rank %d", c->op, c->attrs,
+              dtypes[got->type].name, got->rank);
+    for (int i = 0; i < got->rank; i++)
+        cr_assert(got->dim[i] == want->dim[i], "%s(%s): size %d is %d", c->op, c->attrs, i, (int)got->dim[i]);
     for (int64_t i = 0; i < tensor_count(got); i++) {
         double x = dtype_load(got->type, got->data, i), y = dtype_load(want->type, want->data, i);
         bool same = x == y || (x != x && y != y) || fabs(x - y) <= 1e-5 * fmax(1, fabs(y));
@@ -130,11 +141,10 @@ static void check_case(const Case *c)
     for (uint32_t o = 0; o < nout; o++, s += strcspn(s, ";"), s += *s == ';', s += strspn(s, " ")) {
         const char *one = arena_text(&w.mem, s, strcspn(s, ";"));
         const Tensor *want = strchr(one, ']') && strchr(one, ']')[1] ? parse_tensor(&w, one, &type) : NULL;
-        if (want)
-            check_tensor(c, graph_val(w.g, out[o])->konst, want);
+        if (want) check_tensor(c, graph_val(w.g, out[o])->konst, want);
         else
-            cr_assert_str_eq(type_text(&w.module, val_type(w.g, out[o]), &w.mem), one, "%s(%s): %s, expected %s", c->op, c->attrs,
-                             type_text(&w.module, val_type(w.g, out[o]), &w.mem), one);
+            cr_assert_str_eq(type_text(&w.module, val_type(w.g, out[o]), &w.mem), one, "%s(%s): %s, expected %s", c->op,
+                             c->attrs, type_text(&w.module, val_type(w.g, out[o]), &w.mem), one);
     }
     arena_drop(&w.mem);
 }
@@ -181,6 +191,11 @@ Test(ops1, elementwise)
         {"Cast", "to=9", {"f32[3] .5 0 -1"}, "bool[3] 1 0 1"},
         {"Cast", "to=17 saturate=0", {"f32[2] 1.5 1e6"}, "f8e4m3fn[2] 1.5 nan"},
         {"Cast", "to=17", {"f32[2] 1.5 1e6"}, "f8e4m3fn[2] 1.5 448"},
+        {"Cast", "to=19 saturate=0", {"f32[3] 1e6 -1e6 .5"}, "f8e5m2[3] inf -inf .5"},
+        {"Cast", "to=19", {"f32[2] -inf 1e6"}, "f8e5m2[2] -57344 57344"},
+        {"Cast", "to=24", {"f32[3] 1 3 .375"}, "f8e8m0[3] 1 4 .5"},
+        {"Dropout", "", {"f32[2] 1 2.5", "f32[] .5"}, "f32[2] 1 2.5; bool[2] 1 1"},
+        {"Dropout", "", {"f32[2]", "f32[] .5", "bool[] 1"}, "error"},
         {"BitCast", "to=6", {"f32[1] 1.5"}, "i32[1] 1069547520"},
         {"BitCast", "to=12", {"f32[1] -1.5"}, "u32[1] 3217031168"},
         {"BitCast", "to=3", {"f32[1] -1.5"}, "error"},
@@ -201,7 +216,10 @@ Test(ops1, shape_moves)
         {"Concat", "axis=-1", {"f32[2,1] 1 2", "f32[2,2] 3 4 5 6.5"}, "f32[2,3] 1 3 4 2 5 6.5"},
         {"Split", "axis=1", {"f32[2,3] 1 2 3 4 5 6.5"}, "f32[2,2] 1 2 4 5; f32[2,1] 3 6.5"},
         {"Split", "", {"i64[4] 1 2 3 4", "i64[2] 1 3"}, "i64[1] 1; i64[3] 2 3 4"},
-        {"Slice", "", {"f32[5] 0 1 2 3 4.5", "i64[1] -1", "i64[1] -9223372036854775808", "i64[1] 0", "i64[1] -2"}, "f32[3] 4.5 2 0"},
+        {"Slice",
+         "",
+         {"f32[5] 0 1 2 3 4.5", "i64[1] -1", "i64[1] -9223372036854775808", "i64[1] 0", "i64[1] -2"},
+         "f32[3] 4.5 2 0"},
         {"Slice", "", {"f32[2,4] 0 1 2 3 4 5 6 7.5", "i64[1] 1", "i64[1] 1000", "i64[1] -1"}, "f32[2,3] 1 2 3 5 6 7.5"},
         {"Slice", "", {"i64[4] 0 1 2 3", "i64[1] 3", "i64[1] 1"}, "i64[0]"},
         {"Pad", "", {"f32[2] 1 2.5", "i64[2] 1 2", "f32[] 9"}, "f32[5] 9 1 2.5 9 9"},
@@ -268,7 +286,10 @@ Test(ops1, indices)
         {"ArgMin", "", {"f32[3] 2 nan 1"}, "i64[1] 1"},
         {"TopK", "", {"f32[4] 1 3.5 2 3.5", "i64[1] 3"}, "f32[3] 3.5 3.5 2; i64[3] 1 3 2"},
         {"TopK", "largest=0", {"i32[12] 5 4 3 2 1 9 8 7 1 6 5 4", "i64[1] 2"}, "i32[2] 1 1; i64[2] 4 8"},
-        {"TopK", "axis=0", {"f32[9,2] 1 9.5 2 8 3 7 4 6 5 5 6 4 7 3 8 2 9 1", "i64[1] 2"}, "f32[2,2] 9 9.5 8 8; i64[2,2] 8 0 7 1"},
+        {"TopK",
+         "axis=0",
+         {"f32[9,2] 1 9.5 2 8 3 7 4 6 5 5 6 4 7 3 8 2 9 1", "i64[1] 2"},
+         "f32[2,2] 9 9.5 8 8; i64[2,2] 8 0 7 1"},
         {"CumSum", "", {"f32[2,3] 1 2 3 4 5 6.5", "i64[] 1"}, "f32[2,3] 1 3 6 4 9 15.5"},
         {"CumSum", "exclusive=1 reverse=1", {"f32[3] 1 2 3.5", "i64[] 0"}, "f32[3] 5.5 3.5 0"},
         {"CumProd", "reverse=1", {"f32[3] 1 2 3.5", "i64[] 0"}, "f32[3] 7 7 3.5"},
@@ -302,6 +323,31 @@ Test(ops1, reductions)
     check_cases(cases, COUNT_OF(cases));
 }
 
+/* Splitting and merging sizes divides nothing that it need not. */
+Test(ops1, reshape_groups)
+{
+    static const struct {
+        const char *in, *shape, *want;
+    } cases[] = {
+        {"f32[B,S,768]", "i64[4] 0 0 12 64", "x[a1, a2, a3 * 64 + a4]"},
+        {"f32[B,S,12,64]", "i64[3] 0 0 768", "x[a1, a2, a3 / 64, a3 % 64]"},
+        {"f32[B,1,S]", "i64[3] 0 -1 1", "x[a1, 0, a2]"},
+        {"f32[2,N,3]", "i64[2] 2 -1", "x[a1, a2 / 3, a2 % 3]"},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        World w;
+        int *buf_of;
+        world_open(&w);
+        Val y = emit(w.g, "Reshape", NULL, 2, parse_input(&w, cases[i].in), parse_input(&w, cases[i].shape));
+        graph_output(w.g, y, "y");
+        Kernel *k = lower_graph(w.g, &w.mem, &buf_of);
+        cr_assert(k && k->stage.n == 1 && !w.diag.errors);
+        const char *text = expr_text(k, k->stage.at[0].value, &w.mem), *at = strchr(text, '[');
+        cr_assert(at && !strcmp(at, strchr(cases[i].want, '[')), "%s: %s", cases[i].in, text);
+        arena_drop(&w.mem);
+    }
+}
+
 /* Shape arithmetic as exporters write it keeps its meaning through the chain. */
 Test(ops1, values_through_chains)
 {
@@ -311,9 +357,11 @@ Test(ops1, values_through_chains)
     Val one = parse_input(&w, "i64[1] 1"), two = parse_input(&w, "i64[1] 2"), minus = parse_input(&w, "i64[1] -1");
     Val h = emit(w.g, "Slice", NULL, 3, shape, two, parse_input(&w, "i64[1] 3"));
     Val b = emit(w.g, "Gather", NULL, 2, shape, parse_input(&w, "i64[] 0"));
-    Val doubled = emit(w.g, "Mul", NULL, 2, h, two), b1 = emit(w.g, "Unsqueeze", NULL, 2, b, parse_input(&w, "i64[1] 0"));
+    Val doubled = emit(w.g, "Mul", NULL, 2, h, two),
+        b1 = emit(w.g, "Unsqueeze", NULL, 2, b, parse_input(&w, "i64[1] 0"));
     const OpDef *concat = op_find(NULL, "Concat");
-    Val target = graph_emit(w.g, concat, parse_attrs(&w, concat, "axis=0"), (Val[]){b1, doubled, minus, one}, 4, 1, NULL, NULL);
+    Val target =
+        graph_emit(w.g, concat, parse_attrs(&w, concat, "axis=0"), (Val[]){b1, doubled, minus, one}, 4, 1, NULL, NULL);
     Val y = emit(w.g, "Reshape", NULL, 2, x, target);
     cr_assert(!w.diag.errors);
     const Type *t = val_type(w.g, y);

@@ -32,7 +32,8 @@ static void refuses(const uint8_t *p, size_t n, const char *why)
 /* x -> Relu -> y, opset 13. */
 static Wire relu_model(void)
 {
-    Wire dim = {0}, shape = {0}, tensor = {0}, type = {0}, x = {0}, y = {0}, node = {0}, graph = {0}, opset = {0}, model = {0};
+    Wire dim = {0}, shape = {0}, tensor = {0}, type = {0}, x = {0}, y = {0}, node = {0}, graph = {0}, opset = {0},
+         model = {0};
     wire_int(&dim, 1, 4), wire_sub(&shape, 1, &dim);
     wire_int(&tensor, 1, 1), wire_sub(&tensor, 2, &shape), wire_sub(&type, 1, &tensor);
     wire_text(&x, 1, "x"), wire_sub(&x, 2, &type), wire_text(&y, 1, "y");
@@ -99,7 +100,11 @@ Test(scan, repeated_singular_messages_are_refused)
 
 Test(scan, bad_wire_is_refused)
 {
-    const struct { uint8_t at[12]; size_t n; const char *why; } cases[] = {
+    const struct {
+        uint8_t at[12];
+        size_t n;
+        const char *why;
+    } cases[] = {
         {{0}, 0, "empty"},
         {{0x00, 0x01}, 2, "bad field number"},
         {{0x0b, 0x0c}, 2, "unknown wire type"},

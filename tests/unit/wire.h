@@ -4,7 +4,10 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef struct Wire { uint8_t at[1 << 14]; size_t n; } Wire;
+typedef struct Wire {
+    uint8_t at[1 << 14];
+    size_t n;
+} Wire;
 
 static inline void wire_varint(Wire *w, uint64_t v)
 {
@@ -12,7 +15,10 @@ static inline void wire_varint(Wire *w, uint64_t v)
     w->at[w->n++] = (uint8_t)v;
 }
 
-static inline void wire_int(Wire *w, uint32_t field, int64_t v) { wire_varint(w, (uint64_t)field << 3), wire_varint(w, (uint64_t)v); }
+static inline void wire_int(Wire *w, uint32_t field, int64_t v)
+{
+    wire_varint(w, (uint64_t)field << 3), wire_varint(w, (uint64_t)v);
+}
 
 static inline void wire_bytes(Wire *w, uint32_t field, const void *p, size_t n)
 {

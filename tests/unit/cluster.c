@@ -1,0 +1,124 @@
+/* Clustering: which stages disappear, which must not, and that nothing changes the results. */
+#include "tests/unit/kernel_runs.h"
+
+static Program *clustered(const char *text, uint32_t stages)
+{
+    Program *p = program_new(text);
+    p->symbol[0] = 5;
+    program_fill(p);
+    void **want = program_reference(p);
+    program_cluster(p->k);
+    program_check(p->k, "cluster");
+    program_compare(p, want, program_run(p, 0), "cluster");
+    cr_assert_eq(p->k->stage.n, stages, "%u stages are left of:\n%s", p->k->stage.n, text);
+    return p;
+}
+
+Test(cluster, epilogues)
+{
+    program_drop(clustered("kernel k() { in X[2, 8, 6, 6], R[2, 16, 4, 4] const W[16, 8, 3, 3], B[16] out Y[2, 16, 4, 4]"
+                           " tmp a[2, 16, 4, 4], b[2, 16, 4, 4], c[2, 16, 4, 4], d[2, 16, 4, 4]"
+                           " a[n, o, h, w] = sum(k: 8, i: 3, j: 3) X[n, k, h + i, w + j] * W[o, k, i, j]"
+                           " b[n, o, h, w] = a[n, o, h, w] + B[o]"
+                           " c[n, o, h, w] = max(b[n, o, h, w], 0)"
+                           " d[n, o, h, w] = tanh(R[n, o, h, w])"
+                           " Y[n, o, h, w] = c[n, o, h, w] + d[n, o, h, w] }",
+                           1));
+}
+
+Test(cluster, epilogue_waits_for_the_later_operand)
+{ /* both branches are sums: the second one takes the addition */
+    program_drop(clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 8] tmp a[4, 8], b[4, 8], c[4, 8]"
+                           " a[m, n] = sum(k: 8) X[m, k] * V[k, n]"
+                           " b[m, n] = sum(k: 8) X[m, k] * W[k, n]"
+                           " c[m, n] = a[m, n] + b[m, n]"
+                           " Y[m, n] = max(c[m, n], 0) }",
+                           2));
+}
+
+Test(cluster, work_is_not_repeated)
+{ /* exp would be computed for every column of the product */
+    program_drop(clustered("kernel k() { in X[4, 8] const W[8, 8] out Y[4, 8] tmp a[4, 8] a[m, k] = exp(X[m, k])"
+                           " Y[m, n] = sum(k: 8) a[m, k] * W[k, n] }",
+                           2));
+    program_drop(clustered("kernel k() { in X[6, 6] out Y[4, 4] tmp a[6, 6] a[h, w] = exp(X[h, w])" /* overlapping windows */
+                           " Y[y, x] = max(i: 3, j: 3) a[y + i, x + j] }",
+                           2));
+    program_drop(clustered("kernel k() { in X[6, 6] out Y[3, 3] tmp a[6, 6] a[h, w] = exp(X[h, w])" /* these do not */
+                           " Y[y, x] = max(i: 2, j: 2) a[y * 2 + i, x * 2 + j] }",
+                           1));
+}
+
+Test(cluster, copies_move_no_data)
+{ /* heads: split, transposed, multiplied, transposed back, merged */
+    program_drop(clustered("kernel k(S) { in Q[S, 32], K[S, 32] out Y[2, S, S] tmp q4[S, 2, 16], qt[2, S, 16], k4[S, 2, 16], kt[2, 16, S]"
+                           " q4[s, h, d] = Q[s, h * 16 + d] qt[h, s, d] = q4[s, h, d]"
+                           " k4[s, h, d] = K[s, h * 16 + d] kt[h, d, s] = k4[s, h, d]"
+                           " Y[h, s, t] = sum(d: 16) qt[h, s, d] * kt[h, d, t] }",
+                           1));
+    program_drop(clustered("kernel k(S) { in P[2, S, S], V[2, S, 16] out Y[S, 32] tmp c[2, S, 16], ct[S, 2, 16]"
+                           " c[h, s, d] = sum(t: S) P[h, s, t] * V[h, t, d] ct[s, h, d] = c[h, s, d] Y[s, n] = ct[s, n / 16, n % 16] }",
+                           1));
+}
+
+Test(cluster, concatenation_is_where_the_parts_are_stored)
+{
+    Program *p = clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 16], Z[4, 24] tmp a[4, 8], b[4, 8], c[4, 16], d[4, 24]"
+                           " a[m, n] = sum(k: 8) X[m, k] * V[k, n]"
+                           " b[m, n] = sum(k: 8) a[m, k] * W[k, n]"
+                           " c[m, n] = a[m, n] c[m, n + 8] for m: 4, n: 8 = b[m, n]"
+                           " d[m, j] for m: 4, j: 16 = c[m, j] d[m, n + 16] for m: 4, n: 8 = X[m, n]"
+                           " Y[m, j] = exp(c[m, j]) Z[m, i] = exp(d[m, i]) }",
+                           5);
+    cr_assert_eq(p->k->stage.at[0].out, p->k->stage.at[1].out); /* both products go into the larger concatenation */
+    program_drop(p);
+}
+
+Test(cluster, barriers)
+{
+    program_drop(clustered("kernel k(N) { in X[N] out Y[N] tmp a[N] a[t] = X[t] + guard(0 < t, a[t - 1], 0) scan t Y[i] = a[i] * 2 }", 2));
+    program_drop(clustered("kernel k(N) { in X[N] out Y[4] tmp a[4] a[i] = 0 a[n % 4] for n: N add= X[n] Y[i] = a[i] * 2 }", 3));
+}
+
+Test(cluster, a_shared_group_stays_together)
+{
+    Program *p = clustered("kernel k(R) { in X[R, 9] out Y[R, 9] tmp m[R], s[R], e[R, 9], y[R, 9], z[R, 9]"
+                           " e[r, c] = exp(X[r, c])"
+                           " m[r] = max(c: 9) e[r, c] share 3"
+                           " s[r] = sum(c: 9) e[r, c] - m[r] then 1 / (it + 1) share 3"
+                           " y[r, c] = (e[r, c] - m[r]) * s[r] share 3"
+                           " Y[r, c] = tanh(y[r, c]) }",
+                           4);
+    cr_assert_eq(p->k->stage.at[3].share, p->k->stage.at[1].share); /* tanh joined the group */
+    cr_assert_neq(p->k->stage.at[1].share, 0);
+    program_drop(p);
+}
+
+Test(cluster, dead_stages_go)
+{
+    program_drop(clustered("kernel k() { in X[4] out Y[4] tmp a[4], b[4] a[i] = exp(X[i]) b[i] = a[i] + 1 Y[i] = X[i] }", 1));
+}
+
+/* A chain of thousands of stages takes time and memory in proportion, also where each value is used twice. */
+Test(cluster, long_programs)
+{
+    Arena text = {0};
+    FILE *f;
+    char *all = NULL;
+    size_t n = 0;
+    enum { STAGES = 2000 };
+    f = open_memstream(&all, &n);
+    fprintf(f, "kernel k() { in X[4] out Y[4] tmp t0[4]");
+    for (int i = 1; i < STAGES; i++) fprintf(f, ", t%d[4]", i);
+    fprintf(f, " t0[i] = X[i]");
+    for (int i = 1; i < STAGES; i++) fprintf(f, " t%d[i] = t%d[i] * 0.5 + t%d[i] * t%d[i]", i, i - 1, i - 1, i - 1);
+    fprintf(f, " Y[i] = t%d[i] }", STAGES - 1);
+    fclose(f);
+    Program *p = program_new(all);
+    program_cluster(p->k);
+    cr_assert_lt(p->k->stage.n, (uint32_t)STAGES / 4);
+    cr_assert_lt(expr_count(p->k), 100u * STAGES);
+    program_drop(p);
+    arena_drop(&text);
+    free(all);
+}

@@ -1,0 +1,88 @@
+/* Objects written by hand: what a linker would read is what was put. */
+#include "codegen/elf.h"
+#include "codegen/image.h"
+#include <criterion/criterion.h>
+#include <elf.h>
+#include <stdlib.h>
+
+static bool fill(void *ctx, FILE *f) { return fwrite(ctx, 1, 5, f) == 5; }
+
+static char *object_write(Arena *mem, size_t *n)
+{
+    Elf *e = elf_new(mem, "x86_64");
+    for (int i = 0; i < 50; i++)
+        elf_pointer_symbol(e, ELF_RELRO, elf_put(e, ELF_RELRO, NULL, 8, 8), arena_printf(mem, "kernel%d", i));
+    uint64_t text = elf_text(e, "hello");
+    cr_assert_eq(elf_text(e, "hello"), text);
+    elf_put(e, ELF_WEIGHTS, "x", 1, 1);
+    cr_assert_eq(elf_stream(e, ELF_WEIGHTS, 5, 64, fill, "abcde"), 64);
+    uint64_t at = elf_put(e, ELF_RELRO, NULL, 16, 64);
+    elf_pointer(e, ELF_RELRO, at + 8, ELF_RODATA, text);
+    elf_poke(e, ELF_RELRO, at, "\1\2", 2);
+    elf_define(e, "model", ELF_RELRO, at, 16, true);
+    char *p;
+    FILE *f = open_memstream(&p, n);
+    cr_assert(elf_write(e, f));
+    fclose(f);
+    return p;
+}
+
+Test(elf, sections_symbols_and_relocations)
+{
+    Arena mem = {0};
+    size_t n, again;
+    char *p = object_write(&mem, &n), *q = object_write(&mem, &again);
+    cr_assert(n == again && !memcmp(p, q, n), "the same input gives the same bytes");
+    const Elf64_Ehdr *h = (const void *)p;
+    const Elf64_Shdr *s = (const void *)(p + h->e_shoff);
+    cr_assert(h->e_type == ET_REL && h->e_machine == EM_X86_64 && h->e_shoff + h->e_shnum * sizeof *s == n);
+    const char *names = p + s[h->e_shstrndx].sh_offset;
+    int seen = 0;
+    for (int i = 1; i < h->e_shnum; i++) {
+        cr_assert(s[i].sh_offset + s[i].sh_size <= n);
+        if (!strcmp(names + s[i].sh_name, ".rodata.weights")) {
+            seen++;
+            cr_assert(!memcmp(p + s[i].sh_offset + 64, "abcde", 5) && !(s[i].sh_flags & SHF_WRITE));
+        }
+        if (!strcmp(names + s[i].sh_name, ".data.rel.ro")) {
+            seen++;
+            cr_assert(p[s[i].sh_offset + 448] == 1);
+        }
+        if (!strcmp(names + s[i].sh_name, ".rela.data.rel.ro")) {
+            seen++;
+            cr_assert_eq(s[i].sh_size, 51 * sizeof(Elf64_Rela));
+        }
+        if (s[i].sh_type != SHT_SYMTAB) continue;
+        const Elf64_Sym *y = (const void *)(p + s[i].sh_offset);
+        uint64_t symbols = s[i].sh_size / sizeof *y;
+        const Elf64_Sym *last = &y[symbols - 1];
+        cr_assert_eq(s[i].sh_info, 4); /* locals first */
+        cr_assert_str_eq(p + s[s[i].sh_link].sh_offset + last->st_name, "model");
+        cr_assert(last->st_value == 448 && last->st_size == 16 && ELF64_ST_VISIBILITY(last->st_other) == STV_DEFAULT);
+        cr_assert_eq(ELF64_ST_VISIBILITY(y[5].st_other), STV_HIDDEN);
+        seen++;
+    }
+    cr_assert_eq(seen, 4);
+    free(p), free(q), arena_drop(&mem);
+}
+
+/* W[o, k] in panels of 16 rows: [o / 16][k][o % 16], zeros where there is no row. */
+Test(elf, constants_are_written_in_their_layout)
+{
+    Arena mem = {0};
+    enum { O = 19, K = 3 };
+    Tensor *t = tensor_new(&mem, DT_i32, 2, (int64_t[]){O, K});
+    for (int i = 0; i < O * K; i++) dtype_store_int(DT_i32, (void *)(uintptr_t)t->data, i, i + 1);
+    Layout l = {.n = 3, .axis = {{0, 16, 0}, {1, 1, 0}, {0, 1, 16}}};
+    cr_assert_eq(layout_elements(&l, 2, t->dim), 2 * K * 16);
+    int32_t got[2 * K * 16 + 1];
+    FILE *f = fmemopen(got, sizeof got, "wb");
+    cr_assert(constant_write(t, &l, f));
+    cr_assert_eq(ftell(f), 2 * K * 16 * 4);
+    fclose(f);
+    for (int panel = 0, i = 0; panel < 2; panel++)
+        for (int k = 0; k < K; k++)
+            for (int r = 0; r < 16; r++, i++)
+                cr_assert_eq(got[i], panel * 16 + r < O ? (panel * 16 + r) * K + k + 1 : 0);
+    arena_drop(&mem);
+}

@@ -1,0 +1,111 @@
+/* Layouts: who gets which order, what is copied for it, and that results stay. */
+#include "tests/unit/kernel_runs.h"
+
+static Program *laid_out(const char *text)
+{
+    Program *p = program_new(text);
+    p->symbol[0] = 5;
+    program_fill(p);
+    void **want = program_reference(p);
+    program_cluster(p->k);
+    program_layout(p->k);
+    program_check(p->k, "layout");
+    program_compare(p, want, program_run(p, 0), "layout");
+    return p;
+}
+
+static const Buf *buf_named(const Program *p, const char *name)
+{
+    for (uint32_t b = 1; b < p->k->buf.n; b++)
+        if (!strcmp(p->k->buf.at[b].name, name)) return &p->k->buf.at[b];
+    cr_assert_fail("no buffer %s", name);
+    return NULL;
+}
+
+static void expect_order(const Buf *b, int n, const LayoutAxis *axis)
+{
+    cr_assert_eq(b->layout.n, n, "%s has %d physical axes", b->name, b->layout.n);
+    for (int i = 0; i < n; i++) {
+        LayoutAxis a = b->layout.axis[i];
+        cr_assert(a.dim == axis[i].dim && (a.div ? a.div : 1) == axis[i].div && a.size == axis[i].size, "physical axis %d of %s", i, b->name);
+    }
+}
+
+#define INSIDE(e, n) "0 <= " e " && " e " < " n
+
+Test(layout, weights_become_panels)
+{
+    Program *p = laid_out("kernel k() { in A[4, 20] const W[20, 40] out Y[4, 40] Y[m, n] = sum(k: 20) A[m, k] * W[k, n] }");
+    expect_order(buf_named(p, "W"), 3, (LayoutAxis[]){{1, 16, 0}, {0, 1, 0}, {1, 1, 16}});
+    program_drop(p);
+    p = laid_out("kernel k() { in A: u8[4, 20] const W: i8[40, 20] out Y: i32[4, 40] Y[m, n] = sum(k: 20) i32(A[m, k]) * i32(W[n, k]) }");
+    expect_order(buf_named(p, "W"), 4, (LayoutAxis[]){{0, 16, 0}, {1, 4, 0}, {0, 1, 16}, {1, 1, 4}});
+    program_drop(p);
+}
+
+Test(layout, convolutions_are_channels_last_inside)
+{
+    Program *p = laid_out("kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3] out Y[1, 16, 7, 7]"
+                          " tmp a[1, 32, 7, 7] layout(0, 2, 3, 1), r[1, 32, 7, 7]"
+                          " a[n, o, h, w] = sum(c: 3, i: 3, j: 3) X[n, c, h + i, w + j] * W[o, c, i, j]"
+                          " r[n, o, h, w] = max(a[n, o, h, w], 0)"
+                          " Y[n, p, h, w] = sum(k: 32, i: 3, j: 3) guard(" INSIDE("h + i - 1", "7") " && " INSIDE("w + j - 1", "7")
+                          ", r[n, k, h + i - 1, w + j - 1], 0) * V[p, k, i, j] }");
+    expect_order(buf_named(p, "r.pad"), 4, (LayoutAxis[]){{0, 1, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}});
+    expect_order(buf_named(p, "V"), 5, (LayoutAxis[]){{0, 16, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}, {0, 1, 16}});
+    cr_assert_eq(buf_named(p, "X")->layout.n, 0);
+    cr_assert_eq(buf_named(p, "Y")->layout.n, 0);
+    cr_assert(expr_is(p->k, buf_named(p, "r.pad")->dim[2], 9));
+    for (uint32_t i = 0; i < p->k->stage.n; i++) /* nobody writes the unpadded one: its producer stores into the padded one */
+        cr_assert_str_neq(p->k->buf.at[p->k->stage.at[i].out].name, "r");
+    program_drop(p);
+}
+
+Test(layout, one_halo_serves_all_windows)
+{
+    Program *p = laid_out("kernel k() { in X[1, 4, 6, 6] out Y[1, 4, 6, 6], Z[1, 4, 6, 6] tmp a[1, 4, 6, 6]"
+                          " a[n, c, h, w] = tanh(X[n, c, h, w])"
+                          " Y[n, c, h, w] = max(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE("w + j - 1", "6")
+                          ", a[n, c, h + i - 1, w + j - 1], -inf)"
+                          " Z[n, c, h, w] = max(p: 5, q: 5) guard(" INSIDE("h + p - 2", "6") " && " INSIDE("w + q - 2", "6")
+                          ", a[n, c, h + p - 2, w + q - 2], -inf) }");
+    cr_assert(expr_is(p->k, buf_named(p, "a.pad")->dim[2], 10));
+    program_drop(p);
+}
+
+Test(layout, other_pads_other_copies)
+{
+    Program *p = laid_out("kernel k() { in X[1, 4, 6, 6] out Y[1, 4, 6, 6], Z[1, 4, 6, 6] tmp a[1, 4, 6, 6]"
+                          " a[n, c, h, w] = tanh(X[n, c, h, w])"
+                          " Y[n, c, h, w] = max(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE("w + j - 1", "6")
+                          ", a[n, c, h + i - 1, w + j - 1], -inf)"
+                          " Z[n, c, h, w] = sum(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE("w + j - 1", "6")
+                          ", a[n, c, h + i - 1, w + j - 1], 0) }");
+    program_drop(p);
+}
+
+Test(layout, a_guard_that_is_no_padding_stays)
+{ /* every second element: a transposed convolution */
+    program_drop(laid_out("kernel k() { in X[4] const W[4] out Y[8]"
+                          " Y[h] = sum(i: 4) guard(0 <= h - i && h - i < 8 && (h + 8 - i) % 2 == 0, X[(h + 8 - i) / 2 - 4], 0) * W[i] }"));
+}
+
+Test(layout, columns_that_are_apart_are_packed)
+{
+    Program *p = laid_out("kernel k(S) { in Q[S, 32], K[S, 32] out Y[2, S, S] Y[h, s, t] = sum(d: 16) Q[s, h * 16 + d] * K[t, h * 16 + d] }");
+    cr_assert_eq(p->k->stage.n, 2);
+    program_drop(p);
+    p = laid_out("kernel k(S) { in P[S, S], V[S, 32] out Y[S, 32] Y[s, n] = sum(t: S) P[s, t] * V[t, n] }"); /* these are adjacent */
+    cr_assert_eq(p->k->stage.n, 1);
+    program_drop(p);
+}
+
+Test(layout, depthwise_weights_follow_the_channels)
+{
+    Program *p = laid_out("kernel k() { in X[1, 20, 6, 6] const D[20, 1, 3, 3] out Y[1, 20, 4, 4] tmp a[1, 20, 6, 6] layout(0, 2, 3, 1), b[1, 20, 4, 4] layout(0, 2, 3, 1)"
+                          " a[n, c, h, w] = tanh(X[n, c, h, w])"
+                          " b[n, c, h, w] = sum(i: 3, j: 3) a[n, c, h + i, w + j] * D[c, 0, i, j]"
+                          " Y[n, c, h, w] = exp(b[n, c, h, w]) * exp(b[n, c, 0, 0]) }");
+    cr_assert_eq(buf_named(p, "D")->layout.axis[3].dim, 0);
+    program_drop(p);
+}

@@ -1,0 +1,265 @@
+/* Rows of conv, matmul, pool, norm, resize, rnn, quant, microsoft: small cases by hand, folded by the interpreter. The official
+ * ONNX tests cover every attribute (tests/onnx). */
+#include "ir/lower.h"
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct Bench { Arena mem; Diag diag; Module *m; Graph *g; } Bench;
+
+static Bench *bench(void)
+{
+    Bench *b = calloc(1, sizeof *b);
+    b->diag.mem = &b->mem, b->diag.subject = "";
+    b->m = NEW(&b->mem, Module);
+    *b->m = (Module){.mem = &b->mem, .dim = dims_new(&b->mem), .diag = &b->diag, .name = "t", .folder = "."};
+    b->g = graph_new(b->m, &b->mem, "t");
+    b->g->fold_edges = true;
+    return b;
+}
+
+/* A constant of any type; values repeat when there are fewer than elements. */
+static Val konst(Bench *b, DType t, int rank, const int64_t *dim, int n, const double *v)
+{
+    Tensor *x = tensor_new(&b->mem, t, rank, dim);
+    for (int64_t i = 0; i < tensor_count(x); i++) dtype_store(t, (void *)(uintptr_t)x->data, i, v[i % n]);
+    return graph_const(b->g, x, NULL);
+}
+#define D(...) ((const int64_t[]){__VA_ARGS__})
+#define V(...) ((const double[]){__VA_ARGS__})
+#define COUNT(...) (int)(sizeof((const double[]){__VA_ARGS__}) / sizeof(double))
+#define K(b, t, rank, dims, ...) konst(b, DT_##t, rank, dims, COUNT(__VA_ARGS__), V(__VA_ARGS__))
+
+typedef struct Set { const char *name; int64_t i; const int64_t *ints; uint32_t n; const char *s; double f; } Set;
+#define INT(n_, v) {.name = n_, .i = v}
+#define INTS(n_, ...) {.name = n_, .ints = (const int64_t[]){__VA_ARGS__}, .n = sizeof((const int64_t[]){__VA_ARGS__}) / 8}
+#define STR(n_, v) {.name = n_, .s = v}
+
+static Val op(Bench *b, const char *domain, const char *name, const Set *set, int nset, uint32_t nout, Val *out, int nin, const Val *in)
+{
+    const OpDef *def = op_find(domain, name);
+    cr_assert(def != NULL, "%s", name);
+    Attr *a = op_attr_defaults(&b->mem, def);
+    for (int i = 0; i < nset; i++) {
+        if (set[i].ints) attr_set_ints(def, a, set[i].name, set[i].ints, set[i].n);
+        else if (set[i].s) attr_set_str(def, a, set[i].name, set[i].s);
+        else attr_set_int(def, a, set[i].name, set[i].i);
+    }
+    return graph_emit(b->g, def, a, in, (uint32_t)nin, nout, NULL, out);
+}
+#define VALS(...) (int)(sizeof((Val[]){__VA_ARGS__}) / sizeof(Val)), (Val[]){__VA_ARGS__}
+#define SETS(...) (Set[]){__VA_ARGS__}, (int)(sizeof((Set[]){__VA_ARGS__}) / sizeof(Set))
+
+static void expect(Bench *b, Val v, int n, const double *want, double tolerance)
+{
+    const Tensor *t = graph_val(b->g, v)->konst;
+    diag_print(&b->diag, stderr);
+    cr_assert(t != NULL);
+    cr_assert(tensor_count(t) == n, "%lld elements", (long long)tensor_count(t));
+    for (int i = 0; i < n; i++) {
+        double got = dtype_load(t->type, t->data, i);
+        cr_expect(fabs(got - want[i]) <= tolerance, "[%d] is %.9g, expected %.9g", i, got, want[i]);
+    }
+}
+#define EXPECT(b, v, ...) expect(b, v, COUNT(__VA_ARGS__), V(__VA_ARGS__), 1e-5)
+
+Test(ops2, conv_pads_and_bias)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 4, D(1, 1, 2, 2), 1, 2, 3, 4), w = K(b, f32, 4, D(1, 1, 2, 2), 1), bias = K(b, f32, 1, D(1), 10);
+    EXPECT(b, op(b, NULL, "Conv", NULL, 0, 1, NULL, VALS(x, w, bias)), 20);
+    EXPECT(b, op(b, NULL, "Conv", SETS(INTS("pads", 1, 0, 0, 0)), 1, NULL, VALS(x, w, bias)), 13, 20);
+    EXPECT(b, op(b, NULL, "Conv", SETS(STR("auto_pad", "SAME_UPPER")), 1, NULL, VALS(x, w)), 10, 6, 7, 4);
+}
+
+Test(ops2, conv_groups_and_depthwise)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 4, 1), 1, 2, 3, 4), w = K(b, f32, 3, D(4, 2, 1), 1, 10), d = K(b, f32, 3, D(4, 1, 1), 1, 2, 3, 4);
+    EXPECT(b, op(b, NULL, "Conv", SETS(INT("group", 2)), 1, NULL, VALS(x, w)), 21, 21, 43, 43);
+    EXPECT(b, op(b, NULL, "Conv", SETS(INT("group", 4)), 1, NULL, VALS(x, d)), 1, 4, 9, 16);
+}
+
+/* No padding, no guard: the contraction is a plain product of two loads. */
+static int count_prim(const Kernel *k, Prim p)
+{
+    int n = 0;
+    for (uint32_t e = 1; e <= expr_count(k); e++) n += expr_node(k, e)->kind == E_PRIM && expr_node(k, e)->prim == p;
+    return n;
+}
+
+static Kernel *lower_conv(Bench *b, int64_t pad)
+{
+    Type x = {.dtype = DT_f32, .rank = 4}, w = {.dtype = DT_f32, .rank = 4};
+    const int64_t xd[] = {1, 3, 8, 8}, wd[] = {4, 3, 3, 3};
+    for (int i = 0; i < 4; i++) x.dim[i] = dim_const(b->m->dim, xd[i]), w.dim[i] = dim_const(b->m->dim, wd[i]);
+    Val in[] = {graph_input(b->g, "x", x), graph_input(b->g, "w", w)};
+    const int64_t pads[] = {pad, pad, pad, pad};
+    Set set = {.name = "pads", .ints = pads, .n = 4};
+    graph_output(b->g, op(b, NULL, "Conv", &set, 1, 1, NULL, 2, in), "y");
+    int *bufs;
+    Kernel *k = lower_graph(b->g, &b->mem, &bufs);
+    const char *why = NULL;
+    cr_assert(k && kernel_verify(k, &why), "%s", why ? why : "refused");
+    return k;
+}
+
+Test(ops2, conv_guards_only_padding)
+{
+    Kernel *without = lower_conv(bench(), 0), *with = lower_conv(bench(), 1);
+    cr_expect(count_prim(without, P_guard) == 0);
+    cr_expect(count_prim(with, P_guard) == 1);
+    const Compute *c = &without->stage.at[0];
+    cr_expect(c->how == P_add && expr_node(without, c->value)->prim == P_mul && c->reduces == 3);
+}
+
+Test(ops2, conv_transpose_phases)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 1, 2), 1, 10), w = K(b, f32, 3, D(1, 1, 3), 1, 2, 3);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2)), 1, NULL, VALS(x, w)), 1, 2, 13, 20, 30);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2), INTS("pads", 1, 1)), 1, NULL, VALS(x, w)), 2, 13, 20);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2), INTS("dilations", 2)), 1, NULL, VALS(x, w)), 1, 0, 12, 0, 23, 0, 30);
+}
+
+Test(ops2, conv_reports_channels)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 3, 4), 1), w = K(b, f32, 3, D(2, 2, 1), 1);
+    op(b, NULL, "Conv", NULL, 0, 1, NULL, VALS(x, w));
+    cr_expect(b->diag.errors == 1);
+}
+
+Test(ops2, matmul_broadcasts)
+{
+    Bench *b = bench();
+    Val a = K(b, f32, 3, D(2, 1, 2), 1, 2, 3, 4), m = K(b, f32, 2, D(2, 2), 1, 2, 3, 4), v = K(b, f32, 1, D(2), 1, 1);
+    EXPECT(b, op(b, NULL, "MatMul", NULL, 0, 1, NULL, VALS(a, m)), 7, 10, 15, 22);
+    EXPECT(b, op(b, NULL, "MatMul", NULL, 0, 1, NULL, VALS(v, v)), 2);
+    EXPECT(b, op(b, NULL, "MatMul", NULL, 0, 1, NULL, VALS(v, m)), 4, 6);
+    EXPECT(b, op(b, NULL, "MatMul", NULL, 0, 1, NULL, VALS(m, v)), 3, 7);
+}
+
+Test(ops2, gemm_transposes)
+{
+    Bench *b = bench();
+    Val a = K(b, f32, 2, D(1, 2), 1, 2), w = K(b, f32, 2, D(3, 2), 1, 2, 3, 4, 5, 6), c = K(b, f32, 1, D(3), 100);
+    EXPECT(b, op(b, NULL, "Gemm", SETS(INT("transB", 1)), 1, NULL, VALS(a, w, c)), 105, 111, 117);
+}
+
+Test(ops2, einsum_letters)
+{
+    Bench *b = bench();
+    Val a = K(b, f32, 2, D(2, 2), 1, 2, 3, 4);
+    EXPECT(b, op(b, NULL, "Einsum", SETS(STR("equation", "ij->ji")), 1, NULL, VALS(a)), 1, 3, 2, 4);
+    EXPECT(b, op(b, NULL, "Einsum", SETS(STR("equation", "ii")), 1, NULL, VALS(a)), 5);
+    EXPECT(b, op(b, NULL, "Einsum", SETS(STR("equation", "...i,...i->...")), 1, NULL, VALS(a, a)), 5, 25);
+}
+
+Test(ops2, pools)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 1, 4), 1, 5, 5, 2), out[2];
+    op(b, NULL, "MaxPool", SETS(INTS("kernel_shape", 2), INTS("strides", 2)), 2, out, VALS(x));
+    EXPECT(b, out[0], 5, 5);
+    EXPECT(b, out[1], 1, 2);
+    EXPECT(b, op(b, NULL, "AveragePool", SETS(INTS("kernel_shape", 3), INTS("pads", 1, 1)), 1, NULL, VALS(x)), 3, 11.0 / 3, 4, 3.5);
+    EXPECT(b, op(b, NULL, "AveragePool", SETS(INTS("kernel_shape", 3), INTS("pads", 1, 1), INT("count_include_pad", 1)), 1, NULL, VALS(x)),
+           2, 11.0 / 3, 4, 7.0 / 3);
+    EXPECT(b, op(b, NULL, "AveragePool", SETS(INTS("kernel_shape", 3), INTS("strides", 2), INT("ceil_mode", 1)), 1, NULL, VALS(x)), 11.0 / 3, 3.5);
+}
+
+Test(ops2, softmax_any_axis)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 2, D(2, 2), 0, 1, 0, 3);
+    double e1 = 1 / (1 + exp(1)), e3 = 1 / (1 + exp(3)), e2 = 1 / (1 + exp(2));
+    EXPECT(b, op(b, NULL, "Softmax", NULL, 0, 1, NULL, VALS(x)), e1, 1 - e1, e3, 1 - e3);
+    EXPECT(b, op(b, NULL, "Softmax", SETS(INT("axis", 0)), 1, NULL, VALS(x)), 0.5, e2, 0.5, 1 - e2);
+    EXPECT(b, op(b, NULL, "Hardmax", NULL, 0, 1, NULL, VALS(x)), 0, 1, 0, 1);
+}
+
+Test(ops2, normalizations)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 2, D(1, 4), 1, 2, 3, 4), one = K(b, f32, 1, D(4), 1), zero = K(b, f32, 1, D(4), 0);
+    double s = 1 / sqrt(1.25 + 1e-5), r = 1 / sqrt(7.5 + 1e-5);
+    EXPECT(b, op(b, NULL, "LayerNormalization", NULL, 0, 1, NULL, VALS(x, one, zero)), -1.5 * s, -0.5 * s, 0.5 * s, 1.5 * s);
+    EXPECT(b, op(b, NULL, "RMSNormalization", NULL, 0, 1, NULL, VALS(x, one)), r, 2 * r, 3 * r, 4 * r);
+    Val y = K(b, f32, 3, D(1, 2, 2), 1, 2, 3, 4), c = K(b, f32, 1, D(2), 2, 4), z = K(b, f32, 1, D(2), 0);
+    EXPECT(b, op(b, NULL, "BatchNormalization", NULL, 0, 1, NULL, VALS(y, c, z, z, c)), 2 / sqrt(2), 4 / sqrt(2), 6, 8);
+}
+
+Test(ops2, resize_rules)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 1, 2), 1, 3), none = {0}, sizes = K(b, i64, 1, D(3), 1, 1, 4);
+    EXPECT(b, op(b, NULL, "Resize", NULL, 0, 1, NULL, VALS(x, none, none, sizes)), 1, 1, 3, 3);
+    EXPECT(b, op(b, NULL, "Resize", SETS(STR("mode", "linear")), 1, NULL, VALS(x, none, none, sizes)), 1, 1.5, 2.5, 3);
+    EXPECT(b, op(b, NULL, "Resize", SETS(STR("mode", "linear"), STR("coordinate_transformation_mode", "align_corners")), 1, NULL,
+                 VALS(x, none, none, sizes)), 1, 5.0 / 3, 7.0 / 3, 3);
+}
+
+Test(ops2, quantize_rounds_half_to_even)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 1, D(5), 0.5, 1.5, 2.5, -0.5, 1000), s = K(b, f32, 0, NULL, 1), z = K(b, u8, 0, NULL, 10);
+    Val q = op(b, NULL, "QuantizeLinear", NULL, 0, 1, NULL, VALS(x, s, z));
+    EXPECT(b, q, 10, 12, 12, 10, 255);
+    EXPECT(b, op(b, NULL, "DequantizeLinear", NULL, 0, 1, NULL, VALS(q, s, z)), 0, 2, 2, 0, 245);
+    Val scales = K(b, f32, 2, D(2, 1), 1, 10), m = K(b, i8, 2, D(4, 1), 1, 2, 3, 4);
+    EXPECT(b, op(b, NULL, "DequantizeLinear", SETS(INT("axis", 0), INT("block_size", 2)), 1, NULL, VALS(m, scales)), 1, 2, 30, 40);
+}
+
+/* Every pairing of signs and zero points gives the exact sum. */
+Test(ops2, integer_products_are_exact)
+{
+    static const DType types[] = {DT_u8, DT_i8};
+    for (int i = 0; i < 4; i++) {
+        Bench *b = bench();
+        DType ta = types[i & 1], tb = types[i >> 1];
+        double a0 = (double)dtype_min(ta), a1 = (double)dtype_max(ta), b0 = (double)dtype_min(tb), b1 = (double)dtype_max(tb);
+        Val a = konst(b, ta, 2, D(1, 2), 2, V(a0, a1)), w = konst(b, tb, 2, D(2, 1), 2, V(b1, b0));
+        Val az = konst(b, ta, 0, NULL, 1, V(7)), wz = konst(b, tb, 0, NULL, 1, V(3));
+        Val y = op(b, NULL, "MatMulInteger", NULL, 0, 1, NULL, VALS(a, w, az, wz));
+        EXPECT(b, y, (a0 - 7) * (b1 - 3) + (a1 - 7) * (b0 - 3));
+        Val x = konst(b, ta, 3, D(1, 2, 1), 2, V(a0, a1)), k = konst(b, tb, 3, D(1, 2, 2), 4, V(b1, b0, b0, b1));
+        Val c = op(b, NULL, "ConvInteger", SETS(INTS("pads", 1, 0)), 1, NULL, VALS(x, k, az, wz));
+        EXPECT(b, c, (a0 - 7) * (b0 - 3) + (a1 - 7) * (b1 - 3));
+    }
+}
+
+Test(ops2, requantization)
+{
+    Bench *b = bench();
+    Val acc = K(b, i32, 1, D(4), 5, 15, -1000, 100000), s = K(b, f32, 0, NULL, 0.1), z = K(b, i8, 0, NULL, 1);
+    EXPECT(b, op(b, "octet", "Requant", NULL, 0, 1, NULL, VALS(acc, s, z)), 1, 3, -99, 127);
+}
+
+Test(ops2, lstm_one_step)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 1, 1), 1), w = K(b, f32, 3, D(1, 4, 1), 0.5), r = K(b, f32, 3, D(1, 4, 1), 1), out[3];
+    op(b, NULL, "LSTM", NULL, 0, 3, out, VALS(x, w, r));
+    double g = 1 / (1 + exp(-0.5)), c = g * tanh(0.5);
+    EXPECT(b, out[0], g * tanh(c));
+    EXPECT(b, out[1], g * tanh(c));
+    EXPECT(b, out[2], c);
+}
+
+Test(ops2, gru_reverse_with_lengths)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(2, 2, 1), 1, 1, 2, 2), w = K(b, f32, 3, D(1, 3, 1), 0, 0, 1), r = K(b, f32, 3, D(1, 3, 1), 0), none = {0};
+    Val lens = K(b, i32, 1, D(2), 2, 1), y = op(b, NULL, "GRU", SETS(STR("direction", "reverse")), 1, NULL, VALS(x, w, r, none, lens));
+    double late = 0.5 * tanh(2), early = 0.5 * tanh(1) + 0.5 * late;
+    EXPECT(b, y, early, 0.5 * tanh(1), late, 0);
+}
+
+Test(ops2, nbits_weights)
+{
+    Bench *b = bench();
+    Val a = K(b, f32, 2, D(1, 16), 1), w = K(b, u8, 3, D(1, 1, 8), 0x98), s = K(b, f32, 1, D(1), 0.5);
+    Val y = op(b, "com.microsoft", "MatMulNBits", SETS(INT("K", 16), INT("N", 1), INT("block_size", 16)), 1, NULL, VALS(a, w, s));
+    EXPECT(b, y, 4); /* codes 8 and 9 about 8: eight halves */
+}

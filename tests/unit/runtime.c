@@ -1,0 +1,324 @@
+/* The runtime on hand-made models: guards, static and dynamic plans, sizes read from data, threads, levels, pool. */
+#include "runtime/model.h"
+#include <criterion/criterion.h>
+#include <fenv.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Y = 2 * X + 1 over N elements in two steps, through one temporary. */
+static int32_t twice(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)size, (void)scratch;
+    for (int64_t i = lo; i < hi; i++) ((float *)buf[1])[i] = 2 * ((const float *)buf[0])[i];
+    return 0;
+}
+
+static int32_t plus_one(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)size, (void)scratch;
+    for (int64_t i = lo; i < hi; i++) ((float *)buf[1])[i] = ((const float *)buf[0])[i] + 1;
+    return 0;
+}
+
+static int32_t plus_two(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)size, (void)scratch;
+    for (int64_t i = lo; i < hi; i++) ((float *)buf[1])[i] = ((const float *)buf[0])[i] + 2;
+    return 0;
+}
+
+static int32_t refuse(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)buf, (void)size, (void)lo, (void)hi, (void)scratch;
+    return OCTET_ERR_INDEX;
+}
+
+/* sizes: 0: N, 1: 4 * N (bytes), 2: the constant 3, 3: M */
+static const OctetTensorInfo ends[] = {{"X", 1, 1, {-1}, {"N"}}, {"Y", 1, 1, {-1}, {"N"}}};
+static const OctetCode code[] = {
+    {OCTET_CODE_CONST, 0, 4}, {OCTET_CODE_SYM, 0, 0}, {OCTET_CODE_MUL, 0, 0}, {OCTET_CODE_CONST, 0, 1000000}};
+static const OctetSpan program[] = {{0, 3}, {3, 1}};
+static const OctetSymbol symbol[] = {{SOURCE_DIM, 0, 0, 0}};
+static const uint32_t dims[] = {0};
+static const uint32_t caller[] = {UINT32_MAX};
+static const OctetGuard guard[] = {{1, 2, 0, 0, "N must be at most 1000000"}}; /* 1000000 >= N */
+static const OctetPhase phase[] = {{0, 1, 3, 1, 1}};
+static const OctetBuffer buffer[] = {{SEG_INPUT, 0, 0}, {SEG_OUTPUT, 0, 0}, {SEG_BLOCK, 0, 0}};
+static const OctetBlock block[] = {{0, 1, 1, 0}};
+static const OctetStep step[] = {{0, {0, 2}, {4, 0}, 0}, {1, {2, 2}, {4, 0}, 1}};
+static const uint32_t arg[] = {0, 2, 2, 1};
+static const char *const level_name[] = {"first", "second", "never", NULL};
+static const uint64_t needs[] = {0, 0, (uint64_t)1 << 63};
+static const uint32_t no_scratch[] = {0, 0, 0};
+static const OctetKernel kernels[] = {twice, plus_one}, better[] = {twice, plus_two}, failing[] = {twice, refuse};
+static const OctetKernel *const level_kernel[] = {kernels, kernels, kernels},
+                                *const level_better[] = {kernels, better, kernels},
+                                *const level_failing[] = {failing, failing, failing};
+static const OctetSlice slice[] = {{0, 1, 0}, {0, 1, 0}};
+static const OctetSlice *const level_slice[] = {slice, slice, slice};
+static const char *const step_name[] = {"twice", "plus"};
+
+static OctetModel model_make(void)
+{
+    return (OctetModel){.name = "test",
+                        .inputs = 1,
+                        .outputs = 1,
+                        .input = &ends[0],
+                        .output = &ends[1],
+                        .input_dim = dims,
+                        .output_dim = dims,
+                        .output_buffer = caller,
+                        .symbols = 1,
+                        .sizes = 3,
+                        .symbol = symbol,
+                        .program = program,
+                        .code = code,
+                        .guards = 1,
+                        .phases = 1,
+                        .guard = guard,
+                        .phase = phase,
+                        .buffers = 3,
+                        .steps = 2,
+                        .args = 4,
+                        .blocks = 1,
+                        .buffer = buffer,
+                        .step = step,
+                        .arg = arg,
+                        .block = block,
+                        .arena_bytes = UINT64_MAX,
+                        .levels = 3,
+                        .kernels = 2,
+                        .level_name = level_name,
+                        .level_needs = needs,
+                        .level_scratch = no_scratch,
+                        .level_kernel = level_kernel,
+                        .level_slice = level_slice,
+                        .step_name = step_name};
+}
+
+static OctetContext *context_make(const OctetModel *m)
+{
+    OctetContext *c = aligned_alloc(64, octet_context_size(m->sizes, m->args, m->blocks));
+    cr_assert_eq(octet_context_init(c, m), OCTET_OK);
+    return c;
+}
+
+/* Runs N elements counting up; Y must be 2 * X + add. */
+static void run_check(OctetContext *c, int64_t n, float add)
+{
+    float *x = malloc(sizeof *x * (size_t)(n + 1)), *y = malloc(sizeof *y * (size_t)(n + 1));
+    for (int64_t i = 0; i < n; i++) x[i] = (float)i;
+    OctetTensor in = {x, {n}}, out = {y, {0}};
+    size_t bytes = 0;
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_OK);
+    cr_assert_eq(out.dim[0], n);
+    cr_assert_geq(bytes, 4 * (size_t)n);
+    void *arena = aligned_alloc(64, bytes);
+    cr_assert_eq(octet_run(c, &in, &out, arena, bytes), OCTET_OK, "%s", octet_error_text(c));
+    for (int64_t i = 0; i < n; i++) cr_assert_eq(y[i], 2 * (float)i + add);
+    cr_assert_eq(octet_run(c, &in, &out, arena, 0), OCTET_ERR_ARENA);
+    cr_assert_eq(octet_run(c, &in, &out, (char *)arena + 4, bytes), OCTET_ERR_ARENA);
+    free(arena), free(x), free(y);
+}
+
+Test(runtime, sizes_change_between_runs)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    for (int64_t n = 0; n < 100; n += 33) run_check(c, n, 1);
+    free(c);
+}
+
+Test(runtime, guards_refuse_with_their_text)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    OctetTensor in = {NULL, {1000001}}, out = {0};
+    size_t bytes;
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_ERR_GUARD);
+    cr_assert_str_eq(octet_error_text(c), "N must be at most 1000000 (1000000 and 1000001)");
+    in.dim[0] = -1;
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_ERR_DIM);
+    in.dim[0] = INT64_MAX;
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_ERR_OVERFLOW);
+    in.dim[0] = 3;
+    cr_assert_eq(octet_run(c, &in, &out, c, 1 << 20), OCTET_ERR_ARGUMENT, "an input without data");
+    free(c);
+}
+
+Test(runtime, a_failed_kernel_is_an_index_error)
+{
+    OctetModel m = model_make();
+    m.level_kernel = level_failing;
+    OctetContext *c = context_make(&m);
+    float x = 1, y;
+    OctetTensor in = {&x, {1}}, out = {&y, {0}};
+    _Alignas(64) char arena[256];
+    cr_assert_eq(octet_run(c, &in, &out, arena, sizeof arena), OCTET_ERR_INDEX);
+    cr_assert_str_eq(octet_error_text(c), "plus: an index in the data is out of range");
+    free(c);
+}
+
+Test(runtime, levels_are_capped_and_never_beyond_the_processor)
+{
+    OctetModel m = model_make();
+    m.level_kernel = level_better;
+    OctetContext *c = context_make(&m);
+    cr_assert_eq(octet_cpu_level(&m), 1);
+    run_check(c, 5, 2);
+    octet_context_level(c, 0), run_check(c, 5, 1);
+    octet_context_level(c, 2), run_check(c, 5, 2);
+    free(c);
+}
+
+Test(runtime, threads_give_the_same_and_share_the_pool)
+{
+    OctetModel m = model_make();
+    for (int32_t threads = 1; threads <= 5;
+         threads++) { /* more than the machine has: they must get out of each other's way */
+        OctetPool *p = aligned_alloc(64, octet_pool_bytes(threads));
+        cr_assert_eq(octet_pool_init(p, threads), OCTET_OK);
+        OctetContext *a = context_make(&m), *b = context_make(&m);
+        octet_context_threads(a, p, NULL, NULL, threads), octet_context_threads(b, p, NULL, NULL, 100);
+        for (int i = 0; i < 50; i++) run_check(i % 2 ? a : b, i, 1);
+        octet_pool_finish(p);
+        free(a), free(b), free(p);
+    }
+}
+
+typedef struct Call {
+    OctetTask task;
+    void *arg;
+    int32_t i;
+} Call;
+static void *call_main(void *p)
+{
+    Call *c = p;
+    c->task(c->arg, c->i);
+    return NULL;
+}
+
+static void host_for(void *host, int32_t n, OctetTask task, void *task_arg)
+{
+    pthread_t t[8];
+    Call call[8];
+    ++*(int *)host;
+    for (int32_t i = 0; i < n; i++)
+        call[i] = (Call){task, task_arg, i}, pthread_create(&t[i], NULL, call_main, &call[i]);
+    for (int32_t i = 0; i < n; i++) pthread_join(t[i], NULL);
+}
+
+Test(runtime, a_host_brings_its_threads)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    int calls = 0;
+    octet_context_threads(c, NULL, host_for, &calls, 3);
+    run_check(c, 1000, 1);
+    cr_assert_eq(calls, 1);
+    run_check(c, 1, 1);
+    cr_assert_eq(calls, 1, "one element is no work for several threads");
+    free(c);
+}
+
+Test(runtime, two_callers_wait_for_one_pool)
+{
+    OctetModel m = model_make();
+    OctetPool *p = aligned_alloc(64, octet_pool_bytes(2));
+    cr_assert_eq(octet_pool_init(p, 2), OCTET_OK);
+    OctetContext *c[2] = {context_make(&m), context_make(&m)};
+    float x[2][64], y[2][64];
+    static _Alignas(64) char arena[2][1024];
+    OctetTensor in[2] = {{x[0], {64}}, {x[1], {64}}}, out[2] = {{y[0], {0}}, {y[1], {0}}};
+    for (int i = 0; i < 64; i++) x[0][i] = (float)i, x[1][i] = (float)-i;
+    for (int t = 0; t < 2; t++) octet_context_threads(c[t], p, NULL, NULL, 2);
+    for (int i = 0; i < 20; i++)
+        for (int t = 0; t < 2; t++) cr_assert_eq(octet_run(c[t], &in[t], &out[t], arena[t], sizeof arena[t]), OCTET_OK);
+    for (int i = 0; i < 64; i++) cr_assert(y[0][i] == 2.0f * (float)i + 1 && y[1][i] == -2.0f * (float)i + 1);
+    octet_pool_finish(p);
+    free(c[0]), free(c[1]), free(p);
+}
+
+Test(runtime, the_float_environment_is_left_alone)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    fesetround(FE_TOWARDZERO);
+    run_check(c, 10, 1);
+    cr_assert_eq(fegetround(), FE_TOWARDZERO);
+    fesetround(FE_TONEAREST);
+    free(c);
+}
+
+Test(runtime, profile_counts_every_step)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    uint64_t ns[2] = {0, 0};
+    octet_context_profile(c, ns);
+    run_check(c, 100000, 1);
+    cr_assert(ns[0] > 0 && ns[1] > 0);
+    free(c);
+}
+
+/* Y holds as many elements as the first element of X says: known after step 0, which copies it to a buffer. */
+static int32_t count(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)size, (void)scratch, (void)lo, (void)hi;
+    *(int64_t *)buf[1] = (int64_t) * (const float *)buf[0];
+    return 0;
+}
+
+static int32_t fill(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)scratch;
+    for (int64_t i = lo; i < hi; i++) ((float *)buf[0])[i] = (float)size[0];
+    return 0;
+}
+
+Test(runtime, sizes_from_data_come_in_phases)
+{
+    /* sizes: 0: N, 1: K (data), 2: 8, 3: 1, 4: 4 * K */
+    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, 8},
+                                      {OCTET_CODE_CONST, 0, 1},
+                                      {OCTET_CODE_CONST, 0, 4},
+                                      {OCTET_CODE_SYM, 0, 1},
+                                      {OCTET_CODE_MUL, 0, 0}};
+    static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 3}};
+    static const OctetSymbol symbols[] = {{SOURCE_DIM, 0, 0, 0}, {SOURCE_BUFFER, 1, 0, 7}};
+    static const OctetPhase phases[] = {{0, 1, 4, 0, 1}, {1, 2, 5, 0, 2}};
+    static const OctetBuffer buffers[] = {{SEG_INPUT, 0, 0}, {SEG_BLOCK, 0, 0}, {SEG_BLOCK, 1, 0}};
+    static const OctetBlock blocks[] = {{0, 1, 2, 0}, {1, 2, 4, 0}};
+    static const OctetStep steps[] = {{0, {0, 2}, {0, 0}, 0}, {1, {2, 1}, {3, 1}, 1}};
+    static const uint32_t args[] = {0, 1, 2, 1}, out_dim[] = {1}, out_at[] = {2};
+    static const OctetSlice slices[] = {{3, 1, 0}, {1, 1, 0}};
+    static const OctetSlice *const level_slices[] = {slices, slices, slices};
+    static const OctetKernel kernel[] = {count, fill}, *const level_kernels[] = {kernel, kernel, kernel};
+    OctetModel m = model_make();
+    m.symbols = 2, m.sizes = 5, m.symbol = symbols, m.program = programs, m.code = codes, m.guards = 0, m.phases = 2,
+    m.phase = phases;
+    m.buffer = buffers, m.block = blocks, m.blocks = 2, m.step = steps, m.arg = args, m.output_dim = out_dim,
+    m.output_buffer = out_at;
+    m.level_slice = level_slices, m.level_kernel = level_kernels;
+    OctetContext *c = context_make(&m);
+    float x[] = {500, 0};
+    OctetTensor in = {x, {2}}, out = {0};
+    size_t first = 0, bytes = 0;
+    cr_assert_eq(octet_prepare(c, &in, &out, &first), OCTET_OK);
+    cr_assert_eq(out.dim[0], -1);
+    void *small = aligned_alloc(64, first);
+    cr_assert_eq(octet_run(c, &in, &out, small, first), OCTET_ERR_ARENA);
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_OK);
+    cr_assert_gt(bytes, first);
+    void *arena = aligned_alloc(64, bytes);
+    cr_assert_eq(octet_run(c, &in, &out, arena, bytes), OCTET_OK, "%s", octet_error_text(c));
+    cr_assert_eq(out.dim[0], 500);
+    for (int i = 0; i < 500; i++) cr_assert_eq(((float *)out.data)[i], 500);
+    x[0] = -3;
+    cr_assert_neq(octet_run(c, &in, &out, arena, bytes), OCTET_OK, "a negative size");
+    x[0] = 0;
+    cr_assert_eq(octet_run(c, &in, &out, arena, bytes), OCTET_OK);
+    cr_assert_eq(out.dim[0], 0);
+    free(small), free(arena), free(c);
+}

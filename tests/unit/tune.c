@@ -1,0 +1,91 @@
+/* Tuning: the schedule a kernel of each class gets, where it matters. */
+#include "tests/unit/kernel_runs.h"
+
+static Kernel *tuned(Program *p, const char *level)
+{
+    Kernel *k = NEW(&p->mem, Kernel);
+    *k = *p->k;
+    tune(k, target_find(level));
+    return k;
+}
+
+static int split_of(const Kernel *k, const char *axis, int part) /* the factor, or -1 */
+{
+    for (uint32_t i = 0; i < k->schedule.step.n; i++) {
+        const Step *s = &k->schedule.step.at[i];
+        if (s->what == STEP_SPLIT && !strcmp(k->axis.at[s->axis[0]].name, axis)) return part < s->n ? s->factor[part] : -1;
+    }
+    return -1;
+}
+
+static bool calls(const Kernel *k)
+{
+    for (uint32_t i = 0; i < k->schedule.step.n; i++)
+        if (k->schedule.step.at[i].what == STEP_CALL) return true;
+    return false;
+}
+
+Test(tune, register_tiles_fit_and_divide)
+{
+    Program *p = program_new("kernel k() { in A[56, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[56, 64] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }");
+    static const struct { const char *level; int registers, per_panel; } row[] = {{"portable", 16, 4}, {"avx2", 16, 2}, {"avx512", 32, 1}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        Kernel *k = tuned(p, row[i].level);
+        int rows = split_of(k, "m", 0), cols = split_of(k, "n", 0);
+        cr_assert(calls(k) && split_of(k, "n", 1) == 16);
+        cr_assert_leq((rows * cols + cols) * row[i].per_panel, row[i].registers);
+        cr_assert_eq(56 % rows, 0, "%d rows on %s", rows, row[i].level);
+        cr_assert_eq(4 % cols, 0);
+    }
+    cr_assert_geq(split_of(tuned(p, "avx512"), "m", 0) * split_of(tuned(p, "avx512"), "n", 0), 14);
+    program_drop(p);
+}
+
+Test(tune, few_columns_need_no_tile)
+{
+    Program *p = program_new("kernel k() { in A[56, 64] const W[64, 2] out Y[56, 2] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }");
+    cr_assert_not(calls(tuned(p, "avx512")));
+    program_drop(p);
+}
+
+Test(tune, bytes_are_summed_by_fours)
+{
+    Program *p = program_new("kernel k() { in A: u8[14, 64] const W: i8[32, 64] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[14, 32]"
+                             " Y[m, n] = sum(k: 64) i32(A[m, k]) * i32(W[n, k]) }");
+    cr_assert_eq(split_of(tuned(p, "avx512vnni"), "k", 0), 4);
+    program_drop(p);
+}
+
+Test(tune, again_for_another_target)
+{
+    Program *p = program_new("kernel k() { in A[56, 64] out Y[56, 64] Y[m, n] = exp(A[m, n]) }");
+    uint32_t axes = p->k->axis.n;
+    Kernel *k = tuned(p, "avx512"), *again = NEW(&p->mem, Kernel);
+    *again = *k;
+    tune(again, target_find("avx2"));
+    cr_assert_eq(p->k->axis.n, axes);
+    cr_assert_eq(again->axis.n, k->axis.n);
+    const char *error;
+    cr_assert(schedule_apply(k, &error) && schedule_apply(again, &error));
+    program_drop(p);
+}
+
+Test(tune, parallel_work_is_not_split_too_fine)
+{
+    Program *p = program_new("kernel k() { in A[4, 64] out Y[4, 64] Y[m, n] = exp(A[m, n]) }");
+    Kernel *s = kernel_scheduled(p->k, "avx512");
+    int64_t range;
+    cr_assert(expr_is_index(s, kernel_range(s), &range) && range <= 4);
+    program_drop(p);
+    p = program_new("kernel k() { in A[1000000] out Y[1000000] Y[m] = exp(A[m]) }");
+    s = kernel_scheduled(p->k, "avx512");
+    cr_assert(expr_is_index(s, kernel_range(s), &range) && range >= 48);
+    program_drop(p);
+}
+
+Test(tune, levels_are_rows)
+{
+    cr_assert_null(target_find("pentium"));
+    cr_assert_str_eq(target_at(0)->name, "portable");
+    for (uint32_t i = 1; target_at(i) && !target_at(i)->gpu; i++) cr_assert_geq(target_at(i)->lanes, target_at(i - 1)->lanes);
+}
