@@ -16,5 +16,7 @@ configure_package_config_file(${CMAKE_CURRENT_SOURCE_DIR}/cmake/OctetConfig.cmak
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/OctetConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/OctetConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/OctetConfigVersion.cmake
   ${CMAKE_CURRENT_SOURCE_DIR}/cmake/OctetAddModel.cmake DESTINATION ${package})
+# The prefix as seen from the file, so that `cmake --install --prefix` and moving the tree are fine.
+file(RELATIVE_PATH prefix_from_pc /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(${CMAKE_CURRENT_SOURCE_DIR}/cmake/octet.pc.in ${CMAKE_CURRENT_BINARY_DIR}/octet.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/octet.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

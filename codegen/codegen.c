@@ -14,8 +14,7 @@
 typedef struct Alias {
     const char *name, *level;
 } Alias;
-static const Alias aliases[] = {{"x86-64", "portable"}, {"x86-64-v3", "avx2"},        {"x86-64-v4", "avx512"},
-                                {"avxvnni", "avxvnni"}, {"avx512vnni", "avx512vnni"}, {"amx", "amx"}};
+static const Alias aliases[] = {{"x86-64", "portable"}, {"x86-64-v3", "avx2"}, {"x86-64-v4", "avx512"}};
 
 static void level_add(Image *im, const Target *t) { im->level[im->levels++] = (Level){.target = t}; }
 
@@ -38,7 +37,7 @@ static bool levels_choose(Image *im)
         const Target *t = target_at(i);
         if (t->gpu) continue;
         if (all) level_add(im, t);
-        if (native && !(t->needs & ~have)) one = t;
+        if ((native && !(t->needs & ~have)) || (!all && !strcmp(t->name, name))) one = t;
     }
     for (size_t i = 0; i < COUNT_OF(aliases); i++)
         if (!strcmp(aliases[i].name, name)) one = target_find(aliases[i].level);
@@ -46,7 +45,7 @@ static bool levels_choose(Image *im)
     if (im->levels) return true;
     return diag_error(im->diag, NULL,
                       "the target '%s' is unknown or not built yet: portable, native, x86-64, x86-64-v3, x86-64-v4, "
-                      "avxvnni, avx512vnni, amx",
+                      "avx2, avxvnni, avx512, avx512vnni, amx",
                       name);
 }
 

@@ -26,6 +26,7 @@ BLOB(cpu) BLOB(pool) BLOB(main)
     Arena *mem;
     Diag *diag;
     const char *folder, *log;
+    const char *why;          /* of a tool that failed */
     bool large;               /* weights of a gigabyte and more */
     VEC(const char *) file;   /* everything made in the folder, to be removed */
     VEC(const char *) object; /* of them, what the linker gets */
@@ -104,23 +105,39 @@ static const char *log_text(const Link *l)
 
 typedef enum ToolResult { TOOL_DONE, TOOL_MISSING, TOOL_FAILED } ToolResult;
 
+static ToolResult tool_failed(Link *l, const char *program, const char *why)
+{
+    l->why = arena_printf(l->mem, "%s failed: %s", program, why);
+    return TOOL_FAILED;
+}
+
+static ToolResult tool_wait(Link *l, const char *program, pid_t child)
+{
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR) return tool_failed(l, program, strerror(errno));
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return TOOL_DONE;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && !*log_text(l)) return TOOL_MISSING;
+    return tool_failed(l, program, log_text(l));
+}
+
 static ToolResult tool_run(Link *l, const Words *w)
 {
     posix_spawn_file_actions_t files;
+    int log = open(l->log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (log < 0) return tool_failed(l, w->at[0], arena_printf(l->mem, "%s: %s", l->log, strerror(errno)));
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&files, 1, l->log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_adddup2(&files, 1, 2);
+    posix_spawn_file_actions_adddup2(&files, log, 1);
+    posix_spawn_file_actions_adddup2(&files, log, 2);
     char **argv = NEW_ARRAY(l->mem, char *, w->n + 1);
     for (uint32_t i = 0; i < w->n; i++) argv[i] = (char *)(uintptr_t)w->at[i];
     pid_t child;
-    int error = posix_spawnp(&child, argv[0], &files, NULL, argv, environ), status = 0;
+    int error = posix_spawnp(&child, argv[0], &files, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&files);
-    if (error) return TOOL_MISSING;
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR) return TOOL_FAILED;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && !*log_text(l)) return TOOL_MISSING;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? TOOL_DONE : TOOL_FAILED;
+    close(log);
+    if (error == ENOENT) return TOOL_MISSING;
+    return error ? tool_failed(l, argv[0], strerror(error)) : tool_wait(l, argv[0], child);
 }
 
 /* A task and the programs that can do it, tried in order until one is there. $OUT, $NAME, $SO, $MAP and $OBJECTS are
@@ -190,7 +207,7 @@ static bool task_run(Link *l, const Tool *tool, const char *what, const Fill *f)
         for (uint32_t i = 0; i < plain.n; i++) word_fill(l, &words, plain.at[i], f);
         ToolResult r = tool_run(l, &words);
         if (r == TOOL_DONE) return true;
-        if (r == TOOL_FAILED) return diag_error(l->diag, NULL, "%s: %s failed: %s", what, tool->program, log_text(l));
+        if (r == TOOL_FAILED) return diag_error(l->diag, NULL, "%s: %s", what, l->why);
         tried = arena_printf(l->mem, "%s%s%s", tried, *tried ? ", " : "", tool->program);
     }
     return diag_error(l->diag, NULL, "%s: none of these programs is installed: %s", what, tried);
@@ -267,6 +284,9 @@ static bool link_all(Link *l, const Elf *e)
 
 bool artefact_link(Image *im, const Elf *tables)
 {
+    struct stat st;
+    if (!stat(im->options->out, &st) && !S_ISREG(st.st_mode)) /* a rename would put the artefact in a device's place */
+        return diag_error(im->diag, NULL, "cannot write %s: it exists and is no regular file", im->options->out);
     char *folder = arena_printf(im->mem, "%s.XXXXXX", im->options->out);
     if (!mkdtemp(folder)) return diag_error(im->diag, NULL, "cannot write %s: %s", im->options->out, strerror(errno));
     Link l = {.im = im, .mem = im->mem, .diag = im->diag, .folder = folder, .large = elf_is_large(tables)};

@@ -523,7 +523,7 @@ static void contract(Kernel *k, int buf, int first, int last, const char **error
             if (def || i < first || i >= last) return;
             def = &k->stage.at[i];
         }
-    if (!def || def->scan || def->update || def->where || def->keep) return;
+    if (!def || def->scan || def->update || def->where) return;
     Nest x = nest_of(k, def, error);
     Buf b = k->buf.at[buf], whole = b;
     int64_t size = 1, n;

@@ -14,7 +14,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6, LEAST = 2048 };
+enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6, LEAST = 2048, MOST_ROWS = 14, BLOCK = 128 };
 
 typedef struct Tuner {
     Kernel *k;
@@ -22,6 +22,7 @@ typedef struct Tuner {
     Arena *mem;         /* scratch */
     bool *outer;        /* per axis: a loop that encloses the stage */
     bool parallel;      /* may this stage have parallel loops? */
+    int group, lane;    /* axes to ask with: an axis as group * 16 + lane */
 } Tuner;
 
 typedef struct Order { int n, axis[MAX_STEP]; } Order;
@@ -66,11 +67,15 @@ static Accesses accesses_of(Tuner *u, const Compute *c, bool loads_only)
 }
 
 /* What lanes over this axis cost, in plain vector accesses. */
-static int lanes_cost(Kernel *k, const Accesses *a, int axis)
+static int lanes_cost(Tuner *u, const Accesses *a, int axis)
 {
+    Kernel *k = u->k;
     int cost = 0;
+    Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
+    map[axis] = expr_add(k, expr_mul(k, expr_axis(k, u->group), expr_index(k, LANES)), expr_axis(k, u->lane));
     for (uint32_t i = 0; i < a->at.n; i++) {
         Expr by = expr_step(k, a->at.at[i].address, axis);
+        if (!by) by = expr_step(k, expr_map(k, a->at.at[i].address, map), u->lane); /* panels are adjacent within one */
         int64_t n = by ? expr_constant(k, by, 1000) : -1;
         if (n == 0 && !a->at.at[i].store) continue;
         int mine = n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= 4 ? STRIDED : LANES;
@@ -143,9 +148,9 @@ static void parallelise(Tuner *u, const Compute *c, const Order *o, int n)
     int64_t items = 1, work = points(u->k, c);
     for (int i = 0; i < n && u->parallel && items < ITEMS; i++) {
         int64_t more = items_of(u->k, o->axis[i]);
-        if (i && more > 1 && work / items / more < LEAST) return;
+        if (items > 1 && more > 1 && work / items / more < LEAST) return;
         mark(u->k, LOOP_PARALLEL, o->axis[i]);
-        items *= more > 0 ? more : 1; /* an empty axis */
+        items *= more;
         if (is_ragged(u->k, o->axis[i])) return;
     }
 }
@@ -182,7 +187,7 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
     (void)c;
     for (int i = 0; i < n; i++) {
         if (u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL)) continue;
-        int mine = lanes_cost(k, a, axis[i]) * 16;
+        int mine = lanes_cost(u, a, axis[i]) * 16;
         if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES) mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
         if (mine < *cost || (mine == *cost && about(k, axis[i]) > about(k, best))) best = axis[i], *cost = mine;
     }
@@ -344,10 +349,11 @@ typedef struct Shape { int rows, cols; } Shape;
 static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, int cols)
 {
     int registers = LANES / t->lanes; /* of one panel */
-    double flops = rows * cols * registers / 2.0, loads = (rows + cols * registers) / 2.0, chain = 4;
+    double flops = rows * cols * registers / 2.0, loads = (rows + cols * registers) * 0.575, chain = 4;
     double depth = flops > loads ? flops : loads;
     if (depth < chain) depth = chain;
     depth += 0.5 * cols * registers; /* panels come from the second level cache */
+    if (rows > MOST_ROWS) depth += 0.5 * (rows - MOST_ROWS); /* an address each, and there are 16 registers for them */
     double whole = (double)(m / rows), rest = m % rows ? 0.8 + 0.2 * (double)(m % rows) / rows : 0;
     return (whole + rest) * (double)(panels / cols) * depth;
 }
@@ -447,6 +453,29 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     return true;
 }
 
+/* ---- GPU: one result a thread, neighbours of the contiguous axis in one block ---- */
+static void tune_threads(Tuner *u, const Compute *c)
+{
+    Kernel *k = u->k;
+    Accesses a = accesses_of(u, c, false);
+    Order o, loops = {0};
+    int cost, other = 0;
+    if (is_scattered(k, c) || c->scan) return;
+    space_order(u, c, &o);
+    int lane = best_lanes(u, c, &a, o.axis, o.n, &cost);
+    if (!lane && o.n) lane = o.axis[o.n - 1];
+    if (!lane) return;
+    for (int i = 0; i < o.n; i++)
+        if (o.axis[i] != lane && (!other || about(k, o.axis[i]) > about(k, other))) other = o.axis[i];
+    int block = schedule_split(k, lane, (int[]){BLOCK}, 1);
+    mark(k, LOOP_BLOCK_X, block), mark(k, LOOP_THREAD_X, block + 1);
+    if (other) mark(k, LOOP_BLOCK_Y, other);
+    put(&loops, other), put(&loops, block), put(&loops, block + 1);
+    for (int i = 0; i < o.n; i++)
+        if (o.axis[i] != lane) put(&loops, o.axis[i]);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+}
+
 /* ---- stages and kernels ---- */
 static void tune_stage(Tuner *u, Compute *c)
 {
@@ -519,13 +548,24 @@ static void forget(Kernel *k) /* a former schedule and the parts it made */
     k->schedule = (Schedule){0};
 }
 
+static int question_axis(Kernel *k, int64_t size) /* no loop: goes with the parts when the kernel is tuned again */
+{
+    int a = kernel_axis(k, NULL, expr_index(k, size));
+    return k->axis.at[a].parent = a;
+}
+
 void tune(Kernel *k, const Target *t)
 {
     Arena scratch = {0};
     forget(k);
     Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true};
     u.outer = NEW_ARRAY(&scratch, bool, k->axis.n + 256 + 32 * k->stage.n);
-    if (t->gpu) { arena_drop(&scratch); return; }
+    u.group = question_axis(k, (int64_t)1 << 24), u.lane = question_axis(k, LANES);
+    if (t->gpu) { /* stages that must wait for each other run in one thread */
+        if (k->stage.n == 1) tune_threads(&u, &k->stage.at[0]);
+        arena_drop(&scratch);
+        return;
+    }
     if (k->stage.n > 1 || (k->stage.n && k->stage.at[0].scan)) {
         share(&u);
         separate(&u);

@@ -162,11 +162,11 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     if (!q) return NULL;
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
-    if (stop && stops_before(stop, before_quantize)) return simple;
+    if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
     if (!find_ranges(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
-    if (!dr->o->value[OPT_report] || !c.samples) return done;
+    if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
     return calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag) ? done : NULL;
 }
 
@@ -197,14 +197,6 @@ Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, 
 
 /* ---- the artefact ---- */
 
-static const char *target_of(const Options *o)
-{
-    static const char *const spellings[][2] = {{"x86-64-v3", "avx2"}, {"x86-64-v4", "avx512"}};
-    for (size_t i = 0; i < COUNT_OF(spellings); i++)
-        if (option_is(o, OPT_target, spellings[i][0])) return spellings[i][1];
-    return o->value[OPT_target];
-}
-
 static uint64_t file_size(const char *path)
 {
     struct stat st;
@@ -224,7 +216,7 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
 {
     const Options *o = dr->o;
     const char *emit_what = o->value[OPT_emit];
-    CodegenOptions c = {.target = target_of(o),
+    CodegenOptions c = {.target = o->value[OPT_target],
                         .out = out,
                         .kind = out ? artefact_kind(out) : ARTEFACT_SO,
                         .jobs = (int)option_int(o, OPT_jobs, 0),
@@ -288,7 +280,7 @@ static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path
     progress(o, "");
     arena_drop(&dr.scratch);
     files_drop(&files);
-    return temporary ? file_commit(d, f, temporary, out, ok) : !fflush(f) && ok;
+    return f != stdout ? file_commit(d, f, temporary, out, ok) : !fflush(f) && ok;
 }
 
 int command_compile(const Options *o, Diag *d)

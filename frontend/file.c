@@ -152,8 +152,17 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
+/* A device, a pipe: written in place, since a rename would put a file where it was. */
+static bool is_special(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
 static int create_beside(Arena *mem, const char *path, char **temporary)
 {
+    *temporary = NULL;
+    if (is_special(path)) return open(path, O_WRONLY);
     *temporary = arena_printf(mem, "%s.XXXXXX", path);
     int fd = mkstemp(*temporary);
     mode_t mask = umask(0);
@@ -176,9 +185,9 @@ bool file_commit(Diag *d, FILE *f, const char *temporary, const char *path, bool
 {
     bool written = !ferror(f);
     written = !fclose(f) && written;
-    if (ok && written && !rename(temporary, path)) return true;
+    if (ok && written && (!temporary || !rename(temporary, path))) return true;
     if (ok) diag_error(d, NULL, "cannot write %s: %s", path, strerror(errno));
-    unlink(temporary);
+    if (temporary) unlink(temporary);
     return false;
 }
 
@@ -191,8 +200,8 @@ bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n)
     int fd = create_beside(mem, path, &temporary);
     if (fd < 0) return diag_error(d, NULL, "cannot write %s: %s", path, strerror(errno));
     bool ok = write_all(fd, at, n);
-    ok = !close(fd) && ok && !rename(temporary, path);
+    ok = !close(fd) && ok && (!temporary || !rename(temporary, path));
     int why = errno;
-    if (!ok) unlink(temporary);
+    if (!ok && temporary) unlink(temporary);
     return ok || diag_error(d, NULL, "cannot write %s: %s", path, strerror(why));
 }

@@ -20,10 +20,11 @@ bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *f
                 FileBytes *out);
 void files_drop(Files *f); /* unmaps; what was borrowed is gone */
 
-/* Writes n bytes to path: a temporary beside it, then renamed. "-": standard output. false: reported. */
+/* Writes n bytes to path: a temporary beside it, then renamed. "-": standard output; a device or pipe is written in place.
+ * false: reported. */
 bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n);
 /* The same for a stream: create, write, then commit, which renames when ok and removes otherwise. */
-FILE *file_create(Arena *mem, Diag *d, const char *path, const char **temporary); /* NULL: reported */
+FILE *file_create(Arena *mem, Diag *d, const char *path, const char **temporary); /* NULL: reported; temporary NULL: in place */
 bool file_commit(Diag *d, FILE *f, const char *temporary, const char *path,
                  bool ok); /* ok, unless writing failed: reported */
 #endif

@@ -23,7 +23,7 @@ static void count_contractions(Inspect *x)
     if (!x->graph) return;
     const Graph *g = passes_run(x->graph, &ctx, NULL, "expand", &run);
     arena_drop(&scratch);
-    for (uint32_t i = 0; i < g->node.n; i++) {
+    for (uint32_t i = 0; g && i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
         if (n->op->quant != QUANT_INTEGER) continue;
         Val w = node_in(g, n, 1);

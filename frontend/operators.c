@@ -60,7 +60,7 @@ static const char head[] =
     "Printed by `octet operators` from the rows of `ir/ops/`; `tests/docs/run.sh` fails when this page is stale and\n"
     "`BLESS=1 bash tests/docs/run.sh` rewrites it.\n"
     "\n"
-    "* since: the oldest opset in which the operator has this meaning. Models of opset 7 to 28 are read; older forms\n"
+    "* since: the oldest opset in which the operator has this meaning. Models of opset 1 to 28 are read; older forms\n"
     "  are rewritten to the one of the row while the model is imported (`frontend/upgrade.c`).\n"
     "* signature: `name:type`, `?` optional, `?=k` optional with a default value, `*` one or more. `T`, `U`, `V` are type\n"
     "  variables. The classes are float (f16, bf16, f32, f64), int (signed and unsigned), uint, bool and any.\n"

@@ -1,7 +1,7 @@
 /* report.c - the quantization report; fields are those of Layer (passes/quantize.h). Schema: docs/CLI.md, "The report". */
 #include "frontend/report.h"
+#include "frontend/file.h"
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -76,14 +76,9 @@ bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const 
     cJSON *list = cJSON_AddArrayToObject(root, "layers");
     for (uint32_t i = 0; i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
     char *text = cJSON_Print(root);
-    const char *temp = arena_printf(&mem, "%s.part", path);
-    FILE *f = fopen(temp, "w");
-    bool ok = f && fputs(text, f) >= 0 && fputc('\n', f) >= 0;
-    ok = (!f || !fclose(f)) && ok;
-    if (!ok || rename(temp, path)) {
-        ok = diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
-        remove(temp);
-    }
+    const char *temporary;
+    FILE *f = file_create(&mem, diag, path, &temporary);
+    bool ok = f && file_commit(diag, f, temporary, path, fputs(text, f) >= 0 && fputc('\n', f) >= 0);
     free(text), cJSON_Delete(root);
     arena_drop(&mem);
     return ok;

@@ -46,15 +46,24 @@ static bool load(Runner *r, const Options *o, Diag *d, const char *path)
     return diag_error(d, NULL, "the artefact has no level '%s'", level);
 }
 
+/* What is run here and now is compiled for this machine alone, unless the user chooses a level: then that must be in it. */
+static Options for_this_machine(const Options *o)
+{
+    Options here = *o;
+    if (!here.value[OPT_target] && !here.value[OPT_level]) here.value[OPT_target] = "native";
+    return here;
+}
+
 /* The mapping stays valid when the file is gone, so nothing is left behind whatever happens later. */
 static bool compile_and_load(Runner *r, const Options *o, Diag *d, const char *path)
 {
+    const Options here = for_this_machine(o);
     const char *base = getenv("TMPDIR");
     char *folder = arena_printf(r->mem, "%s/octet-XXXXXX", base && *base ? base : "/tmp");
     if (!mkdtemp(folder))
         return diag_error(d, NULL, "cannot make a temporary folder in %s", base && *base ? base : "/tmp");
     const char *out = arena_printf(r->mem, "%s/model.so", folder);
-    bool ok = compile_file(o, r->mem, d, path, out) && load(r, o, d, out);
+    bool ok = compile_file(&here, r->mem, d, path, out) && load(r, o, d, out);
     unlink(out), unlink(arena_printf(r->mem, "%s/model.h", folder)), rmdir(folder);
     return ok;
 }

@@ -1,7 +1,7 @@
 /* verify.c - `octet verify`: recorded cases replayed, one line each.
  *
  * A case is a folder with model.onnx, test_data_set_*: input_*.pb and output_*.pb, and perhaps `tol` ("rtol atol"). Each runs in
- * a process of its own, so that a crash or a hang is one failure, not the end. Floats pass when |a - b| <= atol + rtol * |b|
+ * a process of its own, so that a crash or a hang is one failure, not the end; as many at a time as --jobs says, reported in order. Floats pass when |a - b| <= atol + rtol * |b|
  * (NaN equals NaN); everything else must be equal. */
 #include "frontend/cli.h"
 #include "frontend/runner.h"
@@ -9,12 +9,14 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_REASON = 1000, DEPTH = 8, SMALL = 64 };
+enum { MAX_REASON = 1000, DEPTH = 8, SMALL = 64, MAX_JOBS = 64 };
 static const double RTOL = 1e-3, ATOL = 1e-5;
 
 typedef VEC(const char *) Texts;
@@ -253,9 +255,11 @@ static void child(const Options *o, const char *folder, int to)
 {
     Arena mem = {0};
     Diag d = {.mem = &mem, .subject = ""};
+    Options alone = *o;
+    alone.value[OPT_jobs] = "1";
     alarm((unsigned)option_int(o, OPT_timeout, 0));
-    bool opened, ok = run_case(o, &mem, &d, folder, &opened);
-    if (!ok && !opened && o->value[OPT_freeze_sizes]) ok = run_frozen(o, &mem, &d, folder);
+    bool opened, ok = run_case(&alone, &mem, &d, folder, &opened);
+    if (!ok && !opened && o->value[OPT_freeze_sizes]) ok = run_frozen(&alone, &mem, &d, folder);
     fflush(stdout);
     if (!ok) {
         const char *line = d.line.n ? d.line.at[0] : "failed";
@@ -274,25 +278,52 @@ static const char *outcome(Arena *mem, int status, const char *reason)
     return *reason ? reason : arena_printf(mem, "ended with code %d", WEXITSTATUS(status));
 }
 
-/* NULL: passed. */
-static const char *fork_case(Verify *v, const char *folder)
+typedef struct Job {
+    pid_t pid; /* 0: none */
+    int from;  /* the pipe */
+    uint32_t number;
+    size_t n;
+    char reason[MAX_REASON + 1];
+} Job;
+
+static const char *job_start(Verify *v, Job *job, uint32_t number)
 {
-    int pipes[2], status = 0;
-    char *reason = arena_alloc(v->mem, MAX_REASON + 1);
+    int pipes[2];
+    job->number = number, job->n = 0;
     if (pipe(pipes)) return "cannot make a pipe";
     fflush(stdout), fflush(stderr);
-    pid_t pid = fork();
-    if (!pid) close(pipes[0]), child(v->o, folder, pipes[1]);
+    job->pid = fork();
+    if (!job->pid) close(pipes[0]), child(v->o, v->cases.at[number], pipes[1]);
     close(pipes[1]);
-    size_t n = 0;
-    for (ssize_t got; n < MAX_REASON && (got = read(pipes[0], reason + n, MAX_REASON - n)) != 0;)
-        if (got > 0) n += (size_t)got;
-        else if (errno != EINTR) break;
-    close(pipes[0]);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) return "cannot start a process";
-    for (size_t i = 0; i < n; i++)
-        if (reason[i] == '\n') reason[i] = ' ';
-    return outcome(v->mem, status, reason);
+    job->from = pipes[0];
+    if (job->pid > 0) return NULL;
+    close(pipes[0]), job->pid = 0;
+    return "cannot start a process";
+}
+
+/* Takes what the child has said; true: it has ended, and *reason says how (NULL: passed). */
+static bool job_ended(Verify *v, Job *job, const char **reason)
+{
+    int status = 0;
+    ssize_t got = read(job->from, job->reason + job->n, MAX_REASON - job->n);
+    if (got < 0 && errno == EINTR) return false;
+    if (got > 0) job->n += (size_t)got;
+    if (got > 0 && job->n < MAX_REASON) return false;
+    close(job->from);
+    while (waitpid(job->pid, &status, 0) < 0 && errno == EINTR) continue;
+    job->pid = 0;
+    char *text = arena_text(v->mem, job->reason, job->n);
+    for (char *c = text; *c; c++)
+        if (*c == '\n') *c = ' ';
+    *reason = outcome(v->mem, status, text);
+    return true;
+}
+
+static uint32_t job_count(const Options *o)
+{
+    cpu_set_t set;
+    int64_t n = option_int(o, OPT_jobs, sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set));
+    return n < 1 ? 1 : n > MAX_JOBS ? MAX_JOBS : (uint32_t)n;
 }
 
 static void report_case(Verify *v, const char *name, const char *reason)
@@ -306,6 +337,44 @@ static void report_case(Verify *v, const char *name, const char *reason)
     if (!reason && listed) reason = "passes, though it is listed as failing";
     if (reason) printf("FAIL %s: %s\n", name, reason), v->failed++;
     else if (v->passed++, !v->o->value[OPT_quiet]) printf("ok %s\n", name);
+}
+
+/* Results wait here until all cases before them are reported. */
+typedef struct Results {
+    bool *done;
+    const char **reason;
+    uint32_t reported;
+} Results;
+
+static void result_put(Verify *v, Results *r, uint32_t number, const char *reason)
+{
+    r->done[number] = true, r->reason[number] = reason;
+    for (; r->reported < v->cases.n && r->done[r->reported]; r->reported++)
+        report_case(v, case_name(v->mem, v->cases.at[r->reported]), r->reason[r->reported]);
+}
+
+static void run_cases(Verify *v)
+{
+    uint32_t jobs = job_count(v->o), next = 0, running = 0;
+    Job *job = NEW_ARRAY(v->mem, Job, jobs);
+    Results r = {NEW_ARRAY(v->mem, bool, v->cases.n), NEW_ARRAY(v->mem, const char *, v->cases.n), 0};
+    while (next < v->cases.n || running) {
+        struct pollfd fd[MAX_JOBS];
+        for (uint32_t i = 0; i < jobs; i++) {
+            while (!job[i].pid && next < v->cases.n) {
+                const char *why = job_start(v, &job[i], next++);
+                if (why) result_put(v, &r, job[i].number, why);
+                else running++;
+            }
+            fd[i] = (struct pollfd){.fd = job[i].pid ? job[i].from : -1, .events = POLLIN};
+        }
+        if (poll(fd, jobs, -1) < 0) continue;
+        for (uint32_t i = 0; i < jobs; i++) {
+            const char *reason;
+            if (!fd[i].revents || !job_ended(v, &job[i], &reason)) continue;
+            running--, result_put(v, &r, job[i].number, reason);
+        }
+    }
 }
 
 /* ---- the command ---- */
@@ -336,8 +405,7 @@ int command_verify(const Options *o, Diag *d)
     if (!v.cases.n)
         return diag_error(d, NULL, "no cases (folders with a model.onnx) in %s", o->arg.at[0]), arena_drop(&mem),
                EXIT_USAGE;
-    for (uint32_t i = 0; i < v.cases.n; i++)
-        report_case(&v, case_name(&mem, v.cases.at[i]), fork_case(&v, v.cases.at[i]));
+    run_cases(&v);
     printf("%u passed, %u failed%s\n", v.passed, v.failed, v.listed ? arena_printf(&mem, ", %u listed", v.listed) : "");
     int code = v.failed ? EXIT_MODEL : 0;
     arena_drop(&mem);

@@ -1,6 +1,6 @@
-/* interp_block.c - the interpreter on up to BLOCK points of one axis at a time: every instruction is a loop over points, which
- * makes large constants affordable to fold. Same results as point by point, bit for bit: rounding, order of reductions, checks.
- * A guard that holds at some of the points and not at others is left to interp.c. */
+/* interp_block.c - the interpreter on up to BLOCK points of one axis at a time: every instruction is a loop over
+ * points, which makes large constants affordable to fold. Same results as point by point, bit for bit: rounding, order
+ * of reductions, checks. A guard that holds at some of the points and not at others is left to interp.c. */
 #include "ir/interp.h"
 #include <assert.h>
 

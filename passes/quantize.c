@@ -142,6 +142,18 @@ static Val dequantized_weights(Quantizer *z, const Node *n, Layer *layer)
     return graph_emit(z->out, op, attr, in, 2, 1, n->loc, NULL);
 }
 
+/* Whether input k of a node reads the 8-bit form of a tensor that some contraction wants in 8 bits. Sums of signed tensors do not:
+ * those are residual streams without an activation in between, where the rounding of every block would add up to the end. */
+static bool reads_eight(const Quantizer *z, uint32_t i, uint32_t k)
+{
+    const Node *n = &z->in->node.at[i];
+    Val v = node_in(z->in, n, k);
+    const Range *r = z->wanted[v.id] ? val_range(z, v) : NULL;
+    if (!r) return false;
+    if (z->integer[i]) return k == 0;
+    return n->op->quant != QUANT_NONE && (n->op->quant != QUANT_RESCALE || r->lo >= 0);
+}
+
 static void copy_quantized(Quantizer *z, uint32_t i)
 {
     const Node *n = &z->in->node.at[i];
@@ -150,8 +162,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     for (uint32_t k = 0; k < n->nin; k++) {
         old[k] = node_in(z->in, n, k);
         arg[k] = z->map[old[k].id];
-        bool eight = z->wanted[old[k].id] && val_range(z, old[k]) && (z->integer[i] ? k == 0 : n->op->quant != QUANT_NONE);
-        if (eight) arg[k] = dequantized(z, old[k], n->loc);
+        if (reads_eight(z, i, k)) arg[k] = dequantized(z, old[k], n->loc);
     }
     if (z->integer[i]) {
         const Range *r = val_range(z, old[0]);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -393,8 +394,10 @@ static void npz_write(const char *path, const OctetTensor *out)
 {
     char *temporary = take(strlen(path) + 16);
     snprintf(temporary, strlen(path) + 16, "%s.%d", path, (int)getpid());
+    struct stat st;
     bool standard = strcmp(path, "-") == 0;
-    FILE *f = standard ? stdout : fopen(temporary, "wb");
+    bool in_place = standard || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)); /* a device, a pipe: nothing to rename */
+    FILE *f = standard ? stdout : fopen(in_place ? path : temporary, "wb");
     if (!f) stop(EXIT_DATA, "%s: %s", path, strerror(errno));
     uint8_t *central = take((size_t)api->outputs * 4096 + 64);
     size_t c = 0, at = 0;
@@ -425,8 +428,8 @@ static void npz_write(const char *path, const OctetTensor *out)
     fwrite(end, 1, sizeof end, f);
     bool failed = ferror(f) != 0;
     if (standard ? fflush(f) : fclose(f)) failed = true;
-    if (!failed && !standard && rename(temporary, path) != 0) failed = true;
-    if (failed && !standard) remove(temporary);
+    if (!failed && !in_place && rename(temporary, path) != 0) failed = true;
+    if (failed && !in_place) remove(temporary);
     if (failed) stop(EXIT_DATA, "%s: %s", path, strerror(errno));
     free(temporary), free(central);
 }

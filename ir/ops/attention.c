@@ -10,7 +10,11 @@
 #include <string.h>
 
 /* ---- sizes ---- */
-typedef struct Heads { Dim batch, length, width; int64_t heads; bool flat; } Heads; /* of Q, K or V; heads 0: not known */
+typedef struct Heads {
+    Dim batch, length, width;
+    int64_t heads;
+    bool flat;
+} Heads; /* of Q, K or V; heads 0: not known */
 
 static bool read_heads(Dims *d, const Type *t, const Attr *count, Heads *h)
 {
@@ -24,14 +28,19 @@ static bool read_heads(Dims *d, const Type *t, const Attr *count, Heads *h)
     return dim_exact(d, t->dim[2], dim_const(d, h->heads), &h->width);
 }
 
-typedef struct Sizes { Heads q, k, v; Dim past, total; } Sizes;
+typedef struct Sizes {
+    Heads q, k, v;
+    Dim past, total;
+} Sizes;
 
-static const char *read_sizes(Dims *d, const Node *n, const Type *q, const Type *k, const Type *v, const Type *past, Sizes *s)
+static const char *read_sizes(Dims *d, const Node *n, const Type *q, const Type *k, const Type *v, const Type *past,
+                              Sizes *s)
 {
     const Attr *hq = node_attr(n, "q_num_heads"), *hk = node_attr(n, "kv_num_heads");
     if (!read_heads(d, q, hq, &s->q) || !read_heads(d, k, hk, &s->k) || !read_heads(d, v, hk, &s->v))
         return "Q, K and V must have 4 dimensions with a known number of heads, or 3 with q_num_heads and kv_num_heads";
-    if (s->q.heads % s->k.heads || s->k.heads != s->v.heads) return "query heads must be a multiple of key heads, and value heads equal";
+    if (s->q.heads % s->k.heads || s->k.heads != s->v.heads)
+        return "query heads must be a multiple of key heads, and value heads equal";
     if (past && past->rank != 4) return "past_key must have 4 dimensions";
     s->past = past ? past->dim[2] : dim_const(d, 0);
     s->total = dim_add(d, s->past, s->k.length);
@@ -41,11 +50,14 @@ static const char *read_sizes(Dims *d, const Node *n, const Type *q, const Type 
 static bool infer_attention(Infer *c)
 {
     Sizes s;
-    const char *why = read_sizes(c->d, c->n, in_type(c, 0), in_type(c, 1), in_type(c, 2), in_has(c, 4) ? in_type(c, 4) : NULL, &s);
+    const char *why =
+        read_sizes(c->d, c->n, in_type(c, 0), in_type(c, 1), in_type(c, 2), in_has(c, 4) ? in_type(c, 4) : NULL, &s);
     if (why) return infer_error(c, "%s", why);
     if (in_has(c, 4) != in_has(c, 5)) return infer_error(c, "past_key and past_value must be given together");
-    if (in_has(c, 3) && (in_rank(c, 3) < 1 || in_rank(c, 3) > 4)) return infer_error(c, "attn_mask has rank %d", in_rank(c, 3));
-    if (!require_eq(c, s.q.width, s.k.width, "head sizes of Q and K") || !require_eq(c, s.k.length, s.v.length, "lengths of K and V"))
+    if (in_has(c, 3) && (in_rank(c, 3) < 1 || in_rank(c, 3) > 4))
+        return infer_error(c, "attn_mask has rank %d", in_rank(c, 3));
+    if (!require_eq(c, s.q.width, s.k.width, "head sizes of Q and K") ||
+        !require_eq(c, s.k.length, s.v.length, "lengths of K and V"))
         return false;
     Dim hq = DIM(c, s.q.heads), hk = DIM(c, s.k.heads);
     if (s.q.flat) out_shape(c, 0, 3, (Dim[]){s.q.batch, s.q.length, dim_mul(c->d, hq, s.v.width)});
@@ -85,7 +97,11 @@ static int join_past(Lower *l, uint32_t in, uint32_t past_in, uint32_t out, Head
     return to;
 }
 
-typedef struct Scores { Expr b, h, q, j, zero, never; DType acc; const Sizes *s; } Scores; /* one score's place */
+typedef struct Scores {
+    Expr b, h, q, j, zero, never;
+    DType acc;
+    const Sizes *s;
+} Scores; /* one score's place */
 
 static Expr masked(Lower *l, const Scores *p, Expr sum, Expr allowed)
 {
@@ -118,7 +134,8 @@ static Expr bias(Lower *l, const Scores *p)
     Kernel *k = l->k;
     int lengths = low_in(l, 6);
     int64_t left = node_int(l->n, "left_window_size"), right = node_int(l->n, "right_window_size");
-    Expr valid = lengths ? low_i64(l, expr_load(k, lengths, (Expr[MAX_RANK]){p->b})) : 0, sum = low_in(l, 3) ? mask_term(l, p) : 0;
+    Expr valid = lengths ? low_i64(l, expr_load(k, lengths, (Expr[MAX_RANK]){p->b})) : 0,
+         sum = low_in(l, 3) ? mask_term(l, p) : 0;
     Expr offset = valid && !low_in(l, 4) ? expr_sub(k, valid, expr_dim(k, p->s->q.length)) : expr_dim(k, p->s->past);
     Expr here = expr_add(k, p->q, offset);
     if (node_int(l->n, "is_causal")) sum = masked(l, p, sum, expr_le(k, p->j, here));
@@ -140,11 +157,15 @@ static void lower_attention(Lower *l)
 {
     Kernel *k = l->k;
     Sizes s;
-    if (read_sizes(k->dim, l->n, low_in_type(l, 0), low_in_type(l, 1), low_in_type(l, 2), low_in(l, 4) ? low_in_type(l, 4) : NULL, &s)) return;
+    if (read_sizes(k->dim, l->n, low_in_type(l, 0), low_in_type(l, 1), low_in_type(l, 2),
+                   low_in(l, 4) ? low_in_type(l, 4) : NULL, &s))
+        return;
     DType acc = dtype_compute(low_type(l, low_in(l, 0)));
     int keys = join_past(l, 1, 4, 1, &s.k, s.past, s.total), values = join_past(l, 2, 5, 2, &s.v, s.past, s.total);
-    int b = low_axis(l, expr_dim(k, s.q.batch)), h = low_axis(l, expr_index(k, s.q.heads)), q = low_axis(l, expr_dim(k, s.q.length));
-    int j = low_axis(l, expr_dim(k, s.total)), e = low_axis(l, expr_dim(k, s.q.width)), v = low_axis(l, expr_dim(k, s.v.width));
+    int b = low_axis(l, expr_dim(k, s.q.batch)), h = low_axis(l, expr_index(k, s.q.heads)),
+        q = low_axis(l, expr_dim(k, s.q.length));
+    int j = low_axis(l, expr_dim(k, s.total)), e = low_axis(l, expr_dim(k, s.q.width)),
+        v = low_axis(l, expr_dim(k, s.v.width));
     int space[] = {b, h, q, j}, share = low_share(l);
     Expr dim[4], at[MAX_RANK] = {0}, one = low_const(l, acc, 1), depth = expr_axis(k, e);
     for (int i = 0; i < 4; i++) dim[i] = k->axis.at[space[i]].extent, at[i] = expr_axis(k, space[i]);
@@ -152,8 +173,10 @@ static void lower_attention(Lower *l)
     const Attr *given = node_attr(l->n, "scale");
     Expr width = expr_cast(k, acc, expr_dim(k, s.q.width));
     Expr scale = given->kind == ATTR_FLOAT ? low_const(l, acc, (double)given->f) : expr_prim(k, P_rsqrt, width, 0, 0);
-    int raw = low_temp(l, acc, 4, dim), scores = low_temp(l, acc, 4, dim), exps = low_temp(l, acc, 4, dim), probs = low_temp(l, acc, 4, dim);
-    Expr left = load_head(l, low_in(l, 0), &s.q, at[0], at[1], at[2], depth), right = load_head(l, keys, &s.k, at[0], key_head, at[3], depth);
+    int raw = low_temp(l, acc, 4, dim), scores = low_temp(l, acc, 4, dim), exps = low_temp(l, acc, 4, dim),
+        probs = low_temp(l, acc, 4, dim);
+    Expr left = load_head(l, low_in(l, 0), &s.q, at[0], at[1], at[2], depth),
+         right = load_head(l, keys, &s.k, at[0], key_head, at[3], depth);
     low_reduce(l, raw, space, 4, &e, 1, P_add, expr_mul(k, left, right), expr_mul(k, expr_it(k, acc), scale));
     Scores p = {at[0], at[1], at[2], at[3], low_const(l, acc, 0), low_const(l, acc, -INFINITY), acc, &s};
     Expr capped = softcap(l, expr_load(k, raw, at), acc), add = bias(l, &p);
@@ -164,7 +187,8 @@ static void lower_attention(Lower *l)
     low_reduce(l, most, space, 3, &j, 1, P_max, score, it)->share = share;
     Expr max = expr_load(k, most, row), safe = low_select(l, expr_prim(k, P_eq, max, p.never, 0), p.zero, max);
     Expr inv = low_select(l, expr_prim(k, P_eq, it, p.zero, 0), p.zero, expr_div(k, one, it));
-    Compute *sum = low_reduce(l, inverse, space, 3, &j, 1, P_add, expr_prim(k, P_exp, expr_sub(k, score, safe), 0, 0), inv);
+    Compute *sum =
+        low_reduce(l, inverse, space, 3, &j, 1, P_add, expr_prim(k, P_exp, expr_sub(k, score, safe), 0, 0), inv);
     sum->keep = expr_load(k, exps, at), sum->share = share;
     low_stage(l, probs, space, 4, expr_mul(k, expr_load(k, exps, at), expr_load(k, inverse, row)))->share = share;
 
@@ -190,7 +214,8 @@ static bool infer_rotary(Infer *c)
     const Attr *heads = node_attr(c->n, "num_heads");
     Dim width;
     if (x->rank != 3 && x->rank != 4) return infer_error(c, "X has rank %d, expected 3 or 4", x->rank);
-    if (x->rank == 3 && (heads->kind != ATTR_INT || heads->i < 1 || !dim_exact(c->d, x->dim[2], DIM(c, heads->i), &width)))
+    if (x->rank == 3 &&
+        (heads->kind != ATTR_INT || heads->i < 1 || !dim_exact(c->d, x->dim[2], DIM(c, heads->i), &width)))
         return infer_error(c, "an X of rank 3 needs num_heads, a divisor of its last dimension");
     if (x->rank == 4) width = x->dim[3];
     int64_t all, turned = node_int(c->n, "rotary_embedding_dim");
@@ -243,7 +268,8 @@ static bool infer_loss(Infer *c)
 {
     const Type *x = in_type(c, 0);
     const char *how = node_str(c->n, "reduction");
-    if (x->rank < 2 || in_rank(c, 1) != x->rank - 1) return infer_error(c, "input and target have rank %d and %d", x->rank, in_rank(c, 1));
+    if (x->rank < 2 || in_rank(c, 1) != x->rank - 1)
+        return infer_error(c, "input and target have rank %d and %d", x->rank, in_rank(c, 1));
     Dim out[MAX_RANK] = {x->dim[0]};
     for (int i = 2; i < x->rank; i++) out[i - 1] = x->dim[i];
     for (int i = 0; i < x->rank - 1; i++)
@@ -257,7 +283,8 @@ static bool infer_loss(Infer *c)
 static void lower_nll(Lower *l)
 {
     Kernel *k = l->k;
-    int x = low_in(l, 0), target = low_in(l, 1), weight = low_in(l, 2), y = low_out(l, 0), rank = low_rank(l, target), axis[MAX_RANK];
+    int x = low_in(l, 0), target = low_in(l, 1), weight = low_in(l, 2), y = low_out(l, 0), rank = low_rank(l, target),
+        axis[MAX_RANK];
     DType acc = dtype_compute(low_type(l, y));
     const Attr *ignore = node_attr(l->n, "ignore_index");
     const char *how = node_str(l->n, "reduction");
@@ -270,7 +297,9 @@ static void lower_nll(Lower *l)
     for (int i = 1; i < rank; i++) from[i + 1] = at[i];
     Expr w = weight ? low_load(l, weight, (Expr[MAX_RANK]){class}) : low_const(l, acc, 1);
     Expr loss = expr_mul(k, expr_prim(k, P_neg, low_load(l, x, from), 0, 0), w);
-    if (counts) loss = expr_guard(k, counts, loss, zero), w = expr_guard(k, counts, w, zero), in = expr_prim(k, P_or, in, expr_prim(k, P_not, counts, 0, 0), 0);
+    if (counts)
+        loss = expr_guard(k, counts, loss, zero), w = expr_guard(k, counts, w, zero),
+        in = expr_prim(k, P_or, in, expr_prim(k, P_not, counts, 0, 0), 0);
     if (!strcmp(how, "none")) {
         low_stage(l, y, axis, rank, low_store_as(l, y, loss))->check = in;
         return;
@@ -295,18 +324,21 @@ static bool expand_cross_entropy(Expand *x)
 #define LOSS "ignore_index:int reduction:string=mean"
 const OpDef ops_attention[] = {
     OP(Attention, .since = 23,
-       .sig = "Q:T K:T V:U attn_mask:M? past_key:T? past_value:U? nonpad_kv_seqlen:i64? -> Y:T present_key:T? present_value:U? "
+       .sig = "Q:T K:T V:U attn_mask:M? past_key:T? past_value:U? nonpad_kv_seqlen:i64? -> Y:T present_key:T? "
+              "present_value:U? "
               "qk_matmul_output:T?",
        .T = "float", .U = "float",
        .attrs = "is_causal:int=0 kv_num_heads:int left_window_size:int=-1 q_num_heads:int qk_matmul_output_mode:int=0 "
                 "right_window_size:int=-1 scale:float softcap:float=0 softmax_precision:int",
        .infer = infer_attention, .lower = lower_attention),
     OP(RotaryEmbedding, .since = 23, .sig = "X:T cos_cache:T sin_cache:T position_ids:i64? -> Y:T", .T = "float",
-       .attrs = "interleaved:int=0 num_heads:int rotary_embedding_dim:int=0", .infer = infer_rotary, .lower = lower_rotary),
-    OP(NegativeLogLikelihoodLoss, .since = 12, .sig = "input:T target:U weight:T? -> loss:T", .T = "float", .U = "i32 i64", .attrs = LOSS,
-       .infer = infer_loss, .lower = lower_nll),
-    OP(SoftmaxCrossEntropyLoss, .since = 12, .sig = "scores:T labels:U weights:T? -> output:T log_prob:T?", .T = "float", .U = "i32 i64",
-       .attrs = LOSS, .infer = infer_loss, .expand = expand_cross_entropy),
-    OP(SwiGLU, .since = 28, .sig = "A:T B:T -> Y:T", .T = "float", .attrs = "alpha:float=1", .body = "A * sigmoid(alpha * A) * B"),
+       .attrs = "interleaved:int=0 num_heads:int rotary_embedding_dim:int=0", .infer = infer_rotary,
+       .lower = lower_rotary),
+    OP(NegativeLogLikelihoodLoss, .since = 12, .sig = "input:T target:U weight:T? -> loss:T", .T = "float",
+       .U = "i32 i64", .attrs = LOSS, .infer = infer_loss, .lower = lower_nll),
+    OP(SoftmaxCrossEntropyLoss, .since = 12, .sig = "scores:T labels:U weights:T? -> output:T log_prob:T?",
+       .T = "float", .U = "i32 i64", .attrs = LOSS, .infer = infer_loss, .expand = expand_cross_entropy),
+    OP(SwiGLU, .since = 28, .sig = "A:T B:T -> Y:T", .T = "float", .attrs = "alpha:float=1",
+       .body = "A * sigmoid(alpha * A) * B"),
     {0},
 };

@@ -64,7 +64,8 @@ static bool infer_conv_transpose(Infer *c)
     int64_t group = node_int(c->n, "group"), channels;
     if (!check_groups(c, x->dim[1], dim_fdiv(c->d, wt->dim[0], DIM(c, group < 1 ? 1 : group)), group)) return false;
     if (dim_is_const(c->d, wt->dim[0], &channels) && channels % group)
-        return infer_error(c, "%lld input channels do not divide into %lld groups", (long long)channels, (long long)group);
+        return infer_error(c, "%lld input channels do not divide into %lld groups", (long long)channels,
+                           (long long)group);
     Dim m = dim_mul(c->d, wt->dim[1], DIM(c, group));
     if (in_has(c, 2) && !check_channels(c, 2, m, "B")) return false;
     Dim out[MAX_RANK] = {x->dim[0], m};
@@ -78,9 +79,9 @@ static bool infer_conv_transpose(Infer *c)
 /* ---- lowering ---- */
 typedef struct Conv {
     Window w;
-    int x, weights, y;       /* buffers */
+    int x, weights, y; /* buffers */
     DType acc;
-    Expr pad;                /* value of X outside, at the type of X's load */
+    Expr pad; /* value of X outside, at the type of X's load */
     int space[MAX_RANK], spaces, reduce[MAX_RANK], reduces;
     Expr n, in_channel, w_channel, out_channel; /* indices */
     int at[MAX_SPATIAL], tap[MAX_SPATIAL];
@@ -140,7 +141,8 @@ static void conv_stage(Lower *l, Conv *c, int bias)
     Kernel *k = l->k;
     Expr value = conv_value(l, c), it = expr_it(k, c->acc);
     if (bias) it = expr_add(k, it, expr_cast(k, c->acc, expr_load(k, bias, (Expr[MAX_RANK]){c->out_channel})));
-    Compute *s = low_reduce(l, c->y, c->space, c->spaces, c->reduce, c->reduces, P_add, value, low_store_as(l, c->y, it));
+    Compute *s =
+        low_reduce(l, c->y, c->space, c->spaces, c->reduce, c->reduces, P_add, value, low_store_as(l, c->y, it));
     memset(s->at, 0, sizeof s->at);
     s->at[0] = c->n, s->at[1] = c->out_channel;
     for (int i = 0; i < c->w.n; i++) s->at[i + 2] = expr_axis(k, c->at[i]);
@@ -194,7 +196,12 @@ static Form transposed_form(const Window *w, int i, bool room)
     return w->dilation[i] == 1 && room ? FORM_PHASES : FORM_GATHER;
 }
 
-typedef struct Taps { Form form; Expr index, tap, cond, tap_cond; Dim quotients; int phase; } Taps; /* tap_cond: the last taps of some phases do not exist */
+typedef struct Taps {
+    Form form;
+    Expr index, tap, cond, tap_cond;
+    Dim quotients;
+    int phase;
+} Taps; /* tap_cond: the last taps of some phases do not exist */
 
 static Expr inside(Kernel *k, Expr index, Dim size)
 {
@@ -265,7 +272,10 @@ static void interleave(Lower *l, const Conv *c, int z, const Taps *taps, int bia
 static void lower_conv_transpose(Lower *l)
 {
     Kernel *k = l->k;
-    Conv c = {.x = low_in(l, 0), .weights = low_in(l, 1), .y = low_out(l, 0), .acc = dtype_compute(low_type(l, low_in(l, 0)))};
+    Conv c = {.x = low_in(l, 0),
+              .weights = low_in(l, 1),
+              .y = low_out(l, 0),
+              .acc = dtype_compute(low_type(l, low_in(l, 0)))};
     const Type *xt = low_in_type(l, 0), *wt = low_in_type(l, 1);
     const char *why = NULL;
     bool good = window_read_transposed(&c.w, k->dim, l->n, xt, wt->dim + 2, &why);
@@ -312,14 +322,16 @@ static void lower_conv_transpose(Lower *l)
 /* ---- ConvInteger: x, w, x_zero_point?, w_zero_point? ---- */
 static bool expand_conv_integer(Expand *x)
 {
-    return ex_conv_integer(x, &(IntegerOp){.x = x->in[0], .w = x->in[1], .x_zero = ex_in(x, 2), .w_zero = ex_in(x, 3)}, x->out);
+    return ex_conv_integer(x, &(IntegerOp){.x = x->in[0], .w = x->in[1], .x_zero = ex_in(x, 2), .w_zero = ex_in(x, 3)},
+                           x->out);
 }
 
 const OpDef ops_conv[] = {
     OP(Conv, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float", .attrs = CONV_ATTRS, .infer = infer_conv,
        .lower = lower_conv, .quant = QUANT_INTEGER, .integer = "ConvInteger", .w_channel = 0, .y_channel = 1),
     OP(ConvTranspose, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float",
-       .attrs = CONV_ATTRS "output_padding:ints output_shape:ints", .infer = infer_conv_transpose, .lower = lower_conv_transpose),
+       .attrs = CONV_ATTRS "output_padding:ints output_shape:ints", .infer = infer_conv_transpose,
+       .lower = lower_conv_transpose),
     OP(ConvInteger, .since = 10, .sig = "x:T w:U x_zero_point:T? w_zero_point:U? -> y:i32", .T = "u8 i8", .U = "u8 i8",
        .attrs = CONV_ATTRS, .infer = infer_conv_dot, .expand = expand_conv_integer),
     OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:i8 P:T? -> Y:i32", .T = "u8 i8", .attrs = CONV_ATTRS,

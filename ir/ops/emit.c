@@ -123,7 +123,8 @@ static Val swap_dequantize(Expand *x, Val v)
         if (zt) zero = ex_tensor(x, tensor_swap(x->m->mem, zt));
     }
     if (axis >= rank - 2) axis = axis == rank - 1 ? rank - 2 : rank - 1;
-    AttrSet set[] = {SET_INT("axis", axis), SET_INT("block_size", block), SET_INT("output_dtype", node_int(n, "output_dtype"))};
+    AttrSet set[] = {SET_INT("axis", axis), SET_INT("block_size", block),
+                     SET_INT("output_dtype", node_int(n, "output_dtype"))};
     Val in[] = {ex_tensor(x, tensor_swap(x->m->mem, qt)), scale, zero};
     return ex_op(x, NULL, "DequantizeLinear", set, 3, in, 3);
 }

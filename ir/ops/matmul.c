@@ -34,7 +34,8 @@ static bool infer_matmul(Infer *c) { return infer_product(c, 0, 1); }
 static void lower_product(Lower *l, DType acc)
 {
     Kernel *k = l->k;
-    int a = low_in(l, 0), b = low_in(l, 1), y = low_out(l, 0), ra = low_rank(l, a), rb = low_rank(l, b), rank = low_rank(l, y);
+    int a = low_in(l, 0), b = low_in(l, 1), y = low_out(l, 0), ra = low_rank(l, a), rb = low_rank(l, b),
+        rank = low_rank(l, y);
     int space[MAX_RANK], left[MAX_RANK + 1], right[MAX_RANK + 1], batch = rank - (ra > 1) - (rb > 1);
     low_axes(l, y, space);
     int depth = low_axis(l, low_dim(l, a, -1)), na = batch, nb = batch;
@@ -42,7 +43,8 @@ static void lower_product(Lower *l, DType acc)
     if (ra > 1) left[na++] = space[batch];
     left[na++] = depth, right[nb++] = depth;
     if (rb > 1) right[nb++] = space[rank - 1];
-    Expr x = expr_cast(k, acc, low_load_broadcast(l, a, left, na)), w = expr_cast(k, acc, low_load_broadcast(l, b, right, nb));
+    Expr x = expr_cast(k, acc, low_load_broadcast(l, a, left, na)),
+         w = expr_cast(k, acc, low_load_broadcast(l, b, right, nb));
     low_reduce(l, y, space, rank, &depth, 1, P_add, expr_mul(k, x, w), low_store_as(l, y, expr_it(k, acc)));
 }
 
@@ -54,7 +56,8 @@ static bool infer_gemm(Infer *c)
 {
     const Type *a = in_type(c, 0), *b = in_type(c, 1);
     if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
-    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    if (a->rank != 2 || b->rank != 2)
+        return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
     bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
     Dim out[2] = {a->dim[ta], b->dim[!tb]};
     return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, out);
@@ -80,8 +83,14 @@ static bool expand_gemm(Expand *x)
 
 /* ---- Einsum ---- */
 enum { LETTERS = 256 }; /* dimensions under "..." are letters 1, 2, ..., counted from the last */
-typedef struct Term { int n; unsigned char letter[MAX_RANK]; } Term;
-typedef struct Equation { int inputs; Term in[24], out; } Equation;
+typedef struct Term {
+    int n;
+    unsigned char letter[MAX_RANK];
+} Term;
+typedef struct Equation {
+    int inputs;
+    Term in[24], out;
+} Equation;
 
 static const char *read_term(const char *s, int rank, Term *t)
 {
@@ -151,17 +160,21 @@ static bool infer_einsum(Infer *c)
     for (uint32_t i = 0; i < c->n->nin; i++)
         if (in_rank(c, i) < 0) return out_unknown(c, 0);
     Equation q;
-    if (!node_equation(c->n, c->g, &q)) return infer_error(c, "equation '%s' does not fit the operands", node_str(c->n, "equation"));
+    if (!node_equation(c->n, c->g, &q))
+        return infer_error(c, "equation '%s' does not fit the operands", node_str(c->n, "equation"));
     Dim size[LETTERS] = {{0}}, out[MAX_RANK];
     for (int i = 0; i < q.inputs; i++)
         for (int j = 0; j < q.in[i].n; j++) {
             Dim *s = &size[q.in[i].letter[j]], have = in_dim(c, (uint32_t)i, j);
             *s = dim_known(*s) ? dim_broadcast(c->d, *s, have, c->loc) : have;
-            if (!dim_known(*s)) return infer_error(c, "a letter of equation '%s' stands for different sizes", node_str(c->n, "equation"));
+            if (!dim_known(*s))
+                return infer_error(c, "a letter of equation '%s' stands for different sizes",
+                                   node_str(c->n, "equation"));
         }
     for (int i = 0; i < q.out.n; i++) {
         out[i] = size[q.out.letter[i]];
-        if (!dim_known(out[i])) return infer_error(c, "the result of '%s' names a letter that no operand has", node_str(c->n, "equation"));
+        if (!dim_known(out[i]))
+            return infer_error(c, "the result of '%s' names a letter that no operand has", node_str(c->n, "equation"));
     }
     return out_shape(c, 0, q.out.n, out);
 }
@@ -205,12 +218,12 @@ static void lower_einsum(Lower *l)
 
 #define NUMBERS "float int uint"
 const OpDef ops_matmul[] = {
-    OP(MatMul, .since = 1, .sig = "A:T B:T -> Y:T", .T = NUMBERS, .infer = infer_matmul, .lower = lower_matmul, .quant = QUANT_INTEGER,
-       .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1),
-    OP(Gemm, .since = 1, .sig = "A:T B:T C:T? -> Y:T", .T = NUMBERS, .attrs = "alpha:float=1 beta:float=1 transA:int=0 transB:int=0",
-       .infer = infer_gemm, .expand = expand_gemm),
-    OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!", .infer = infer_einsum,
-       .lower = lower_einsum),
+    OP(MatMul, .since = 1, .sig = "A:T B:T -> Y:T", .T = NUMBERS, .infer = infer_matmul, .lower = lower_matmul,
+       .quant = QUANT_INTEGER, .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1),
+    OP(Gemm, .since = 1, .sig = "A:T B:T C:T? -> Y:T", .T = NUMBERS,
+       .attrs = "alpha:float=1 beta:float=1 transA:int=0 transB:int=0", .infer = infer_gemm, .expand = expand_gemm),
+    OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!",
+       .infer = infer_einsum, .lower = lower_einsum),
     OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
        .lower = lower_matmul_dot),
     {0},

@@ -60,7 +60,8 @@ static bool expand_qlinear_softmax(Expand *x)
 {
     int rank = ex_type(x, x->in[0])->rank;
     int64_t axis = node_int(x->n, "axis");
-    if (rank < 1 || axis < -rank || axis >= rank) return expand_error(x, "axis %lld is outside of rank %d", (long long)axis, rank);
+    if (rank < 1 || axis < -rank || axis >= rank)
+        return expand_error(x, "axis %lld is outside of rank %d", (long long)axis, rank);
     if (axis < 0) axis += rank;
     bool flat = node_int(x->n, "opset") < 13 && axis != rank - 1;
     Val v = dequantize(x, x->in[0], x->in[1], x->in[2]), shape = EX(x, "Shape", v);
@@ -75,7 +76,8 @@ static Val move_channels(Expand *x, Val v, bool last)
 {
     int rank = ex_type(x, v)->rank;
     int64_t perm[MAX_RANK];
-    for (int i = 0; i < rank; i++) perm[i] = last ? (i == 0 ? 0 : i == rank - 1 ? 1 : i + 1) : (i == 0 ? 0 : i == 1 ? rank - 1 : i - 1);
+    for (int i = 0; i < rank; i++)
+        perm[i] = last ? (i == 0 ? 0 : i == rank - 1 ? 1 : i + 1) : (i == 0 ? 0 : i == 1 ? rank - 1 : i - 1);
     return ex_transpose(x, v, perm, rank);
 }
 
@@ -111,7 +113,8 @@ static bool out_channels(Infer *c, Type t, bool last)
 static bool infer_qlinear_average(Infer *c)
 {
     bool last = node_int(c->n, "channels_last");
-    if (in_rank(c, 0) < 3) return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
+    if (in_rank(c, 0) < 3)
+        return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
     Type t = channels_first(in_type(c, 0), last);
     Window w;
     const char *why = NULL;
@@ -123,7 +126,8 @@ static bool infer_qlinear_average(Infer *c)
 static bool infer_qlinear_global(Infer *c)
 {
     bool last = node_int(c->n, "channels_last");
-    if (in_rank(c, 0) < 3) return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
+    if (in_rank(c, 0) < 3)
+        return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
     Type t = channels_first(in_type(c, 0), last);
     for (int i = 2; i < t.rank; i++) t.dim[i] = DIM(c, 1);
     return out_channels(c, t, last);
@@ -133,14 +137,16 @@ static bool infer_qlinear_global(Infer *c)
 static bool infer_qlinear_concat(Infer *c)
 {
     int axis;
-    if (c->n->nin < 5 || (c->n->nin - 2) % 3) return infer_error(c, "%u inputs, expected two and three a part", c->n->nin);
+    if (c->n->nin < 5 || (c->n->nin - 2) % 3)
+        return infer_error(c, "%u inputs, expected two and three a part", c->n->nin);
     const Type *first = in_type(c, 2);
     if (first->rank < 0) return out_unknown(c, 0);
     if (!in_axis(c, node_int(c->n, "axis"), first->rank, &axis)) return false;
     Dim out[MAX_RANK];
     memcpy(out, first->dim, sizeof out);
     for (uint32_t i = 5; i < c->n->nin; i += 3) {
-        if (in_rank(c, i) != first->rank) return in_rank(c, i) < 0 ? out_unknown(c, 0) : infer_error(c, "the parts differ in rank");
+        if (in_rank(c, i) != first->rank)
+            return in_rank(c, i) < 0 ? out_unknown(c, 0) : infer_error(c, "the parts differ in rank");
         out[axis] = dim_add(c->d, out[axis], in_dim(c, i, axis));
     }
     return out_shape(c, 0, first->rank, out);
@@ -179,13 +185,15 @@ Val ex_dequantize(Expand *x, Val q, Val scale, Val zero)
     const Tensor *qt = ex_const(x, q), *st = ex_const(x, scale), *zt = ex_const(x, zero);
     int rank = ex_type(x, q)->rank;
     if (!qt || !st || (zero.id && !zt))
-        return ex_op(x, NULL, "DequantizeLinear", (AttrSet[]){SET_INT("axis", rank - 1)}, 1, (Val[]){q, scale, zero}, 3);
+        return ex_op(x, NULL, "DequantizeLinear", (AttrSet[]){SET_INT("axis", rank - 1)}, 1, (Val[]){q, scale, zero},
+                     3);
     Tensor *t = tensor_new(x->m->mem, DT_f32, qt->rank, qt->dim);
     int64_t columns = qt->rank ? qt->dim[qt->rank - 1] : 1, ns = tensor_count(st), nz = zt ? tensor_count(zt) : 0;
     float *to = (float *)(uintptr_t)t->data;
     for (int64_t i = 0, n = tensor_count(qt); i < n; i++) {
         int64_t c = i % columns, z = nz ? dtype_load_int(zt->type, zt->data, nz > 1 ? c : 0) : 0;
-        to[i] = (float)(dtype_load_int(qt->type, qt->data, i) - z) * (float)dtype_load(st->type, st->data, ns > 1 ? c : 0);
+        to[i] =
+            (float)(dtype_load_int(qt->type, qt->data, i) - z) * (float)dtype_load(st->type, st->data, ns > 1 ? c : 0);
     }
     return ex_tensor(x, t);
 }
@@ -231,9 +239,11 @@ static bool infer_qgemm(Infer *c)
     const Type *a = in_type(c, 0), *b = in_type(c, 3);
     c->out[0].dtype = in_has(c, 8) ? in_type(c, 8)->dtype : in_has(c, 7) ? a->dtype : DT_f32;
     if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
-    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    if (a->rank != 2 || b->rank != 2)
+        return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
     bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
-    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
+    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") &&
+           out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
 }
 
 static bool expand_qgemm(Expand *x)
@@ -262,7 +272,8 @@ static bool infer_fused_matmul(Infer *c)
     bool ta = node_int(c->n, "transA") && a->rank > 1, tb = node_int(c->n, "transB") && b->rank > 1;
     if (node_int(c->n, "transBatchA") || node_int(c->n, "transBatchB"))
         return infer_error(c, "FusedMatMul with transBatchA or transBatchB is not supported");
-    if (a->rank < 2 || b->rank < 2) return infer_error(c, "A and B have rank %d and %d, expected at least 2", a->rank, b->rank);
+    if (a->rank < 2 || b->rank < 2)
+        return infer_error(c, "A and B have rank %d and %d, expected at least 2", a->rank, b->rank);
     int rank = a->rank > b->rank ? a->rank : b->rank;
     Dim out[MAX_RANK];
     for (int i = 0; i < rank - 2; i++) {
@@ -271,7 +282,8 @@ static bool infer_fused_matmul(Infer *c)
         if (!dim_known(out[i])) return infer_error(c, "batch dimensions do not broadcast");
     }
     out[rank - 2] = a->dim[a->rank - (ta ? 1 : 2)], out[rank - 1] = b->dim[b->rank - (tb ? 2 : 1)];
-    return require_eq(c, a->dim[a->rank - (ta ? 2 : 1)], b->dim[b->rank - (tb ? 1 : 2)], "inner dimensions") && out_shape(c, 0, rank, out);
+    return require_eq(c, a->dim[a->rank - (ta ? 2 : 1)], b->dim[b->rank - (tb ? 1 : 2)], "inner dimensions") &&
+           out_shape(c, 0, rank, out);
 }
 
 static bool expand_fused_matmul(Expand *x)
@@ -299,7 +311,8 @@ static bool infer_nbits(Infer *c)
     Dim out[MAX_RANK];
     memcpy(out, a->dim, sizeof out);
     out[a->rank - 1] = DIM(c, node_int(c->n, "N"));
-    return require_eq(c, a->dim[a->rank - 1], DIM(c, node_int(c->n, "K")), "K and the last dimension of A") && out_shape(c, 0, a->rank, out);
+    return require_eq(c, a->dim[a->rank - 1], DIM(c, node_int(c->n, "K")), "K and the last dimension of A") &&
+           out_shape(c, 0, a->rank, out);
 }
 
 static int64_t code_at(const Tensor *t, int64_t row_bytes, int64_t bits, int64_t row, int64_t i)
@@ -310,11 +323,14 @@ static int64_t code_at(const Tensor *t, int64_t row_bytes, int64_t bits, int64_t
 
 static bool read_nbits(Expand *x, NBits *q)
 {
-    q->k = node_int(x->n, "K"), q->n = node_int(x->n, "N"), q->bits = node_int(x->n, "bits"), q->block = node_int(x->n, "block_size");
+    q->k = node_int(x->n, "K"), q->n = node_int(x->n, "N"), q->bits = node_int(x->n, "bits"),
+    q->block = node_int(x->n, "block_size");
     q->codes = ex_const(x, x->in[1]), q->scales = ex_const(x, x->in[2]);
     q->zeros = ex_const(x, ex_in(x, 3)), q->group = ex_const(x, ex_in(x, 4));
-    if (q->bits != 2 && q->bits != 4 && q->bits != 8) return expand_error(x, "bits is %lld, expected 2, 4 or 8", (long long)q->bits);
-    if (q->block < 16 || q->k < 1 || q->n < 1) return expand_error(x, "K, N and block_size must be positive, block_size at least 16");
+    if (q->bits != 2 && q->bits != 4 && q->bits != 8)
+        return expand_error(x, "bits is %lld, expected 2, 4 or 8", (long long)q->bits);
+    if (q->block < 16 || q->k < 1 || q->n < 1)
+        return expand_error(x, "K, N and block_size must be positive, block_size at least 16");
     if (!q->codes || !q->scales || (ex_has(x, 3) && !q->zeros) || (ex_has(x, 4) && !q->group))
         return expand_error(x, "the weights of MatMulNBits must be constant");
     q->blocks = (q->k + q->block - 1) / q->block;
@@ -350,7 +366,8 @@ static Val nbits_codes(Expand *x, const NBits *q)
         }
     }
     AttrSet set[] = {SET_INT("axis", 0), SET_INT("block_size", q->block)};
-    return ex_op(x, NULL, "DequantizeLinear", set, 2, (Val[]){ex_tensor(x, codes), ex_tensor(x, scales), ex_tensor(x, zeros)}, 3);
+    return ex_op(x, NULL, "DequantizeLinear", set, 2,
+                 (Val[]){ex_tensor(x, codes), ex_tensor(x, scales), ex_tensor(x, zeros)}, 3);
 }
 
 /* Groups in any order, or zero points that are no codes: the weights as numbers. */
@@ -387,10 +404,15 @@ static bool expand_nbits(Expand *x)
 }
 
 /* ---- fused activations ---- */
-typedef struct Fused { const char *name; int params; const char *first, *second; } Fused; /* attributes that take the parameters */
+typedef struct Fused {
+    const char *name;
+    int params;
+    const char *first, *second;
+} Fused; /* attributes that take the parameters */
 static const Fused fused[] = {
-    {"Relu", 0, NULL, NULL}, {"Sigmoid", 0, NULL, NULL}, {"Tanh", 0, NULL, NULL}, {"LeakyRelu", 1, "alpha", NULL},
-    {"HardSigmoid", 2, "alpha", "beta"}, {"Elu", 1, "alpha", NULL}, {"Softplus", 0, NULL, NULL}, {"HardSwish", 0, NULL, NULL},
+    {"Relu", 0, NULL, NULL},         {"Sigmoid", 0, NULL, NULL},          {"Tanh", 0, NULL, NULL},
+    {"LeakyRelu", 1, "alpha", NULL}, {"HardSigmoid", 2, "alpha", "beta"}, {"Elu", 1, "alpha", NULL},
+    {"Softplus", 0, NULL, NULL},     {"HardSwish", 0, NULL, NULL},
 };
 
 static bool activate(Expand *x, Val *v, const char *name, const float *p, uint32_t n)
@@ -439,9 +461,11 @@ static bool infer_fused_gemm(Infer *c)
 {
     const Type *a = in_type(c, 0), *b = in_type(c, 1);
     if (a->rank < 0 || b->rank < 0) return out_unknown(c, 0);
-    if (a->rank != 2 || b->rank != 2) return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
+    if (a->rank != 2 || b->rank != 2)
+        return infer_error(c, "A and B have rank %d and %d, expected 2", a->rank, b->rank);
     bool ta = node_int(c->n, "transA"), tb = node_int(c->n, "transB");
-    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") && out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
+    return require_eq(c, a->dim[!ta], b->dim[tb], "inner dimensions") &&
+           out_shape(c, 0, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
 }
 
 static bool expand_fused_gemm(Expand *x)
@@ -534,7 +558,8 @@ static bool infer_embed(Infer *c)
     for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o);
     for (uint32_t o = 1; o < c->n->nout; o++) c->out[o].dtype = o == 1 ? DT_i32 : word->dtype;
     if (ids->rank < 0 || word->rank < 0) return true;
-    if (ids->rank != 2 || word->rank != 2) return infer_error(c, "input_ids and word_embedding have rank %d and %d, expected 2", ids->rank, word->rank);
+    if (ids->rank != 2 || word->rank != 2)
+        return infer_error(c, "input_ids and word_embedding have rank %d and %d, expected 2", ids->rank, word->rank);
     Dim out[] = {ids->dim[0], ids->dim[1], word->dim[1]};
     if (c->n->nout > 1) out_shape(c, 1, 1, ids->dim);
     if (c->n->nout > 2) out_shape(c, 2, 3, out);
@@ -547,7 +572,8 @@ static bool expand_embed(Expand *x)
     Val sum = EX(x, "Gather", in[2], in[0]), place;
     if (ex_has(x, 8)) place = EX(x, "Gather", in[3], in[8]);
     else {
-        Val length = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 1), SET_INT("end", 2)}, 2, in, 1), zero = ex_ints(x, (int64_t[]){0}, 1);
+        Val length = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 1), SET_INT("end", 2)}, 2, in, 1),
+            zero = ex_ints(x, (int64_t[]){0}, 1);
         place = EX(x, "Slice", in[3], zero, length, zero);
     }
     sum = EX(x, "Add", sum, place);
@@ -564,10 +590,10 @@ static bool expand_embed(Expand *x)
     return true;
 }
 
-#define MS .domain = "com.microsoft", .since = 1
-#define Q8 "u8 i8"
-#define BINARY "A:T A_scale:f32 A_zero_point:T? B:T B_scale:f32 B_zero_point:T? C_scale:f32 C_zero_point:T? -> C:T"
-#define UNARY "X:T X_scale:f32 X_zero_point:T? Y_scale:f32 Y_zero_point:T? -> Y:T"
+#define MS      .domain = "com.microsoft", .since = 1
+#define Q8      "u8 i8"
+#define BINARY  "A:T A_scale:f32 A_zero_point:T? B:T B_scale:f32 B_zero_point:T? C_scale:f32 C_zero_point:T? -> C:T"
+#define UNARY   "X:T X_scale:f32 X_zero_point:T? Y_scale:f32 Y_zero_point:T? -> Y:T"
 #define PART(i) " x" i ":V? s" i ":f32? z" i ":V?"
 const OpDef ops_microsoft[] = {
     OP(QLinearAdd, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_add),
@@ -578,52 +604,64 @@ const OpDef ops_microsoft[] = {
     OP(QLinearSoftmax, MS, .sig = UNARY, .T = Q8, .attrs = "axis:int=-1 opset:int=13", .infer = infer_qlinear_unary,
        .expand = expand_qlinear_softmax),
     OP(QLinearAveragePool, MS, .sig = UNARY, .T = Q8,
-       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 kernel_shape:ints! pads:ints strides:ints",
+       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 kernel_shape:ints! "
+                "pads:ints strides:ints",
        .infer = infer_qlinear_average, .expand = expand_qlinear_average),
-    OP(QLinearGlobalAveragePool, MS, .sig = UNARY, .T = Q8, .attrs = "channels_last:int=0", .infer = infer_qlinear_global,
-       .expand = expand_qlinear_global),
-    OP(QLinearConcat, MS, .sig = "Y_scale:f32 Y_zero_point:V x0:V s0:f32 z0:V" PART("1") PART("2") PART("3") PART("4") PART("5") PART("6") " -> Y:V",
-       .V = Q8, .attrs = "axis:int!",
-       .infer = infer_qlinear_concat, .expand = expand_qlinear_concat),
-    OP(QuantizeLinear, MS, .sig = "x:X y_scale:X y_zero_point:T? -> y:Y", .T = "u8 i8 u16 i16 u4 i4", .attrs = "axis:int=1",
-       .infer = infer_quantize, .expand = expand_quantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED),
-    OP(DequantizeLinear, MS, .sig = "x:T x_scale:S x_zero_point:T? -> y:S", .T = "u8 i8 u16 i16 i32 u4 i4", .attrs = "axis:int=1",
-       .infer = infer_qlinear_unary, .expand = expand_dequantize, .quant = QUANT_EDGE),
+    OP(QLinearGlobalAveragePool, MS, .sig = UNARY, .T = Q8, .attrs = "channels_last:int=0",
+       .infer = infer_qlinear_global, .expand = expand_qlinear_global),
+    OP(QLinearConcat, MS,
+       .sig = "Y_scale:f32 Y_zero_point:V x0:V s0:f32 z0:V" PART("1") PART("2") PART("3") PART("4") PART("5")
+           PART("6") " -> Y:V",
+       .V = Q8, .attrs = "axis:int!", .infer = infer_qlinear_concat, .expand = expand_qlinear_concat),
+    OP(QuantizeLinear, MS, .sig = "x:X y_scale:X y_zero_point:T? -> y:Y", .T = "u8 i8 u16 i16 u4 i4",
+       .attrs = "axis:int=1", .infer = infer_quantize, .expand = expand_quantize, .quant = QUANT_EDGE,
+       .flags = OP_UNRANKED),
+    OP(DequantizeLinear, MS, .sig = "x:T x_scale:S x_zero_point:T? -> y:S", .T = "u8 i8 u16 i16 i32 u4 i4",
+       .attrs = "axis:int=1", .infer = infer_qlinear_unary, .expand = expand_dequantize, .quant = QUANT_EDGE),
     OP(QGemm, MS,
-       .sig = "A:T a_scale:f32 a_zero_point:T B:U b_scale:f32 b_zero_point:U C:i32? y_scale:f32? y_zero_point:V? -> Y:Y", .T = Q8,
-       .U = Q8, .V = Q8, .attrs = "alpha:float=1 transA:int=0 transB:int=0", .infer = infer_qgemm, .expand = expand_qgemm, .flags = OP_UNRANKED),
-    OP(DynamicQuantizeMatMul, MS, .sig = "A:f32 B:T b_scale:f32 b_zero_point:T? bias:f32? -> Y:f32", .T = Q8, .infer = infer_matmul,
-       .expand = expand_dynamic_matmul),
-    OP(MatMulIntegerToFloat, MS, .sig = "A:T B:U a_scale:V b_scale:V a_zero_point:T? b_zero_point:U? bias:V? -> Y:V", .T = Q8, .U = Q8,
-       .V = "f32 f16", .infer = infer_matmul, .expand = expand_integer_to_float),
+       .sig =
+           "A:T a_scale:f32 a_zero_point:T B:U b_scale:f32 b_zero_point:U C:i32? y_scale:f32? y_zero_point:V? -> Y:Y",
+       .T = Q8, .U = Q8, .V = Q8, .attrs = "alpha:float=1 transA:int=0 transB:int=0", .infer = infer_qgemm,
+       .expand = expand_qgemm, .flags = OP_UNRANKED),
+    OP(DynamicQuantizeMatMul, MS, .sig = "A:f32 B:T b_scale:f32 b_zero_point:T? bias:f32? -> Y:f32", .T = Q8,
+       .infer = infer_matmul, .expand = expand_dynamic_matmul),
+    OP(MatMulIntegerToFloat, MS, .sig = "A:T B:U a_scale:V b_scale:V a_zero_point:T? b_zero_point:U? bias:V? -> Y:V",
+       .T = Q8, .U = Q8, .V = "f32 f16", .infer = infer_matmul, .expand = expand_integer_to_float),
     OP(FusedMatMul, MS, .sig = "A:T B:T -> Y:T", .T = "float",
-       .attrs = "alpha:float=1 transA:int=0 transB:int=0 transBatchA:int=0 transBatchB:int=0", .infer = infer_fused_matmul,
-       .expand = expand_fused_matmul),
+       .attrs = "alpha:float=1 transA:int=0 transB:int=0 transBatchA:int=0 transBatchB:int=0",
+       .infer = infer_fused_matmul, .expand = expand_fused_matmul),
     OP(MatMulNBits, MS, .sig = "A:T B:u8 scales:T zero_points:Z? g_idx:i32? bias:T? -> Y:T", .T = "f32 f16 bf16",
-       .attrs = "K:int! N:int! accuracy_level:int=0 bits:int=4 block_size:int! weight_prepacked:int=0", .infer = infer_nbits,
-       .expand = expand_nbits),
+       .attrs = "K:int! N:int! accuracy_level:int=0 bits:int=4 block_size:int! weight_prepacked:int=0",
+       .infer = infer_nbits, .expand = expand_nbits),
     OP(FusedConv, MS, .sig = "X:T W:T B:T? Z:T? -> Y:T", .T = "float",
        .attrs = WINDOW_ATTRS "activation:string activation_params:floats group:int=1", .infer = infer_fused_conv,
        .expand = expand_fused_conv),
     OP(FusedGemm, MS, .sig = "A:T B:T C:T? -> Y:T", .T = "float",
-       .attrs = "activation:string activation_alpha:float=0 activation_beta:float=0 alpha:float=1 beta:float=1 transA:int=0 transB:int=0",
+       .attrs = "activation:string activation_alpha:float=0 activation_beta:float=0 alpha:float=1 beta:float=1 "
+                "transA:int=0 transB:int=0",
        .infer = infer_fused_gemm, .expand = expand_fused_gemm),
     OP(Gelu, MS, .sig = "X:T -> Y:T", .T = "float", .body = "0.5 * X * (1 + erf(X * 0.7071067811865476))"),
-    OP(BiasGelu, MS, .sig = "A:T B:T -> C:T", .T = "float", .body = "x = A + B; 0.5 * x * (1 + erf(x * 0.7071067811865476))"),
+    OP(BiasGelu, MS, .sig = "A:T B:T -> C:T", .T = "float",
+       .body = "x = A + B; 0.5 * x * (1 + erf(x * 0.7071067811865476))"),
     OP(FastGelu, MS, .sig = "X:T bias:T?=0 -> Y:T", .T = "float",
        .body = "x = X + bias; 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))"),
-    OP(QuickGelu, MS, .sig = "X:T -> Y:T", .T = "float", .attrs = "alpha:float=1.702", .body = "X * sigmoid(alpha * X)"),
+    OP(QuickGelu, MS, .sig = "X:T -> Y:T", .T = "float", .attrs = "alpha:float=1.702",
+       .body = "X * sigmoid(alpha * X)"),
     OP(SkipLayerNormalization, MS,
-       .sig = "input:T skip:T gamma:T beta:T? bias:T? -> output:T mean:U? inv_std_var:U? input_skip_bias_sum:T?", .T = "float",
-       .attrs = "epsilon:float=1e-12", .infer = infer_skip, .expand = expand_skip_layer, .flags = OP_UNRANKED),
+       .sig = "input:T skip:T gamma:T beta:T? bias:T? -> output:T mean:U? inv_std_var:U? input_skip_bias_sum:T?",
+       .T = "float", .attrs = "epsilon:float=1e-12", .infer = infer_skip, .expand = expand_skip_layer,
+       .flags = OP_UNRANKED),
     OP(SkipSimplifiedLayerNormalization, MS,
        .sig = "input:T skip:T gamma:T bias:T? -> output:T mean:U? inv_std_var:U? input_skip_bias_sum:T?", .T = "float",
        .attrs = "epsilon:float=1e-12", .infer = infer_skip, .expand = expand_skip_simple, .flags = OP_UNRANKED),
     OP(SimplifiedLayerNormalization, .since = 1, .sig = "X:T scale:V -> Y:V inv_std_var:U?", .T = "float", .V = "float",
-       .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_simple_layer, .expand = expand_simple_layer, .flags = OP_UNRANKED),
+       .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_simple_layer,
+       .expand = expand_simple_layer, .flags = OP_UNRANKED),
     OP(EmbedLayerNormalization, MS,
-       .sig = "input_ids:i32 segment_ids:i32? word_embedding:T position_embedding:T segment_embedding:T? gamma:T beta:T mask:i32? "
+       .sig = "input_ids:i32 segment_ids:i32? word_embedding:T position_embedding:T segment_embedding:T? gamma:T "
+              "beta:T mask:i32? "
               "position_ids:i32? -> output:T mask_index:i32? embedding_sum:T?",
-       .T = "float", .attrs = "epsilon:float=1e-12 mask_index_type:int=0", .infer = infer_embed, .expand = expand_embed, .flags = OP_UNRANKED),
+       .T = "float", .attrs = "epsilon:float=1e-12 mask_index_type:int=0", .infer = infer_embed, .expand = expand_embed,
+       .flags = OP_UNRANKED),
     {0},
 };

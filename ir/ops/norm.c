@@ -14,10 +14,10 @@
 typedef struct Norm {
     int x, share, rank;
     int outer[MAX_RANK], outers, inner[MAX_RANK], inners;
-    int order[MAX_RANK];         /* outer axes, then inner ones */
+    int order[MAX_RANK]; /* outer axes, then inner ones */
     Expr outer_dim[MAX_RANK], outer_at[MAX_RANK], at[MAX_RANK], count;
     DType acc;
-    Expr value;                  /* X at `at`, at the statistics' type */
+    Expr value; /* X at `at`, at the statistics' type */
 } Norm;
 
 static Norm norm_begin(Lower *l, int x, const bool *inner)
@@ -53,8 +53,9 @@ static Norm norm_axis(Lower *l, int x, int first, int count)
 static Expr norm_stat(Lower *l, const Norm *n, Prim how, Expr value, Expr epilogue)
 {
     int t = low_temp(l, n->acc, n->outers, n->outer_dim);
-    Compute *s = n->inners ? low_reduce(l, t, n->outer, n->outers, n->inner, n->inners, how, value, epilogue)
-                           : low_stage(l, t, n->outer, n->outers, expr_replace(l->k, epilogue, expr_it(l->k, n->acc), value));
+    Compute *s = n->inners
+                     ? low_reduce(l, t, n->outer, n->outers, n->inner, n->inners, how, value, epilogue)
+                     : low_stage(l, t, n->outer, n->outers, expr_replace(l->k, epilogue, expr_it(l->k, n->acc), value));
     s->share = n->share;
     return expr_load(l->k, t, n->outer_at);
 }
@@ -96,7 +97,10 @@ static Norm softmax_begin(Lower *l)
     return norm_axis(l, x, rank ? low_attr_axis(l, "axis", rank) : 0, rank ? 1 : 0);
 }
 
-static Expr exp_less(Lower *l, const Norm *n, Expr max) { return expr_prim(l->k, P_exp, expr_sub(l->k, n->value, max), 0, 0); }
+static Expr exp_less(Lower *l, const Norm *n, Expr max)
+{
+    return expr_prim(l->k, P_exp, expr_sub(l->k, n->value, max), 0, 0);
+}
 
 /* The exponentials are stored while they are summed, in the result itself where it has their type. */
 static void lower_softmax(Lower *l)
@@ -108,7 +112,8 @@ static void lower_softmax(Lower *l)
     for (int i = 0; i < n.rank; i++) dim[i] = low_dim(l, y, i);
     Expr max = norm_stat(l, &n, P_max, n.value, expr_it(k, n.acc));
     if (low_type(l, y) != n.acc) kept = low_temp(l, n.acc, n.rank, dim);
-    Expr inverse = norm_stat(l, &n, P_add, exp_less(l, &n, max), expr_div(k, low_const(l, n.acc, 1), expr_it(k, n.acc)));
+    Expr inverse =
+        norm_stat(l, &n, P_add, exp_less(l, &n, max), expr_div(k, low_const(l, n.acc, 1), expr_it(k, n.acc)));
     if (n.inners) k->stage.at[k->stage.n - 1].keep = expr_load(k, kept, n.at);
     norm_store(l, &n, y, n.inners ? expr_mul(k, expr_load(k, kept, n.at), inverse) : low_const(l, n.acc, 1));
 }
@@ -136,7 +141,8 @@ static void lower_hardmax(Lower *l)
     int first = low_temp(l, DT_i64, n.outers, n.outer_dim);
     Expr hit = low_select(l, expr_le(k, max, n.value), place, expr_index(k, INT64_MAX));
     low_reduce(l, first, n.outer, n.outers, n.inner, 1, P_min, hit, expr_it(k, DT_i64))->share = n.share;
-    norm_store(l, &n, low_out(l, 0), low_select(l, expr_prim(k, P_eq, place, expr_load(k, first, n.outer_at), 0), one, zero));
+    norm_store(l, &n, low_out(l, 0),
+               low_select(l, expr_prim(k, P_eq, place, expr_load(k, first, n.outer_at), 0), one, zero));
 }
 
 /* ---- LayerNormalization, RMSNormalization ---- */
@@ -270,7 +276,8 @@ static void lower_group_norm(Lower *l)
 
 static bool infer_group_rank(Infer *c)
 {
-    if (in_rank(c, 0) >= MAX_RANK) return infer_error(c, "X has rank %d, expected less than %d", in_rank(c, 0), MAX_RANK);
+    if (in_rank(c, 0) >= MAX_RANK)
+        return infer_error(c, "X has rank %d, expected less than %d", in_rank(c, 0), MAX_RANK);
     return infer_group_norm(c);
 }
 
@@ -319,13 +326,16 @@ static void lower_lp_norm(Lower *l)
     bool square = node_int(l->n, "p") == 2;
     Expr part = square ? expr_mul(k, n.value, n.value) : expr_prim(k, P_abs, n.value, 0, 0);
     Expr norm = norm_stat(l, &n, P_add, part, square ? expr_prim(k, P_sqrt, it, 0, 0) : it);
-    norm_store(l, &n, low_out(l, 0), low_select(l, expr_prim(k, P_eq, norm, zero, 0), zero, expr_div(k, n.value, norm)));
+    norm_store(l, &n, low_out(l, 0),
+               low_select(l, expr_prim(k, P_eq, norm, zero, 0), zero, expr_div(k, n.value, norm)));
 }
 
 static bool infer_lrn(Infer *c)
 {
-    if (node_int(c->n, "size") < 1) return infer_error(c, "size is %lld, expected a positive number", (long long)node_int(c->n, "size"));
-    if (in_rank(c, 0) >= 0 && in_rank(c, 0) < 2) return infer_error(c, "X has rank %d, expected at least 2", in_rank(c, 0));
+    if (node_int(c->n, "size") < 1)
+        return infer_error(c, "size is %lld, expected a positive number", (long long)node_int(c->n, "size"));
+    if (in_rank(c, 0) >= 0 && in_rank(c, 0) < 2)
+        return infer_error(c, "X has rank %d, expected at least 2", in_rank(c, 0));
     return in_rank(c, 0) < 0 ? out_unknown(c, 0) : out_like(c, 0, 0);
 }
 
@@ -361,7 +371,8 @@ static bool infer_batch(Infer *c)
     }
     if (x->rank < 0) return out_unknown(c, 0);
     for (uint32_t i = 1; i < 5; i++)
-        if (in_rank(c, i) == 1 && x->rank > 1 && !require_eq(c, in_dim(c, i, 0), x->dim[1], "parameters a channel")) return false;
+        if (in_rank(c, i) == 1 && x->rank > 1 && !require_eq(c, in_dim(c, i, 0), x->dim[1], "parameters a channel"))
+            return false;
     return out_like(c, 0, 0);
 }
 
@@ -399,29 +410,31 @@ static bool expand_batch_norm(Expand *x)
 }
 
 const OpDef ops_norm[] = {
-    OP(BatchNormalization, .since = 9, .sig = "X:T scale:U B:U input_mean:V input_var:V -> Y:T running_mean:V? running_var:V?",
-       .T = "float", .U = "float", .V = "float", .attrs = "epsilon:float=1e-5 momentum:float=0.9 training_mode:int=0",
+    OP(BatchNormalization, .since = 9,
+       .sig = "X:T scale:U B:U input_mean:V input_var:V -> Y:T running_mean:V? running_var:V?", .T = "float",
+       .U = "float", .V = "float", .attrs = "epsilon:float=1e-5 momentum:float=0.9 training_mode:int=0",
        .infer = infer_batch, .expand = expand_batch_norm, .quant = QUANT_RESCALE),
-    OP(InstanceNormalization, .since = 6, .sig = "input:T scale:T B:T -> output:T", .T = "float", .attrs = "epsilon:float=1e-5",
-       .infer = infer_channels, .lower = lower_instance_norm),
+    OP(InstanceNormalization, .since = 6, .sig = "input:T scale:T B:T -> output:T", .T = "float",
+       .attrs = "epsilon:float=1e-5", .infer = infer_channels, .lower = lower_instance_norm),
     OP(GroupNormalization, .since = 21, .sig = "X:T scale:T bias:T -> Y:T", .T = "float",
-       .attrs = "epsilon:float=1e-5 num_groups:int! stash_type:int=1", .infer = infer_group_rank, .lower = lower_group_norm),
-    OP(LayerNormalization, .since = 17, .sig = "X:T Scale:S B:S? -> Y:T Mean:U? InvStdDev:U?", .T = "float", .U = "float",
-       .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_layer, .lower = lower_layer_norm,
-       .flags = OP_UNRANKED),
+       .attrs = "epsilon:float=1e-5 num_groups:int! stash_type:int=1", .infer = infer_group_rank,
+       .lower = lower_group_norm),
+    OP(LayerNormalization, .since = 17, .sig = "X:T Scale:S B:S? -> Y:T Mean:U? InvStdDev:U?", .T = "float",
+       .U = "float", .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_layer,
+       .lower = lower_layer_norm, .flags = OP_UNRANKED),
     OP(RMSNormalization, .since = 23, .sig = "X:T scale:V -> Y:V", .T = "float", .V = "float",
        .attrs = "axis:int=-1 epsilon:float=1e-5 stash_type:int=1", .infer = infer_layer, .lower = lower_rms_norm),
     OP(LRN, .since = 1, .sig = "X:T -> Y:T", .T = "float",
        .attrs = "alpha:float=0.0001 beta:float=0.75 bias:float=1.0 size:int!", .infer = infer_lrn, .lower = lower_lrn),
-    OP(MeanVarianceNormalization, .since = 9, .sig = "X:T -> Y:T", .T = "float", .attrs = "axes:ints", .infer = infer_mvn,
-       .lower = lower_mvn),
-    OP(LpNormalization, .since = 1, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1 p:int=2", .infer = infer_lp,
-       .lower = lower_lp_norm),
-    OP(Softmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1", .infer = infer_axis_same,
-       .lower = lower_softmax),
-    OP(LogSoftmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1", .infer = infer_axis_same,
-       .lower = lower_log_softmax),
-    OP(Hardmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1", .infer = infer_axis_same,
-       .lower = lower_hardmax),
+    OP(MeanVarianceNormalization, .since = 9, .sig = "X:T -> Y:T", .T = "float", .attrs = "axes:ints",
+       .infer = infer_mvn, .lower = lower_mvn),
+    OP(LpNormalization, .since = 1, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1 p:int=2",
+       .infer = infer_lp, .lower = lower_lp_norm),
+    OP(Softmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1",
+       .infer = infer_axis_same, .lower = lower_softmax),
+    OP(LogSoftmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1",
+       .infer = infer_axis_same, .lower = lower_log_softmax),
+    OP(Hardmax, .since = 13, .sig = "input:T -> output:T", .T = "float", .attrs = "axis:int=-1",
+       .infer = infer_axis_same, .lower = lower_hardmax),
     {0},
 };

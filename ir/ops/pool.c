@@ -80,7 +80,10 @@ static Expr pool_load(Lower *l, const Pool *p, Expr outside)
     return expr_cast(l->k, p->acc, p->inside ? expr_guard(l->k, p->inside, load, outside) : load);
 }
 
-static Expr lowest(Lower *l, DType t) { return dtype_is_float(t) ? low_const(l, t, -INFINITY) : expr_int(l->k, t, dtype_min(t)); }
+static Expr lowest(Lower *l, DType t)
+{
+    return dtype_is_float(t) ? low_const(l, t, -INFINITY) : expr_int(l->k, t, dtype_min(t));
+}
 
 /* Where the maximum stands, as an element number of X, or with the spatial dimensions counted in column-major order. */
 static void pool_indices(Lower *l, Pool *p, int out)
@@ -141,7 +144,8 @@ static Expr counted_taps(Lower *l, const Pool *p)
         bool pads = !dim_is(k->dim, p->w.lo[i], 0) || !dim_is(k->dim, p->w.hi[i], 0);
         Dim end = with_pad ? dim_add(k->dim, p->w.in[i], p->w.hi[i]) : p->w.in[i];
         bool whole = !p->w.ceil && (with_pad || !pads);
-        count = expr_mul(k, count, whole ? expr_dim(k, p->w.kernel[i]) : taps_inside(l, p, i, expr_dim(k, end), !with_pad));
+        count =
+            expr_mul(k, count, whole ? expr_dim(k, p->w.kernel[i]) : taps_inside(l, p, i, expr_dim(k, end), !with_pad));
     }
     return count;
 }
@@ -180,7 +184,11 @@ static void lower_lp_pool(Lower *l)
 }
 
 /* ---- over all positions ---- */
-typedef struct Global { int x, y, rank, space[MAX_RANK], reduce[MAX_RANK]; DType acc; Expr load, count; } Global;
+typedef struct Global {
+    int x, y, rank, space[MAX_RANK], reduce[MAX_RANK];
+    DType acc;
+    Expr load, count;
+} Global;
 
 static Global global_begin(Lower *l)
 {
@@ -227,14 +235,16 @@ static void lower_global_lp(Lower *l)
 static bool infer_unpool(Infer *c)
 {
     const Type *x = in_type(c, 0);
-    if (x->rank < 3) return x->rank < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d, expected at least 3", x->rank);
+    if (x->rank < 3)
+        return x->rank < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d, expected at least 3", x->rank);
     int n = x->rank - 2;
     Dim out[MAX_RANK] = {x->dim[0], x->dim[1]};
     uint32_t given = 0, count[3] = {0};
     if (in_has(c, 2)) {
         const Dim *size = in_elems(c, 2, &given);
         if (!size) return out_unknown(c, 0);
-        if (given != (uint32_t)x->rank) return infer_error(c, "output_shape has %u entries, expected %d", given, x->rank);
+        if (given != (uint32_t)x->rank)
+            return infer_error(c, "output_shape has %u entries, expected %d", given, x->rank);
         return out_shape(c, 0, x->rank, size);
     }
     const int64_t *kernel = node_ints(c->n, "kernel_shape", &count[0]), *pads = node_ints(c->n, "pads", &count[1]);
@@ -259,7 +269,8 @@ static void lower_unpool(Lower *l)
     Expr at[MAX_RANK] = {0}, place[MAX_RANK] = {0}, total = expr_index(k, 1), zero = expr_index(k, 0);
     low_axes(l, x, axis), low_index(l, axis, rank, at);
     uint32_t n = 0;
-    const int64_t *kernel = node_ints(l->n, "kernel_shape", &n), *pads = node_ints(l->n, "pads", &n), *strides = node_ints(l->n, "strides", &n);
+    const int64_t *kernel = node_ints(l->n, "kernel_shape", &n), *pads = node_ints(l->n, "pads", &n),
+                  *strides = node_ints(l->n, "strides", &n);
     Expr flat = expr_load(k, indices, at), rest = expr_prim(k, P_max, flat, zero, 0);
     for (int i = rank - 1; i >= 0; i--) {
         int s = i - 2, spatial = rank - 2;
@@ -282,14 +293,16 @@ static void lower_unpool(Lower *l)
 const OpDef ops_pool[] = {
     OP(MaxPool, .since = 1, .sig = "X:T -> Y:T Indices:i64?", .T = "float i8 u8", .attrs = POOL "storage_order:int=0",
        .infer = infer_pool, .lower = lower_max_pool, .quant = QUANT_PASS),
-    OP(AveragePool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = POOL "count_include_pad:int=0", .infer = infer_pool,
-       .lower = lower_average_pool, .quant = QUANT_RESCALE),
-    OP(LpPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = POOL "p:int=2", .infer = infer_pool, .lower = lower_lp_pool),
-    OP(GlobalAveragePool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .infer = infer_global, .lower = lower_global_average,
-       .quant = QUANT_RESCALE),
+    OP(AveragePool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = POOL "count_include_pad:int=0",
+       .infer = infer_pool, .lower = lower_average_pool, .quant = QUANT_RESCALE),
+    OP(LpPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = POOL "p:int=2", .infer = infer_pool,
+       .lower = lower_lp_pool),
+    OP(GlobalAveragePool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .infer = infer_global,
+       .lower = lower_global_average, .quant = QUANT_RESCALE),
     OP(GlobalMaxPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .infer = infer_global, .lower = lower_global_max,
        .quant = QUANT_PASS),
-    OP(GlobalLpPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = "p:int=2", .infer = infer_global, .lower = lower_global_lp),
+    OP(GlobalLpPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = "p:int=2", .infer = infer_global,
+       .lower = lower_global_lp),
     OP(MaxUnpool, .since = 9, .sig = "X:T I:i64 output_shape:i64? -> Y:T", .T = "float",
        .attrs = "kernel_shape:ints! pads:ints strides:ints", .infer = infer_unpool, .lower = lower_unpool),
     {0},

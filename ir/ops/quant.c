@@ -15,7 +15,10 @@
 #include <assert.h>
 
 /* ---- QuantizeLinear, DequantizeLinear ---- */
-static bool is_single(const Dims *d, const Type *t) { return t->rank == 0 || (t->rank == 1 && dim_is(d, t->dim[0], 1)); }
+static bool is_single(const Dims *d, const Type *t)
+{
+    return t->rank == 0 || (t->rank == 1 && dim_is(d, t->dim[0], 1));
+}
 
 static bool check_params(Infer *c, uint32_t scale, uint32_t zero)
 {
@@ -29,7 +32,8 @@ static bool check_params(Infer *c, uint32_t scale, uint32_t zero)
     int64_t block = node_int(c->n, "block_size");
     if (!in_axis(c, node_int(c->n, "axis"), x->rank, &axis)) return false;
     if (s->rank == 1 && block == 0) return require_eq(c, s->dim[0], x->dim[axis], "scales along the axis");
-    if (s->rank != x->rank) return infer_error(c, "scale has rank %d, expected 0, 1 or, in blocks, %d", s->rank, x->rank);
+    if (s->rank != x->rank)
+        return infer_error(c, "scale has rank %d, expected 0, 1 or, in blocks, %d", s->rank, x->rank);
     if (block < 1) return infer_error(c, "block_size is %lld with scales in blocks", (long long)block);
     for (int i = 0; i < x->rank; i++) {
         Dim want = i == axis ? dim_cdiv(c->d, x->dim[i], DIM(c, block)) : x->dim[i];
@@ -96,7 +100,9 @@ static void lower_quantize(Lower *l)
     int axis[MAX_RANK], y = low_out(l, 0), s = low_in(l, 1);
     low_axes(l, y, axis);
     int64_t precision = node_int(l->n, "precision");
-    DType to = low_type(l, y), by = precision ? (DType)precision : dtype_is_float(low_type(l, s)) ? low_type(l, s) : DT_f32;
+    DType to = low_type(l, y), by = precision                        ? (DType)precision
+                                    : dtype_is_float(low_type(l, s)) ? low_type(l, s)
+                                                                     : DT_f32;
     DType f = dtype_compute(by);
     Expr at[MAX_RANK] = {0};
     low_index(l, axis, low_rank(l, y), at);
@@ -143,7 +149,8 @@ static int range_end(Lower *l, Prim how)
 static void lower_dynamic(Lower *l)
 {
     Kernel *k = l->k;
-    int axis[MAX_RANK], x = low_in(l, 0), rank = low_rank(l, x), y = low_out(l, 0), scale = low_out(l, 1), zp = low_out(l, 2);
+    int axis[MAX_RANK], x = low_in(l, 0), rank = low_rank(l, x), y = low_out(l, 0), scale = low_out(l, 1),
+                        zp = low_out(l, 2);
     Expr none[MAX_RANK] = {0}, at[MAX_RANK] = {0}, zero = low_const(l, DT_f32, 0), top = low_const(l, DT_f32, 255);
     Expr lo = expr_load(k, range_end(l, P_min), none), hi = expr_load(k, range_end(l, P_max), none);
     Expr flat = expr_prim(k, P_eq, lo, hi, 0); /* all zero: any scale does, but not 0 */
@@ -194,12 +201,15 @@ bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
     const Type *wt = ex_type(x, w.q);
     int rank = ex_type(x, q.q)->rank;
     int64_t size[MAX_RANK], inner = 1, axes[MAX_RANK], group = node_int(x->n, "group");
-    if (rank < 3 || wt->rank != rank) return expand_error(x, "an integer convolution needs operands of known, equal rank");
+    if (rank < 3 || wt->rank != rank)
+        return expand_error(x, "an integer convolution needs operands of known, equal rank");
     for (int i = 0; i < rank; i++) {
-        if (!dim_is_const(x->m->dim, wt->dim[i], &size[i])) return expand_error(x, "the weights need constant dimensions");
+        if (!dim_is_const(x->m->dim, wt->dim[i], &size[i]))
+            return expand_error(x, "the weights need constant dimensions");
         if (i) inner *= size[i], axes[i - 1] = i;
     }
-    if (inner > INT32_MAX / (255 * 128)) return expand_error(x, "%lld products a sum can overflow 32 bits", (long long)inner);
+    if (inner > INT32_MAX / (255 * 128))
+        return expand_error(x, "%lld products a sum can overflow 32 bits", (long long)inner);
     Val zero = q.zero.id ? ex_reshape(x, q.zero, NULL, 0) : q.zero;
     Val sum = conv_dot(x, q.q, w.q, zero), fix = op->bias;
     if (zero.id) {
@@ -230,7 +240,8 @@ static bool infer_qlinear_conv(Infer *c)
     Window w;
     const char *why = NULL;
     if (!window_read(&w, c->d, c->n, x, wt->dim + 2, &why)) return infer_error(c, "%s", why);
-    if (!require_eq(c, x->dim[1], dim_mul(c->d, wt->dim[1], DIM(c, node_int(c->n, "group"))), "channels of x and of w times group"))
+    if (!require_eq(c, x->dim[1], dim_mul(c->d, wt->dim[1], DIM(c, node_int(c->n, "group"))),
+                    "channels of x and of w times group"))
         return false;
     Dim out[MAX_RANK] = {x->dim[0], wt->dim[0]};
     for (int i = 0; i < w.n; i++) out[i + 2] = w.out[i];
@@ -310,8 +321,8 @@ static bool infer_matmul_integer(Infer *c) { return infer_product(c, 0, 1); }
 #define QTYPES "u8 i8 u16 i16 u4 i4 u2 i2 f8e4m3fn f8e4m3fnuz f8e5m2 f8e5m2fnuz f4e2m1"
 const OpDef ops_quant[] = {
     OP(QuantizeLinear, .since = 10, .sig = "x:X y_scale:S y_zero_point:T? -> y:Y", .T = QTYPES,
-       .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0 precision:int=0 saturate:int=1", .infer = infer_quantize,
-       .lower = lower_quantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED),
+       .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0 precision:int=0 saturate:int=1",
+       .infer = infer_quantize, .lower = lower_quantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED),
     OP(DequantizeLinear, .since = 10, .sig = "x:T x_scale:S x_zero_point:T? -> y:Y", .T = QTYPES " i32",
        .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize, .lower = lower_dequantize,
        .quant = QUANT_EDGE, .flags = OP_UNRANKED),
@@ -321,14 +332,14 @@ const OpDef ops_quant[] = {
        .sig = "x:T x_scale:f32 x_zero_point:T w:U w_scale:f32 w_zero_point:U y_scale:f32 y_zero_point:V B:i32? -> y:V",
        .T = "u8 i8", .U = "u8 i8", .V = "u8 i8", .attrs = WINDOW_ATTRS "group:int=1", .infer = infer_qlinear_conv,
        .expand = expand_qlinear_conv),
-    OP(MatMulInteger, .since = 10, .sig = "A:T B:U a_zero_point:T? b_zero_point:U? -> Y:i32", .T = "u8 i8", .U = "u8 i8",
-       .infer = infer_matmul_integer, .expand = expand_matmul_integer),
+    OP(MatMulInteger, .since = 10, .sig = "A:T B:U a_zero_point:T? b_zero_point:U? -> Y:i32", .T = "u8 i8",
+       .U = "u8 i8", .infer = infer_matmul_integer, .expand = expand_matmul_integer),
     OP(QLinearMatMul, .since = 10,
        .sig = "a:T a_scale:S a_zero_point:T b:U b_scale:S b_zero_point:U y_scale:S y_zero_point:V -> y:V", .T = "u8 i8",
        .U = "u8 i8", .V = "u8 i8", .infer = infer_qlinear_matmul, .expand = expand_qlinear_matmul),
     OP(ToU8, .domain = "octet", .since = 1, .sig = "X:i8 -> Y:u8", .body = "u8(xor(X, -128))"),
     OP(ToI8, .domain = "octet", .since = 1, .sig = "X:u8 -> Y:i8", .body = "i8(xor(X, 128))"),
-    OP(Requant, .domain = "octet", .since = 1, .sig = "X:i32 scale:f32 zero:T -> Y:T", .T = "u8 i8 u16 i16", .infer = infer_elementwise,
-       .lower = lower_requant),
+    OP(Requant, .domain = "octet", .since = 1, .sig = "X:i32 scale:f32 zero:T -> Y:T", .T = "u8 i8 u16 i16",
+       .infer = infer_elementwise, .lower = lower_requant),
     {0},
 };

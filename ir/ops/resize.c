@@ -19,7 +19,9 @@ static Expr body(Lower *l, const char *text, const char *const *name, const Expr
 }
 
 /* ---- what Resize is asked for ---- */
-typedef struct Rule { const char *name, *body; } Rule;
+typedef struct Rule {
+    const char *name, *body;
+} Rule;
 /* x: output coordinate; s: scale; in, out: sizes; length: the output size before it is rounded down; a, b: the region of interest. */
 static const Rule coordinates[] = {
     {"half_pixel", "(x + 0.5) / s - 0.5"},
@@ -28,16 +30,21 @@ static const Rule coordinates[] = {
     {"asymmetric", "x / s"},
     {"align_corners", "select(length == 1, 0, x * (in - 1) / (length - 1))"},
     {"tf_half_pixel_for_nn", "(x + 0.5) / s"},
-    {"tf_crop_and_resize", "select(out > 1, a * (in - 1) + x * (b - a) * (in - 1) / max(out - 1, 1), 0.5 * (a + b) * (in - 1))"},
+    {"tf_crop_and_resize",
+     "select(out > 1, a * (in - 1) + x * (b - a) * (in - 1) / max(out - 1, 1), 0.5 * (a + b) * (in - 1))"},
 };
 static const Rule nearest_rules[] = {
-    {"round_prefer_floor", "ceil(x - 0.5)"}, {"round_prefer_ceil", "floor(x + 0.5)"}, {"floor", "floor(x)"}, {"ceil", "ceil(x)"},
+    {"round_prefer_floor", "ceil(x - 0.5)"},
+    {"round_prefer_ceil", "floor(x + 0.5)"},
+    {"floor", "floor(x)"},
+    {"ceil", "ceil(x)"},
 };
 typedef enum Mode { MODE_NEAREST, MODE_LINEAR, MODE_CUBIC, MODES } Mode;
 static const char *const mode_names[MODES] = {"nearest", "linear", "cubic"};
 /* Weight of a tap at distance u >= 0; A: the cubic coefficient. */
 static const char *const kernels[MODES] = {
-    NULL, "max(1 - u, 0)",
+    NULL,
+    "max(1 - u, 0)",
     "select(u <= 1, ((A + 2) * u - (A + 3)) * u * u + 1, select(u < 2, ((A * u - 5 * A) * u + 8 * A) * u - 4 * A, 0))",
 };
 
@@ -117,7 +124,8 @@ static bool infer_sized(Infer *c, Resize *r, Dim *out)
         fixed &= dim_is_const(c->d, out[r->axis[i]], &in[r->axis[i]]) && dim_is_const(c->d, sizes[i], &size[i]);
     if (strcmp(node_str(c->n, "keep_aspect_ratio_policy"), "stretch") && !fixed)
         return infer_error(c, "keep_aspect_ratio_policy needs sizes that are known when compiling");
-    if (node_int(c->n, "antialias") && !fixed) return infer_error(c, "antialias needs sizes that are known when compiling");
+    if (node_int(c->n, "antialias") && !fixed)
+        return infer_error(c, "antialias needs sizes that are known when compiling");
     float common = fixed ? common_scale(c->n, r, in, size) : 0;
     for (int i = 0; i < r->n; i++) {
         int a = r->axis[i];
@@ -130,10 +138,13 @@ static bool infer_resize(Infer *c)
 {
     const Type *x = in_type(c, 0);
     if (x->rank < 0) return out_unknown(c, 0);
-    if (find_mode(node_str(c->n, "mode")) == MODES) return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
+    if (find_mode(node_str(c->n, "mode")) == MODES)
+        return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
     const char *how = node_str(c->n, "coordinate_transformation_mode"), *nearest = node_str(c->n, "nearest_mode");
-    if (!find_rule(coordinates, COUNT_OF(coordinates), how)) return infer_error(c, "coordinate_transformation_mode '%s' is unknown", how);
-    if (!find_rule(nearest_rules, COUNT_OF(nearest_rules), nearest)) return infer_error(c, "nearest_mode '%s' is unknown", nearest);
+    if (!find_rule(coordinates, COUNT_OF(coordinates), how))
+        return infer_error(c, "coordinate_transformation_mode '%s' is unknown", how);
+    if (!find_rule(nearest_rules, COUNT_OF(nearest_rules), nearest))
+        return infer_error(c, "nearest_mode '%s' is unknown", nearest);
     if (!strcmp(how, "tf_crop_and_resize") && !in_has(c, 1)) return infer_error(c, "tf_crop_and_resize needs roi");
     Resize r = {0};
     if (!read_axes(c->n, x->rank, &r)) return infer_error(c, "axes do not fit rank %d", x->rank);
@@ -142,17 +153,18 @@ static bool infer_resize(Infer *c)
     if (in_has(c, 3) && in_type(c, 3)->rank == 1) return infer_sized(c, &r, out);
     if (in_has(c, 2) && has_elements(in_type(c, 2), c->d)) return infer_scaled(c, &r, out);
     return in_type(c, 2)->rank < 0 && in_type(c, 3)->rank < 0 && (in_has(c, 2) || in_has(c, 3))
-               ? out_unknown(c, 0) : infer_error(c, "neither scales nor sizes are given");
+               ? out_unknown(c, 0)
+               : infer_error(c, "neither scales nor sizes are given");
 }
 
 /* ---- lowering ---- */
-typedef struct Sample {      /* one resized dimension */
-    int dim, taps, axis;     /* axis: of the taps, where they are reduced over */
+typedef struct Sample {  /* one resized dimension */
+    int dim, taps, axis; /* axis: of the taps, where they are reduced over */
     Dim in, out;
-    float scale;             /* known when compiling, or 0 */
-    Expr s, a, b;            /* the scale; the region of interest */
-    int first, weight;       /* tables [out] i64, [out] or [out, taps] f32 */
-    int64_t divide;          /* not 0: source = index / divide */
+    float scale;       /* known when compiling, or 0 */
+    Expr s, a, b;      /* the scale; the region of interest */
+    int first, weight; /* tables [out] i64, [out] or [out, taps] f32 */
+    int64_t divide;    /* not 0: source = index / divide */
 } Sample;
 
 typedef struct Sampler {
@@ -168,7 +180,8 @@ static Expr f32(Lower *l, Expr e) { return expr_cast(l->k, DT_f32, e); }
 static Expr source(Lower *l, const Sampler *r, const Sample *s, int axis)
 {
     Kernel *k = l->k;
-    Expr in = f32(l, expr_dim(k, s->in)), out = f32(l, expr_dim(k, s->out)), length = r->scaled ? expr_mul(k, s->s, in) : out;
+    Expr in = f32(l, expr_dim(k, s->in)), out = f32(l, expr_dim(k, s->out)),
+         length = r->scaled ? expr_mul(k, s->s, in) : out;
     Expr arg[] = {f32(l, expr_axis(k, axis)), s->s, in, out, length, s->a, s->b};
     return body(l, r->coordinate, (const char *const[]){"x", "s", "in", "out", "length", "a", "b"}, arg, 7);
 }
@@ -283,8 +296,10 @@ static void sampler_dims(Lower *l, Sampler *r, const Resize *z)
         Sample s = {.dim = d, .in = x->dim[d], .out = y->dim[d], .scale = common};
         if (scales) s.scale = (float)dtype_load(scales->type, scales->data, i);
         else if (common == 0 && wanted && fixed) s.scale = (float)size[i] / (float)in[d];
-        if (!r->crop && dim_same(dim_canon(k->dim, s.in), dim_canon(k->dim, s.out)) && (s.scale == 1 || s.scale == 0)) continue;
-        s.s = s.scale != 0 ? low_const(l, DT_f32, s.scale) : expr_div(k, f32(l, expr_dim(k, s.out)), f32(l, expr_dim(k, s.in)));
+        if (!r->crop && dim_same(dim_canon(k->dim, s.in), dim_canon(k->dim, s.out)) && (s.scale == 1 || s.scale == 0))
+            continue;
+        s.s = s.scale != 0 ? low_const(l, DT_f32, s.scale)
+                           : expr_div(k, f32(l, expr_dim(k, s.out)), f32(l, expr_dim(k, s.in)));
         s.a = r->crop ? roi_entry(l, i) : low_const(l, DT_f32, 0);
         s.b = r->crop ? roi_entry(l, i + z->n) : low_const(l, DT_f32, 1);
         r->at[r->n++] = s;
@@ -304,7 +319,8 @@ static Expr linear_taps(Lower *l, const Sampler *r, int i, int x, const int *axi
     at[s->dim] = clamp_index(l, expr_add(k, first, expr_index(k, 1)), s->in);
     Expr hi = linear_taps(l, r, i + 1, x, axis, at);
     w = expr_cast(k, (DType)expr_node(k, lo)->type, w);
-    return expr_add(k, expr_mul(k, lo, expr_sub(k, low_const(l, (DType)expr_node(k, lo)->type, 1), w)), expr_mul(k, hi, w));
+    return expr_add(k, expr_mul(k, lo, expr_sub(k, low_const(l, (DType)expr_node(k, lo)->type, 1), w)),
+                    expr_mul(k, hi, w));
 }
 
 static Expr outside_crop(Lower *l, const Sampler *r, const int *axis, Expr value, DType t)
@@ -395,11 +411,16 @@ static const Rule grid_pads[] = {
     {"zeros", "x"},
     {"border", "max(min(x, size - 1), 0)"},
     {"reflection",
-     "r = max(hi - lo, 1e-30); d = max(max(lo - x, x - hi), 0); n = floor(d / r); q = d - n * r; odd = n - 2 * floor(n / 2) > 0.5;"
+     "r = max(hi - lo, 1e-30); d = max(max(lo - x, x - hi), 0); n = floor(d / r); q = d - n * r; odd = n - 2 * floor(n "
+     "/ 2) > 0.5;"
      "from = select(x < lo, select(odd, hi - q, lo + q), select(odd, lo + q, hi - q)); select(d > 0, from, x)"},
 };
-static const struct { const char *name; Mode mode; } grid_modes[] = {
-    {"linear", MODE_LINEAR}, {"bilinear", MODE_LINEAR}, {"nearest", MODE_NEAREST}, {"cubic", MODE_CUBIC}, {"bicubic", MODE_CUBIC},
+static const struct {
+    const char *name;
+    Mode mode;
+} grid_modes[] = {
+    {"linear", MODE_LINEAR}, {"bilinear", MODE_LINEAR}, {"nearest", MODE_NEAREST},
+    {"cubic", MODE_CUBIC},   {"bicubic", MODE_CUBIC},
 };
 
 static Mode grid_mode(const Node *n)
@@ -415,7 +436,8 @@ static bool infer_grid_sample(Infer *c)
     if (x->rank < 0 || g->rank < 0) return out_unknown(c, 0);
     if (x->rank < 3 || g->rank != x->rank) return infer_error(c, "X and grid have rank %d and %d", x->rank, g->rank);
     if (grid_mode(c->n) == MODES) return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
-    if (grid_mode(c->n) == MODE_CUBIC && x->rank != 4) return infer_error(c, "cubic sampling needs rank 4, X has %d", x->rank);
+    if (grid_mode(c->n) == MODE_CUBIC && x->rank != 4)
+        return infer_error(c, "cubic sampling needs rank 4, X has %d", x->rank);
     const char *pad = node_str(c->n, "padding_mode");
     if (!find_rule(grid_pads, COUNT_OF(grid_pads), pad)) return infer_error(c, "padding_mode '%s' is unknown", pad);
     if (!require_eq(c, g->dim[g->rank - 1], DIM(c, x->rank - 2), "coordinates of the grid") ||
@@ -459,11 +481,14 @@ static Expr grid_taps(Lower *l, Grid *g, int i, Expr inside)
         /* Far coordinates are clamped before they become integers. */
         Expr bound = expr_prim(k, P_max, expr_prim(k, P_min, whole, g->size[i], 0), low_const(l, DT_f32, -1), 0);
         Expr index = expr_cast(k, DT_i64, bound);
-        if (g->zeros) ok = expr_and(k, ok, expr_and(k, expr_le(k, expr_index(k, 0), index), expr_lt(k, index, expr_dim(k, size))));
+        if (g->zeros)
+            ok =
+                expr_and(k, ok, expr_and(k, expr_le(k, expr_index(k, 0), index), expr_lt(k, index, expr_dim(k, size))));
         g->at[i + 2] = g->zeros ? index : clamp_index(l, index, size);
         Expr value = grid_taps(l, g, i + 1, ok);
         if (kernels[g->mode])
-            value = expr_mul(k, value, expr_cast(k, g->acc, body(l, kernels[g->mode], (const char *const[]){"u", "A"}, arg, 2)));
+            value = expr_mul(k, value,
+                             expr_cast(k, g->acc, body(l, kernels[g->mode], (const char *const[]){"u", "A"}, arg, 2)));
         sum = sum ? expr_add(k, sum, value) : value;
     }
     return sum;
@@ -528,7 +553,8 @@ static void lower_affine_grid(Lower *l)
     for (int j = 0; j < spatial; j++) {
         int d = spatial - 1 - j; /* x first */
         Expr arg[] = {expr_cast(k, acc, expr_axis(k, axis[d + 1])), expr_cast(k, acc, low_dim(l, y, d + 1))};
-        Expr base = body(l, corners ? "2 * i / max(n - 1, 1) - 1" : "(2 * i + 1) / n - 1", (const char *const[]){"i", "n"}, arg, 2);
+        Expr base = body(l, corners ? "2 * i / max(n - 1, 1) - 1" : "(2 * i + 1) / n - 1",
+                         (const char *const[]){"i", "n"}, arg, 2);
         at[2] = expr_index(k, j);
         sum = expr_add(k, sum, expr_mul(k, expr_cast(k, acc, expr_load(k, theta, at)), base));
     }
@@ -538,7 +564,8 @@ static void lower_affine_grid(Lower *l)
 const OpDef ops_resize[] = {
     OP(Resize, .since = 11, .sig = "X:T roi:U? scales:f32? sizes:i64? -> Y:T", .T = "float int uint bool", .U = "float",
        .attrs = "antialias:int=0 axes:ints coordinate_transformation_mode:string=half_pixel cubic_coeff_a:float=-0.75 "
-                "exclude_outside:int=0 extrapolation_value:float=0 keep_aspect_ratio_policy:string=stretch mode:string=nearest "
+                "exclude_outside:int=0 extrapolation_value:float=0 keep_aspect_ratio_policy:string=stretch "
+                "mode:string=nearest "
                 "nearest_mode:string=round_prefer_floor",
        .infer = infer_resize, .lower = lower_resize),
     OP(GridSample, .since = 16, .sig = "X:T grid:U -> Y:T", .T = "float", .U = "float",

@@ -12,7 +12,11 @@
 #include <strings.h>
 
 /* ---- activations ---- */
-typedef struct Activation { const char *name, *body; bool a, b; float alpha, beta; } Activation;
+typedef struct Activation {
+    const char *name, *body;
+    bool a, b;
+    float alpha, beta;
+} Activation;
 static const Activation activations[] = {
     {"Sigmoid", "sigmoid(x)", false, false, 0, 0},
     {"Tanh", "tanh(x)", false, false, 0, 0},
@@ -36,17 +40,24 @@ static const Activation *find_activation(const char *name)
 }
 
 /* What differs between the three operators. */
-typedef struct Cell { const char *scan, *usual[3]; int gates, functions, states; } Cell;
+typedef struct Cell {
+    const char *scan, *usual[3];
+    int gates, functions, states;
+} Cell;
 static const Cell lstm = {"LSTMScan", {"Sigmoid", "Tanh", "Tanh"}, 4, 3, 2};
 static const Cell gru = {"GRUScan", {"Sigmoid", "Tanh", NULL}, 3, 2, 1};
 static const Cell rnn = {"RNNScan", {"Tanh", NULL, NULL}, 1, 1, 1};
 
 /* The functions of all directions with their parameters, which functions that take one consume in order. */
-typedef struct Functions { const char *name[MOST]; float alpha[MOST], beta[MOST]; } Functions;
+typedef struct Functions {
+    const char *name[MOST];
+    float alpha[MOST], beta[MOST];
+} Functions;
 
 static const char *read_functions(const Node *n, const Cell *cell, int directions, Functions *f)
 {
-    const Attr *names = node_attr(n, "activations"), *alpha = node_attr(n, "activation_alpha"), *beta = node_attr(n, "activation_beta");
+    const Attr *names = node_attr(n, "activations"), *alpha = node_attr(n, "activation_alpha"),
+               *beta = node_attr(n, "activation_beta");
     uint32_t count = (uint32_t)(cell->functions * directions), a = 0, b = 0;
     bool given = names->kind == ATTR_STRINGS && names->n > 0;
     if (given && names->n != count) return "activations has the wrong number of functions";
@@ -159,7 +170,9 @@ static void emit_scan(Expand *x, const Cell *cell, const Functions *f, const Dir
     graph_emit(x->g, op, scan_attrs(x, op, cell, f, d), in, n, 1 + (uint32_t)cell->states, x->loc, out);
 }
 
-typedef struct Inputs { Val x, w, r, b, lens, h, c, p; } Inputs; /* all at the wide type, steps first */
+typedef struct Inputs {
+    Val x, w, r, b, lens, h, c, p;
+} Inputs; /* all at the wide type, steps first */
 typedef Val (*Project)(Expand *x, const Inputs *in, int direction);
 typedef Val (*Recurrent)(Expand *x, const Inputs *in, int direction);
 
@@ -176,7 +189,8 @@ static void finish_outputs(Expand *x, Val part[][3], int directions, DType t, bo
     }
 }
 
-static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hidden, Project project, Recurrent recurrent)
+static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hidden, Project project,
+                             Recurrent recurrent)
 {
     int directions = directions_of(x->n);
     DType t = ex_type(x, in.x)->dtype, wide = dtype_compute(t);
@@ -189,7 +203,8 @@ static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hid
     if (batch_first) in.x = time_first(x, in.x), in.h = time_first(x, in.h), in.c = time_first(x, in.c);
     Val part[2][3] = {{{0}}};
     for (int i = 0; i < directions; i++) {
-        Direction d = {.number = i, .reverse = i == 1 || !strcmp(node_str(x->n, "direction"), "reverse"), .hidden = hidden};
+        Direction d = {
+            .number = i, .reverse = i == 1 || !strcmp(node_str(x->n, "direction"), "reverse"), .hidden = hidden};
         d.projected = project(x, &in, i), d.r = recurrent(x, &in, i), d.lens = in.lens;
         d.h = part_of(x, in.h, i), d.c = part_of(x, in.c, i), d.peephole = part_of(x, in.p, i);
         if (in.b.id) {
@@ -203,13 +218,20 @@ static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hid
     return true;
 }
 
-static Val project_float(Expand *x, const Inputs *in, int d) { return EX(x, "MatMul", in->x, ex_swap(x, part_of(x, in->w, d))); }
+static Val project_float(Expand *x, const Inputs *in, int d)
+{
+    return EX(x, "MatMul", in->x, ex_swap(x, part_of(x, in->w, d)));
+}
 static Val recurrent_float(Expand *x, const Inputs *in, int d) { return part_of(x, in->r, d); }
 
 static bool expand_float(Expand *x, const Cell *cell)
 {
     DType wide = dtype_compute(ex_type(x, x->in[0])->dtype);
-    Inputs in = {.x = x->in[0], .w = ex_cast(x, x->in[1], wide), .r = ex_cast(x, x->in[2], wide), .b = ex_in(x, 3), .lens = ex_in(x, 4),
+    Inputs in = {.x = x->in[0],
+                 .w = ex_cast(x, x->in[1], wide),
+                 .r = ex_cast(x, x->in[2], wide),
+                 .b = ex_in(x, 3),
+                 .lens = ex_in(x, 4),
                  .h = ex_in(x, 5)};
     if (cell == &lstm) in.c = ex_in(x, 6), in.p = ex_in(x, 7);
     int64_t hidden;
@@ -237,7 +259,13 @@ static Val recurrent_quantized(Expand *x, const Inputs *in, int d)
 
 static bool expand_dynamic_lstm(Expand *x)
 {
-    Inputs in = {.x = x->in[0], .w = x->in[1], .r = x->in[2], .b = ex_in(x, 3), .lens = ex_in(x, 4), .h = ex_in(x, 5), .c = ex_in(x, 6),
+    Inputs in = {.x = x->in[0],
+                 .w = x->in[1],
+                 .r = x->in[2],
+                 .b = ex_in(x, 3),
+                 .lens = ex_in(x, 4),
+                 .h = ex_in(x, 5),
+                 .c = ex_in(x, 6),
                  .p = ex_in(x, 7)};
     int64_t hidden;
     if (ex_type(x, in.r)->rank != 3 || !dim_is_const(x->m->dim, ex_type(x, in.r)->dim[1], &hidden))
@@ -249,15 +277,17 @@ static bool expand_dynamic_lstm(Expand *x)
 static bool infer_scan(Infer *c)
 {
     const Type *x = in_type(c, 0), *r = in_type(c, 1);
-    if (x->rank != 3 || r->rank != 2) return infer_error(c, "XW and R have rank %d and %d, expected 3 and 2", x->rank, r->rank);
+    if (x->rank != 3 || r->rank != 2)
+        return infer_error(c, "XW and R have rank %d and %d, expected 3 and 2", x->rank, r->rank);
     out_shape(c, 0, 3, (Dim[]){x->dim[0], x->dim[1], r->dim[1]});
     for (uint32_t o = 1; o < c->n->nout; o++) out_shape(c, o, 2, (Dim[]){x->dim[1], r->dim[1]});
     return true;
 }
 
 typedef struct Scan {
-    int xw, r, lens, t, b;       /* buffers; the axes of steps and batch, shared by all stages */
-    Expr steps, batch, hidden, at_t, at_b, length, source; /* length: of this entry, 0 for all; source: the step of XW */
+    int xw, r, lens, t, b; /* buffers; the axes of steps and batch, shared by all stages */
+    Expr steps, batch, hidden, at_t, at_b, length,
+        source; /* length: of this entry, 0 for all; source: the step of XW */
     DType acc;
     bool reverse;
 } Scan;
@@ -287,7 +317,8 @@ static Expr apply(Lower *l, uint32_t i, Expr x)
     Kernel *k = l->k;
     DType t = (DType)expr_node(k, x)->type;
     const Activation *row = find_activation(node_attr(l->n, "activations")->strings[i]);
-    Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]), low_const(l, t, node_attr(l->n, "beta")->floats[i])};
+    Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]),
+                  low_const(l, t, node_attr(l->n, "beta")->floats[i])};
     const char *error = NULL;
     Expr e = scalar_parse(k, row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
     assert(e && !error);
@@ -320,7 +351,8 @@ static Compute *recur(Lower *l, const Scan *s, int out, int state, int r, Expr w
 {
     Kernel *k = l->k;
     int n = low_axis(l, width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
-    Expr value = expr_mul(k, load3(l, state, s->at_t, s->at_b, expr_axis(k, j)), expr_load(k, r, (Expr[MAX_RANK]){expr_axis(k, n), expr_axis(k, j)}));
+    Expr value = expr_mul(k, load3(l, state, s->at_t, s->at_b, expr_axis(k, j)),
+                          expr_load(k, r, (Expr[MAX_RANK]){expr_axis(k, n), expr_axis(k, j)}));
     Expr it = expr_it(k, s->acc);
     if (add) it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, expr_axis(k, n)));
     Compute *c = low_reduce(l, out, space, 3, &j, 1, P_add, value, it);
@@ -332,7 +364,9 @@ static Compute *recur(Lower *l, const Scan *s, int out, int state, int r, Expr w
 static void advance(Lower *l, const Scan *s, int state, int h, Expr value)
 {
     Kernel *k = l->k;
-    if (s->lens) value = low_select(l, expr_lt(k, s->at_t, s->length), value, load3(l, state, s->at_t, s->at_b, expr_axis(k, h)));
+    if (s->lens)
+        value =
+            low_select(l, expr_lt(k, s->at_t, s->length), value, load3(l, state, s->at_t, s->at_b, expr_axis(k, h)));
     Compute *c = low_stage(l, state, (int[]){s->t, s->b, h}, 3, value);
     c->at[0] = next(l, s->at_t);
     c->scan = s->t;
@@ -380,7 +414,9 @@ static void lower_lstm_scan(Lower *l)
         Expr place = expr_add(k, at_h, expr_mul(k, s.hidden, expr_index(k, i)));
         gate[i] = load3(l, gates, s.at_t, s.at_b, place);
         Expr peep = p && i < 3 ? load1(l, p, place) : 0;
-        if (peep) gate[i] = expr_add(k, gate[i], expr_mul(k, peep, i == 1 ? load3(l, cs, next(l, s.at_t), s.at_b, at_h) : old));
+        if (peep)
+            gate[i] =
+                expr_add(k, gate[i], expr_mul(k, peep, i == 1 ? load3(l, cs, next(l, s.at_t), s.at_b, at_h) : old));
     }
     Expr in = activate(l, 0, gate[0]);
     Expr forget = node_int(l->n, "input_forget") ? expr_sub(k, one, in) : activate(l, 0, gate[2]);
@@ -435,8 +471,9 @@ static void lower_rnn_scan(Lower *l)
     store_last(l, &s, 1, hs);
 }
 
-#define RECURRENT \
-    "activation_alpha:floats activation_beta:floats activations:strings clip:float direction:string=forward hidden_size:int layout:int=0 "
+#define RECURRENT                                                                                                      \
+    "activation_alpha:floats activation_beta:floats activations:strings clip:float direction:string=forward "          \
+    "hidden_size:int layout:int=0 "
 #define SCAN "activations:strings alpha:floats beta:floats clip:float=0 reverse:int=0 "
 const OpDef ops_rnn[] = {
     OP(LSTM, .since = 7,
@@ -444,18 +481,21 @@ const OpDef ops_rnn[] = {
        .attrs = RECURRENT "input_forget:int=0", .infer = infer_lstm, .expand = expand_lstm),
     OP(GRU, .since = 7, .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? -> Y:T? Y_h:T?", .T = "float",
        .attrs = RECURRENT "linear_before_reset:int=0", .infer = infer_gru, .expand = expand_gru),
-    OP(RNN, .since = 7, .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? -> Y:T? Y_h:T?", .T = "float", .attrs = RECURRENT,
-       .infer = infer_rnn, .expand = expand_rnn),
+    OP(RNN, .since = 7, .sig = "X:T W:T R:T B:T? sequence_lens:i32? initial_h:T? -> Y:T? Y_h:T?", .T = "float",
+       .attrs = RECURRENT, .infer = infer_rnn, .expand = expand_rnn),
     OP(DynamicQuantizeLSTM, .domain = "com.microsoft", .since = 1,
-       .sig = "X:T W:U R:U B:T? sequence_lens:i32? initial_h:T? initial_c:T? P:T? W_scale:T W_zero_point:U R_scale:T R_zero_point:U "
+       .sig = "X:T W:U R:U B:T? sequence_lens:i32? initial_h:T? initial_c:T? P:T? W_scale:T W_zero_point:U R_scale:T "
+              "R_zero_point:U "
               "-> Y:T? Y_h:T? Y_c:T?",
-       .T = "f32", .U = "u8 i8", .attrs = RECURRENT "input_forget:int=0", .infer = infer_dynamic_lstm, .expand = expand_dynamic_lstm),
+       .T = "f32", .U = "u8 i8", .attrs = RECURRENT "input_forget:int=0", .infer = infer_dynamic_lstm,
+       .expand = expand_dynamic_lstm),
     OP(LSTMScan, .domain = "octet", .since = 1,
        .sig = "XW:T R:T initial_h:T? sequence_lens:i32? initial_c:T? P:T? -> Y:T Y_h:T? Y_c:T?", .T = "f32 f64",
        .attrs = SCAN "input_forget:int=0", .infer = infer_scan, .lower = lower_lstm_scan),
-    OP(GRUScan, .domain = "octet", .since = 1, .sig = "XW:T R:T Rh:T? Rbh:T? initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64",
-       .attrs = SCAN, .infer = infer_scan, .lower = lower_gru_scan),
-    OP(RNNScan, .domain = "octet", .since = 1, .sig = "XW:T R:T initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64",
-       .attrs = SCAN, .infer = infer_scan, .lower = lower_rnn_scan),
+    OP(GRUScan, .domain = "octet", .since = 1,
+       .sig = "XW:T R:T Rh:T? Rbh:T? initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64", .attrs = SCAN,
+       .infer = infer_scan, .lower = lower_gru_scan),
+    OP(RNNScan, .domain = "octet", .since = 1, .sig = "XW:T R:T initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?",
+       .T = "f32 f64", .attrs = SCAN, .infer = infer_scan, .lower = lower_rnn_scan),
     {0},
 };

@@ -41,9 +41,11 @@ static bool read_kernel(Window *w, Dims *d, const Node *n, const Dim *kernel, co
 static bool read_common(Window *w, Dims *d, const Node *n, const Type *x, const Dim *kernel, const char **why)
 {
     w->n = x->rank - 2;
-    if (w->n < 1 || w->n > MAX_SPATIAL) return fail(why, "the input needs a batch, a channel and 1 to 6 spatial dimensions");
+    if (w->n < 1 || w->n > MAX_SPATIAL)
+        return fail(why, "the input needs a batch, a channel and 1 to 6 spatial dimensions");
     if (!read_kernel(w, d, n, kernel, why)) return false;
-    if (!read_ints(n, "strides", w->n, 1, w->stride, 1)) return fail(why, "strides must be positive, one a spatial dimension");
+    if (!read_ints(n, "strides", w->n, 1, w->stride, 1))
+        return fail(why, "strides must be positive, one a spatial dimension");
     for (int i = 0; i < w->n; i++) w->in[i] = x->dim[i + 2], w->dilation[i] = 1;
     if (op_attr_index(n->op, "dilations") >= 0 && !read_ints(n, "dilations", w->n, 1, w->dilation, 1))
         return fail(why, "dilations must be positive, one a spatial dimension");
@@ -59,7 +61,8 @@ static Dim reach(const Window *w, Dims *d, int i) /* (kernel - 1) * dilation + 1
 static bool read_pads(Window *w, Dims *d, const Node *n, const char **why)
 {
     int64_t pads[2 * MAX_SPATIAL];
-    if (!read_ints(n, "pads", 2 * w->n, INT64_MIN, pads, 0)) return fail(why, "pads needs a begin and an end a spatial dimension");
+    if (!read_ints(n, "pads", 2 * w->n, INT64_MIN, pads, 0))
+        return fail(why, "pads needs a begin and an end a spatial dimension");
     for (int i = 0; i < w->n; i++) w->lo[i] = dim_const(d, pads[i]), w->hi[i] = dim_const(d, pads[i + w->n]);
     return true;
 }
@@ -112,22 +115,26 @@ bool window_read_transposed(Window *w, Dims *d, const Node *n, const Type *x, co
     const char *mode = node_str(n, "auto_pad");
     bool same = mode && !strncmp(mode, "SAME_", 5);
     int64_t extra[MAX_SPATIAL], shape[MAX_SPATIAL];
-    if (!read_ints(n, "output_padding", w->n, 0, extra, 0)) return fail(why, "output_padding needs one entry a spatial dimension");
+    if (!read_ints(n, "output_padding", w->n, 0, extra, 0))
+        return fail(why, "output_padding needs one entry a spatial dimension");
     uint32_t given = 0;
     node_ints(n, "output_shape", &given);
     if (given > (uint32_t)w->n) return fail(why, "output_shape has more entries than spatial dimensions");
-    if (given && !read_ints(n, "output_shape", w->n, 0, shape, 0)) return fail(why, "output_shape needs one entry a spatial dimension");
+    if (given && !read_ints(n, "output_shape", w->n, 0, shape, 0))
+        return fail(why, "output_shape needs one entry a spatial dimension");
     if (!read_pads(w, d, n, why)) return false;
     for (int i = 0; i < w->n; i++) {
         Dim one = dim_const(d, 1), s = dim_const(d, w->stride[i]);
-        Dim full = dim_add(d, dim_mul(d, dim_sub(d, w->in[i], one), s), dim_add(d, reach(w, d, i), dim_const(d, extra[i])));
+        Dim full =
+            dim_add(d, dim_mul(d, dim_sub(d, w->in[i], one), s), dim_add(d, reach(w, d, i), dim_const(d, extra[i])));
         if (!same && !given) {
             if (mode && !strcmp(mode, "VALID")) w->lo[i] = w->hi[i] = dim_const(d, 0);
             w->out[i] = dim_sub(d, full, dim_add(d, w->lo[i], w->hi[i]));
             continue;
         }
         w->out[i] = given ? dim_const(d, shape[i]) : dim_mul(d, w->in[i], s);
-        split_same(w, d, i, dim_max(d, dim_sub(d, full, w->out[i]), dim_const(d, 0)), mode && !strcmp(mode, "SAME_UPPER"));
+        split_same(w, d, i, dim_max(d, dim_sub(d, full, w->out[i]), dim_const(d, 0)),
+                   mode && !strcmp(mode, "SAME_UPPER"));
     }
     return true;
 }
@@ -145,7 +152,6 @@ Expr window_inside(Lower *l, const Window *w, int i, Expr index)
     Kernel *k = l->k;
     Expr cond = 0;
     if (!dim_is(k->dim, w->lo[i], 0)) cond = expr_le(k, expr_index(k, 0), index);
-    if (!dim_is(k->dim, w->hi[i], 0) || w->ceil)
-        cond = expr_and(k, cond, expr_lt(k, index, expr_dim(k, w->in[i])));
+    if (!dim_is(k->dim, w->hi[i], 0) || w->ceil) cond = expr_and(k, cond, expr_lt(k, index, expr_dim(k, w->in[i])));
     return cond;
 }

@@ -9,10 +9,10 @@ enum { MAX_SPATIAL = MAX_RANK - 2 };
 #define WINDOW_ATTRS "auto_pad:string=NOTSET dilations:ints kernel_shape:ints pads:ints strides:ints "
 
 typedef struct Window {
-    int n;                                  /* spatial dimensions */
+    int n; /* spatial dimensions */
     Dim in[MAX_SPATIAL], out[MAX_SPATIAL], kernel[MAX_SPATIAL], lo[MAX_SPATIAL], hi[MAX_SPATIAL];
     int64_t stride[MAX_SPATIAL], dilation[MAX_SPATIAL];
-    bool ceil;                              /* the last window may overrun the padding */
+    bool ceil; /* the last window may overrun the padding */
 } Window;
 
 /* Fills everything; kernel: sizes from the weights, or NULL to take kernel_shape. why: what is wrong, NULL when all is well. */

@@ -66,7 +66,7 @@ Test(cluster, concatenation_is_where_the_parts_are_stored)
     Program *p = clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 16], Z[4, 24] tmp a[4, 8], b[4, 8], c[4, 16], d[4, 24]"
                            " a[m, n] = sum(k: 8) X[m, k] * V[k, n]"
                            " b[m, n] = sum(k: 8) a[m, k] * W[k, n]"
-                           " c[m, n] = a[m, n] c[m, n + 8] for m: 4, n: 8 = b[m, n]"
+                           " c[m, n] for m: 4, n: 8 = a[m, n] c[m, n + 8] for m: 4, n: 8 = b[m, n]"
                            " d[m, j] for m: 4, j: 16 = c[m, j] d[m, n + 16] for m: 4, n: 8 = X[m, n]"
                            " Y[m, j] = exp(c[m, j]) Z[m, i] = exp(d[m, i]) }",
                            5);

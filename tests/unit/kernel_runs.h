@@ -140,7 +140,7 @@ static inline void program_compare(Program *p, void **want, void **got, const ch
         size_t n = buffer_bytes(k, (int)b, p->symbol) / (size_t)dtypes[t].bytes;
         for (size_t i = 0; i < n; i++) {
             double x = dtype_load(t, want[b], (int64_t)i), y = dtype_load(t, got[b], (int64_t)i);
-            bool same = fabs(x - y) <= 2e-4 * (1 + fabs(x)) || (x != x && y != y);
+            bool same = x == y || fabs(x - y) <= 2e-4 * (1 + fabs(x)) || (x != x && y != y);
             cr_assert(same, "%s after %s: %s[%zu] is %g, expected %g", k->name, after, k->buf.at[b].name, i, y, x);
         }
     }

@@ -104,8 +104,8 @@ Test(layout, depthwise_weights_follow_the_channels)
 {
     Program *p = laid_out("kernel k() { in X[1, 20, 6, 6] const D[20, 1, 3, 3] out Y[1, 20, 4, 4] tmp a[1, 20, 6, 6] layout(0, 2, 3, 1), b[1, 20, 4, 4] layout(0, 2, 3, 1)"
                           " a[n, c, h, w] = tanh(X[n, c, h, w])"
-                          " b[n, c, h, w] = sum(i: 3, j: 3) a[n, c, h + i, w + j] * D[c, 0, i, j]"
-                          " Y[n, c, h, w] = exp(b[n, c, h, w]) * exp(b[n, c, 0, 0]) }");
+                          " b[n, c, y, x] = sum(i: 3, j: 3) a[n, c, y + i, x + j] * D[c, 0, i, j]"
+                          " Y[n, c, y, x] = exp(b[n, c, y, x]) * exp(b[n, c, 0, 0]) }");
     cr_assert_eq(buf_named(p, "D")->layout.axis[3].dim, 0);
     program_drop(p);
 }

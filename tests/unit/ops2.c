@@ -263,3 +263,13 @@ Test(ops2, nbits_weights)
     Val y = op(b, "com.microsoft", "MatMulNBits", SETS(INT("K", 16), INT("N", 1), INT("block_size", 16)), 1, NULL, VALS(a, w, s));
     EXPECT(b, y, 4); /* codes 8 and 9 about 8: eight halves */
 }
+
+/* One query sees two keys, the causal frontier hides the second. */
+Test(ops2, attention_masks)
+{
+    Bench *b = bench();
+    Val q = K(b, f32, 4, D(1, 2, 1, 1), 1, 0), k = K(b, f32, 4, D(1, 1, 2, 1), 1, 2), v = K(b, f32, 4, D(1, 1, 2, 1), 10, 20);
+    double p = 1 / (1 + exp(1));
+    EXPECT(b, op(b, NULL, "Attention", NULL, 0, 1, NULL, VALS(q, k, v)), 10 * p + 20 * (1 - p), 15);
+    EXPECT(b, op(b, NULL, "Attention", SETS(INT("is_causal", 1)), 1, NULL, VALS(q, k, v)), 10, 10);
+}

@@ -19,7 +19,7 @@ static void run_at(Program *p, const char *level, int64_t a, int64_t b)
 
 static void agree(const char *text)
 {
-    static const char *const level[] = {"portable", "avx2", "avx512"};
+    static const char *const level[] = {"portable", "avx2", "avx512", "cuda"};
     Program *p = program_new(text);
     for (size_t l = 0; l < COUNT_OF(level); l++)
         for (size_t i = 0; i < COUNT_OF(sizes); i++) {
@@ -34,14 +34,14 @@ Test(schedule, maps)
     agree("kernel chain(M, N) { in X[M, N], S[N], B[1] out Y[M, N] Y[i, j] = max(X[i, j] * S[j] + B[0], 0) * tanh(X[i, j]) }");
     agree("kernel transpose(M, N) { in X[M, N] out Y[N, M] Y[j, i] = X[i, j] }");
     agree("kernel long() { in X[5000] out Y[5000] Y[i] = X[i] + 1 }");
-    agree("kernel scalar() { in X[] out Y[] Y[] = X[] + 1 }");
+    agree("kernel scalar() { in X out Y Y = X + 1 }");
 }
 
 Test(schedule, reductions)
 {
     agree("kernel rows(R, C) { in X[R, C] out Y[R] Y[r] = max(c: C) X[r, c] }");
     agree("kernel columns(R, C) { in X[R, C] out Y[C] Y[c] = sum(r: R) X[r, c] then it * 2 }");
-    agree("kernel all(R, C) { in X[R, C] out Y[] Y[] = sum(r: R, c: C) X[r, c] }");
+    agree("kernel all(R, C) { in X[R, C] out Y Y = sum(r: R, c: C) X[r, c] }");
     agree("kernel any(R, C) { in X: bool[R, C] out Y: bool[R] Y[r] = any(c: C) X[r, c] }");
 }
 
