@@ -166,6 +166,8 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
     if (!lane_a && !lane_b) return false;
     int inner = innermost_dim(&k->buf.at[c->out]);
     bool swap = !lane_b;
+    /* A depthwise sum shares its channels between both factors: no outer product, though the image has axes of its own. */
+    if (!(lane_a && lane_b) && inner >= 0 && !expr_uses(k, c->at[inner], lane_a ? lane_a : lane_b)) return false;
     if (lane_a && lane_b) {
         bool a_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_a), b_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_b);
         swap = a_inner != b_inner ? a_inner : is_constant_load(k, a) && !is_constant_load(k, b);

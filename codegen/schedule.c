@@ -49,7 +49,7 @@ int schedule_split(Kernel *k, int axis, const int *factor, int n)
 /* Fills in what the parts of a split mean. The parts may exist already (whoever wrote the step named them) or not. */
 static bool axis_split(Kernel *k, int a, const int *factor, int n)
 {
-    int64_t tile = 1, extent = 0;
+    int64_t tile = 1;
     for (int i = 0; i < n; i++) tile *= factor[i];
     if (tile < 1) return false;
     if (!k->axis.at[a].parts) {
@@ -61,7 +61,7 @@ static bool axis_split(Kernel *k, int a, const int *factor, int n)
     }
     if (k->axis.at[a].parts != n + 1 || k->axis.at[a].whole) return false;
     Expr size = k->axis.at[a].extent, whole = expr_index(k, 0);
-    k->axis.at[a].ragged = tile > 1 && !(expr_is_index(k, size, &extent) && extent % tile == 0);
+    k->axis.at[a].ragged = !expr_is(k, expr_mod(k, size, expr_index(k, tile)), 0);
     Expr tiles = expr_div(k, expr_add(k, size, expr_index(k, tile - 1)), expr_index(k, tile));
     for (int i = 0; i <= n; i++) {
         Axis *part = &k->axis.at[k->axis.at[a].part + i];

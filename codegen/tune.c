@@ -117,31 +117,38 @@ static void space_order(Tuner *u, const Compute *c, Order *o)
     }
 }
 
-static bool is_ragged(const Kernel *k, int leaf) /* the first part of a split that does not divide its axis */
+static bool divides(Kernel *k, int a, int64_t n) /* for certain: 12 * N is a multiple of 4 */
 {
-    int whole = k->axis.at[leaf].parent;
-    int64_t tile = 1, n = whole ? extent(k, whole) : 0;
-    for (int i = 1; whole && i < k->axis.at[whole].parts; i++) tile *= extent(k, k->axis.at[whole].part + i);
-    return whole && (n < 0 || n % tile);
+    return expr_is(k, expr_mod(k, k->axis.at[a].extent, expr_index(k, n)), 0);
 }
 
-static int64_t items_of(const Kernel *k, int leaf) /* iterations of a loop; a split's first part is known by the split */
+static bool is_ragged(Kernel *k, int leaf) /* the first part of a split that does not divide its axis */
 {
     int whole = k->axis.at[leaf].parent;
-    if (!whole || k->axis.at[whole].part != leaf) return about(k, leaf);
+    int64_t tile = 1;
+    for (int i = 1; whole && i < k->axis.at[whole].parts; i++) tile *= extent(k, k->axis.at[whole].part + i);
+    return whole && !divides(k, whole, tile);
+}
+
+/* Iterations of a loop at least; a split's first part is known by the split. */
+static int64_t items_of(const Kernel *k, int leaf)
+{
+    int whole = k->axis.at[leaf].parent;
+    if (!whole || k->axis.at[whole].part != leaf) return expr_constant(k, k->axis.at[leaf].extent, 1);
     int64_t tile = 1;
     for (int i = 1; i < k->axis.at[whole].parts; i++) tile *= extent(k, k->axis.at[whole].part + i);
-    return (about(k, whole) + tile - 1) / tile;
+    return (expr_constant(k, k->axis.at[whole].extent, 1) + tile - 1) / tile;
 }
 
 static int64_t points(const Kernel *k, const Compute *c)
 {
     int64_t n = 1;
-    for (int d = 0; d < c->rank + c->reduces && n < INT32_MAX; d++) n *= about(k, d < c->rank ? c->space[d] : c->reduce[d - c->rank]);
+    for (int d = 0; d < c->rank + c->reduces && n < INT32_MAX; d++)
+        n *= expr_constant(k, k->axis.at[d < c->rank ? c->space[d] : c->reduce[d - c->rank]].extent, 1);
     return n;
 }
 
-/* Leading loops become parallel until there are enough items to hand out, or the items get too small to be worth their numbering. A
+/* Leading loops become parallel until there are enough items to hand out (a batch of unknown size may be one), or the items get too small to be worth their numbering. A
  * ragged loop is the last: its whole tiles are told from the rest by one test inside it. */
 static void parallelise(Tuner *u, const Compute *c, const Order *o, int n)
 {
@@ -358,9 +365,10 @@ static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, in
     return (whole + rest) * (double)(panels / cols) * depth;
 }
 
-static Shape choose_shape(const Target *t, int64_t m, int64_t panels)
+static Shape choose_shape(Kernel *k, const Target *t, int row, int64_t panels)
 {
     Shape best = {1, 1};
+    int64_t m = extent(k, row);
     double least = 1e300;
     int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1);
     int64_t rows_of = m < 0 ? 24 : m; /* an unknown number of rows: something that wastes little */
@@ -368,8 +376,10 @@ static Shape choose_shape(const Target *t, int64_t m, int64_t panels)
         if (panels > 0 ? panels % cols : cols > 2) continue;
         for (int rows = 1; rows <= 30 && rows <= rows_of; rows++) {
             if (rows * cols * registers + cols * registers + (registers > 1) > budget && rows * cols > 1) continue;
-            if (m < 0 && rows > 8) continue;
-            double cost = tile_cost(t, rows_of, panels > 0 ? panels : 8, rows, cols);
+            bool exact = m < 0 && rows > 1 && divides(k, row, rows);
+            if (m < 0 && rows > 8 && !exact) continue;
+            double cost = tile_cost(t, exact ? rows * 100 : rows_of, panels > 0 ? panels : 8, rows, cols);
+            if (exact) cost *= (double)rows_of / (rows * 100);
             if (cost < least) least = cost, best = (Shape){rows, cols};
         }
     }
@@ -419,7 +429,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int rank = c->rank;
     add_row(u, c, &r);
     if (!r.row) return false;
-    Shape s = choose_shape(u->t, extent(k, r.row), panels);
+    Shape s = choose_shape(k, u->t, r.row, panels);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;

@@ -8,7 +8,6 @@
  *
  * Everything else is spelled with these:  max(a,b) = b + pos(a-b)  min(a,b) = a - pos(a-b)  a mod b = a - b * fdiv(a,b)
  * select(c,a,b) = c*a + (1-c)*b. So arithmetic alone finds the normal form, also of a Where over sizes.
- * Measured on 149 models (docs/IR.md): every size of all but the data-dependent ones resolves to this form.
  *
  * Polys are passed as numbers. Those that poly_* and sum_finish make are 0 when something overflows or is unknown;
  * 0 passes through them. */

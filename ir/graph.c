@@ -84,8 +84,9 @@ Val graph_const(Graph *g, const Tensor *t, const char *name)
 uint16_t *graph_uses(const Graph *g, Arena *scratch)
 {
     uint16_t *uses = NEW_ARRAY(scratch, uint16_t, g->val.n);
+    const bool *live = graph_live(g, scratch);
     for (uint32_t i = 0; i < g->node.n; i++)
-        for (uint32_t k = 0; k < g->node.at[i].nin; k++) {
+        for (uint32_t k = 0; live[i] && k < g->node.at[i].nin; k++) {
             uint16_t *u = &uses[node_in(g, &g->node.at[i], k).id];
             *u += *u < UINT16_MAX;
         }

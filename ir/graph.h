@@ -98,7 +98,7 @@ static inline Value *graph_val(const Graph *g, Val v) { return &g->val.at[v.id];
 static inline const Type *val_type(const Graph *g, Val v) { return &g->val.at[v.id].type; }
 static inline Val node_in(const Graph *g, const Node *n, uint32_t i) { return i < n->nin ? g->operand.at[n->in + i] : (Val){0}; }
 static inline Val node_out(const Node *n, uint32_t i) { return (Val){n->out.id + i}; }
-uint16_t *graph_uses(const Graph *g, Arena *scratch);                /* per Val, saturating; an output counts as a use */
+uint16_t *graph_uses(const Graph *g, Arena *scratch);                /* per Val, by live nodes, saturating; an output counts as a use */
 
 /* Copying into another graph: map[old id] is the new Val. Sizes that are computed from data keep their symbols. */
 Val graph_copy_node(Graph *to, const Graph *from, uint32_t node, Val *map);

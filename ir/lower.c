@@ -313,12 +313,13 @@ static Kernel *build(Build *b)
     const Graph *g = b->l.g;
     Arena *mem = b->l.k->mem;
     int *copy = NEW_ARRAY(mem, int, g->output.n + 1);
+    const bool *live = graph_live(g, mem);
     lower_inputs(b);
     lower_outputs(b, copy);
     lower_constants(b, graph_uses(g, mem));
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (n->nout && is_konst(g, n->out)) continue;
+        if (!live[i] || (n->nout && is_konst(g, n->out))) continue;
         if (!lower_node(b, n)) b->ok = false;
         b->l.refused = false;
     }

@@ -178,9 +178,10 @@ static Expr pad_value(Lower *l, uint32_t i, DType t)
     return expr_cast(l->k, t, low_scalar(l, i));
 }
 
+/* Weights given as f32 hold integers whose sums stay below 2^24: exact in f32, which multiplies and adds in one instruction. */
 static void lower_conv_dot(Lower *l)
 {
-    Conv c = conv_begin(l, DT_i32);
+    Conv c = conv_begin(l, low_type(l, low_in(l, 1)) == DT_f32 ? DT_f32 : DT_i32);
     c.pad = pad_value(l, 2, low_type(l, c.x));
     conv_stage(l, &c, 0);
 }
@@ -334,7 +335,7 @@ const OpDef ops_conv[] = {
        .lower = lower_conv_transpose),
     OP(ConvInteger, .since = 10, .sig = "x:T w:U x_zero_point:T? w_zero_point:U? -> y:i32", .T = "u8 i8", .U = "u8 i8",
        .attrs = CONV_ATTRS, .infer = infer_conv_dot, .expand = expand_conv_integer),
-    OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:i8 P:T? -> Y:i32", .T = "u8 i8", .attrs = CONV_ATTRS,
+    OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:U P:T? -> Y:i32", .T = "u8 i8", .U = "i8 f32", .attrs = CONV_ATTRS,
        .infer = infer_conv_dot, .lower = lower_conv_dot),
     {0},
 };

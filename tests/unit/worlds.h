@@ -1,0 +1,42 @@
+/* worlds.h - for tests of graphs: a module with nothing in it, and tensors of made-up data. */
+#ifndef WORLDS_H
+#define WORLDS_H
+#include "ir/graph.h"
+#include "ir/lower.h"
+#include "ir/op.h"
+#include <criterion/criterion.h>
+#include <math.h>
+
+typedef struct World {
+    Arena mem, scratch;
+    Diag diag;
+    Module module;
+} World;
+
+static inline void world_open(World *w)
+{
+    memset(w, 0, sizeof *w);
+    w->diag = (Diag){.mem = &w->mem, .subject = "test"};
+    w->module = (Module){.mem = &w->mem, .dim = dims_new(&w->mem), .diag = &w->diag, .name = "test", .folder = "."};
+}
+
+static inline void world_close(World *w)
+{
+    arena_drop(&w->scratch);
+    arena_drop(&w->mem);
+}
+
+static inline uint32_t random_step(uint32_t *seed) { return *seed = *seed * 1664525u + 1013904223u, *seed >> 8; }
+
+/* Floats in [-2, 2), integers in [0, 200) or, where there is a sign, [-100, 100). */
+static inline Tensor *tensor_random(Arena *mem, DType type, int rank, const int64_t *dim, uint32_t seed)
+{
+    Tensor *t = tensor_new(mem, type, rank, dim);
+    for (int64_t i = 0; i < tensor_count(t); i++) {
+        uint32_t r = random_step(&seed);
+        if (dtype_is_float(type)) dtype_store(type, (void *)(uintptr_t)t->data, i, (double)r / (1 << 22) - 2);
+        else dtype_store_int(type, (void *)(uintptr_t)t->data, i, type == DT_bool ? r & 1 : (int64_t)(r % 200) - (dtypes[type].cls == DC_UINT ? 0 : 100));
+    }
+    return t;
+}
+#endif
