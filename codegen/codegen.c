@@ -94,6 +94,20 @@ static void data_sizes_find(Image *im)
     }
 }
 
+/* A kernel that breaks an invariant is our bug: found here, at the step that made it, in builds with assertions. */
+static void kernel_check(Kernel *k, const char *step)
+{
+#ifndef NDEBUG
+    const char *why = NULL;
+    if (kernel_verify(k, &why)) return;
+    fprintf(stderr, "octet: internal error: after %s: %s\n", step, why);
+    kernel_print(k, stderr);
+    assert(!"a step made an invalid kernel");
+#else
+    (void)k, (void)step;
+#endif
+}
+
 /* ---- schedules and code for every level ---- */
 /* A copy to schedule: what schedules change is its own, formulas are shared. */
 static Kernel *kernel_copy(Arena *mem, const Kernel *k)
@@ -138,6 +152,7 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
     tune(tuned, level->target);
     level->kernel[k] = schedule_apply(tuned, &error);
     assert(level->kernel[k] && "a tuned schedule fits its kernel");
+    kernel_check(level->kernel[k], "schedule");
     level->symbol[k] = arena_printf(im->mem, "%s_k%u_%s", im->name, (unsigned)k, level->target->name);
     vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k]});
     return true;
@@ -183,6 +198,7 @@ static bool emit_cuda(Image *im, FILE *f)
         tune(tuned, cuda);
         Kernel *scheduled = schedule_apply(tuned, &error);
         assert(scheduled && "a tuned schedule fits its kernel");
+        kernel_check(scheduled, "schedule");
         cuda_emit(scheduled, arena_printf(im->mem, "%s_k%u", im->name, (unsigned)k), f);
     }
     return true;
@@ -198,12 +214,16 @@ static bool image_lower(Image *im)
     ends_find(im);
     data_sizes_find(im);
     uint32_t before = im->program->buf.n;
+    kernel_check(im->program, "lowering");
     im->program = program_cluster(im->program);
+    kernel_check(im->program, "clustering");
     program_layout(im->program);
+    kernel_check(im->program, "layout");
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);
     memcpy(in, im->input_of, sizeof *in * before), memcpy(out, im->output_of, sizeof *out * before);
     im->input_of = in, im->output_of = out;
     im->cut = program_cut(im->program, im->mem);
+    for (uint32_t k = 0; k < im->cut->kernel.n; k++) kernel_check(im->cut->kernel.at[k], "cutting");
     return true;
 }
 

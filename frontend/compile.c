@@ -120,7 +120,8 @@ static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char
                    .verify = true,
                    .time = dr->o->value[OPT_time] != NULL,
                    .text = dr->text};
-    return passes_run(g, &ctx, from, to, &run);
+    Graph *done = passes_run(g, &ctx, from, to, &run);
+    return dr->m->diag->errors ? NULL : done;
 }
 
 static bool stops_before(const char *stage, const char *limit)

@@ -133,5 +133,5 @@ int command_inspect(const Options *o, Diag *d)
     }
     files_drop(&files);
     arena_drop(&mem);
-    return ok && x.graph ? 0 : EXIT_MODEL;
+    return ok && x.graph && !d->errors ? 0 : EXIT_MODEL;
 }

@@ -226,18 +226,47 @@ static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Val 
     return true;
 }
 
-/* Operators are pure, so when only the data decides, both branches are computed and each output selects: the results must have one
- * shape. An index that is out of range in either branch is an error of the call. */
+static bool same_shape(Import *im, Val a, Val b, const Loc *loc)
+{
+    const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
+    bool same = a.id && b.id && s->dtype == t->dtype && s->rank == t->rank && s->rank >= 0;
+    for (int d = 0; same && d < s->rank; d++)
+        same = dim_require(im->g->module->dim, GUARD_EQ, s->dim[d], t->dim[d], loc, "the branches of If give one size");
+    return same;
+}
+
+/* The condition as a size, when the sizes of the inputs alone decide it. */
+static bool decided_by_sizes(const Graph *g, Val v, Dim *condition)
+{
+    const Value *x = graph_val(g, v);
+    if (!x->elem || x->elems != 1 || !dim_known(x->elem[0]) || dim_has_data(g->module->dim, x->elem[0])) return false;
+    *condition = x->elem[0];
+    return true;
+}
+
+/* Branches that differ in shape: where sizes decide (a squeeze of what may have one element, as PyTorch exports it) the first is
+ * meant, under a guard; data cannot decide a shape. */
+static bool first_branch(Import *im, NodeIn *x, const Val *yes)
+{
+    Dims *d = im->g->module->dim;
+    Dim condition;
+    if (!decided_by_sizes(im->g, x->call->in.at[0], &condition)) {
+        block(im, "", "If", "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
+        return false;
+    }
+    if (!dim_require(d, GUARD_EQ, condition, dim_const(d, 1), x->loc, "the sizes choose the first branch of If"))
+        return diag_error(im->diag, x->loc, "the sizes decide between branches whose results differ in shape; --dim fixes them");
+    for (size_t i = 0; i < x->n->n_output; i++) x->call->out[i] = yes[i];
+    return true;
+}
+
+/* Operators are pure, so when the condition is not known before the model runs, both branches are computed and each output
+ * selects: the results must have one shape. An index that is out of range in either branch is an error of the call. */
 static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
 {
     for (size_t i = 0; i < x->n->n_output; i++) {
-        const Type *a = val_type(im->g, yes[i]), *b = val_type(im->g, no[i]);
-        bool same = yes[i].id && no[i].id && a->dtype == b->dtype && a->rank == b->rank && a->rank >= 0;
-        for (int d = 0; same && d < a->rank; d++)
-            same = dim_require(im->g->module->dim, GUARD_EQ, a->dim[d], b->dim[d], x->loc, "the branches of If give one size");
-        if (!same && !im->diag->errors)
-            block(im, "", "If", "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
-        if (!same) return false;
+        if (im->diag->errors) return false;
+        if (!same_shape(im, yes[i], no[i], x->loc)) return first_branch(im, x, yes);
         x->call->out[i] = emit(im->g, "Where", x->loc, 3, x->call->in.at[0], yes[i], no[i]);
     }
     return true;
@@ -251,8 +280,12 @@ static bool call_if(Import *im, NodeIn *x)
     if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
     if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
     if (known_condition(im->g, c->in.at[0], &condition)) return branch_import(im, x, condition ? yes : no, c->out);
+    unsigned errors = im->diag->errors;
     Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
-    return branch_import(im, x, yes, a) && branch_import(im, x, no, b) && select_outputs(im, x, a, b);
+    bool ok = branch_import(im, x, yes, a) && branch_import(im, x, no, b);
+    if (im->diag->errors > errors)
+        diag_note(im->diag, "it is in a branch of an If that is decided while the model runs: --freeze or --dim decides it before");
+    return ok && select_outputs(im, x, a, b);
 }
 
 /* A plain tensor given where an optional value may stand. */

@@ -198,15 +198,15 @@ static bool run_set_alone(const Options *o, Arena *mem, Diag *d, const char *fol
     return ok;
 }
 
-/* *opened: the model could be compiled, whatever came of running it. */
-static bool run_case(const Options *o, Arena *mem, Diag *d, const char *folder, bool *opened)
+/* *took: the model was compiled and took the inputs of a set, whatever came of running it. */
+static bool run_case(const Options *o, Arena *mem, Diag *d, const char *folder, bool *took)
 {
     Runner r;
     double rtol, atol;
     read_tolerance(mem, folder, &rtol, &atol);
     const char *artefact = o->value[OPT_artefact];
     bool ok = runner_open(&r, o, mem, d, artefact ? artefact : arena_printf(mem, "%s/model.onnx", folder));
-    *opened = ok;
+    *took = false;
     Texts sets = folder_names(mem, folder, "test_data_set_");
     if (ok && !sets.n) ok = diag_error(d, NULL, "the case has no test_data_set_0");
     for (uint32_t i = 0; ok && i < sets.n; i++) {
@@ -216,6 +216,7 @@ static bool run_case(const Options *o, Arena *mem, Diag *d, const char *folder, 
         ok = run_set(&r, &first, set, o->list[OPT_freeze].n != 0, rtol, atol, &ran);
         if (!ok && !ran && !artefact) ok = run_set_alone(o, mem, &alone, folder, set, rtol, atol);
         if (!ok) *d = first;
+        *took |= ok || ran;
     }
     runner_close(&r);
     return ok;
@@ -240,10 +241,10 @@ static bool freeze_small(const Options *o, Arena *mem, const char *folder, bool 
 static bool run_frozen(const Options *o, Arena *mem, Diag *d, const char *folder)
 {
     Options frozen;
-    bool opened = false;
-    for (int floats = 0; floats < 2 && !opened; floats++) {
+    bool took = false;
+    for (int floats = 0; floats < 2 && !took; floats++) {
         Diag again = {.mem = mem, .subject = ""};
-        if (freeze_small(o, mem, folder, floats, &frozen) && run_case(&frozen, mem, &again, folder, &opened))
+        if (freeze_small(o, mem, folder, floats, &frozen) && run_case(&frozen, mem, &again, folder, &took))
             return true;
         if (again.line.n) *d = again;
     }
@@ -258,8 +259,8 @@ static void child(const Options *o, const char *folder, int to)
     Options alone = *o;
     alone.value[OPT_jobs] = "1";
     alarm((unsigned)option_int(o, OPT_timeout, 0));
-    bool opened, ok = run_case(&alone, &mem, &d, folder, &opened);
-    if (!ok && !opened && o->value[OPT_freeze_sizes]) ok = run_frozen(&alone, &mem, &d, folder);
+    bool took, ok = run_case(&alone, &mem, &d, folder, &took);
+    if (!ok && !took && o->value[OPT_freeze_sizes]) ok = run_frozen(&alone, &mem, &d, folder);
     fflush(stdout);
     if (!ok) {
         const char *line = d.line.n ? d.line.at[0] : "failed";

@@ -115,18 +115,19 @@ static Val hoist(Integer *x, const Node *n)
     return graph_emit(x->out, p->op, p->attr, arg, p->nin, 1, p->loc, NULL);
 }
 
-/* The chain of unary rows from n's input down to a DQ, nearest to n first. */
+/* The chain of unary rows from n's input down to a DQ, nearest to n first; 0: it ends elsewhere. */
 static uint32_t chain_of(const Integer *x, const Node *n, const Node **chain)
 {
     uint32_t len = 0;
     Val v = node_in(x->in, n, 0);
-    for (const Node *f = def_of(x->in, v); f && !is_dq(f); f = def_of(x->in, v)) {
+    const Node *f = def_of(x->in, v);
+    for (; f && !is_dq(f); f = def_of(x->in, v)) {
         if (f->op->quant != QUANT_LUT || f->nout != 1 || len == MAX_CHAIN || x->uses[v.id] != 1) return 0;
         for (uint32_t i = 1; i < f->nin; i++)
             if (node_in(x->in, f, i).id && count_of(x->in, node_in(x->in, f, i)) != 1) return 0;
         chain[len++] = f, v = node_in(x->in, f, 0);
     }
-    return len;
+    return f ? len : 0;
 }
 
 static Tensor *codes(Arena *mem, DType t, double scale, double zero)

@@ -31,7 +31,7 @@ static Graph *pass_run(const Pass *p, const Graph *in, PassCtx *ctx, const PassR
     Graph *g = p->run(in, ctx);
     const char *why = NULL;
     if (run->time) fprintf(run->text, "%-16s %8.1f ms  %u nodes\n", p->name, (seconds() - start) * 1e3, g->node.n);
-    if (run->verify && !graph_verify(g, &why)) {
+    if (run->verify && !ctx->module->diag->errors && !graph_verify(g, &why)) {
         fprintf(stderr, "octet: internal error: after pass '%s': %s\n", p->name, why);
         graph_print(g, stderr);
         assert(!"a pass made an invalid graph");
@@ -50,6 +50,7 @@ Graph *passes_run(const Graph *in, PassCtx *ctx, const char *from, const char *t
         if (!on) continue;
         bool wanted = (!p->wanted || p->wanted(ctx)) && !named(run->disable, p);
         if (wanted) g = pass_run(p, g, ctx, run);
+        if (ctx->module->diag->errors) break; /* an expansion refused its node: what follows would need its types */
         if (named(to, p) || named(run->stop_after, p)) break;
     }
     return (Graph *)g;

@@ -27,6 +27,7 @@ typedef struct PassRun {
     bool verify, time;
     FILE *text;
 } PassRun;
-/* Runs the pipeline from the pass named `from` (NULL: the first) up to and including `to` (NULL: the last). */
+/* Runs the pipeline from the pass named `from` (NULL: the first) up to and including `to` (NULL: the last).
+ * Stops where a pass reported an error: the graph is then not to be used. */
 Graph *passes_run(const Graph *in, PassCtx *ctx, const char *from, const char *to, const PassRun *run);
 #endif

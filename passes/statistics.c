@@ -85,8 +85,8 @@ static void range_mse(const Statistic *s, double *lo, double *hi)
                 double at = full * f / 100, e = end ? range_error(s, *lo, at) : range_error(s, at, *hi);
                 if (e < best) best = e, kept = at;
             }
-            if (end) *hi = kept;
-            else *lo = kept;
+            if (end) *hi = fmax(*lo, kept);
+            else *lo = fmin(*hi, kept);
         }
         if (best == before) return;
     }
@@ -127,7 +127,7 @@ static void range_entropy(const Statistic *s, double *lo, double *hi)
         clipped += mag[n - 1];
     }
     double clip = most * cut / STAT_BINS;
-    *lo = fmax(s->lo, -clip), *hi = fmin(s->hi, clip);
+    *hi = fmin(s->hi, clip), *lo = fmin(*hi, fmax(s->lo, -clip));
 }
 
 /* clang-format off */

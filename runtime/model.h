@@ -30,7 +30,8 @@ typedef struct OctetStep {
     uint32_t kernel;               /* into the level's kernel table */
     OctetSpan buf;                 /* of arg[]: indices into buffer[] */
     OctetSpan size;                /* of arg[]: indices into the size table */
-    uint32_t barrier;              /* 1: wait for all threads before this step (a reader of another thread's results) */
+    uint32_t barrier;              /* 1: begins when all earlier steps are done (a reader of another thread's results); else those since
+                                    * the last barrier may run at the same time, but for ranges of one item, which one thread does in order */
 } OctetStep;
 
 /* What a step needs on one instruction set: schedules differ, so do the ranges they share out. */
@@ -103,8 +104,9 @@ enum {
 /* cpu.c: the bits of this machine. Asks the kernel for the AMX tiles when `wanted` has one of its bits. */
 uint64_t octet_cpu_features(uint64_t wanted);
 
-/* How a pool begins: it is a host's parallel_for that knows its threads. */
-typedef struct OctetPoolHead { OctetParallelFor parallel_for; int32_t threads; } OctetPoolHead;
+/* How a pool begins. run: does a job (team.h) whose first unit has `chunks`, the caller as thread 0. */
+struct OctetJob;
+typedef struct OctetPoolHead { void (*run)(OctetPool *p, const struct OctetJob *job, uint32_t chunks); int32_t threads; } OctetPoolHead;
 
 /* rt.c, pool.c: what the OctetApi of every model points at. */
 OctetStatus octet_context_init(OctetContext *c, const OctetModel *m);

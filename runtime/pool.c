@@ -1,10 +1,10 @@
-/* pool.c - the built-in thread pool: threads - 1 workers that sleep until a run begins, the caller is thread 0.
+/* pool.c - the built-in thread pool: threads - 1 workers that sleep until a job begins, the caller is thread 0.
  *
- * A pool is a host's parallel_for like any other: its first member is the function, so rt.c needs nothing of this
- * file. One run at a time: a second context that shares the pool waits for its turn. Everything lives in the caller's
- * memory. */
+ * The team that shares out the job lives here, in the pool's memory, because a worker may come late: a job ends when
+ * all of its chunks are done, whether or not every worker has heard of it. One job at a time: a second context that
+ * shares the pool waits for its turn. Everything lives in the caller's memory. */
 #include "model.h"
-#include "wait.h"
+#include "team.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -16,41 +16,24 @@ typedef struct Worker {
 
 struct OctetPool {
     OctetPoolHead head; /* first: rt.c reads it */
-    int spin;
     pthread_mutex_t turn;
-    OctetTask task;
-    void *arg;
-    int32_t n;
-    int stop;
-    OctetWord job;  /* changes when a job is set */
-    OctetWord done; /* changes when the last worker is through */
-    _Alignas(64) _Atomic int32_t busy;
+    OctetTeam team;
     Worker worker[];
 };
 
 static void *worker_main(void *arg)
 {
     Worker *w = arg;
-    OctetPool *p = w->pool;
-    for (uint32_t seen = 0;; seen++) {
-        word_wait(&p->job, seen, p->spin);
-        if (p->stop) return NULL;
-        if (w->index < p->n) p->task(p->arg, w->index);
-        if (atomic_fetch_sub(&p->busy, 1) == 1) word_change(&p->done);
-    }
+    team_work(&w->pool->team, w->index, true);
+    return NULL;
 }
 
-/* Every worker passes every job, also those beyond n: a late one must not find the next job's fields half written. */
-static void pool_for(void *host, int32_t n, OctetTask task, void *arg)
+static void pool_run(OctetPool *p, const OctetJob *job, uint32_t chunks)
 {
-    OctetPool *p = host;
+    enum { CALLER = 1 };
     pthread_mutex_lock(&p->turn);
-    uint32_t before = atomic_load(&p->done.value);
-    p->task = task, p->arg = arg, p->n = n;
-    atomic_store(&p->busy, p->head.threads - 1);
-    if (p->head.threads > 1) word_change(&p->job);
-    task(arg, 0);
-    if (p->head.threads > 1) word_wait(&p->done, before, p->spin);
+    team_begin(&p->team, job, chunks, CALLER);
+    team_work(&p->team, 0, false);
     pthread_mutex_unlock(&p->turn);
 }
 
@@ -62,8 +45,7 @@ size_t octet_pool_bytes(int32_t threads)
 
 static void pool_stop(OctetPool *p, int32_t started)
 {
-    p->stop = 1;
-    word_change(&p->job);
+    team_say(&p->team, OCTET_TEAM_CLOSED, UINT32_MAX, UINT32_MAX);
     for (int32_t i = 1; i < started; i++) pthread_join(p->worker[i].thread, NULL);
     pthread_mutex_destroy(&p->turn);
 }
@@ -71,8 +53,8 @@ static void pool_stop(OctetPool *p, int32_t started)
 /* Signals stay with the host's own threads. */
 OctetStatus octet_pool_init(OctetPool *p, int32_t threads)
 {
-    if (!p || (uintptr_t)p % 64 || threads < 1) return OCTET_ERR_ARGUMENT;
-    *p = (OctetPool){.head = {pool_for, threads}, .spin = spin_for(threads)};
+    if (!p || (uintptr_t)p % 64 || threads < 1 || threads > OCTET_MOST_THREADS) return OCTET_ERR_ARGUMENT;
+    *p = (OctetPool){.head = {pool_run, threads}, .team.spin = spin_for(threads)};
     if (pthread_mutex_init(&p->turn, NULL) != 0) return OCTET_ERR_SYSTEM;
     sigset_t all, before;
     sigfillset(&all);

@@ -1,12 +1,11 @@
 /* rt.c - runs a model: reads the tables of model.h, checks the sizes of a call, places its buffers, walks its steps.
  *
- * All threads walk the same list of steps; each takes its own slice of every step's range, and they meet at
- * barriers where a step reads what another thread wrote. Nothing is allocated and nothing global is written: the
- * context holds the size table, the offsets of a dynamic plan and the resolved arguments of every step. On one thread
- * a run makes no system call. */
+ * Steps are done in groups whose members do not depend on each other. A group that is worth more than one thread is cut into
+ * chunks of its steps' ranges, which the threads of a team (team.h) claim; what lies between two such groups is done
+ * by the thread that completed the first. Nothing is allocated and nothing global is written: the context holds the size
+ * table, the offsets of a dynamic plan and the resolved arguments of every step. On one thread a run makes no system call. */
 #include "model.h"
-#include "wait.h"
-#include <stdbool.h>
+#include "team.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -18,15 +17,15 @@ typedef union Arg {
 
 struct OctetContext {
     const OctetModel *model;
+    OctetPool *pool;
     OctetParallelFor host_for;
     void *host;
     int32_t threads, active; /* active: those that these sizes keep busy */
     int32_t best, level;     /* best: of this CPU; level: in use, after the cap */
-    int spin;
     uint32_t phase;  /* phases done; 0: sizes are not valid */
     uint64_t plan;   /* bytes the plan takes so far, without scratch */
     uint64_t learnt; /* most that a run with these input sizes turned out to need */
-    uint64_t *profile;
+    uint64_t *profile, stamp; /* stamp: when the step in progress began */
     int64_t *size;
     uint64_t *block_at;
     uint32_t *order; /* 2 * blocks: candidates of a phase, placed ones by offset */
@@ -38,8 +37,9 @@ struct OctetContext {
     _Atomic int32_t failed; /* OctetStatus of the run in progress */
     _Atomic uint32_t failed_step;
     char text[320];
-    OctetWord turn; /* the barrier */
-    _Alignas(64) _Atomic uint32_t arrived;
+    uint32_t first, end; /* steps of the group in progress; earlier ones are done */
+    bool row;            /* chunk 0 is the group's steps of one chunk, in a row */
+    OctetTeam team;      /* of the host's threads; a pool has its own */
 };
 _Static_assert(sizeof(OctetContext) <= OCTET_CONTEXT_HEAD, "the head must hold the context");
 
@@ -80,11 +80,11 @@ OctetStatus octet_context_init(OctetContext *c, const OctetModel *m)
 void octet_context_threads(OctetContext *c, OctetPool *pool, OctetParallelFor host_for, void *host, int32_t threads)
 {
     const OctetPoolHead *head = (const OctetPoolHead *)(const void *)pool;
-    if (pool) host_for = head->parallel_for, host = pool;
-    if (pool && threads > head->threads) threads = head->threads;
-    c->host_for = host_for, c->host = host;
-    c->threads = host_for && threads > 1 ? threads : 1;
-    c->spin = spin_for(c->threads);
+    int32_t most = pool ? head->threads : host_for ? OCTET_MOST_THREADS : 1;
+    if (threads > most) threads = most;
+    c->pool = pool, c->host_for = host_for, c->host = host;
+    c->threads = threads > 1 ? threads : 1;
+    c->team = (OctetTeam){.spin = pool ? 0 : spin_for(c->threads)};
 }
 
 const char *octet_error_text(const OctetContext *c) { return c->text; }
@@ -325,12 +325,27 @@ static void sizes_resolve(OctetContext *c)
     }
 }
 
-/* Into how many slices a step's range is cut: as many as are worth it, at least one. */
-static int64_t step_parts(const OctetContext *c, uint32_t s)
+/* How a step's range is shared out: a slice for every thread it keeps busy, each in as many equal chunks as pay. Which
+ * thread computes a point, and in which chunk, never changes the point. */
+typedef struct Share {
+    int64_t range, slices, each; /* each: chunks of a slice */
+} Share;
+
+static Share step_share(const OctetContext *c, uint32_t s, int32_t threads)
 {
+    enum { EACH = 4, WORTH = 32 }; /* chunks of a slice at most; grains that are worth a chunk more */
     const OctetSlice *slice = &c->model->level_slice[c->level][s];
-    int64_t parts = c->size[slice->range] / slice->grain;
-    return parts < 1 ? 1 : parts > c->threads ? c->threads : parts;
+    Share h = {c->size[slice->range], 1, 1};
+    if (threads <= 1 || h.range <= slice->grain) return h;
+    int64_t grains = h.range / slice->grain;
+    h.slices = grains < threads ? grains : threads;
+    if (h.slices == 1) return h;
+    int64_t items = h.range / h.slices;
+    h.each = grains / h.slices / WORTH;
+    if (h.each > items) h.each = items;
+    if (h.each > EACH) h.each = EACH;
+    if (h.each < 1) h.each = 1;
+    return h;
 }
 
 /* Waking threads costs more than a small model takes: only those with something to do take part. */
@@ -338,8 +353,10 @@ static int32_t threads_needed(const OctetContext *c)
 {
     int64_t most = 1;
     if (c->model->phases > 1) return c->threads;
-    for (uint32_t s = 0; s < c->model->steps && most < c->threads; s++)
-        if (step_parts(c, s) > most) most = step_parts(c, s);
+    for (uint32_t s = 0; s < c->model->steps && most < c->threads; s++) {
+        Share h = step_share(c, s, c->threads);
+        if (h.slices > most) most = h.slices;
+    }
     return (int32_t)most;
 }
 
@@ -448,8 +465,7 @@ static OctetStatus arena_check(OctetContext *c)
     return OCTET_OK;
 }
 
-/* Thread 0, while the others wait: what the last phase's steps computed becomes sizes of the next. The arena's plan may
- * outgrow it; how much is needed is remembered for the next prepare(). */
+/* One thread, between groups: what the last phase's steps computed becomes sizes of the next. The arena's plan may outgrow it; how much is needed is remembered for the next prepare(). */
 static OctetStatus phase_advance(OctetContext *c)
 {
     OctetStatus s = phase_sizes(c, c->phase, c->in);
@@ -461,17 +477,6 @@ static OctetStatus phase_advance(OctetContext *c)
     if (s == OCTET_OK) s = outputs_size(c, c->out);
     if (s == OCTET_OK) buffers_resolve(c);
     return s;
-}
-
-static void barrier(OctetContext *c)
-{
-    uint32_t before = atomic_load_explicit(&c->turn.value, memory_order_relaxed);
-    if (atomic_fetch_add(&c->arrived, 1) + 1 < (uint32_t)c->active) {
-        word_wait(&c->turn, before, c->spin);
-        return;
-    }
-    atomic_store_explicit(&c->arrived, 0, memory_order_relaxed);
-    word_change(&c->turn);
 }
 
 /* The environment that compiled code expects: round to nearest, nothing trapped, denormals kept. */
@@ -505,16 +510,21 @@ static uint64_t nanoseconds_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Thread t's share: the range in as many equal slices as are worth it. Which thread computes a point never changes the
- * point. */
-static void step_slice(OctetContext *c, uint32_t s, int32_t t, void *scratch)
+/* Where part i of n begins: the first range % n of them have one item more. */
+static int64_t part_start(int64_t range, int64_t n, int64_t i)
+{
+    int64_t more = range % n;
+    return range / n * i + (i < more ? i : more);
+}
+
+static void step_chunk(OctetContext *c, uint32_t s, const Share *h, int64_t chunk, void *scratch)
 {
     const OctetModel *m = c->model;
     const OctetStep *step = &m->step[s];
-    int64_t range = c->size[m->level_slice[c->level][s].range], parts = step_parts(c, s);
-    if (t >= parts || range <= 0) return;
-    int64_t each = range / parts, more = range % parts; /* the first `more` slices have one item more */
-    int64_t lo = t * each + (t < more ? t : more), hi = lo + each + (t < more);
+    int64_t i = chunk / h->each, j = chunk % h->each;
+    int64_t from = part_start(h->range, h->slices, i), range = part_start(h->range, h->slices, i + 1) - from;
+    int64_t lo = from + part_start(range, h->each, j), hi = from + part_start(range, h->each, j + 1);
+    if (lo >= hi) return;
     int32_t status = m->level_kernel[c->level][step->kernel](&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo,
                                                              hi, scratch);
     if (!status) return;
@@ -522,44 +532,112 @@ static void step_slice(OctetContext *c, uint32_t s, int32_t t, void *scratch)
     atomic_store(&c->failed, status);
 }
 
-/* A failed kernel does not stop the others: every kernel checks its own indices, and the threads must keep meeting.
- * Between phases all see the failure at the same place and leave. */
-static void run_steps(OctetContext *c, int32_t t, void *scratch)
+static bool phase_begins(const OctetContext *c, uint32_t s)
 {
+    return c->phase < c->model->phases && c->model->phase[c->phase].step == s;
+}
+
+/* The steps from `first` on up to the next barrier; when they are timed, each is a group. Long groups are cut: looking for a
+ * chunk walks over its group. */
+static uint32_t group_end(const OctetContext *c, uint32_t first)
+{
+    enum { MOST = 8 };
     const OctetModel *m = c->model;
-    uint32_t phase = 1;
-    bool timed = c->profile && t == 0;
-    uint64_t before = timed ? nanoseconds_now() : 0;
-    for (uint32_t s = 0; s <= m->steps; s++) {
-        while (phase < m->phases && m->phase[phase].step == s) {
-            if (c->active > 1) barrier(c);
-            if (t == 0 && !atomic_load(&c->failed)) atomic_store(&c->failed, (int32_t)phase_advance(c));
-            if (c->active > 1) barrier(c);
-            if (atomic_load(&c->failed)) return;
-            phase++;
-        }
-        if (s == m->steps) break;
-        if (m->step[s].barrier && c->active > 1) barrier(c);
-        if (timed && s > 0) { /* a step lasts until the next may begin */
-            uint64_t now = nanoseconds_now();
-            c->profile[s - 1] += now - before;
-            before = now;
-        }
-        step_slice(c, s, t, scratch);
+    uint32_t s = first + 1;
+    while (s < m->steps && s - first < MOST && !c->profile && !m->step[s].barrier && !phase_begins(c, s)) s++;
+    return s;
+}
+
+/* Steps of one chunk are done in a row, which is chunk 0: the compiler keeps their order without barriers. */
+static uint32_t group_chunks(OctetContext *c)
+{
+    uint32_t n = 0;
+    c->row = false;
+    for (uint32_t s = c->first; s < c->end; s++) {
+        Share h = step_share(c, s, c->active);
+        int64_t chunks = h.slices * h.each;
+        if (chunks == 1) c->row = true;
+        else n += (uint32_t)chunks;
     }
-    if (timed && m->steps) c->profile[m->steps - 1] += nanoseconds_now() - before;
+    return n + c->row;
+}
+
+static void step_timed(OctetContext *c, uint32_t s)
+{
+    if (!c->profile) return;
+    uint64_t now = nanoseconds_now();
+    c->profile[s] += now - c->stamp;
+    c->stamp = now;
+}
+
+static void *thread_scratch(const OctetContext *c, int32_t t)
+{
+    return c->arena ? c->arena + (c->arena_bytes - scratch_stride(c) * (uint64_t)(c->threads - t)) / 64 * 64 : NULL;
+}
+
+static void group_chunk(OctetContext *c, int32_t t, int64_t chunk)
+{
+    const uint64_t tiles = OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16;
+    bool row = c->row && chunk == 0;
+    void *scratch = thread_scratch(c, t);
+    FloatState environment = float_enter();
+    chunk -= c->row;
+    for (uint32_t s = c->first; s < c->end && (row || chunk >= 0); s++) {
+        Share h = step_share(c, s, c->active);
+        int64_t chunks = h.slices * h.each;
+        if (row != (chunks == 1)) continue;
+        if (row) step_chunk(c, s, &h, 0, scratch);
+        else if (chunk < chunks) step_chunk(c, s, &h, chunk, scratch);
+        if (!row) chunk -= chunks;
+    }
+    if (c->model->level_needs[c->level] & tiles) tiles_release();
+    float_leave(environment);
+}
+
+static void run_chunk(void *c, int32_t t, uint32_t chunk) { group_chunk(c, t, chunk); }
+
+/* The group in progress is done; does what thread t can do alone and stops before a group for several threads, whose chunks
+ * it returns; 0: the run is over. A failed kernel does not end its phase: every kernel checks its own indices, and what comes
+ * after reads no sizes from it. */
+static uint32_t run_advance(void *arg, int32_t t)
+{
+    OctetContext *c = arg;
+    const OctetModel *m = c->model;
+    if (c->end > c->first) step_timed(c, c->first);
+    for (;;) {
+        c->first = c->end;
+        while (phase_begins(c, c->first)) {
+            if (!atomic_load(&c->failed)) atomic_store(&c->failed, (int32_t)phase_advance(c));
+            if (atomic_load(&c->failed)) return 0;
+        }
+        if (c->first == m->steps) return 0;
+        c->end = group_end(c, c->first);
+        uint32_t chunks = group_chunks(c);
+        if (chunks > 1) return chunks;
+        group_chunk(c, t, 0);
+        step_timed(c, c->first);
+    }
 }
 
 static void run_thread(void *arg, int32_t t)
 {
     OctetContext *c = arg;
-    const uint64_t tiles = OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16;
-    uint64_t stride = scratch_stride(c);
-    char *scratch = c->arena ? c->arena + (c->arena_bytes - stride * (uint64_t)(c->threads - t)) / 64 * 64 : NULL;
-    FloatState environment = float_enter();
-    run_steps(c, t, scratch);
-    if (c->model->level_needs[c->level] & tiles) tiles_release();
-    float_leave(environment);
+    team_work(&c->team, t, false);
+}
+
+static void run_steps(OctetContext *c)
+{
+    c->first = c->end = 0;
+    c->stamp = c->profile ? nanoseconds_now() : 0;
+    uint32_t chunks = run_advance(c, 0);
+    if (!chunks) return;
+    OctetJob job = {run_chunk, run_advance, c, c->active};
+    if (c->pool) {
+        ((const OctetPoolHead *)(const void *)c->pool)->run(c->pool, &job, chunks);
+        return;
+    }
+    team_begin(&c->team, &job, chunks, team_bits(c->active));
+    c->host_for(c->host, c->active, run_thread, c);
 }
 
 static void outputs_place(OctetContext *c)
@@ -599,7 +677,6 @@ OctetStatus octet_run(OctetContext *c, const OctetTensor *in, OctetTensor *out, 
     buffers_resolve(c);
     atomic_store_explicit(&c->failed, 0, memory_order_relaxed);
     c->active = c->threads > 1 ? threads_needed(c) : 1;
-    if (c->active > 1) c->host_for(c->host, c->active, run_thread, c);
-    else run_thread(c, 0);
+    run_steps(c);
     return run_finish(c);
 }

@@ -1,12 +1,12 @@
 #!/bin/sh
-# run.sh [OCTET [FILE...]] (octet on the PATH): replays the golden files. Each begins with the arguments of one command, "$ octet ARGUMENTS"; the
+# run.sh [OCTET [FILE...]] (octet on the PATH): replays the golden commands (diag/, graph/; the unit program reads the others). Each begins with the arguments of one command, "$ octet ARGUMENTS"; the
 # rest is its exit code and what it printed. Paths are relative to the repository. BLESS=1 rewrites the files instead. Closes with the totals.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 octet=$(command -v "${1:-octet}") || { echo "no octet: ${1:-}"; echo "0 passed, 1 failed"; exit 1; }
 case $octet in /*) ;; *) octet=$PWD/$octet ;; esac
 [ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- "$root"/tests/golden/*/*.txt
+[ $# -gt 0 ] || set -- "$root"/tests/golden/diag/*.txt "$root"/tests/golden/graph/*.txt
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0 passed=0

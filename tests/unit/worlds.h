@@ -6,6 +6,7 @@
 #include "ir/op.h"
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 
 typedef struct World {
     Arena mem, scratch;
@@ -38,5 +39,20 @@ static inline Tensor *tensor_random(Arena *mem, DType type, int rank, const int6
         else dtype_store_int(type, (void *)(uintptr_t)t->data, i, type == DT_bool ? r & 1 : (int64_t)(r % 200) - (dtypes[type].cls == DC_UINT ? 0 : 100));
     }
     return t;
+}
+/* Whether a type variable's list (OpDef.T) holds t: names, or classes. Types that no arithmetic has are left out of `any`. */
+static inline bool list_takes(const char *list, DType t)
+{
+    DClass c = dtypes[t].cls;
+    bool number = dtypes[t].bits >= 8 && (c == DC_INT || c == DC_UINT), real = t == DT_f16 || t == DT_bf16 || t == DT_f32 || t == DT_f64;
+    char text[200], *word, *rest = text;
+    snprintf(text, sizeof text, "%s", list ? list : "");
+    while ((word = strtok_r(rest, " ", &rest))) {
+        bool any = !strcmp(word, "any");
+        if (!strcmp(word, dtypes[t].name) || (real && (any || !strcmp(word, "float"))) || (number && (any || !strcmp(word, "int"))) ||
+            (number && c == DC_UINT && !strcmp(word, "uint")) || (t == DT_bool && any))
+            return true;
+    }
+    return false;
 }
 #endif

@@ -1,0 +1,167 @@
+/* team.h - how threads share out the work of a run: chunks that are claimed, never handed out.
+ *
+ * A job is a row of units, a unit is a number of chunks that may run in any order. One word says which chunks of the unit
+ * nobody has taken; a thread takes one by a compare-and-swap, from the low end or from the high end (so that two threads
+ * keep to the halves whose data their caches hold). The thread that completes the last chunk of a unit opens the next.
+ * So nobody waits for a thread that is not running: what it does not claim, others do.
+ *
+ * Threads of a pool look at the word at any time, also long after the job: until its compare-and-swap has succeeded, a
+ * thread touches nothing but the team itself, which lies in the pool's memory. After it, the unit cannot end before
+ * the chunk is counted, so the job's memory is there. That makes stale words harmless too: what was claimed is what the
+ * word says now, also when it has come back to an earlier value in between. */
+#ifndef OCTET_TEAM_H
+#define OCTET_TEAM_H
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+typedef struct OctetJob {
+    void (*chunk)(void *arg, int32_t thread, uint32_t chunk);
+    uint32_t (*next)(void *arg, int32_t thread); /* of one thread, after all chunks: the next unit's chunks, 0: the end */
+    void *arg;
+    int32_t threads; /* indices [0, threads) take part */
+} OctetJob;
+
+enum {
+    OCTET_SPIN = 4000, /* looks at the word before sleeping: 20 to 60 microseconds */
+    OCTET_MOST_THREADS = 65534,
+    OCTET_MOST_CHUNKS = (1 << 24) - 1
+};
+
+/* The word: threads << 48 | first free chunk << 24 | end of the free ones. */
+#define OCTET_TEAM_IDLE ((uint64_t)0)   /* no job */
+#define OCTET_TEAM_CLOSED (~(uint64_t)0) /* no job any more */
+
+typedef struct OctetTeam {
+    _Alignas(64) _Atomic uint64_t word;
+    _Atomic uint32_t asleep; /* a bit for every thread (index modulo 32) that may sleep; who wakes it clears it */
+    _Atomic uint32_t tick;   /* slept on; changes before sleepers are woken */
+    _Alignas(64) _Atomic uint32_t left; /* chunks of the unit that are not done */
+    int spin;
+    uint32_t enders; /* bits of those that wait for the end of the job */
+    OctetJob job;
+} OctetTeam;
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+/* How long to spin when `threads` work together: not at all when they outnumber the CPUs this process may use. */
+static inline int spin_for(int32_t threads)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return OCTET_SPIN / 20;
+    return CPU_COUNT(&set) >= threads ? OCTET_SPIN : 0;
+}
+
+static inline uint32_t team_bits(int32_t threads) { return threads < 32 ? ((uint32_t)1 << threads) - 1 : UINT32_MAX; }
+
+static inline bool word_offers(uint64_t word, int32_t self)
+{
+    return (uint64_t)self < word >> 48 && (word >> 24 & OCTET_MOST_CHUNKS) < (word & OCTET_MOST_CHUNKS);
+}
+
+/* Takes one of the chunks that `word` offers. */
+static inline uint64_t word_take(uint64_t word, int32_t self, uint32_t *chunk)
+{
+    if (self % 2) {
+        *chunk = (uint32_t)(word & OCTET_MOST_CHUNKS) - 1;
+        return word - 1;
+    }
+    *chunk = (uint32_t)(word >> 24 & OCTET_MOST_CHUNKS);
+    return word + ((uint64_t)1 << 24);
+}
+
+/* Changes the word and wakes those of `bits` that sleep, `most` at most. A sleeper sets its bit and then looks at the word
+ * once more; here it is the other way round, so one of the two sees the other. */
+static inline void team_say(OctetTeam *t, uint64_t word, uint32_t bits, uint32_t most)
+{
+    atomic_store(&t->word, word);
+    uint32_t wake = atomic_load(&t->asleep) & bits;
+    if (!wake) return;
+    for (uint32_t rest = wake; rest; rest &= rest - 1) {
+        if (most > 0) most--;
+        else wake &= ~(rest & -rest);
+    }
+    if (!wake) return;
+    atomic_fetch_and(&t->asleep, ~wake);
+    atomic_fetch_add(&t->tick, 1);
+    syscall(SYS_futex, &t->tick, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, wake);
+}
+
+/* Whether there is nothing for `self` in the word but to wait. */
+static inline bool word_waits(uint64_t word, int32_t self, bool stays)
+{
+    return word != OCTET_TEAM_CLOSED && (word != OCTET_TEAM_IDLE || stays) && !word_offers(word, self);
+}
+
+static inline void team_sleep(OctetTeam *t, int32_t self, bool stays)
+{
+    uint32_t tick = atomic_load(&t->tick), bit = (uint32_t)1 << self % 32;
+    atomic_fetch_or(&t->asleep, bit);
+    if (word_waits(atomic_load(&t->word), self, stays))
+        syscall(SYS_futex, &t->tick, FUTEX_WAIT_BITSET_PRIVATE, tick, NULL, NULL, bit);
+}
+
+/* false: the team is closed, or without a job and the thread does not stay. */
+static inline bool team_claim(OctetTeam *t, int32_t self, bool stays, uint32_t *chunk)
+{
+    for (int spun = 0;;) {
+        uint64_t word = atomic_load_explicit(&t->word, memory_order_acquire);
+        if (!word_waits(word, self, stays)) {
+            if (!word_offers(word, self)) return false;
+            if (atomic_compare_exchange_weak(&t->word, &word, word_take(word, self, chunk))) return true;
+        } else if (spun++ < t->spin) {
+            cpu_relax();
+        } else {
+            team_sleep(t, self, stays);
+            spun = 0;
+        }
+    }
+}
+
+/* After a chunk: true when it was the last of its unit, the next unit is open and this thread has a chunk of it.
+ * Nothing of the job may be touched after its end is said. */
+static inline bool team_pass(OctetTeam *t, int32_t self, uint32_t *chunk)
+{
+    if (atomic_fetch_sub(&t->left, 1) != 1) return false;
+    uint32_t chunks = t->job.next(t->job.arg, self), enders = t->enders;
+    if (!chunks) {
+        team_say(t, OCTET_TEAM_IDLE, enders, UINT32_MAX);
+        return false;
+    }
+    int32_t threads = t->job.threads;
+    atomic_store_explicit(&t->left, chunks, memory_order_relaxed);
+    uint64_t word = word_take((uint64_t)threads << 48 | chunks, self, chunk);
+    team_say(t, word, team_bits(threads), chunks - 1);
+    return true;
+}
+
+/* A thread takes part: until the job ends, or, when it stays, until the team is closed. */
+static inline void team_work(OctetTeam *t, int32_t self, bool stays)
+{
+    uint32_t chunk;
+    while (team_claim(t, self, stays, &chunk)) do {
+            t->job.chunk(t->job.arg, self, chunk);
+        } while (team_pass(t, self, &chunk));
+}
+
+/* Opens a job's first unit. `enders`: see OctetTeam. */
+static inline void team_begin(OctetTeam *t, const OctetJob *job, uint32_t chunks, uint32_t enders)
+{
+    t->job = *job, t->enders = enders;
+    atomic_store_explicit(&t->left, chunks, memory_order_relaxed);
+    team_say(t, (uint64_t)job->threads << 48 | chunks, team_bits(job->threads), chunks);
+}
+#endif

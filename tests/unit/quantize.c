@@ -1,0 +1,140 @@
+/* Ranges in their text file, and what pass_quantize decides layer by layer. */
+#include "passes/passes.h"
+#include "passes/quantize.h"
+#include "tests/unit/worlds.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+static World w;
+static Quantization q;
+static char path[] = "/tmp/octet-ranges-XXXXXX";
+static void setup(void)
+{
+    world_open(&w);
+    q = (Quantization){.mem = &w.mem};
+    strcpy(path + strlen(path) - 6, "XXXXXX");
+    int fd = mkstemp(path);
+    cr_assert(fd >= 0);
+    close(fd);
+}
+static void teardown(void) { unlink(path), world_close(&w); }
+TestSuite(quantize, .init = setup, .fini = teardown);
+
+static bool reads(const char *text)
+{
+    FILE *f = fopen(path, "w");
+    fputs(text, f), fclose(f);
+    return ranges_read(&q, &w.diag, path);
+}
+
+static void refuses(const char *text, const char *at, const char *what)
+{
+    unsigned before = w.diag.line.n;
+    cr_expect(!reads(text), "'%s' is taken", text);
+    cr_assert(w.diag.line.n == before + 1, "'%s': %u messages", text, w.diag.line.n - before);
+    const char *said = w.diag.line.at[before];
+    cr_expect(strstr(said, arena_printf(&w.mem, "%s:%s", path, at)) && strstr(said, what), "'%s' does not say '%s' at line %s", said, what, at);
+}
+
+Test(quantize, ranges_go_round_through_their_file)
+{
+    static const struct {
+        const char *name;
+        double lo, hi;
+    } ranges[] = {{"a", -1.5, 2}, {"block/conv:0", 0, 0}, {"with space", -3e-7, 1e30}, {"\xc3\xa9t\xc3\xa9", -1.0 / 3, 1e-30}};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++) range_set(&q, ranges[i].name, ranges[i].lo, ranges[i].hi);
+    range_set(&q, "a", -0.5, 1); /* the later one counts */
+    cr_assert(ranges_write(&q, &w.diag, path, "model"));
+    Quantization back = {.mem = &w.mem};
+    cr_assert(ranges_read(&back, &w.diag, path) && !w.diag.errors);
+    cr_assert(back.range.n == COUNT_OF(ranges));
+    for (size_t i = 0; i < COUNT_OF(ranges); i++) {
+        const Range *r = range_find(&back, ranges[i].name);
+        double lo = i ? ranges[i].lo : -0.5, hi = i ? ranges[i].hi : 1;
+        cr_assert(r && (float)r->lo == (float)lo && (float)r->hi == (float)hi, "%s", ranges[i].name);
+    }
+    cr_expect(!range_find(&back, "b"));
+}
+
+Test(quantize, ranges_by_hand)
+{
+    cr_assert(reads("# a comment\n\nx\t-1\t2.5e0\r\ny\t0\t0"));
+    cr_expect(q.range.n == 2 && range_find(&q, "x")->hi == 2.5 && range_find(&q, "y")->lo == 0);
+}
+
+Test(quantize, malformed_ranges_are_refused_with_their_line)
+{
+    refuses("x\t-1\t1\ny -1 1\n", "2", "expected NAME<TAB>LOWEST<TAB>HIGHEST");
+    refuses("x\t-1\n", "1", "expected NAME");
+    refuses("x\t-1\tmany\n", "1", "two finite numbers");
+    refuses("#\n#\nx\t2\t1\n", "3", "the lower first");
+    refuses("x\tnan\t1\n", "1", "two finite numbers");
+    refuses("x\t0\tinf\n", "1", "two finite numbers");
+    refuses("x\t\t1\n", "1", "two finite numbers");
+}
+
+Test(quantize, files_that_are_not_there)
+{
+    cr_expect(!ranges_read(&q, &w.diag, "/nowhere/ranges.txt"));
+    cr_expect(strstr(w.diag.line.at[0], "/nowhere/ranges.txt") && strstr(w.diag.line.at[0], "No such file"));
+    cr_expect(!ranges_write(&q, &w.diag, "/nowhere/ranges.txt", "model"));
+    cr_expect(w.diag.errors == 2 && strstr(w.diag.line.at[1], "/nowhere/ranges.txt"));
+}
+
+static const char two_layers[] =
+    "graph \"g\" (%1 \"x\": f32[N,2], %2 \"m\": f32[2,2]) -> (%8 \"y\") {"
+    "  %3 = const f32[2,2] {1, 2, 3, 4} \"w\""
+    "  %4 = MatMul(%1, %3) ; \"block/one\" #0"
+    "  %5 = Relu(%4) ; \"act\" #1"
+    "  %6 = MatMul(%5, %3) ; \"block/two\" #2"
+    "  %7 = MatMul(%6, %2) ; \"dynamic\" #3"
+    "  %8 = Relu(%7) ; \"end\" #4 }";
+
+static Graph *quantized(const char *keep)
+{
+    PassCtx ctx = {&w.module, &w.mem, &w.scratch, &q};
+    Graph *g = graph_parse(&w.module, &w.mem, two_layers);
+    cr_assert(g);
+    range_set(&q, "x", -1, 1), range_set(&q, "act/Relu:0", 0, 4);
+    q.keep = keep;
+    return pass_quantize(g, &ctx);
+}
+
+static const Layer *layer_of(const char *node)
+{
+    for (uint32_t i = 0; i < q.layer.n; i++)
+        if (!strcmp(q.layer.at[i].loc->node, node)) return &q.layer.at[i];
+    cr_assert_fail("no layer %s", node);
+    return NULL;
+}
+
+Test(quantize, every_contraction_is_reported)
+{
+    const char *why;
+    Graph *g = quantized(NULL);
+    cr_assert(graph_verify(g, &why), "%s", why);
+    cr_assert(q.layer.n == 3);
+    const Layer *one = layer_of("block/one"), *dynamic = layer_of("dynamic");
+    cr_expect(one->state == LAYER_INTEGER && one->weights == 4 && one->weight_sqnr > 30);
+    cr_expect_float_eq(one->scale, 2.0 / 255, 1e-6);
+    cr_expect(one->zero_point == 127 || one->zero_point == 128);
+    cr_expect(layer_of("block/two")->state == LAYER_INTEGER && layer_of("block/two")->zero_point == 0);
+    cr_expect(dynamic->state == LAYER_FLOAT && strstr(dynamic->why, "computed at run time"));
+}
+
+Test(quantize, keep_leaves_layers_float)
+{
+    quantized("^block/t");
+    cr_expect(layer_of("block/one")->state == LAYER_INTEGER);
+    cr_expect(layer_of("block/two")->state == LAYER_FLOAT && strstr(layer_of("block/two")->why, "--keep"));
+}
+
+Test(quantize, wanted_are_the_activations_of_contractions_with_constant_weights)
+{
+    Graph *g = graph_parse(&w.module, &w.mem, two_layers);
+    const bool *want = quantize_wanted(g, &w.scratch);
+    for (uint32_t v = 1; v < g->val.n; v++) {
+        const char *name = tensor_name(g, (Val){v}, &w.mem);
+        cr_expect(want[v] == (!strcmp(name, "x") || !strcmp(name, "act/Relu:0")), "%s", name);
+    }
+}
