@@ -20,6 +20,7 @@ static void lin_collect(Kernel *k, Expr e, int64_t by, Lin *l)
     int64_t c;
     if (!l->ok) return;
     if (n.kind == E_INT) { l->base += n.u.i * by; return; }
+    if (n.kind == E_SYM) { l->size = dim_add(k->dim, l->size, dim_mul(k->dim, (Dim){n.id}, dim_const(k->dim, by))); return; }
     if (n.kind == E_PRIM && (n.prim == P_add || n.prim == P_sub)) {
         lin_collect(k, n.arg[0], by, l), lin_collect(k, n.arg[1], n.prim == P_add ? by : -by, l);
         return;
@@ -29,18 +30,27 @@ static void lin_collect(Kernel *k, Expr e, int64_t by, Lin *l)
     lin_add_term(l, e, by);
 }
 
+/* Sizes are added as sizes, so that N - 1 and N differ by a number; what is left of them is one atom. */
+static Lin lin_close(Kernel *k, Lin l)
+{
+    int64_t v;
+    if (dim_is_const(k->dim, l.size, &v)) l.base += v;
+    else lin_add_term(&l, expr_dim(k, l.size), 1);
+    return l;
+}
+
 Lin lin_of(Kernel *k, Expr e)
 {
-    Lin l = {.ok = true};
+    Lin l = {.ok = true, .size = dim_const(k->dim, 0)};
     lin_collect(k, e, 1, &l);
-    return l;
+    return lin_close(k, l);
 }
 
 bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by)
 {
-    Lin l = {.ok = true};
+    Lin l = {.ok = true, .size = dim_const(k->dim, 0)};
     lin_collect(k, a, 1, &l), lin_collect(k, b, -1, &l);
-    *by = l.base;
+    l = lin_close(k, l), *by = l.base;
     return l.ok && !l.n;
 }
 

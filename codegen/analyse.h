@@ -5,7 +5,7 @@
 
 /* An index as base + sum of by * atom; atoms are axes, sizes, or whatever is not linear. */
 enum { LIN_TERMS = 16 };
-typedef struct Lin { bool ok; int n; int64_t base; struct { Expr atom; int64_t by; } term[LIN_TERMS]; } Lin;
+typedef struct Lin { bool ok; int n; int64_t base; Dim size; struct { Expr atom; int64_t by; } term[LIN_TERMS]; } Lin;
 Lin lin_of(Kernel *k, Expr e);                               /* ok false: too many terms */
 bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by);     /* a - b is the constant *by */
 

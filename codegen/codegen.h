@@ -15,6 +15,14 @@
 
 /* ---- targets: instruction-set levels as rows of a table (codegen/target.c) ---- */
 typedef enum DotKind { DOT_NONE, DOT_VNNI512, DOT_VNNI256, DOT_AVX2, DOT_AVX512, DOT_AMX } DotKind;
+/* Stands in for the tile instructions on machines without them (tests): code made with it calls these addresses in this process. */
+typedef struct TileEmulator {
+    void (*configure)(const void *config);
+    void (*zero)(int32_t tile);
+    void (*load)(int32_t tile, const void *at, int64_t step);
+    void (*store)(int32_t tile, void *at, int64_t step);
+    void (*dot)(int32_t sum, int32_t left, int32_t right); /* u8 x i8 */
+} TileEmulator;
 typedef struct Target {
     const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "amx"; "cuda" */
     const char *arch;          /* "x86_64", "aarch64", "cuda" */
@@ -25,6 +33,7 @@ typedef struct Target {
     bool fma;                  /* has fused multiply-add */
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
     bool gpu;
+    const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;
 const Target *target_at(uint32_t i);                 /* all rows, worst first; NULL past the end */
 const Target *target_find(const char *name);         /* NULL: no such level */
@@ -53,6 +62,7 @@ Expr kernel_range(Kernel *k);                        /* extent of the parallel r
 size_t kernel_scratch(const Kernel *k);              /* llvm/: bytes of per-thread scratch a scheduled kernel needs on a CPU */
 
 /* ---- llvm/ ---- */
+int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */
 typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; } LlvmJob;
 typedef struct Bytes { const void *at; size_t n; } Bytes;
 /* Compiles scheduled kernels to relocatable ELF objects, on `threads` threads; every symbol hidden, signature OctetKernel.

@@ -20,6 +20,7 @@ typedef struct Cutter {
     uint32_t epoch, walk;    /* walk: expressions are forgotten after each stage */
     uint32_t *first, *last; /* per buffer: the groups that touch it */
     bool *written, *now;    /* per buffer: by the current group; by its stages so far */
+    bool *is_size;          /* per expression: a dimension of a buffer */
     Cut *cut;
     VEC(uint64_t) hash;     /* beside cut->kernel */
     VEC(struct CutStep) step;
@@ -74,13 +75,16 @@ static void touch_stage(Cutter *c, const Compute *s, uint32_t group)
 /* ---- one kernel ---- */
 static Expr translate(Extract *x, Expr e);
 
-static Expr symbol(Extract *x, Dim d)
+/* A size of a buffer is not negative, proven or not: the artefact checks it. Other sizes may be anything (an offset, a pad). */
+static Expr symbol(Extract *x, Expr e)
 {
     uint32_t i = 0;
+    Dim d = {expr_node(x->c->p, e)->id};
     while (i < x->size.n && !dim_same(x->size.at[i], d)) i++;
     if (i == x->size.n) vec_push(x->k->mem, &x->size, d);
-    int64_t lo = 0;
-    if (!dim_lower(x->c->p->dim, d, &lo) || lo < 0) lo = 0;
+    int64_t lo;
+    if (!dim_lower(x->c->p->dim, d, &lo)) lo = -((int64_t)1 << DIM_ELEMENT_BITS);
+    if (lo < 0 && x->c->is_size[e]) lo = 0;
     return expr_dim(x->k, dim_symbol(x->k->dim, arena_printf(x->k->mem, "s%u", (unsigned)i), DIM_INPUT, lo));
 }
 
@@ -118,7 +122,7 @@ static Expr rebuilt(Extract *x, Expr e)
     ExprNode n = *expr_node(x->c->p, e);
     if (n.kind == E_FLOAT) return expr_float(k, (DType)n.type, n.u.f);
     if (n.kind == E_INT) return expr_int(k, (DType)n.type, n.u.i);
-    if (n.kind == E_SYM) return symbol(x, (Dim){n.id});
+    if (n.kind == E_SYM) return symbol(x, e);
     if (n.kind == E_AXIS) return expr_axis(k, axis(x, (int)n.id));
     if (n.kind == E_IT) return expr_it(k, (DType)n.type);
     int buf = n.kind == E_LOAD ? buffer(x, (int)n.id, true) : 0;
@@ -293,6 +297,9 @@ Cut *program_cut(Kernel *program, Arena *mem)
     c.view = NEW_ARRAY(&scratch, Slot, program->buf.n), c.now = NEW_ARRAY(&scratch, bool, program->buf.n);
     c.first = NEW_ARRAY(&scratch, uint32_t, program->buf.n), c.last = NEW_ARRAY(&scratch, uint32_t, program->buf.n);
     c.written = NEW_ARRAY(&scratch, bool, program->buf.n);
+    c.is_size = NEW_ARRAY(&scratch, bool, expr_count(program) + 1);
+    for (uint32_t b = 1; b < program->buf.n; b++)
+        for (int a = 0; a < program->buf.at[b].rank; a++) c.is_size[program->buf.at[b].dim[a]] = true;
     for (uint32_t i = 0, end, group = 1; i < program->stage.n; i = end, group++) {
         end = group_end(program, i);
         for (uint32_t s = i; s < end; s++) touch_stage(&c, &program->stage.at[s], group);

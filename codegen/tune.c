@@ -4,7 +4,8 @@
  * stage is decides what is asked; the answers come from two questions to its formulas: by how much does an axis move an
  * address (0: the same for all lanes, 1: a vector load, else one by one), and how often is an element used.
  *
- *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers
+ *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers;
+ *                 of bytes, where there are tile registers: the `tiles` call on up to four of them
  *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers
  *   reduction     lanes over the contiguous axis: a summed one gets partial results, a space one needs none
  *   map           lanes over the axis contiguous in the output, or tiles of two axes when a copy transposes
@@ -386,6 +387,49 @@ static Shape choose_shape(Kernel *k, const Target *t, int row, int64_t panels)
     return best;
 }
 
+/* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
+enum { TILE_ROWS = 16, TILE_SUMS = 4, TILE_STEP = 64, LEAST_ROWS = 4, REST_COST = 20 };
+
+static int64_t tiles_cost(int64_t rows, int cols, int tile) /* of rows x cols panels, in cycles a step */
+{
+    int64_t tiles = rows / tile;
+    return (tiles ? 16 * tiles * cols + 4 * (tiles + cols) : 0) + rows % tile * 14 * cols; /* the rest with vectors */
+}
+
+static Shape choose_tiles(Kernel *k, int row, int64_t panels)
+{
+    Shape best = {0, 0};
+    int64_t m, most, least = INT64_MAX;
+    expr_range(k, k->axis.at[row].extent, &m, &most);
+    bool unknown = m < LEAST_ROWS && m < most;
+    if (unknown) m = UNKNOWN;
+    int64_t most_rows = unknown ? 2 * TILE_ROWS : m; /* there may be few: no call should waste much */
+    for (int cols = 1; cols <= TILE_SUMS; cols++)
+        for (int rows = 1; rows <= TILE_ROWS * TILE_SUMS / cols && rows <= most_rows; rows++) {
+            int tile = tile_rows_for(rows), tiles = rows / tile;
+            if (rows % tile || tiles * cols > TILE_SUMS || (panels > 0 ? panels % cols : cols > 2)) continue;
+            int64_t rest = m % rows, cost = m / rows * tiles_cost(rows, cols, tile);
+            if (rest) cost += REST_COST + tiles_cost(rest, cols, tile);
+            cost = cost * (panels > 0 ? panels : 8) / cols;
+            if (cost < least || (cost == least && tiles == cols)) least = cost, best = (Shape){rows, cols};
+        }
+    return best;
+}
+
+/* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. */
+static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, bool quad)
+{
+    Kernel *k = u->k;
+    ExprNode left = *expr_node(k, r->left);
+    int inner = c->reduce[c->reduces - 1];
+    int64_t depth = extent(k, inner), rows = extent(k, r->row);
+    if (u->t->dot != DOT_AMX || !quad || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
+    for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
+    if (depth < TILE_STEP) return false;
+    Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
+    return expr_step(k, at, r->row) && by && expr_is(k, by, 1);
+}
+
 static void add_row(Tuner *u, Compute *c, Contraction *r) /* a vector times a matrix is one row */
 {
     Kernel *k = u->k;
@@ -429,15 +473,17 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int rank = c->rank;
     add_row(u, c, &r);
     if (!r.row) return false;
-    Shape s = choose_shape(k, u->t, r.row, panels);
+    int inner = c->reduce[c->reduces - 1];
+    bool quad_layout = is_quad(k, &r, inner), tiles = suits_tiles(u, c, &r, quad_layout);
+    Shape s = tiles ? choose_tiles(k, r.row, panels) : choose_shape(k, u->t, r.row, panels);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;
         return false;
     }
-    int row = schedule_split(k, r.row, (int[]){s.rows}, 1), inner = c->reduce[c->reduces - 1];
-    int quad = is_quad(k, &r, inner) ? schedule_split(k, inner, (int[]){4}, 1) : 0;
+    int row = schedule_split(k, r.row, (int[]){s.rows}, 1);
+    int quad = quad_layout ? schedule_split(k, inner, (int[]){4}, 1) : 0;
     int64_t bytes = dtypes[expr_node(k, r.right)->type].bytes, weights = bytes * about(k, r.lane);
     Order o, loops = {0};
     for (int i = 0; i < c->reduces; i++) weights *= about(k, c->reduce[i]);
@@ -458,7 +504,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
-    step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, "contract");
+    step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, tiles ? "tiles" : "contract");
     parallelise(u, c, &loops, outer);
     return true;
 }

@@ -123,7 +123,7 @@ static bool observer_new(Observer *o, const Graph *g, const Vals *watch, int thr
     CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .quiet = true};
     bool ok = codegen_graph(with_outputs(g, watch, mem), &c, diag) && artefact_load(path, &o->loaded, diag) &&
               (o->session = session_new(&o->loaded, threads, diag));
-    unlink(path), rmdir(folder);
+    unlink(path), unlink(arena_printf(mem, "%s/observed.h", folder)), rmdir(folder);
     if (!ok) observer_drop(o);
     return ok;
 }

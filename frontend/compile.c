@@ -7,6 +7,7 @@
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/report.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -281,7 +282,9 @@ static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path
     progress(o, "");
     arena_drop(&dr.scratch);
     files_drop(&files);
-    return f != stdout ? file_commit(d, f, temporary, out, ok) : !fflush(f) && ok;
+    if (f != stdout) return file_commit(d, f, temporary, out, ok);
+    if (!fflush(f) && !ferror(f)) return ok;
+    return diag_error(d, NULL, "cannot write to standard output: %s", strerror(errno));
 }
 
 int command_compile(const Options *o, Diag *d)

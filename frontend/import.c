@@ -179,7 +179,11 @@ static const Frozen *find_frozen(const ImportOptions *o, const char *name)
 static Val make_input(Import *im, const ImportOptions *o, const char *name, Type type)
 {
     const Frozen *f = find_frozen(o, name);
-    if (!f) return graph_input(im->g, copy_name(im, name), type);
+    if (!f) {
+        Val v = graph_input(im->g, copy_name(im, name), type);
+        graph_track(im->g, v); /* a shape that is fed says sizes before anything runs */
+        return v;
+    }
     const Tensor *t = frozen_tensor(im, f, &type);
     return t ? graph_const(im->g, t, copy_name(im, name)) : value_placeholder(im, name);
 }

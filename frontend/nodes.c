@@ -265,7 +265,7 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
 static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
 {
     for (size_t i = 0; i < x->n->n_output; i++) {
-        if (im->diag->errors) return false;
+        if (val_type(im->g, yes[i])->rank < 0 || val_type(im->g, no[i])->rank < 0) return false; /* its node is reported */
         if (!same_shape(im, yes[i], no[i], x->loc)) return first_branch(im, x, yes);
         x->call->out[i] = emit(im->g, "Where", x->loc, 3, x->call->in.at[0], yes[i], no[i]);
     }

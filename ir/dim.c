@@ -34,12 +34,22 @@ Dim dim_symbol(Dims *d, const char *name, DimKind kind, int64_t lo)
     return dim_of(atom_intern(d, DIMOP_SYM, i, 0));
 }
 
-Dim dim_fresh(Dims *d, const char *stem, DimKind kind)
+static const char *fresh_name(Dims *d, const char *stem)
 {
     const char *name;
     do name = arena_printf(d->mem, "%s.%u", stem, ++d->fresh);
     while (map_get(&d->names, name));
-    return dim_symbol(d, name, kind, 0);
+    return name;
+}
+
+Dim dim_fresh(Dims *d, const char *stem, DimKind kind) { return dim_symbol(d, fresh_name(d, stem), kind, 0); }
+
+Dim dim_element(Dims *d, const char *name)
+{
+    uint32_t i = d->symbol.n;
+    Dim s = dim_symbol(d, map_get(&d->names, name) ? fresh_name(d, name) : name, DIM_DATA, -((int64_t)1 << DIM_ELEMENT_BITS));
+    d->symbol.at[i].element = true;
+    return s;
 }
 
 Dim dim_add(Dims *d, Dim a, Dim b)

@@ -22,6 +22,8 @@ Dims *dims_new(Arena *mem);
 Dim dim_const(Dims *d, int64_t v);
 Dim dim_symbol(Dims *d, const char *name, DimKind kind, int64_t lo); /* the symbol of that name, made when new; lo: its least value (0 for inputs) */
 Dim dim_fresh(Dims *d, const char *stem, DimKind kind);              /* a new symbol named stem.N */
+enum { DIM_ELEMENT_BITS = 61 };                                      /* an element of a tensor lies in +-2^61: what reads it saturates */
+Dim dim_element(Dims *d, const char *name);                          /* a new DIM_DATA symbol of that name, or name.N: any element */
 Dim dim_add(Dims *d, Dim a, Dim b), dim_sub(Dims *d, Dim a, Dim b), dim_mul(Dims *d, Dim a, Dim b);
 Dim dim_fdiv(Dims *d, Dim a, Dim b), dim_cdiv(Dims *d, Dim a, Dim b), dim_mod(Dims *d, Dim a, Dim b);
 Dim dim_tdiv(Dims *d, Dim a, Dim b);                                  /* C's truncating division */

@@ -41,7 +41,10 @@ static void learn_ge(Dims *d, uint32_t p)
     if (s->bounded && s->lo == s->hi && !s->solution) s->solution = poly_const(d, s->lo);
 }
 
-/* p == 0 from now on: solved for a symbol that occurs once, data symbols first, then the last declared. */
+/* How gladly a symbol is replaced by what it equals: a size of an input least, a size that nothing but its equal tells most. */
+static int replaceable(const Symbol *s) { return s->kind != DIM_DATA ? 0 : s->element ? 1 : 2; }
+
+/* p == 0 from now on: solved for a symbol that occurs once, the most replaceable, then the last declared. */
 static void learn_eq(Dims *d, uint32_t p)
 {
     int64_t g = poly_content(d, p, 0, true);
@@ -59,9 +62,8 @@ static void learn_eq(Dims *d, uint32_t p)
             return;
         }
         if (a.op != DIMOP_SYM || !rest || mentions(d, rest, d->symbol.at[a.a].atom)) continue;
-        bool data = d->symbol.at[a.a].kind == DIM_DATA;
-        bool best_data = best != UINT32_MAX && d->symbol.at[best].kind == DIM_DATA;
-        if (best != UINT32_MAX && (data != best_data ? best_data : a.a < best)) continue;
+        int own = replaceable(&d->symbol.at[a.a]), other = best == UINT32_MAX ? -1 : replaceable(&d->symbol.at[best]);
+        if (own < other || (own == other && a.a < best)) continue;
         best = a.a, solution = poly_scale(d, rest, -t.c);
     }
     if (best == UINT32_MAX || !solution) return;

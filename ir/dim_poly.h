@@ -52,6 +52,7 @@ typedef struct Symbol {
     DimKind kind;
     uint32_t atom;
     int64_t lo, hi;
+    bool element;      /* of a tensor, so that running tells it */
     bool bounded;      /* hi is proven */
     uint32_t solution; /* a Dim: what it was found to equal */
 } Symbol;

@@ -569,15 +569,6 @@ Val emit(Graph *g, const char *op, const Loc *loc, int nin, ...)
     return graph_emit(g, row, NULL, in, (uint32_t)nin, 1, loc, NULL);
 }
 
-/* A size that is computed from data has got a new symbol in the copy: it is the same size. */
-static void unify_sizes(Graph *to, const Type *a, const Type *b)
-{
-    Dims *d = to->module->dim;
-    for (int i = 0; a->rank == b->rank && i < a->rank; i++)
-        if (dim_known(a->dim[i]) && dim_known(b->dim[i]) && dim_has_data(d, a->dim[i]))
-            dim_unify(d, a->dim[i], b->dim[i]);
-}
-
 Val graph_copy_node(Graph *to, const Graph *from, uint32_t node, Val *map)
 {
     const Node *n = &from->node.at[node];
@@ -591,8 +582,7 @@ Val graph_copy_node(Graph *to, const Graph *from, uint32_t node, Val *map)
     for (uint32_t o = 0; o < n->nout; o++) {
         Val old = node_out(n, o);
         map[old.id] = out[o];
-        graph_name(to, out[o], graph_val(from, old)->name);
-        unify_sizes(to, val_type(to, out[o]), val_type(from, old));
+        graph_stand_for(to, out[o], graph_val(from, old));
     }
     return out[0];
 }

@@ -58,7 +58,7 @@ typedef struct Value {
     uint32_t elems;
     const char *name;     /* ONNX name, for people; may be NULL */
 } Value;
-enum { NO_NODE = UINT32_MAX, MAX_ELEMS = 512 };
+enum { NO_NODE = UINT32_MAX, MAX_ELEMS = 512, MAX_TRACKED = 64 };
 
 typedef struct Module {
     Arena *mem;
@@ -109,6 +109,11 @@ Val *graph_begin(Graph *to, const Graph *from, Arena *scratch);
 void graph_end(Graph *to, const Graph *from, const Val *map);
 bool *graph_live(const Graph *g, Arena *scratch);                    /* per node: an output depends on it */
 void graph_name(Graph *g, Val v, const char *name);                  /* names a nameless value; NULL does nothing */
+/* v stands for `old` of another graph: takes over its name and its elements, and sizes that data tells stay the same sizes. */
+void graph_stand_for(Graph *g, Val v, const Value *old);
+/* Every element that is not a known size becomes a symbol (dim_element), read when the model runs: for values that say sizes. Does
+ * nothing unless v is not constant and has at most MAX_TRACKED 32- or 64-bit integers in at most one dimension. */
+void graph_track(Graph *g, Val v);
 
 /* By name; the schema says the kinds, so a wrong name or kind is a bug (assert). */
 int64_t node_int(const Node *n, const char *attr);

@@ -35,6 +35,7 @@ Val *graph_begin(Graph *to, const Graph *from, Arena *scratch)
     for (uint32_t i = 0; i < from->input.n; i++) {
         const Value *v = graph_val(from, from->input.at[i]);
         map[from->input.at[i].id] = graph_input(to, v->name, v->type);
+        graph_stand_for(to, map[from->input.at[i].id], v);
     }
     const bool *used = values_used(from, scratch);
     for (uint32_t v = 1; v < from->val.n; v++) {
@@ -53,4 +54,47 @@ void graph_name(Graph *g, Val v, const char *name)
 {
     Value *val = graph_val(g, v);
     if (v.id && name && !val->name) val->name = name;
+}
+
+/* A size that is computed from data has got a new symbol: it is the same size. */
+static void unify_sizes(Graph *to, const Type *a, const Type *b)
+{
+    Dims *d = to->module->dim;
+    for (int i = 0; a->rank == b->rank && i < a->rank; i++)
+        if (dim_known(a->dim[i]) && dim_known(b->dim[i]) && (dim_has_data(d, a->dim[i]) || dim_has_data(d, b->dim[i])))
+            dim_unify(d, a->dim[i], b->dim[i]);
+}
+
+void graph_stand_for(Graph *g, Val v, const Value *old)
+{
+    Value *val = graph_val(g, v);
+    graph_name(g, v, old->name);
+    unify_sizes(g, &val->type, &old->type);
+    if (!v.id || val->konst || !old->elem || (val->elem && val->elems != old->elems)) return;
+    Dim *elem = arena_copy(g->mem, old->elem, old->elems * sizeof *elem);
+    for (uint32_t k = 0; val->elem && k < old->elems; k++)
+        if (dim_known(val->elem[k])) elem[k] = val->elem[k];
+    val->elem = elem, val->elems = old->elems;
+}
+
+static int64_t tracked_elements(const Graph *g, const Value *v)
+{
+    int64_t n = 1;
+    if (v->konst || v->type.rank < 0 || v->type.rank > 1 || (v->type.dtype != DT_i64 && v->type.dtype != DT_i32)) return -1;
+    if (v->type.rank == 1 && !dim_is_const(g->module->dim, v->type.dim[0], &n)) return -1;
+    return n <= MAX_TRACKED ? n : -1;
+}
+
+void graph_track(Graph *g, Val v)
+{
+    Value *val = graph_val(g, v);
+    int64_t n = v.id ? tracked_elements(g, val) : -1;
+    if (n < 0 || (val->elem && val->elems != (uint32_t)n)) return;
+    Dim *elem = NEW_ARRAY(g->mem, Dim, n + 1);
+    for (int64_t k = 0; k < n; k++) {
+        const char *stem = val->name ? val->name : "element";
+        const char *name = val->type.rank ? arena_printf(g->mem, "%s[%d]", stem, (int)k) : stem;
+        elem[k] = val->elem && dim_known(val->elem[k]) ? val->elem[k] : dim_element(g->module->dim, name);
+    }
+    val->elem = elem, val->elems = (uint32_t)n;
 }

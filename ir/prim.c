@@ -159,6 +159,8 @@ int64_t prim_int(Prim p, DType t, int64_t a, int64_t b, int64_t c)
 {
     if ((p == P_shl || p == P_shr) && (b < 0 || b >= dtypes[t].bits)) return 0;
     if (t == DT_u64) return prim_unsigned(p, (uint64_t)a, (uint64_t)b, (uint64_t)c);
+    if (t == DT_bool && p == P_fma) return (a && b) || c; /* arithmetic on bool is logic */
+    if (t == DT_bool && p == P_add) p = P_or;
     return int_wrap(t, prim_signed(p, a, b, c));
 }
 

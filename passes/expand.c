@@ -18,7 +18,7 @@ static void expand_node(const Graph *in, Graph *out, uint32_t i, Val *map, PassC
     if (!n->op->expand(&x)) return;
     for (uint32_t k = 0; k < n->nout; k++) {
         map[n->out.id + k] = result[k];
-        graph_name(out, result[k], graph_val(in, node_out(n, k))->name);
+        graph_stand_for(out, result[k], graph_val(in, node_out(n, k)));
     }
 }
 

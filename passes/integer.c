@@ -255,7 +255,7 @@ static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint
             continue;
         }
         x.map[n->out.id] = v, *changed = true;
-        graph_name(x.out, v, graph_val(in, n->out)->name);
+        graph_stand_for(x.out, v, graph_val(in, n->out));
     }
     graph_end(x.out, in, x.map);
     return x.out;

@@ -175,7 +175,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
     for (uint32_t k = 0; k < n->nout; k++) {
         z->map[n->out.id + k] = out[k];
-        graph_name(z->out, out[k], graph_val(z->in, node_out(n, k))->name);
+        graph_stand_for(z->out, out[k], graph_val(z->in, node_out(n, k)));
     }
 }
 

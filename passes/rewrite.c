@@ -182,7 +182,7 @@ static Graph *rewrite_round(const Graph *in, PassCtx *ctx, const CompiledRules *
             continue;
         }
         map[n->out.id] = v, *changed = true, fired[which]++;
-        graph_name(out, v, graph_val(in, n->out)->name);
+        graph_stand_for(out, v, graph_val(in, n->out));
     }
     graph_end(out, in, map);
     return out;

@@ -30,8 +30,8 @@ typedef struct OctetStep {
     uint32_t kernel;               /* into the level's kernel table */
     OctetSpan buf;                 /* of arg[]: indices into buffer[] */
     OctetSpan size;                /* of arg[]: indices into the size table */
-    uint32_t barrier;              /* 1: begins when all earlier steps are done (a reader of another thread's results); else those since
-                                    * the last barrier may run at the same time, but for ranges of one item, which one thread does in order */
+    uint32_t barrier;              /* 1: begins when all steps before it are done; 0: may run at the same time as those since the last
+                                    * barrier, but steps with a range of one item keep their order and one thread does them all */
 } OctetStep;
 
 /* What a step needs on one instruction set: schedules differ, so do the ranges they share out. */
@@ -104,9 +104,13 @@ enum {
 /* cpu.c: the bits of this machine. Asks the kernel for the AMX tiles when `wanted` has one of its bits. */
 uint64_t octet_cpu_features(uint64_t wanted);
 
-/* How a pool begins. run: does a job (team.h) whose first unit has `chunks`, the caller as thread 0. */
+/* How a pool begins. run: does a job (team.h) on that many threads, the caller as the first of them. */
 struct OctetJob;
-typedef struct OctetPoolHead { void (*run)(OctetPool *p, const struct OctetJob *job, uint32_t chunks); int32_t threads; } OctetPoolHead;
+struct OctetUnit;
+typedef struct OctetPoolHead {
+    void (*run)(OctetPool *p, const struct OctetJob *job, int32_t threads, const struct OctetUnit *first);
+    int32_t threads;
+} OctetPoolHead;
 
 /* rt.c, pool.c: what the OctetApi of every model points at. */
 OctetStatus octet_context_init(OctetContext *c, const OctetModel *m);

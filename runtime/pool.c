@@ -28,11 +28,11 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-static void pool_run(OctetPool *p, const OctetJob *job, uint32_t chunks)
+static void pool_run(OctetPool *p, const OctetJob *job, int32_t threads, const OctetUnit *first)
 {
     enum { CALLER = 1 };
     pthread_mutex_lock(&p->turn);
-    team_begin(&p->team, job, chunks, CALLER);
+    team_begin(&p->team, job, threads, *first, CALLER);
     team_work(&p->team, 0, false);
     pthread_mutex_unlock(&p->turn);
 }
@@ -54,7 +54,7 @@ static void pool_stop(OctetPool *p, int32_t started)
 OctetStatus octet_pool_init(OctetPool *p, int32_t threads)
 {
     if (!p || (uintptr_t)p % 64 || threads < 1 || threads > OCTET_MOST_THREADS) return OCTET_ERR_ARGUMENT;
-    *p = (OctetPool){.head = {pool_run, threads}, .team.spin = spin_for(threads)};
+    *p = (OctetPool){.head = {pool_run, threads}};
     if (pthread_mutex_init(&p->turn, NULL) != 0) return OCTET_ERR_SYSTEM;
     sigset_t all, before;
     sigfillset(&all);

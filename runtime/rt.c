@@ -8,7 +8,6 @@
 #include "team.h"
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 typedef union Arg {
     void *buf;
@@ -20,12 +19,13 @@ struct OctetContext {
     OctetPool *pool;
     OctetParallelFor host_for;
     void *host;
-    int32_t threads, active; /* active: those that these sizes keep busy */
+    int32_t threads, active; /* active: of the run in progress */
+    int32_t usable, allowed; /* usable: threads that have a CPU; allowed: of these, see stall_note() */
     int32_t best, level;     /* best: of this CPU; level: in use, after the cap */
-    uint32_t phase;  /* phases done; 0: sizes are not valid */
-    uint64_t plan;   /* bytes the plan takes so far, without scratch */
-    uint64_t learnt; /* most that a run with these input sizes turned out to need */
-    uint64_t *profile, stamp; /* stamp: when the step in progress began */
+    uint32_t phase;          /* phases done; 0: sizes are not valid */
+    uint64_t plan;           /* bytes the plan takes so far, without scratch */
+    uint64_t learnt;         /* most that a run with these input sizes turned out to need */
+    uint64_t *profile;
     int64_t *size;
     uint64_t *block_at;
     uint32_t *order; /* 2 * blocks: candidates of a phase, placed ones by offset */
@@ -37,9 +37,13 @@ struct OctetContext {
     _Atomic int32_t failed; /* OctetStatus of the run in progress */
     _Atomic uint32_t failed_step;
     char text[320];
-    uint32_t first, end; /* steps of the group in progress; earlier ones are done */
-    bool row;            /* chunk 0 is the group's steps of one chunk, in a row */
     OctetTeam team;      /* of the host's threads; a pool has its own */
+    uint32_t done;       /* steps that are done */
+    uint32_t end;        /* of the group in progress */
+    uint64_t stamp;      /* profile: when the step in progress began */
+    uint64_t opened;     /* when the group in progress was */
+    uint64_t good;       /* nanoseconds of several threads since the last stall */
+    uint64_t rest, left; /* how long fewer threads are allowed after a stall; what is left of it */
 };
 _Static_assert(sizeof(OctetContext) <= OCTET_CONTEXT_HEAD, "the head must hold the context");
 
@@ -67,7 +71,7 @@ OctetStatus octet_context_init(OctetContext *c, const OctetModel *m)
     if (!c || !m || (uintptr_t)c % 64) return OCTET_ERR_ARGUMENT;
     memset(c, 0, sizeof *c);
     c->model = m;
-    c->threads = 1;
+    c->threads = c->usable = c->allowed = 1;
     c->size = (int64_t *)(void *)((char *)c + OCTET_CONTEXT_HEAD);
     c->arg = (Arg *)(void *)(c->size + m->sizes);
     c->block_at = (uint64_t *)(void *)(c->arg + m->args);
@@ -84,7 +88,9 @@ void octet_context_threads(OctetContext *c, OctetPool *pool, OctetParallelFor ho
     if (threads > most) threads = most;
     c->pool = pool, c->host_for = host_for, c->host = host;
     c->threads = threads > 1 ? threads : 1;
-    c->team = (OctetTeam){.spin = pool ? 0 : spin_for(c->threads)};
+    int32_t cpus = c->threads > 1 ? usable_cpus() : 1;
+    c->usable = c->allowed = c->threads < cpus ? c->threads : cpus;
+    c->team = (OctetTeam){0};
 }
 
 const char *octet_error_text(const OctetContext *c) { return c->text; }
@@ -143,6 +149,13 @@ static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
     return ok;
 }
 
+/* Sizes are computed from elements in +-2^61: no formula overflows on "to the end", which is often the largest integer. */
+static int64_t element_saturate(int64_t v)
+{
+    const int64_t most = (int64_t)1 << 61;
+    return v > most ? most : v < -most ? -most : v;
+}
+
 static bool load_element(int32_t dtype, const void *p, uint32_t at, int64_t *v)
 {
     enum { U8 = 2, I8, U16, I16, I32, I64, BOOL = 9, U32 = 12, U64 = 13 }; /* ONNX's numbers */
@@ -152,7 +165,7 @@ static bool load_element(int32_t dtype, const void *p, uint32_t at, int64_t *v)
     case U16: *v = ((const uint16_t *)p)[at]; return true;
     case I16: *v = ((const int16_t *)p)[at]; return true;
     case I32: *v = ((const int32_t *)p)[at]; return true;
-    case I64: *v = ((const int64_t *)p)[at]; return true;
+    case I64: *v = element_saturate(((const int64_t *)p)[at]); return true;
     case BOOL: *v = ((const uint8_t *)p)[at] != 0; return true;
     case U32: *v = ((const uint32_t *)p)[at]; return true;
     case U64: *v = (int64_t)((const uint64_t *)p)[at]; return true;
@@ -333,7 +346,7 @@ typedef struct Share {
 
 static Share step_share(const OctetContext *c, uint32_t s, int32_t threads)
 {
-    enum { EACH = 4, WORTH = 32 }; /* chunks of a slice at most; grains that are worth a chunk more */
+    enum { EACH = 4, WORTH = 128 }; /* chunks of a slice at most; grains that are worth a chunk more */
     const OctetSlice *slice = &c->model->level_slice[c->level][s];
     Share h = {c->size[slice->range], 1, 1};
     if (threads <= 1 || h.range <= slice->grain) return h;
@@ -349,15 +362,15 @@ static Share step_share(const OctetContext *c, uint32_t s, int32_t threads)
 }
 
 /* Waking threads costs more than a small model takes: only those with something to do take part. */
-static int32_t threads_needed(const OctetContext *c)
+static int32_t threads_needed(const OctetContext *c, int32_t most)
 {
-    int64_t most = 1;
-    if (c->model->phases > 1) return c->threads;
-    for (uint32_t s = 0; s < c->model->steps && most < c->threads; s++) {
-        Share h = step_share(c, s, c->threads);
-        if (h.slices > most) most = h.slices;
+    int64_t n = 1;
+    if (c->model->phases > 1) return most;
+    for (uint32_t s = 0; s < c->model->steps && n < most; s++) {
+        Share h = step_share(c, s, most);
+        if (h.slices > n) n = h.slices;
     }
-    return (int32_t)most;
+    return (int32_t)n;
 }
 
 static uint64_t scratch_stride(const OctetContext *c) { return c->level < 0 ? 0 : c->model->level_scratch[c->level]; }
@@ -503,13 +516,6 @@ static void float_leave(FloatState old) { __asm__ volatile("msr fpcr, %0" ::"r"(
 static void tiles_release(void) {}
 #endif
 
-static uint64_t nanoseconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Where part i of n begins: the first range % n of them have one item more. */
 static int64_t part_start(int64_t range, int64_t n, int64_t i)
 {
@@ -548,18 +554,19 @@ static uint32_t group_end(const OctetContext *c, uint32_t first)
     return s;
 }
 
-/* Steps of one chunk are done in a row, which is chunk 0: the compiler keeps their order without barriers. */
-static uint32_t group_chunks(OctetContext *c)
+/* A group as a unit of the team. Steps of one chunk are done in a row, which is chunk 0 (the flag says so): the compiler
+ * keeps their order without barriers. */
+static OctetUnit group_unit(const OctetContext *c, uint32_t first)
 {
-    uint32_t n = 0;
-    c->row = false;
-    for (uint32_t s = c->first; s < c->end; s++) {
+    OctetUnit u = {.first = first, .end = group_end(c, first)};
+    for (uint32_t s = first; s < u.end; s++) {
         Share h = step_share(c, s, c->active);
         int64_t chunks = h.slices * h.each;
-        if (chunks == 1) c->row = true;
-        else n += (uint32_t)chunks;
+        if (chunks == 1) u.flag = 1;
+        else u.chunks += (uint32_t)chunks;
     }
-    return n + c->row;
+    u.chunks += u.flag;
+    return u;
 }
 
 static void step_timed(OctetContext *c, uint32_t s)
@@ -575,47 +582,68 @@ static void *thread_scratch(const OctetContext *c, int32_t t)
     return c->arena ? c->arena + (c->arena_bytes - scratch_stride(c) * (uint64_t)(c->threads - t)) / 64 * 64 : NULL;
 }
 
-static void group_chunk(OctetContext *c, int32_t t, int64_t chunk)
+static void group_chunk(void *arg, int32_t t, OctetUnit u, uint32_t chunk)
 {
+    OctetContext *c = arg;
     const uint64_t tiles = OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16;
-    bool row = c->row && chunk == 0;
     void *scratch = thread_scratch(c, t);
+    bool row = u.flag && chunk == 0;
+    int64_t at = (int64_t)chunk - u.flag; /* among the chunks of the steps that have several */
     FloatState environment = float_enter();
-    chunk -= c->row;
-    for (uint32_t s = c->first; s < c->end && (row || chunk >= 0); s++) {
+    for (uint32_t s = u.first; s < u.end; s++) {
         Share h = step_share(c, s, c->active);
         int64_t chunks = h.slices * h.each;
         if (row != (chunks == 1)) continue;
         if (row) step_chunk(c, s, &h, 0, scratch);
-        else if (chunk < chunks) step_chunk(c, s, &h, chunk, scratch);
-        if (!row) chunk -= chunks;
+        else if (at >= 0 && at < chunks) step_chunk(c, s, &h, at, scratch);
+        at -= row ? 0 : chunks;
     }
     if (c->model->level_needs[c->level] & tiles) tiles_release();
     float_leave(environment);
 }
 
-static void run_chunk(void *c, int32_t t, uint32_t chunk) { group_chunk(c, t, chunk); }
+/* A thread that loses its CPU amid a chunk keeps the others waiting for a time slice of the scheduler, as long as many
+ * chunks. It shows: chunks of one step are of a size, so none takes much longer than all others took. When that happens so
+ * often that the loss outweighs what the threads gain, one thread less is used for a while, longer each time. */
+static void stall_note(OctetContext *c, uint64_t since)
+{
+    enum { STALL = 500000, OFTEN = 4, LEAST = 16, MOST = 64 }; /* nanoseconds; times the loss */
+    if (since < c->opened || c->end - c->done > 1) return;
+    uint64_t loss = nanoseconds_now() - since;
+    if (loss < STALL || loss / 2 < since - c->opened) return;
+    c->rest = c->good > OFTEN * loss ? 0 : c->rest ? 2 * c->rest : LEAST * loss;
+    if (c->rest > MOST * loss) c->rest = MOST * loss;
+    c->good = 0;
+    if (!c->rest) return;
+    c->allowed = c->active > 1 ? c->active - 1 : 1;
+    c->left = c->rest;
+}
 
-/* The group in progress is done; does what thread t can do alone and stops before a group for several threads, whose chunks
- * it returns; 0: the run is over. A failed kernel does not end its phase: every kernel checks its own indices, and what comes
- * after reads no sizes from it. */
-static uint32_t run_advance(void *arg, int32_t t)
+/* The group in progress is done; does what thread t can do alone and stops before a group for several threads. A failed
+ * kernel does not end its phase: every kernel checks its own indices, and what comes after reads no sizes from it. */
+static OctetUnit run_advance(void *arg, int32_t t, uint64_t since)
 {
     OctetContext *c = arg;
-    const OctetModel *m = c->model;
-    if (c->end > c->first) step_timed(c, c->first);
+    const OctetUnit over = {0};
+    if (since) stall_note(c, since);
+    if (c->end > c->done) step_timed(c, c->done);
     for (;;) {
-        c->first = c->end;
-        while (phase_begins(c, c->first)) {
+        c->done = c->end;
+        while (phase_begins(c, c->done)) {
             if (!atomic_load(&c->failed)) atomic_store(&c->failed, (int32_t)phase_advance(c));
-            if (atomic_load(&c->failed)) return 0;
+            if (atomic_load(&c->failed)) return over;
         }
-        if (c->first == m->steps) return 0;
-        c->end = group_end(c, c->first);
-        uint32_t chunks = group_chunks(c);
-        if (chunks > 1) return chunks;
-        group_chunk(c, t, 0);
-        step_timed(c, c->first);
+        if (c->done == c->model->steps) return over;
+        OctetUnit u = group_unit(c, c->done);
+        c->end = u.end;
+        if (u.chunks > 1) {
+            uint64_t now = nanoseconds_now();
+            c->good += c->opened ? now - c->opened : 0;
+            c->opened = now;
+            return u;
+        }
+        group_chunk(c, t, u, 0);
+        step_timed(c, c->done);
     }
 }
 
@@ -627,17 +655,30 @@ static void run_thread(void *arg, int32_t t)
 
 static void run_steps(OctetContext *c)
 {
-    c->first = c->end = 0;
+    c->done = c->end = 0, c->opened = 0;
     c->stamp = c->profile ? nanoseconds_now() : 0;
-    uint32_t chunks = run_advance(c, 0);
-    if (!chunks) return;
-    OctetJob job = {run_chunk, run_advance, c, c->active};
+    OctetUnit u = run_advance(c, 0, 0);
+    if (!u.chunks) return;
+    OctetJob job = {group_chunk, run_advance, c};
     if (c->pool) {
-        ((const OctetPoolHead *)(const void *)c->pool)->run(c->pool, &job, chunks);
+        ((const OctetPoolHead *)(const void *)c->pool)->run(c->pool, &job, c->active, &u);
         return;
     }
-    team_begin(&c->team, &job, chunks, team_bits(c->active));
+    team_begin(&c->team, &job, c->active, u, team_bits(c->active));
     c->host_for(c->host, c->active, run_thread, c);
+}
+
+/* While fewer threads are allowed, the time of runs counts against the rest. */
+static void run_paced(OctetContext *c)
+{
+    bool rested = c->allowed < c->usable;
+    uint64_t begin = rested ? nanoseconds_now() : 0;
+    c->active = threads_needed(c, c->allowed);
+    run_steps(c);
+    if (!rested) return;
+    uint64_t took = nanoseconds_now() - begin;
+    c->left = c->left > took ? c->left - took : 0;
+    if (!c->left) c->left = c->rest, c->allowed++;
 }
 
 static void outputs_place(OctetContext *c)
@@ -676,7 +717,6 @@ OctetStatus octet_run(OctetContext *c, const OctetTensor *in, OctetTensor *out, 
     if (s != OCTET_OK) return s;
     buffers_resolve(c);
     atomic_store_explicit(&c->failed, 0, memory_order_relaxed);
-    c->active = c->threads > 1 ? threads_needed(c) : 1;
-    run_steps(c);
+    run_paced(c);
     return run_finish(c);
 }

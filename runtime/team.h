@@ -19,13 +19,20 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
+typedef struct OctetUnit {
+    uint32_t chunks;           /* 0: the job is over */
+    uint32_t first, end, flag; /* the job's own */
+} OctetUnit;
+
 typedef struct OctetJob {
-    void (*chunk)(void *arg, int32_t thread, uint32_t chunk);
-    uint32_t (*next)(void *arg, int32_t thread); /* of one thread, after all chunks: the next unit's chunks, 0: the end */
+    void (*chunk)(void *arg, int32_t thread, OctetUnit unit, uint32_t chunk);
+    /* Of one thread, when all chunks are done: the next unit. since: when another thread went to sleep over the last chunk,
+     * which it did not run, in nanoseconds; 0: none did. */
+    OctetUnit (*next)(void *arg, int32_t thread, uint64_t since);
     void *arg;
-    int32_t threads; /* indices [0, threads) take part */
 } OctetJob;
 
 enum {
@@ -35,18 +42,22 @@ enum {
 };
 
 /* The word: threads << 48 | first free chunk << 24 | end of the free ones. */
-#define OCTET_TEAM_IDLE ((uint64_t)0)   /* no job */
+#define OCTET_TEAM_IDLE   ((uint64_t)0)  /* no job */
 #define OCTET_TEAM_CLOSED (~(uint64_t)0) /* no job any more */
 
+/* What a claim touches is one cache line. */
 typedef struct OctetTeam {
     _Alignas(64) _Atomic uint64_t word;
+    OctetUnit unit;
+    OctetJob job;
+    int32_t threads;         /* indices [0, threads) take part */
+    _Atomic uint32_t left;   /* chunks of the unit that are not done */
     _Atomic uint32_t asleep; /* a bit for every thread (index modulo 32) that may sleep; who wakes it clears it */
     _Atomic uint32_t tick;   /* slept on; changes before sleepers are woken */
-    _Alignas(64) _Atomic uint32_t left; /* chunks of the unit that are not done */
-    int spin;
-    uint32_t enders; /* bits of those that wait for the end of the job */
-    OctetJob job;
+    _Atomic uint64_t since;  /* see OctetJob.next */
+    uint32_t enders;         /* bits of those that wait for the end of the job */
 } OctetTeam;
+_Static_assert(offsetof(OctetTeam, since) == 64, "one cache line");
 
 static inline void cpu_relax(void)
 {
@@ -57,12 +68,18 @@ static inline void cpu_relax(void)
 #endif
 }
 
-/* How long to spin when `threads` work together: not at all when they outnumber the CPUs this process may use. */
-static inline int spin_for(int32_t threads)
+/* More threads than CPUs would only stand in each other's way. */
+static inline int32_t usable_cpus(void)
 {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return OCTET_SPIN / 20;
-    return CPU_COUNT(&set) >= threads ? OCTET_SPIN : 0;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : INT32_MAX;
+}
+
+static inline uint64_t nanoseconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static inline uint32_t team_bits(int32_t threads) { return threads < 32 ? ((uint32_t)1 << threads) - 1 : UINT32_MAX; }
@@ -110,8 +127,10 @@ static inline void team_sleep(OctetTeam *t, int32_t self, bool stays)
 {
     uint32_t tick = atomic_load(&t->tick), bit = (uint32_t)1 << self % 32;
     atomic_fetch_or(&t->asleep, bit);
-    if (word_waits(atomic_load(&t->word), self, stays))
-        syscall(SYS_futex, &t->tick, FUTEX_WAIT_BITSET_PRIVATE, tick, NULL, NULL, bit);
+    uint64_t word = atomic_load(&t->word);
+    if (!word_waits(word, self, stays)) return;
+    if (word != OCTET_TEAM_IDLE && atomic_load(&t->left) == 1) atomic_store(&t->since, nanoseconds_now());
+    syscall(SYS_futex, &t->tick, FUTEX_WAIT_BITSET_PRIVATE, tick, NULL, NULL, bit);
 }
 
 /* false: the team is closed, or without a job and the thread does not stay. */
@@ -122,7 +141,7 @@ static inline bool team_claim(OctetTeam *t, int32_t self, bool stays, uint32_t *
         if (!word_waits(word, self, stays)) {
             if (!word_offers(word, self)) return false;
             if (atomic_compare_exchange_weak(&t->word, &word, word_take(word, self, chunk))) return true;
-        } else if (spun++ < t->spin) {
+        } else if (spun++ < OCTET_SPIN) {
             cpu_relax();
         } else {
             team_sleep(t, self, stays);
@@ -136,15 +155,16 @@ static inline bool team_claim(OctetTeam *t, int32_t self, bool stays, uint32_t *
 static inline bool team_pass(OctetTeam *t, int32_t self, uint32_t *chunk)
 {
     if (atomic_fetch_sub(&t->left, 1) != 1) return false;
-    uint32_t chunks = t->job.next(t->job.arg, self), enders = t->enders;
+    uint64_t since = atomic_load_explicit(&t->since, memory_order_relaxed);
+    if (since) atomic_store_explicit(&t->since, 0, memory_order_relaxed);
+    t->unit = t->job.next(t->job.arg, self, since);
+    uint32_t chunks = t->unit.chunks, bits = team_bits(t->threads);
     if (!chunks) {
-        team_say(t, OCTET_TEAM_IDLE, enders, UINT32_MAX);
+        team_say(t, OCTET_TEAM_IDLE, t->enders, UINT32_MAX);
         return false;
     }
-    int32_t threads = t->job.threads;
     atomic_store_explicit(&t->left, chunks, memory_order_relaxed);
-    uint64_t word = word_take((uint64_t)threads << 48 | chunks, self, chunk);
-    team_say(t, word, team_bits(threads), chunks - 1);
+    team_say(t, word_take((uint64_t)t->threads << 48 | chunks, self, chunk), bits, chunks - 1);
     return true;
 }
 
@@ -153,15 +173,16 @@ static inline void team_work(OctetTeam *t, int32_t self, bool stays)
 {
     uint32_t chunk;
     while (team_claim(t, self, stays, &chunk)) do {
-            t->job.chunk(t->job.arg, self, chunk);
+            t->job.chunk(t->job.arg, self, t->unit, chunk);
         } while (team_pass(t, self, &chunk));
 }
 
 /* Opens a job's first unit. `enders`: see OctetTeam. */
-static inline void team_begin(OctetTeam *t, const OctetJob *job, uint32_t chunks, uint32_t enders)
+static inline void team_begin(OctetTeam *t, const OctetJob *job, int32_t threads, OctetUnit unit, uint32_t enders)
 {
-    t->job = *job, t->enders = enders;
-    atomic_store_explicit(&t->left, chunks, memory_order_relaxed);
-    team_say(t, (uint64_t)job->threads << 48 | chunks, team_bits(job->threads), chunks);
+    t->job = *job, t->threads = threads, t->unit = unit, t->enders = enders;
+    atomic_store_explicit(&t->left, unit.chunks, memory_order_relaxed);
+    atomic_store_explicit(&t->since, 0, memory_order_relaxed);
+    team_say(t, (uint64_t)threads << 48 | unit.chunks, team_bits(threads), unit.chunks);
 }
 #endif

@@ -346,6 +346,8 @@ static V emit_body(Emit *x, const char *name, uint32_t bufs)
     LLVMPositionBuilderAtEnd(x->b, x->fail);
     return_code(x, OCTET_ERR_INDEX);
     LLVMPositionBuilderAtEnd(x->b, start);
+    micro_plan(x, k->loops);
+    if (x->tiles.most) tiles_configure(x);
     emit_range(x);
     return_code(x, 0);
     return x->fn;

@@ -5,7 +5,8 @@
  *   value.c    expressions into values
  *   memory.c   loads and stores: scalar, contiguous, gathered, masked
  *   scalar.c   one operation on registers: primitives, casts, small floats
- *   micro.c    the `contract` call: a register tile of a contraction
+ *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
+ *   amx.c      tile registers
  *
  * Values in registers: bool is i1; f16 and bf16 are i16 and smaller floats i8 (they are computed in f32 and only
  * moved as they are); all else is itself. A value is a vector when it depends on the lane axis and a scalar when
@@ -18,6 +19,11 @@
 
 typedef LLVMValueRef V;
 typedef LLVMTypeRef T;
+
+typedef struct TileShape {
+    int most;        /* rows of the kernel's largest call in tile registers; 0: there is none */
+    int rows, words; /* of a tile; of a step of a sum, 4 bytes each */
+} TileShape;
 
 typedef struct Emit {
     Kernel *k;
@@ -44,6 +50,7 @@ typedef struct Emit {
     V mask; /* active lanes; NULL: all */
     V some; /* i1: at least one lane of mask is active; NULL: known */
     LLVMBasicBlockRef fail;
+    TileShape tiles;
     V *memo[2]; /* per expression: its value as a scalar (lane 0), as lanes */
     uint32_t memos;
     VEC(uint32_t) trail; /* which memo entries are set: expr * 2 + mode */
@@ -105,6 +112,21 @@ void loop_body(Emit *x, Loop *l);
 void loop_close(Emit *x, Loop *l, int64_t step); /* l->body becomes the latch */
 void emit_stmts(Emit *x, const Stmt *s);
 
+/* ---- amx.c ---- */
+typedef struct TileSum { /* a matched call in bytes */
+    const Tile *t;
+    int left_buf, right_buf, inner; /* inner: the innermost reduction loop, counts words of 4 bytes; 0: there is none */
+    Expr left_at, right_at, words;  /* element offsets; whole words of the innermost loop */
+    Expr row_step;                  /* set by tiles_fit */
+} TileSum;
+bool tiles_fit(Emit *x, TileSum *s);
+void tiles_want(Emit *x, const TileSum *s, int rows); /* of each such call, before the code */
+void tiles_configure(Emit *x);
+Expr tiles_words(Emit *x, const TileSum *s); /* how many of the words are summed in tiles */
+/* i32 out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
+void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);
+
 /* ---- micro.c ---- */
 bool micro_contract(Emit *x, const Stmt *s); /* false: nothing emitted, the call's body says it */
+void micro_plan(Emit *x, const Stmt *s);     /* before any code: what the calls among these statements want */
 #endif

@@ -8,11 +8,13 @@
  *   bytes  left: 4 consecutive bytes of a row as one word, right: a panel of 16 lanes x 4 bytes
  *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
  *
+ *   tiles  a call that asks for them: tile registers sum what divides (amx.c); this file adds the rest to their sums
+ *
  * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not
  * stored. Panels past the end read the first panel. */
 #include "codegen/llvm/internal.h"
 
-enum { MAX_ROWS = 32, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
+enum { MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
 
 typedef struct Micro {
     Emit *x;
@@ -30,6 +32,8 @@ typedef struct Micro {
     Expr left, right, left_at, right_at; /* expanded; element offsets */
     int whole;                           /* bytes: the axis the dot axis is part of, when it may not divide by 4 */
     V rest;                              /* how many bytes its last, partial word has; NULL: this is a whole one */
+    TileSum in_tiles;                    /* the same for tile registers */
+    V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
     T acc_type;
     V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
 } Micro;
@@ -80,8 +84,9 @@ static bool match(Micro *m)
     const Tile *t = m->t;
     Kernel *k = m->x->k;
     int64_t rows, cols, lanes;
-    if (strcmp(m->s->name, "contract") || (t->acc != DT_f32 && t->acc != DT_i32)) return false;
-    if (!constant_extent(k, t->row, MAX_ROWS, &rows) || !constant_extent(k, t->col, MAX_COLS, &cols)) return false;
+    if (strcmp(m->s->name, "contract") && strcmp(m->s->name, "tiles")) return false;
+    if (t->acc != DT_f32 && t->acc != DT_i32) return false;
+    if (!constant_extent(k, t->row, MAX_CALL_ROWS, &rows) || !constant_extent(k, t->col, MAX_COLS, &cols)) return false;
     if (!constant_extent(k, t->lane, 64, &lanes) || lanes < 2) return false;
     m->rows = (int)rows, m->cols = (unsigned)cols, m->lanes = (unsigned)lanes, m->parts = 1;
     m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
@@ -99,6 +104,24 @@ static bool match(Micro *m)
         m->whole = p;
     }
     return true;
+}
+
+static Expr whole_words(Micro *m) /* of the innermost loop */
+{
+    Kernel *k = m->x->k;
+    const Axis *words = &k->axis.at[m->t->depth[m->depths - 1]];
+    bool partial = m->whole && words->parent == m->whole;
+    return partial ? expr_div(k, k->axis.at[m->whole].extent, expr_index(k, DOT)) : words->extent;
+}
+
+static bool match_tiles(Micro *m)
+{
+    if (strcmp(m->s->name, "tiles") || !m->t->dot || !m->depths || !m->adjacent) return false;
+    if (m->left_type != DT_u8 || m->right_type != DT_i8) return false;
+    m->in_tiles = (TileSum){.t = m->t, .left_buf = m->left_buf, .right_buf = m->right_buf};
+    m->in_tiles.left_at = m->left_at, m->in_tiles.right_at = m->right_at;
+    m->in_tiles.inner = m->t->depth[m->depths - 1], m->in_tiles.words = whole_words(m);
+    return tiles_fit(m->x, &m->in_tiles);
 }
 
 /* ---- one point of the sum ---- */
@@ -302,12 +325,12 @@ static void partial_step(Micro *m, int axis)
     }
 }
 
-static void sum_loop(Micro *m, int d, Expr extent)
+static void sum_loop(Micro *m, int d, Expr from, Expr extent)
 {
     Emit *x = m->x;
     int axis = m->t->depth[d];
     V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
-    Loop l = loop_head(x, int64(x, 0), emit_scalar(x, extent));
+    Loop l = loop_head(x, emit_scalar(x, from), emit_scalar(x, extent));
     EACH_ACC(m, i, j, p)
     {
         phi[i][j][p] = LLVMBuildPhi(x->b, m->acc_type, "acc");
@@ -335,16 +358,23 @@ static void depth_loop(Micro *m, int d)
         return;
     }
     int axis = m->t->depth[d];
-    Expr extent = k->axis.at[axis].extent;
-    if (m->whole && k->axis.at[axis].parent == m->whole) {
-        sum_loop(m, d, expr_div(k, k->axis.at[m->whole].extent, expr_index(k, DOT)));
-        partial_step(m, axis);
-    } else if (expr_is(k, extent, 1)) {
+    bool partial = m->whole && k->axis.at[axis].parent == m->whole, inner = d == m->depths - 1;
+    Expr extent = partial ? whole_words(m) : k->axis.at[axis].extent;
+    Expr from = inner && m->sums ? tiles_words(x, &m->in_tiles) : expr_index(k, 0);
+    if (!partial && expr_is(k, extent, 1) && expr_is(k, from, 0)) {
         x->var[axis] = int64(x, 0);
         depth_loop(m, d + 1);
-    } else {
-        sum_loop(m, d, extent);
+        return;
     }
+    if (from != extent) sum_loop(m, d, from, extent);
+    if (partial) partial_step(m, axis);
+}
+
+static bool is_summed(Micro *m) /* nothing is left to add to what the tiles hold */
+{
+    Kernel *k = m->x->k;
+    if (!m->sums || tiles_words(m->x, &m->in_tiles) != m->in_tiles.words) return false;
+    return !m->whole || expr_is(k, expr_mod(k, k->axis.at[m->whole].extent, expr_index(k, DOT)), 0);
 }
 
 static V joined(Micro *m, V *part) /* the registers of one accumulator as one vector */
@@ -401,7 +431,7 @@ static void store_rows(Micro *m, V first)
 {
     Emit *x = m->x;
     for (int i = 0; i < m->rows; i++) {
-        x->var[m->t->row] = m->fixed_row ? int64(x, i) : LLVMBuildAdd(x->b, first, int64(x, i), "");
+        x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
         Branch b = {NULL, NULL};
         if (!m->fixed_row) b = branch_open(x, m->valid[i]);
         for (unsigned j = 0; j < m->cols; j++) store_panel(m, i, j);
@@ -423,39 +453,107 @@ static void panels(Micro *m)
     }
 }
 
+static V summed(Micro *m, V row, unsigned j) /* by the tiles; always one register */
+{
+    Emit *x = m->x;
+    V at = LLVMBuildMul(x->b, LLVMBuildSub(x->b, row, m->sums_row, ""), int64(x, m->cols), "");
+    at = LLVMBuildAdd(x->b, at, int64(x, j), "");
+    V v = LLVMBuildLoad2(x->b, m->acc_type, LLVMBuildInBoundsGEP2(x->b, m->acc_type, m->sums, &at, 1, ""), "");
+    LLVMSetAlignment(v, SCRATCH_ALIGN);
+    return v;
+}
+
 static void block(Micro *m, V first)
 {
     Emit *x = m->x;
     V zero = LLVMConstNull(m->acc_type);
-    EACH_ACC(m, i, j, p) m->acc[i][j][p] = zero;
     for (int i = 0; i < m->rows; i++) {
-        m->row[i] = int64(x, i);
+        m->row[i] = x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
         if (m->fixed_row) continue;
-        x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
         m->valid[i] = emit_scalar(x, m->t->row_guard);
-        m->row[i] = select2(x, m->valid[i], x->var[m->t->row], first);
+        m->row[i] = select2(x, m->valid[i], m->row[i], first);
     }
-    depth_loop(m, 0);
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = m->sums ? summed(m, m->row[i], j) : zero;
+    if (!is_summed(m)) depth_loop(m, 0);
     store_rows(m, first);
 }
 
-static void blocks(Micro *m) /* the tile may be partial */
+/* Rows [from, from + rows) in blocks of n and then of one. */
+static void blocks(Micro *m, V from, int rows, int n)
 {
     Emit *x = m->x;
-    int rows = m->rows;
-    for (int n = rows < TAIL_ROWS ? rows : TAIL_ROWS; rows > 0; n = 1) {
-        int whole = rows / n * n, from = m->rows - rows;
-        Loop l = loop_head(x, int64(x, from), int64(x, from + whole));
+    for (n = rows < n ? rows : n; rows > 0; n = 1) {
+        int whole = rows / n * n;
+        V to = LLVMBuildAdd(x->b, from, int64(x, whole), "");
+        Loop l = loop_head(x, from, to);
         loop_body(x, &l);
         x->var[m->t->row] = l.i;
-        Branch b = branch_open(x, emit_scalar(x, m->t->row_guard));
+        Branch b = {NULL, NULL};
+        if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
         Micro part = *m;
         part.rows = n;
         block(&part, l.i);
-        branch_close(x, b);
+        if (!m->fixed_row) branch_close(x, b);
         loop_close(x, &l, n);
-        rows -= whole;
+        rows -= whole, from = to;
     }
+}
+
+/* ---- tile registers ---- */
+static void row_tiles(Micro *m, V first, int n) /* all of whose rows exist */
+{
+    Emit *x = m->x;
+    int rows = n * x->tiles.rows;
+    Micro part = *m;
+    part.fixed_row = true, part.sums_row = first;
+    part.sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)rows * m->cols), "sums");
+    LLVMSetAlignment(part.sums, SCRATCH_ALIGN);
+    tiles_sum(x, &m->in_tiles, first, n, m->col, (int)m->cols, part.sums);
+    blocks(&part, first, rows, TAIL_ROWS);
+}
+
+/* Some rows may not exist: tile after tile, as far as they do. */
+static void guarded_tiles(Micro *m, int n)
+{
+    Emit *x = m->x;
+    int rows = x->tiles.rows;
+    Loop l = loop_head(x, int64(x, 0), int64(x, (int64_t)n * rows));
+    loop_body(x, &l);
+    x->var[m->t->row] = LLVMBuildAdd(x->b, l.i, int64(x, rows - 1), "");
+    V all = emit_scalar(x, m->t->row_guard);
+    Branch whole = branch_open(x, all);
+    row_tiles(m, l.i, 1);
+    branch_close(x, whole);
+    Branch partial = branch_open(x, LLVMBuildNot(x->b, all, ""));
+    blocks(m, l.i, rows, TAIL_ROWS);
+    branch_close(x, partial);
+    loop_close(x, &l, rows);
+}
+
+static void call_tiles(Micro *m)
+{
+    Emit *x = m->x;
+    int n = m->rows / x->tiles.rows, rest = m->rows % x->tiles.rows;
+    if (n && m->fixed_row) row_tiles(m, int64(x, 0), n);
+    else if (n) guarded_tiles(m, n);
+    if (rest) blocks(m, int64(x, m->rows - rest), rest, TAIL_ROWS);
+}
+
+void micro_plan(Emit *x, const Stmt *s)
+{
+    for (; s; s = s->next) {
+        micro_plan(x, s->body);
+        if (s->kind != S_CALL) continue;
+        Micro *m = NEW(x->mem, Micro);
+        m->x = x, m->s = s, m->t = &s->tile;
+        if (match(m) && match_tiles(m)) tiles_want(x, &m->in_tiles, m->rows);
+    }
+}
+
+static int fitting_rows(const Micro *m) /* accumulators in three quarters of the registers */
+{
+    int n = m->x->target->registers * 3 / 4 / (int)(m->cols * m->parts);
+    return n < 1 ? 1 : n;
 }
 
 bool micro_contract(Emit *x, const Stmt *s)
@@ -471,8 +569,10 @@ bool micro_contract(Emit *x, const Stmt *s)
     m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 ? x->f32 : x->i32, m->lanes / m->parts);
     m->fixed_row = !s->tile.row_guard;
     panels(m);
-    if (m->fixed_row) block(m, int64(x, 0));
-    else blocks(m);
+    if (match_tiles(m)) call_tiles(m);
+    else if (!m->fixed_row) blocks(m, int64(x, 0), m->rows, TAIL_ROWS);
+    else if (m->rows <= MAX_ROWS && strcmp(s->name, "tiles")) block(m, int64(x, 0));
+    else blocks(m, int64(x, 0), m->rows, fitting_rows(m));
     x->lanes = 0;
     return true;
 }

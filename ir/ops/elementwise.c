@@ -500,7 +500,7 @@ const OpDef ops_elementwise[] = {
     UNARY(Softsign, 1, "X / (1 + abs(X))", ),
     UNARY(Mish, 18, "X * tanh(max(X, 0) + log1p(exp(-abs(X))))", ),
     UNARY(Swish, 24, "X / (1 + exp(-alpha * X))", .attrs = "alpha:float=1"),
-    OP(Shrink, .since = 9, .sig = "X:T -> Y:T", .T = "int float", .attrs = "bias:float=0 lambd:float=0.5",
+    OP(Shrink, .since = 9, .sig = "X:T -> Y:T", .T = "float", .attrs = "bias:float=0 lambd:float=0.5",
        .body = "select(X < -lambd, X + bias, select(X > lambd, X - bias, 0))", .quant = QUANT_LUT),
     UNARY(Gelu, 20, NULL, .attrs = "approximate:string=none", .infer = infer_gelu, .lower = lower_gelu),
     OP(IsNaN, .since = 9, .sig = "X:T -> Y:bool", .T = "float", .body = "isnan(X)"),

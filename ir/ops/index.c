@@ -3,6 +3,7 @@
  * An index that is data is checked (Compute.check) unless the constant it comes from was checked by the shape rule;
  * negative ones count from the end. Results whose size depends on data are refused, except where it is constant. */
 #include "ir/ops/ops.h"
+#include "ir/ops/emit.h"
 #include "ir/ops/rules.h"
 
 /* ---- indices ---- */
@@ -561,7 +562,9 @@ static void lower_reverse(Lower *l)
         expr_and(k, expr_le(k, expr_index(k, 0), length), expr_le(k, length, low_dim(l, in, time)));
 }
 
-/* ---- NonZero, Compress: sizes that depend on data, known when the data is constant ---- */
+/* ---- NonZero, Compress: sizes that depend on data ----
+ * The count is a value of its own (CountTrue), read when the model runs; NonZeroAt and CompressAt get it as the size of their
+ * result. Constants fold: the count is then a number. */
 
 static int64_t count_true(const Tensor *t, int64_t most)
 {
@@ -576,6 +579,31 @@ static bool infer_non_zero(Infer *c)
     const Tensor *t = in_const(c, 0);
     Dim n = t ? DIM(c, count_true(t, INT64_MAX)) : dim_fresh(c->d, "nonzero", DIM_DATA);
     return out_shape(c, 0, 2, (Dim[]){DIM(c, r), n});
+}
+
+static bool expand_non_zero(Expand *x)
+{
+    Val in = ex_in(x, 0);
+    x->out[0] = EX_OCTET(x, "NonZeroAt", in, EX_OCTET(x, "CountTrue", in));
+    return true;
+}
+
+static bool infer_count(Infer *c) { return out_shape(c, 0, 0, NULL); }
+
+static void lower_count(Lower *l)
+{
+    int in = low_in(l, 0), axis[MAX_RANK];
+    Expr at[MAX_RANK] = {0};
+    low_axes(l, in, axis);
+    low_index(l, axis, low_rank(l, in), at);
+    Expr is = low_i64(l, expr_cast(l->k, DT_bool, expr_load(l->k, in, at)));
+    low_reduce(l, low_out(l, 0), NULL, 0, axis, low_rank(l, in), P_add, is, 0);
+}
+
+static bool infer_non_zero_at(Infer *c)
+{
+    Dim n = rule_elem(c, 1, 0);
+    return out_shape(c, 0, 2, (Dim[]){DIM(c, in_rank(c, 0)), dim_known(n) ? n : dim_fresh(c->d, "nonzero", DIM_DATA)});
 }
 
 /* How many of the first i + 1 elements of a buffer, in row-major order, are not zero: a temporary. */
@@ -615,22 +643,53 @@ static void lower_non_zero(Lower *l)
     }
 }
 
+/* The input with n elements along the axis, or n in all. */
+static bool compress_shape(Infer *c, Dim n)
+{
+    int r = in_rank(c, 0), axis;
+    const Attr *a = node_attr(c->n, "axis");
+    Dim out[MAX_RANK];
+    if (a->kind == ATTR_NONE) return out_shape(c, 0, 1, &n);
+    if (!in_axis(c, a->i, r, &axis)) return false;
+    for (int i = 0; i < r; i++) out[i] = i == axis ? n : in_dim(c, 0, i);
+    return out_shape(c, 0, r, out);
+}
+
 static bool infer_compress(Infer *c)
 {
     int r = in_rank(c, 0), axis;
     const Attr *a = node_attr(c->n, "axis");
     const Tensor *t = in_const(c, 1);
-    Dim out[MAX_RANK], n;
     int64_t most = INT64_MAX;
+    if (in_rank(c, 1) != 1) return infer_error(c, "condition has rank %d, expected 1", in_rank(c, 1));
     if (a->kind != ATTR_NONE && !in_axis(c, a->i, r, &axis)) return false;
     Dim whole = a->kind == ATTR_NONE ? dim_product(c->d, in_type(c, 0)->dim, r) : in_dim(c, 0, axis);
-    if (t && !dim_is_const(c->d, whole, &most) &&
-        !require_ge(c, whole, DIM(c, tensor_count(t)), "the condition is no longer than the axis"))
+    if ((!t || !dim_is_const(c->d, whole, &most)) &&
+        !require_ge(c, whole, in_dim(c, 1, 0), "the condition is no longer than the axis"))
         return false;
-    n = t ? DIM(c, count_true(t, most)) : dim_fresh(c->d, "compress", DIM_DATA);
-    if (a->kind == ATTR_NONE) return out_shape(c, 0, 1, &n);
-    for (int i = 0; i < r; i++) out[i] = i == axis ? n : in_dim(c, 0, i);
-    return out_shape(c, 0, r, out);
+    return compress_shape(c, t ? DIM(c, count_true(t, most)) : dim_fresh(c->d, "compress", DIM_DATA));
+}
+
+/* Of a constant condition, what lies within the axis counts; any other is no longer than the axis. */
+static bool expand_compress(Expand *x)
+{
+    const Tensor *t = ex_const(x, ex_in(x, 1));
+    const Attr *a = node_attr(x->n, "axis");
+    const Type *in = ex_type(x, ex_in(x, 0));
+    Dims *d = x->m->dim;
+    int64_t whole;
+    Val condition = ex_in(x, 1);
+    Dim size = a->kind == ATTR_NONE ? dim_product(d, in->dim, in->rank) : in->dim[a->i < 0 ? a->i + in->rank : a->i];
+    if (t && dim_is_const(d, size, &whole)) condition = ex_slice(x, condition, 0, 0, whole);
+    Val count = EX_OCTET(x, "CountTrue", condition);
+    x->out[0] = ex_op_like(x, "octet", "CompressAt", (const Val[]){ex_in(x, 0), condition, count}, 3);
+    return true;
+}
+
+static bool infer_compress_at(Infer *c)
+{
+    Dim n = rule_elem(c, 2, 0);
+    return compress_shape(c, dim_known(n) ? n : dim_fresh(c->d, "compress", DIM_DATA));
 }
 
 /* The condition may be longer or shorter than the axis: what both have counts. */
@@ -682,9 +741,14 @@ const OpDef ops_index[] = {
        .infer = infer_cumulative, .lower = lower_cum_prod),
     OP(ReverseSequence, .since = 10, .sig = "input:T sequence_lens:i64 -> Y:T", .T = "any", .attrs = "time_axis:int=0 batch_axis:int=1",
        .infer = infer_reverse, .lower = lower_reverse, .quant = QUANT_PASS),
-    OP(NonZero, .since = 9, .sig = "X:T -> Y:i64", .T = "any", .infer = infer_non_zero, .lower = lower_non_zero),
+    OP(NonZero, .since = 9, .sig = "X:T -> Y:i64", .T = "any", .infer = infer_non_zero, .expand = expand_non_zero),
     OP(Compress, .since = 9, .sig = "input:T condition:bool -> output:T", .T = "any", .attrs = "axis:int", .infer = infer_compress,
-       .lower = lower_compress, .quant = QUANT_PASS),
+       .expand = expand_compress),
+    OP(CountTrue, .domain = "octet", .since = 1, .sig = "X:T -> count:i64", .T = "any", .infer = infer_count, .lower = lower_count),
+    OP(NonZeroAt, .domain = "octet", .since = 1, .sig = "X:T count:i64 -> Y:i64", .T = "any", .infer = infer_non_zero_at,
+       .lower = lower_non_zero),
+    OP(CompressAt, .domain = "octet", .since = 1, .sig = "input:T condition:bool count:i64 -> output:T", .T = "any", .attrs = "axis:int",
+       .infer = infer_compress_at, .lower = lower_compress, .quant = QUANT_PASS),
     {0},
 };
 /* clang-format on */

@@ -241,7 +241,7 @@ static bool infer_unpool(Infer *c)
     Dim out[MAX_RANK] = {x->dim[0], x->dim[1]};
     uint32_t given = 0, count[3] = {0};
     if (in_has(c, 2)) {
-        const Dim *size = in_elems(c, 2, &given);
+        const Dim *size = rule_sizes(c, 2, &given);
         if (!size) return out_unknown(c, 0);
         if (given != (uint32_t)x->rank)
             return infer_error(c, "output_shape has %u entries, expected %d", given, x->rank);

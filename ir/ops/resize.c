@@ -115,7 +115,7 @@ static bool infer_scaled(Infer *c, Resize *r, Dim *out)
 static bool infer_sized(Infer *c, Resize *r, Dim *out)
 {
     uint32_t n;
-    const Dim *sizes = in_elems(c, 3, &n);
+    const Dim *sizes = rule_sizes(c, 3, &n);
     if (!sizes) return out_unknown(c, 0);
     if (n != (uint32_t)r->n) return infer_error(c, "sizes has %u entries, expected %d", n, r->n);
     int64_t in[MAX_RANK] = {0}, size[MAX_RANK] = {0};
@@ -532,7 +532,7 @@ static void lower_grid_sample(Lower *l)
 static bool infer_affine_grid(Infer *c)
 {
     uint32_t n;
-    const Dim *size = in_elems(c, 1, &n);
+    const Dim *size = rule_sizes(c, 1, &n);
     if (!size) return out_unknown(c, 0);
     if (n != 4 && n != 5) return infer_error(c, "size has %u entries, expected 4 or 5", n);
     Dim out[MAX_RANK] = {size[0]};

@@ -61,10 +61,16 @@ const Dim *rule_elems(Infer *c, uint32_t i, uint32_t *n)
     return t ? tensor_elems(c->g->mem, c->d, t, n) : NULL;
 }
 
+const Dim *rule_sizes(Infer *c, uint32_t i, uint32_t *n)
+{
+    graph_track(c->g, node_in(c->g, c->n, i));
+    return rule_elems(c, i, n);
+}
+
 Dim rule_elem(Infer *c, uint32_t i, uint32_t at)
 {
     uint32_t n;
-    const Dim *e = rule_elems(c, i, &n);
+    const Dim *e = rule_sizes(c, i, &n);
     return e && at < n ? dim_canon(c->d, e[at]) : (Dim){0};
 }
 
@@ -264,12 +270,38 @@ Expr low_wrap_index(Lower *l, Expr index, Expr size, Expr *check)
     return i;
 }
 
+/* Some value of the graph has this symbol as an element: it can be read when the model runs. */
+static bool symbol_readable(const Lower *l, uint32_t symbol)
+{
+    uint32_t i;
+    for (uint32_t v = 1; v < l->g->val.n; v++) {
+        const Value *val = &l->g->val.at[v];
+        for (uint32_t k = 0; val->elem && k < val->elems; k++)
+            if (dim_known(val->elem[k]) && dim_is_symbol(l->k->dim, val->elem[k], &i) && i == symbol) return true;
+    }
+    return false;
+}
+
+static bool size_readable(const Lower *l, Dim size)
+{
+    const DimCode *code;
+    if (!dim_known(size)) return false;
+    size = dim_canon(l->k->dim, size);
+    if (!dim_has_data(l->k->dim, size)) return true;
+    uint32_t n = dim_code(l->k->dim, size, l->k->mem, &code);
+    for (uint32_t i = 0; i < n; i++)
+        if (code[i].op == DIMOP_SYM && dim_symbol_kind(l->k->dim, (uint32_t)code[i].arg) == DIM_DATA &&
+            !symbol_readable(l, (uint32_t)code[i].arg))
+            return false;
+    return true;
+}
+
 bool low_sized(Lower *l)
 {
     for (uint32_t o = 0; o < l->n->nout; o++) {
         const Type *t = low_out_type(l, o);
         for (int i = 0; i < t->rank; i++)
-            if (!dim_known(t->dim[i]) || dim_has_data(l->k->dim, t->dim[i])) {
+            if (!size_readable(l, t->dim[i])) {
                 low_refuse(l, "the size of its result depends on data, which is not supported");
                 return false;
             }

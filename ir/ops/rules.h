@@ -7,6 +7,7 @@
 
 /* ---- shape rules ---- */
 const Dim *rule_elems(Infer *c, uint32_t i, uint32_t *n); /* as in_elems, also whole numbers held as floats */
+const Dim *rule_sizes(Infer *c, uint32_t i, uint32_t *n); /* the same for an input that says sizes: computed ones are symbols */
 bool rule_ints(Infer *c, uint32_t i, const int64_t **v, uint32_t *n);   /* all elements are constants */
 bool rule_known(Infer *c, uint32_t i);                                  /* absent, or all elements are constants */
 bool rule_axes(Infer *c, uint32_t i, int rank, int *axis, uint32_t *n); /* different axes, known; reports */
@@ -41,7 +42,7 @@ Compute *low_move(Lower *l, int out, const int *axis, int in, const Expr *at);
 /* An index as ONNX gives it (negative counts from the end) made positive; *check gets the condition that it is in
  * range, and-ed. */
 Expr low_wrap_index(Lower *l, Expr index, Expr size, Expr *check);
-bool low_sized(Lower *l); /* false: a result's size depends on data; refused */
+bool low_sized(Lower *l); /* false: a result's size depends on data that is no element the model can read; refused */
 const Type *low_in_type(const Lower *l, uint32_t i);
 const Type *low_out_type(const Lower *l, uint32_t o);
 #endif

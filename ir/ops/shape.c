@@ -97,10 +97,10 @@ static bool expand_constant(Expand *x)
 static bool target_dims(Infer *c, uint32_t i, Dim *dim, int *rank)
 {
     uint32_t n;
-    const Dim *e = rule_elems(c, i, &n);
     int64_t count = type_count(c->d, in_type(c, i));
     if (in_rank(c, i) < 0 || count < 0) return false;
     if (count > MAX_RANK) return infer_error(c, "rank %d, at most %d is supported", (int)count, MAX_RANK);
+    const Dim *e = rule_sizes(c, i, &n);
     for (int j = 0; j < count; j++) dim[j] = e && j < (int)n ? dim_canon(c->d, e[j]) : (Dim){0};
     *rank = (int)count;
     return true;
@@ -167,14 +167,20 @@ static void lower_eye(Lower *l)
     low_stage(l, out, axis, 2, low_select(l, on, low_const(l, t, 1), low_const(l, t, 0)));
 }
 
+/* How many steps of that size, which is not negative, lie in a span. */
+static Dim range_steps(Dims *d, Dim span, Dim step)
+{
+    return dim_max(d, dim_cdiv(d, span, dim_max(d, step, dim_const(d, 1))), dim_const(d, 0));
+}
+
 static bool range_count(Infer *c, Dim *count)
 {
-    Dim start = rule_elem(c, 0, 0), limit = rule_elem(c, 1, 0), delta = rule_elem(c, 2, 0);
-    int64_t step;
-    if (dim_known(start) && dim_known(limit) && dim_known(delta) && dim_is_const(c->d, delta, &step)) {
-        if (!step) return infer_error(c, "delta is 0");
-        Dim span = step > 0 ? dim_sub(c->d, limit, start) : dim_sub(c->d, start, limit);
-        *count = dim_max(c->d, dim_cdiv(c->d, span, DIM(c, step > 0 ? step : -step)), DIM(c, 0));
+    Dim start = rule_elem(c, 0, 0), limit = rule_elem(c, 1, 0), delta = rule_elem(c, 2, 0), zero = DIM(c, 0);
+    if (dim_known(start) && dim_known(limit) && dim_known(delta)) {
+        if (!dim_require(c->d, GUARD_NE, delta, zero, c->loc, "the step of Range is not 0")) return infer_error(c, "delta is 0");
+        Dim span = dim_sub(c->d, limit, start), back = dim_sub(c->d, zero, delta);
+        *count = dim_select(c->d, dim_ge(c->d, delta, zero), range_steps(c->d, span, delta),
+                            range_steps(c->d, dim_sub(c->d, zero, span), back));
         return true;
     }
     const Tensor *s = in_const(c, 0), *l = in_const(c, 1), *d = in_const(c, 2);
@@ -350,6 +356,25 @@ static bool reshape_counts(Infer *c, const Dim *out, int rank)
     return !dim_known(a) || !dim_known(b) || require_eq(c, a, b, "element counts before and after");
 }
 
+/* 0 stands for the input's size at that place. */
+static Dim reshape_zero(Infer *c, Dim size, int j)
+{
+    bool positive = dim_known(size) && !dim_has_data(c->d, size); /* a size of an input: 0 only when it is empty */
+    if (!dim_known(size) || j >= in_rank(c, 0) || positive) return size;
+    return dim_select(c->d, dim_eq(c->d, size, DIM(c, 0)), in_dim(c, 0, j), size);
+}
+
+/* Sizes that data says may also be -1, at most one of them: what the others leave. */
+static bool reshape_data(Infer *c, Dim *out, int rank)
+{
+    Dim total = dim_product(c->d, in_type(c, 0)->dim, in_rank(c, 0)), part = dim_product(c->d, out, rank);
+    if (!dim_known(total) || !dim_known(part)) return true;
+    Dim rest = dim_fdiv(c->d, total, dim_max(c->d, dim_sub(c->d, DIM(c, 0), part), DIM(c, 1)));
+    for (int j = 0; j < rank; j++)
+        if (dim_has_data(c->d, out[j])) out[j] = dim_select(c->d, dim_eq(c->d, out[j], DIM(c, -1)), rest, out[j]);
+    return true;
+}
+
 static bool infer_reshape(Infer *c)
 {
     Dim out[MAX_RANK];
@@ -357,18 +382,21 @@ static bool infer_reshape(Infer *c)
     bool zero = node_int(c->n, "allowzero") != 0;
     if (!target_dims(c, 1, out, &rank)) return out_unknown(c, 0);
     for (int j = 0; j < rank; j++) {
-        if (!dim_known(out[j])) unknown = j, unknowns++;
+        if (!dim_known(out[j]) || dim_has_data(c->d, out[j])) unknown = j, unknowns++;
         if (dim_is(c->d, out[j], -1)) {
             if (hole >= 0) return infer_error(c, "the shape has more than one -1");
             hole = j;
         } else if (dim_is(c->d, out[j], 0) && !zero) {
             if (j >= in_rank(c, 0)) return infer_error(c, "0 at %d, the input has rank %d", j, in_rank(c, 0));
             out[j] = in_dim(c, 0, j);
+        } else if (!zero) {
+            out[j] = reshape_zero(c, out[j], j);
         }
     }
     if (hole < 0 && unknowns == 1) hole = unknown; /* the element count tells it */
     if (hole >= 0) out[hole] = DIM(c, 1);
     fresh_unknown(c, out, rank, "reshape");
+    if (hole < 0 && unknowns) reshape_data(c, out, rank);
     if (hole >= 0 ? !reshape_hole(c, out, rank, hole) : !reshape_counts(c, out, rank)) return false;
     out_shape(c, 0, rank, out);
     return same_elems(c);
@@ -616,7 +644,7 @@ static void lower_concat(Lower *l)
 static bool split_sizes(Infer *c, Dim whole, Dim *size)
 {
     uint32_t parts = c->n->nout, n;
-    const Dim *e = in_has(c, 1) ? rule_elems(c, 1, &n) : NULL;
+    const Dim *e = in_has(c, 1) ? rule_sizes(c, 1, &n) : NULL;
     if (e && n != parts) return infer_error(c, "%u sizes for %u outputs", n, parts);
     Dim sum = DIM(c, 0), chunk = dim_cdiv(c->d, whole, DIM(c, parts));
     for (uint32_t o = 0; o < parts; o++) {
@@ -727,9 +755,9 @@ static bool slice_bounds(Infer *c, Bounds *b)
     int axis[MAX_RANK];
     if (count < 0) count = type_count(c->d, in_type(c, 2));
     *b = (Bounds){.n = (uint32_t)count};
-    b->start = rule_elems(c, 1, &n);
+    b->start = rule_sizes(c, 1, &n);
     if (b->start && n != b->n) return infer_error(c, "%u starts, expected %u", n, b->n);
-    b->end = rule_elems(c, 2, &n);
+    b->end = rule_sizes(c, 2, &n);
     if (b->end && n != b->n) return infer_error(c, "%u ends, expected %u", n, b->n);
     if (!in_has(c, 3) && count > in_rank(c, 0)) return infer_error(c, "%u starts for rank %d", b->n, in_rank(c, 0));
     if (in_has(c, 3) && (!rule_axes(c, 3, in_rank(c, 0), axis, &n) || !rule_ints(c, 3, &b->axis, &n))) return false;
@@ -829,7 +857,7 @@ static bool infer_pad(Infer *c)
     if (!rule_known(c, 3)) return out_unknown(c, 0);
     if (pad_mode(c->n) == PAD_MODES) return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
     if (in_has(c, 3) && (!rule_axes(c, 3, rank, axis, &n) || !rule_ints(c, 3, &axes, &n))) return false;
-    const Dim *pads = rule_elems(c, 1, &np);
+    const Dim *pads = rule_sizes(c, 1, &np);
     if (pads && np != 2 * n) return infer_error(c, "%u pads, expected %u", np, 2 * n);
     if (!pads || !pad_borders(c->d, pads, axes, n, rank, b)) {
         for (int a = 0; a < rank; a++) out[a] = dim_fresh(c->d, "pad", DIM_DATA);

@@ -3,8 +3,22 @@
 #include <criterion/criterion.h>
 #include <fenv.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* Stands in for libc's: a machine of as many CPUs as a test says, so that threads outnumber the real ones. */
+static int cpus;
+int sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *set)
+{
+    (void)pid;
+    int n = cpus ? cpus : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    memset(set, 0, bytes);
+    for (int i = 0; i < n && (size_t)i < 8 * bytes; i++) CPU_SET_S((size_t)i, bytes, set);
+    return 0;
+}
 
 /* Y = 2 * X + 1 over N elements in two steps, through one temporary. */
 static int32_t twice(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
@@ -175,6 +189,7 @@ Test(runtime, levels_are_capped_and_never_beyond_the_processor)
 Test(runtime, threads_give_the_same_and_share_the_pool)
 {
     OctetModel m = model_make();
+    cpus = 5;
     for (int32_t threads = 1; threads <= 5;
          threads++) { /* more than the machine has: they must get out of each other's way */
         OctetPool *p = aligned_alloc(64, octet_pool_bytes(threads));
@@ -214,12 +229,150 @@ Test(runtime, a_host_brings_its_threads)
     OctetModel m = model_make();
     OctetContext *c = context_make(&m);
     int calls = 0;
+    cpus = 3;
     octet_context_threads(c, NULL, host_for, &calls, 3);
     run_check(c, 1000, 1);
     cr_assert_eq(calls, 1);
     run_check(c, 1, 1);
     cr_assert_eq(calls, 1, "one element is no work for several threads");
     free(c);
+}
+
+static void one_after_another(void *host, int32_t n, OctetTask task, void *task_arg)
+{
+    (void)host;
+    for (int32_t i = n; i-- > 0;) task(task_arg, i);
+}
+
+Test(runtime, a_host_may_run_its_tasks_one_after_another)
+{
+    OctetModel m = model_make();
+    OctetContext *c = context_make(&m);
+    cpus = 4;
+    octet_context_threads(c, NULL, one_after_another, NULL, 4);
+    run_check(c, 1000, 1);
+    free(c);
+}
+
+/* A ladder: every rung mixes what two places of the rung below hold. Every third is one item, every fifth too short for several
+ * threads; two in a row may be independent of each other (no barrier). */
+enum { LADDER = 60, WIDE = 4096 };
+static int32_t rung(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)size;
+    const uint32_t *x = buf[0];
+    for (int64_t i = lo; i < hi; i++) {
+        uint32_t *sum = scratch;
+        *sum = x[i] * 3;
+        *sum += x[(i + 1031) % WIDE];
+        ((uint32_t *)buf[1])[i] = *sum;
+    }
+    return 0;
+}
+
+static int32_t rung_single(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    (void)lo, (void)hi;
+    return rung(buf, size, 0, WIDE, scratch);
+}
+
+static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
+{
+    static const OctetTensorInfo x_info = {"X", 12, 1, {WIDE}, {0}}, y_info = {"Y", 12, 1, {WIDE}, {0}};
+    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, WIDE}, {OCTET_CODE_CONST, 0, 1}};
+    static const OctetSpan programs[] = {{0, 1}, {1, 1}};
+    static const OctetPhase phases[] = {{0, 0, 2, 0, 0}};
+    static const OctetKernel kernel[] = {rung, rung_single}, *const level_kernels[] = {kernel, kernel, kernel};
+    static const uint32_t scratch[] = {64, 64, 64}, at[] = {0};
+    enum { EACH = 4 * WIDE + 64 };
+    OctetStep steps[LADDER];
+    OctetSlice slices[LADDER];
+    OctetBuffer buffers[LADDER + 1];
+    uint32_t args[2 * LADDER];
+    const char *names[LADDER];
+    for (uint32_t s = 0; s < LADDER; s++) {
+        uint32_t single = s % 3 == 0;
+        uint32_t from = s % 10 == 8 ? s - 1 : s; /* as the rung before: the two do not depend on each other */
+        steps[s] = (OctetStep){single, {2 * s, 2}, {0, 0}, s % 10 != 8};
+        slices[s] = (OctetSlice){single, s % 5 == 4 ? 3000 : 1 + s % 7, 64};
+        args[2 * s] = from, args[2 * s + 1] = s + 1;
+        buffers[s] = s ? (OctetBuffer){SEG_ARENA, 0, (uint64_t)s * EACH} : (OctetBuffer){SEG_INPUT, 0, 0};
+        names[s] = "rung";
+    }
+    buffers[LADDER] = (OctetBuffer){SEG_OUTPUT, 0, 0};
+    const OctetSlice *const level_slices[] = {slices, slices, slices};
+    OctetModel m = model_make();
+    m.input = &x_info, m.output = &y_info, m.input_dim = m.output_dim = at, m.symbols = 0, m.sizes = 2, m.guards = 0;
+    m.program = programs, m.code = codes, m.phase = phases, m.buffer = buffers, m.buffers = LADDER + 1, m.blocks = 0;
+    m.step = steps, m.steps = LADDER, m.arg = args, m.args = 2 * LADDER, m.kernels = 2, m.step_name = names;
+    m.level_kernel = level_kernels, m.level_slice = level_slices, m.level_scratch = scratch;
+    m.arena_bytes = (uint64_t)(LADDER + 1) * EACH;
+    uint32_t *x = malloc(sizeof *x * WIDE);
+    for (uint32_t i = 0; i < WIDE; i++) x[i] = i * 2654435761u;
+    OctetContext *c = context_make(&m);
+    octet_context_threads(c, pool, NULL, NULL, threads);
+    OctetTensor in = {x, {WIDE}}, out = {y, {0}};
+    size_t bytes = 0;
+    cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_OK, "%s", octet_error_text(c));
+    void *arena = aligned_alloc(64, bytes);
+    cr_assert_eq(octet_run(c, &in, &out, arena, bytes), OCTET_OK);
+    /* a late worker must not look at what was the context's, the arena's or the model's */
+    memset(c, 0xa5, octet_context_size(m.sizes, m.args, m.blocks));
+    memset(arena, 0xa5, bytes);
+    free(c), free(arena), free(x);
+}
+
+Test(runtime, results_do_not_depend_on_threads_nor_on_late_workers)
+{
+    uint32_t *want = malloc(sizeof *want * WIDE), *y = malloc(sizeof *y * WIDE);
+    ladder_run(NULL, 1, want);
+    cpus = 4; /* as if: on fewer, threads lose their CPU amid a run */
+    for (int32_t threads = 1; threads <= 4; threads++) {
+        OctetPool *p = aligned_alloc(64, octet_pool_bytes(threads));
+        cr_assert_eq(octet_pool_init(p, threads), OCTET_OK);
+        for (int i = 0; i < 100; i++) {
+            memset(y, 0, sizeof *y * WIDE);
+            ladder_run(p, threads, y);
+            cr_assert_eq(memcmp(y, want, sizeof *y * WIDE), 0, "%d threads, run %d", threads, i);
+        }
+        octet_pool_finish(p);
+        memset(p, 0xa5, octet_pool_bytes(threads));
+        free(p);
+    }
+    free(want), free(y);
+}
+
+typedef struct Caller {
+    OctetPool *pool;
+    const uint32_t *want;
+    bool same;
+} Caller;
+static void *caller_main(void *p)
+{
+    Caller *a = p;
+    uint32_t *y = malloc(sizeof *y * WIDE);
+    a->same = true;
+    for (int i = 0; i < 30; i++) ladder_run(a->pool, 4, y), a->same &= !memcmp(y, a->want, sizeof *y * WIDE);
+    free(y);
+    return NULL;
+}
+
+Test(runtime, callers_on_threads_share_a_pool)
+{
+    uint32_t *want = malloc(sizeof *want * WIDE);
+    ladder_run(NULL, 1, want);
+    cpus = 4;
+    OctetPool *p = aligned_alloc(64, octet_pool_bytes(4));
+    cr_assert_eq(octet_pool_init(p, 4), OCTET_OK);
+    pthread_t t[3];
+    Caller a[3];
+    for (int i = 0; i < 3; i++) a[i] = (Caller){p, want, false}, pthread_create(&t[i], NULL, caller_main, &a[i]);
+    for (int i = 0; i < 3; i++) {
+        pthread_join(t[i], NULL);
+        cr_assert(a[i].same);
+    }
+    octet_pool_finish(p);
+    free(p), free(want);
 }
 
 Test(runtime, two_callers_wait_for_one_pool)

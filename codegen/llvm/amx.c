@@ -1,0 +1,219 @@
+/* amx.c - the tile unit of x86 (AMX): u8 x i8 sums of a `tiles` call in tile registers.
+ *
+ * Comes in: the address formulas of a matched call (micro.c) and which rows and panels are wanted. Goes out: code that
+ * leaves the i32 sums in memory, from where the ordinary epilogue reads them row by row.
+ *
+ *   left   a row of the tile is a row of the output: any constant step between rows, straight from the activations
+ *   right  the weight panels as they are: 16 rows (words of 4 bytes) of 16 lanes, 1 KB one after the other
+ *   sums   up to four tiles (2 x 2, 4 x 1, 1 x 4 ...), which stay in their registers over all loops of the sum
+ *
+ * Tiles have numbers, not values: the instructions are ordered side effects and nothing is allocated. One configuration
+ * holds for the whole kernel, loaded on entry (about 60 ns; it belongs to the thread) and released by the runtime when
+ * a run ends: a tile has `rows` rows and a step takes `words` words, chosen so that the kernel's largest call divides.
+ * What does not divide, rows and words, micro.c adds with vector instructions. No tile touches a byte that is not an
+ * operand. */
+#include "codegen/llvm/internal.h"
+
+enum { SUMS = 0, LEFT = 4, RIGHT = 6, PER_SIDE = 2 }; /* tile numbers */
+enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64 };
+
+/* ---- shapes ---- */
+/* In cycles of one panel and 16 words. A tile takes its time whatever its rows; a row by vectors is one instruction a
+ * word. */
+enum { TILE_COST = 20, VECTOR_ROW_COST = 14 };
+
+int tile_rows_for(int64_t rows)
+{
+    int best = 1;
+    int64_t least = INT64_MAX;
+    for (int r = 1; r <= TILE_ROWS && r <= rows; r++) {
+        int64_t cost = rows / r * TILE_COST + rows % r * VECTOR_ROW_COST;
+        if (cost <= least) least = cost, best = r;
+    }
+    return best;
+}
+
+/* words < 0: not known */
+static int step_words_for(int64_t words)
+{
+    enum { STEP_COST = 64, VECTOR_WORD_COST = 50 }; /* of 2 x 2 tiles */
+    int best = TILE_WORDS;
+    int64_t least = INT64_MAX;
+    for (int w = 1; w <= TILE_WORDS && w <= words; w++) {
+        int64_t cost = words / w * STEP_COST + words % w * VECTOR_WORD_COST;
+        if (cost <= least) least = cost, best = w;
+    }
+    return best;
+}
+
+static int64_t words_of(Emit *x, const TileSum *s)
+{
+    int64_t n;
+    return expr_is_index(x->k, s->words, &n) ? n : -1;
+}
+
+static bool step_is(Kernel *k, Expr at, int axis, int64_t n)
+{
+    Expr step = expr_step(k, at, axis);
+    return step && expr_is(k, step, n);
+}
+
+bool tiles_fit(Emit *x, TileSum *s)
+{
+    Kernel *k = x->k;
+    const Tile *t = s->t;
+    if (x->target->dot != DOT_AMX || !s->inner) return false;
+    if (!step_is(k, s->left_at, s->inner, WORD) || !step_is(k, s->left_at, t->dot, 1)) return false;
+    if (!step_is(k, s->right_at, s->inner, ROW_BYTES) || !step_is(k, s->right_at, t->lane, WORD)) return false;
+    s->row_step = expr_step(k, s->left_at, t->row);
+    return s->row_step && words_of(x, s) != 0;
+}
+
+/* The configuration is the one that suits the call with the most rows. */
+void tiles_want(Emit *x, const TileSum *s, int rows)
+{
+    if (x->tiles.most >= rows) return;
+    x->tiles = (TileShape){.most = rows, .rows = tile_rows_for(rows), .words = step_words_for(words_of(x, s))};
+}
+
+/* ---- instructions, or calls that emulate them ---- */
+static V number(const Emit *x, int tile)
+{
+    return LLVMConstInt(x->target->emulate ? x->i32 : x->i8, (unsigned)tile, 0);
+}
+
+static void tile_op(Emit *x, const char *name, void (*emulated)(void), V *arg, unsigned n)
+{
+    T type[3];
+    if (!x->target->emulate) {
+        intrinsic(x, name, NULL, 0, arg, n);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) type[i] = LLVMTypeOf(arg[i]);
+    V at = LLVMConstIntToPtr(int64(x, (int64_t)(intptr_t)emulated), x->ptr);
+    LLVMBuildCall2(x->b, LLVMFunctionType(LLVMVoidTypeInContext(x->c), type, n, 0), at, arg, n, "");
+}
+#define EMULATED(x, op) ((x)->target->emulate ? (void (*)(void))(x)->target->emulate->op : NULL)
+
+static void tile_zero(Emit *x, int tile)
+{
+    tile_op(x, "llvm.x86.tilezero", EMULATED(x, zero), (V[]){number(x, tile)}, 1);
+}
+
+static void tile_load(Emit *x, int tile, V at, V step)
+{
+    tile_op(x, "llvm.x86.tileloadd64", EMULATED(x, load), (V[]){number(x, tile), at, step}, 3);
+}
+
+static void tile_store(Emit *x, int tile, V at, V step)
+{
+    tile_op(x, "llvm.x86.tilestored64", EMULATED(x, store), (V[]){number(x, tile), at, step}, 3);
+}
+
+static void tile_dot(Emit *x, int sum, int left, int right)
+{
+    V arg[3] = {number(x, sum), number(x, left), number(x, right)};
+    tile_op(x, "llvm.x86.tdpbusd", EMULATED(x, dot), arg, 3);
+}
+
+/* The 64 bytes of LDTILECFG: palette 1, then bytes a row as 16 bits from byte 16 and rows from byte 48, per tile. */
+void tiles_configure(Emit *x)
+{
+    uint8_t config[CONFIG_BYTES] = {1};
+    for (int t = 0; t < TILES; t++) {
+        config[16 + 2 * t] = (uint8_t)(t >= LEFT && t < RIGHT ? x->tiles.words * WORD : ROW_BYTES);
+        config[48 + t] = (uint8_t)(t >= RIGHT ? x->tiles.words : x->tiles.rows);
+    }
+    V bytes = LLVMConstStringInContext2(x->c, (const char *)config, sizeof config, 1);
+    V at = LLVMBuildAlloca(x->entry, LLVMTypeOf(bytes), "tiles");
+    LLVMSetAlignment(at, SCRATCH_ALIGN);
+    LLVMSetAlignment(LLVMBuildStore(x->b, bytes, at), SCRATCH_ALIGN);
+    tile_op(x, "llvm.x86.ldtilecfg", EMULATED(x, configure), &at, 1);
+}
+
+/* ---- the sum ---- */
+typedef struct Group { /* some row tiles x some panels */
+    const TileSum *s;
+    V row;
+    int rows;
+    const V *col;
+    int cols;
+} Group;
+
+static V left_tile(Emit *x, const Group *g, int i)
+{
+    x->var[g->s->t->row] = LLVMBuildAdd(x->b, g->row, int64(x, (int64_t)i * x->tiles.rows), "");
+    forget_all(x);
+    return emit_address(x, g->s->left_buf, g->s->left_at);
+}
+
+static V right_tile(Emit *x, const Group *g, int j)
+{
+    x->var[g->s->t->col] = g->col[j], x->var[g->s->t->lane] = int64(x, 0);
+    forget_all(x);
+    return emit_address(x, g->s->right_buf, g->s->right_at);
+}
+
+/* Few panels stay in their tiles while the rows pass, or one tile of rows while the panels pass. Loads stand beside
+ * their use. */
+static void group_step(Emit *x, const Group *g)
+{
+    x->var[g->s->t->dot] = int64(x, 0);
+    V step = emit_scalar(x, g->s->row_step), row_bytes = int64(x, ROW_BYTES);
+    bool keep_right = g->cols <= PER_SIDE;
+    assert(keep_right || g->rows == 1);
+    for (int i = 0; i < g->rows; i++)
+        for (int j = 0; j < g->cols; j++) {
+            int left = LEFT + i % PER_SIDE, right = RIGHT + j % PER_SIDE;
+            if (!i || !keep_right) tile_load(x, right, right_tile(x, g, j), row_bytes);
+            if (!j) tile_load(x, left, left_tile(x, g, i), step);
+            tile_dot(x, SUMS + i * g->cols + j, left, right);
+        }
+}
+
+static void group_loops(Emit *x, const Group *g, int d)
+{
+    const Tile *t = g->s->t;
+    int axis = t->depth[d];
+    bool inner = axis == g->s->inner;
+    Loop l = loop_head(x, int64(x, 0), emit_scalar(x, inner ? tiles_words(x, g->s) : x->k->axis.at[axis].extent));
+    loop_body(x, &l);
+    x->var[axis] = l.i;
+    if (inner) group_step(x, g);
+    else group_loops(x, g, d + 1);
+    loop_close(x, &l, inner ? x->tiles.words : 1);
+}
+
+Expr tiles_words(Emit *x, const TileSum *s)
+{
+    Expr step = expr_index(x->k, x->tiles.words);
+    return expr_mul(x->k, expr_div(x->k, s->words, step), step);
+}
+
+/* out: the sums of the group's first row and panel; row_bytes: from one row of sums to the next */
+static void group_sum(Emit *x, const Group *g, V out, int64_t row_bytes)
+{
+    int tiles = g->rows * g->cols;
+    for (int a = 0; a < tiles; a++) tile_zero(x, SUMS + a);
+    group_loops(x, g, 0);
+    for (int a = 0; a < tiles; a++) {
+        V at = int64(x, (int64_t)(a / g->cols) * x->tiles.rows * row_bytes + (int64_t)(a % g->cols) * ROW_BYTES);
+        tile_store(x, SUMS + a, LLVMBuildInBoundsGEP2(x->b, x->i8, out, &at, 1, ""), int64(x, row_bytes));
+    }
+}
+
+void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out)
+{
+    enum { MOST = LEFT - SUMS };
+    int rows = n < MOST ? n : MOST, each = MOST / rows;
+    int64_t row_bytes = (int64_t)cols * ROW_BYTES;
+    if (rows > 1 && each > PER_SIDE) each = PER_SIDE;
+    for (int i = 0; i < n; i += rows)
+        for (int j = 0; j < cols; j += each) {
+            int64_t row = (int64_t)i * x->tiles.rows;
+            V at = int64(x, row * row_bytes + (int64_t)j * ROW_BYTES);
+            Group g = {.s = s, .row = LLVMBuildAdd(x->b, first, int64(x, row), ""), .col = col + j};
+            g.rows = n - i < rows ? n - i : rows, g.cols = cols - j < each ? cols - j : each;
+            group_sum(x, &g, LLVMBuildInBoundsGEP2(x->b, x->i8, out, &at, 1, ""), row_bytes);
+        }
+}

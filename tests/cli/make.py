@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""make.py FOLDER: writes the bad models and samples that tests/cli/run.sh feeds to octet. Nothing but Python's own library is needed:
+the few protobuf messages are written byte by byte (field numbers of onnx.proto)."""
+import os
+import struct
+import sys
+import zipfile
+
+DIGIT_SHAPE = (1, 1, 8, 8)
+
+
+# ---- protobuf ----
+def varint(n):
+    out = b''
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def number(field, n):
+    return varint(field << 3) + varint(n)
+
+
+def text(field, s):
+    s = s if isinstance(s, bytes) else s.encode()
+    return varint(field << 3 | 2) + varint(len(s)) + s
+
+
+def node(op, inputs, outputs, *attributes):
+    return b''.join([text(1, i) for i in inputs] + [text(2, o) for o in outputs] + [text(3, outputs[0]), text(4, op)] +
+                    [text(5, a) for a in attributes])
+
+
+def value(name, *dims):
+    shape = b''.join(text(1, number(1, d)) for d in dims)
+    return text(1, name) + text(2, text(1, number(1, 1) + text(2, shape)))
+
+
+def graph(nodes, inputs, outputs, tensors=()):
+    return b''.join([text(1, n) for n in nodes] + [text(2, 'g')] + [text(5, t) for t in tensors] + [text(11, i) for i in inputs] +
+                    [text(12, o) for o in outputs])
+
+
+def model(g, opset=17):
+    return number(1, 8) + text(7, g) + text(8, number(2, opset))
+
+
+def external(location, **more):
+    fields = {'location': location, **more}
+    data = b''.join(text(13, text(1, k) + text(2, v)) for k, v in fields.items())
+    return number(1, 4) + number(2, 1) + text(8, 'w') + data + number(14, 1)
+
+
+def with_weights(tensor):
+    return model(graph([node('Add', ['x', 'w'], ['y'])], [value('x', 4)], [value('y', 4)], [tensor]))
+
+
+def deep(levels):
+    g = graph([node('Relu', ['x'], ['y'])], [], [value('y', 4)])
+    for _ in range(levels):
+        branches = [text(1, name) + text(6, g) + number(20, 5) for name in ('then_branch', 'else_branch')][:1]
+        g = graph([node('If', ['c'], ['y'], *branches)], [], [value('y', 4)])
+    return model(g)
+
+
+# ---- samples ----
+def npy(dtype, shape, data):
+    head = "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }" % (dtype, ''.join(f'{d},' for d in shape))
+    head += ' ' * (-(len(head) + 11) % 64) + '\n'
+    return b'\x93NUMPY\x01\x00' + struct.pack('<H', len(head)) + head.encode() + data
+
+
+def floats(shape, v=0.5):
+    n = 1
+    for d in shape:
+        n *= d
+    return npy('<f4', shape, struct.pack('<f', v) * n)
+
+
+def sample(path, **arrays):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with zipfile.ZipFile(path, 'w') as z:
+        for name, data in arrays.items():
+            z.writestr(name + '.npy', data)
+
+
+def main(out):
+    def put(name, data):
+        with open(f'{out}/{name}', 'wb') as f:
+            f.write(data)
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    digits = open(f'{here}/../../samples/digits/digits.onnx', 'rb').read()
+    for percent in (1, 10, 50, 90, 99):
+        put(f'cut{percent}.onnx', digits[:len(digits) * percent // 100])
+    put('bytes.onnx', bytes(range(256)) * 64)
+    put('deep.onnx', deep(3000))
+    put('missing.onnx', with_weights(external('nowhere.bin')))
+    put('outside.onnx', with_weights(external('../../../../../../etc/hostname')))
+    put('absolute.onnx', with_weights(external('/etc/hostname')))
+    put('short.onnx', with_weights(external('short.bin')))
+    put('short.bin', b'1234567')
+    put('past.onnx', with_weights(external('short.bin', offset='1000000000000')))
+    put('linked.onnx', with_weights(external('linked.bin')))
+    os.symlink('/etc/hostname', f'{out}/linked.bin')
+    put('huge.onnx', model(graph([node('Add', ['x', 'w'], ['y'])], [value('x', 4)], [value('y', 4)],
+                                 [number(1, 1 << 40) + number(1, 1 << 20) + number(2, 1) + text(8, 'w')])))
+    put('newer.onnx', model(graph([node('Relu', ['x'], ['y'])], [value('x', 4)], [value('y', 4)]), opset=999))
+
+    good = floats(DIGIT_SHAPE)
+    sample(f'{out}/c-name/0.npz', picture=good)
+    sample(f'{out}/c-more/0.npz', image=good, label=good)
+    sample(f'{out}/c-rank/0.npz', image=floats((8, 8)))
+    sample(f'{out}/c-size/0.npz', image=floats((1, 1, 9, 8)))
+    sample(f'{out}/c-type/0.npz', image=npy('<i8', DIGIT_SHAPE, bytes(8 * 64)))
+    sample(f'{out}/c-nan/0.npz', image=floats(DIGIT_SHAPE, float('nan')))
+    sample(f'{out}/c-short/0.npz', image=good[:-10])
+    os.makedirs(f'{out}/c-none')
+    os.makedirs(f'{out}/c-text')
+    put('c-text/0.npz', b'these are no arrays')
+    put('ranges-bad.txt', b'conv1\t-1\t1\nconv2 0 1\n')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -1,0 +1,240 @@
+#!/usr/bin/env bash
+# run.sh: octet from outside, on the digits model: the four kinds of artefact and what is in them, equal bytes and equal results, exit codes,
+# and input that is wrong: one clear message, in bounded time and memory, and no file left. Needs octet on the PATH, a C compiler, binutils and
+# python3. Prints "ok NAME" or "FAIL NAME" and closes with the totals.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+octet=$(command -v octet) || { echo "no octet on the PATH"; echo "0 passed, 1 failed"; exit 1; }
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+digits=$root/samples/digits/digits.onnx calibration=$root/samples/digits/calibration images=$root/samples/digits/images.npz
+export TMPDIR=$work/tmp
+mkdir -p "$TMPDIR" "$work/bad" "$work/out"
+cd "$work/out" || exit 1
+python3 "$root/tests/cli/make.py" "$work/bad" || { echo "FAIL make.py"; echo "0 passed, 1 failed"; exit 1; }
+
+ok() { echo "ok $1"; passed=$((passed + 1)); }
+bad() { echo "FAIL $1: $2"; failed=$((failed + 1)); }
+
+# check NAME COMMAND...: the command must succeed.
+check() {
+  local name=$1
+  shift
+  if "$@" > "$work/log" 2>&1; then ok "$name"; else bad "$name" "$(tail -n 3 "$work/log" | tr '\n' ' ')"; fi
+}
+
+# refused NAME CODE PATTERN COMMAND...: ends with that code within 30 seconds and 6 GB, says PATTERN in at most ten lines on standard error,
+# says nothing on standard output, and leaves neither a file here nor in TMPDIR.
+refused() {
+  local name=$1 code=$2 pattern=$3 before after rc lines
+  shift 3
+  before=$(ls -A . "$TMPDIR")
+  (ulimit -v 6000000; exec timeout 30 "$@") > "$work/stdout" 2> "$work/stderr" < /dev/null
+  rc=$?
+  after=$(ls -A . "$TMPDIR")
+  lines=$(wc -l < "$work/stderr")
+  if [ $rc != "$code" ]; then bad "$name" "code $rc, expected $code: $(head -n 2 "$work/stderr" | tr '\n' ' ')"
+  elif ! grep -q -e "$pattern" "$work/stderr"; then bad "$name" "'$(head -n 1 "$work/stderr")' does not say '$pattern'"
+  elif [ "$lines" -gt 10 ]; then bad "$name" "$lines lines of message"
+  elif [ -s "$work/stdout" ]; then bad "$name" "writes to standard output"
+  elif [ "$before" != "$after" ]; then bad "$name" "leaves files: $after"
+  else ok "$name"; fi
+}
+
+# ---- artefacts ----
+check compile-so octet compile "$digits" -o digits.so --quiet
+check compile-o octet compile "$digits" -o digits.o --quiet
+check compile-a octet compile "$digits" -o libdigits.a --quiet
+check compile-executable octet compile "$digits" -o digits --quiet
+check compile-int8 octet compile "$digits" -o digits8.so --quantize int8 --calibrate "$calibration" --quiet
+check compile-int8-executable octet compile "$digits" -o digits8 --quantize int8 --calibrate "$calibration" --quiet
+check leaves-no-temporaries test -z "$(ls -A "$TMPDIR")"
+check only-what-was-asked test "$(ls | tr '\n' ' ')" = "digits digits.h digits.o digits.so digits8 digits8.h digits8.so libdigits.a libdigits.h "
+
+# No undefined symbol that libc, libm or libpthread do not have: a program of nothing else links.
+undefined_symbols() {
+  local u
+  echo 'int main(void) { return 0; }' > "$work/empty.c"
+  nm -u "$1" | awk '{ print $NF }' | sed 's/@.*//' | grep -vE '^(_ITM_|__gmon_start__|__cxa_finalize|_GLOBAL_OFFSET_TABLE_|$)' | sort -u > "$work/undefined"
+  u=$(sed 's/^/-Wl,-u,/' "$work/undefined" | tr '\n' ' ')
+  # shellcheck disable=SC2086
+  cc $u -Wl,--no-undefined "$work/empty.c" -o "$work/empty" -lm -lpthread
+}
+# Sections that are written to while the program runs: none that has bytes. What the loader fixes and then locks is no such section.
+writable_sections() { ! readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$7 ~ /W/ && $1 !~ /^\.(data\.rel\.ro.*|dynamic|got|got\.plt|init_array|fini_array)$/ && strtonum("0x" $5) > 0' | grep .; }
+if ! awk 'BEGIN { exit strtonum("0x10") != 16 }' 2> /dev/null; then
+  writable_sections() { ! readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$7 ~ /W/ && $1 !~ /^\.(data\.rel\.ro.*|dynamic|got|got\.plt|init_array|fini_array)$/ && $5 !~ /^0+$/' | grep .; }
+fi
+writable_and_executable() { ! readelf -lW "$1" | grep -E '^ +[A-Z_]+ .* (RWE|WE) '; }
+stack_is_data() { readelf -lW "$1" | grep -q 'GNU_STACK.* RW '; }
+full_relro() { readelf -lW "$1" | grep -q GNU_RELRO && readelf -dW "$1" | grep -qE 'BIND_NOW|Flags:.*NOW'; }
+no_paths() { ! strings -a "$1" | grep -E '^/(home|work|tmp|root|usr/src|build)|'"$root"'|'"$work"; }
+needs_libc_alone() { ! readelf -dW "$1" | grep NEEDED | grep -vE 'lib(c|m|pthread)\.so|ld-linux'; }
+exports_one() { test "$(nm -D --defined-only "$1" | awk '{ print $NF }' | tr '\n' ' ')" = "$2 "; }
+globals_one() { test "$(nm -g --defined-only "$1" | awk 'NF == 3 { print $3 }' | tr '\n' ' ')" = "$2 "; }
+
+for f in digits.so digits8.so; do
+  check "$f-undefined" undefined_symbols $f
+  check "$f-no-writable-data" writable_sections $f
+  check "$f-no-w-and-x" writable_and_executable $f
+  check "$f-stack" stack_is_data $f
+  check "$f-relro" full_relro $f
+  check "$f-no-paths" no_paths $f
+  check "$f-needs" needs_libc_alone $f
+  check "$f-exports" exports_one $f "${f%.so}_octet_api"
+done
+for f in digits digits8; do
+  check "$f-no-w-and-x" writable_and_executable $f
+  check "$f-stack" stack_is_data $f
+  check "$f-relro" full_relro $f
+  check "$f-needs" needs_libc_alone $f
+done
+check digits.o-undefined undefined_symbols digits.o
+check digits.o-no-writable-data writable_sections digits.o
+check digits.o-no-paths no_paths digits.o
+check digits.o-globals globals_one digits.o digits_octet_api
+check libdigits.a-undefined undefined_symbols libdigits.a
+check libdigits.a-no-paths no_paths libdigits.a
+
+# A C program linked with the object, one with the archive.
+cat > use.c <<'C'
+#include NAME_HEADER
+#include <stdio.h>
+#define JOIN(a, b) a##b
+#define API(name) JOIN(name, _octet_api)
+int main(void)
+{
+    const OctetApi *api = &API(MODEL);
+    printf("%d %d %s %s\n", (int)api->inputs, (int)api->outputs, api->input[0].name, api->output[0].name);
+    return api->inputs != 1 || api->outputs != 1;
+}
+C
+uses() { cc -std=c11 -Wall -Wextra -Werror -I"$root/runtime/include" -I. "-DNAME_HEADER=\"$2.h\"" -DMODEL="$2" use.c "$1" -lm -lpthread -o use && ./use; }
+check link-object uses digits.o digits
+check link-archive uses libdigits.a libdigits
+rm -f use use.c
+
+# ---- equal bytes, equal results ----
+mkdir "$work/a" "$work/b"
+cp "$digits" "$work/a/digits.onnx"
+cp "$digits" "$work/b/digits.onnx"
+twice() {
+  local out=$1
+  shift
+  (cd "$work/a" && octet compile digits.onnx -o "$out" --quiet --jobs 1 "$@") && (cd "$work/b" && octet compile "$work/b/digits.onnx" -o "$out" --quiet "$@") &&
+    cmp "$work/a/$out" "$work/b/$out"
+}
+for kind in x.so x.o x.a x; do check "same-bytes-$kind" twice $kind; done
+check same-bytes-int8 twice y.so --quantize int8 --calibrate "$calibration"
+
+run_with() { octet run "$1" --input "$images" --output "$work/$2.npz" "${@:3}"; }
+threads() { run_with "$1" one --threads 1 && run_with "$1" two --threads 2 && run_with "$1" three --threads 3 && python3 "$root/tests/cli/same.py" "$work/one.npz" "$work/two.npz" "$work/three.npz"; }
+check threads-float threads digits.so
+check threads-int8 threads digits8.so
+levels() {
+  local files=()
+  for level in portable avx2 avxvnni avx512 avx512vnni amx; do run_with digits8.so "$level" --level $level && files+=("$work/$level.npz"); done
+  python3 "$root/tests/cli/same.py" "${files[@]}"
+}
+check levels-int8 levels
+executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
+check executable-agrees executable
+check selftest ./digits --selftest
+check executable-help ./digits --help
+check executable-bench ./digits --bench
+
+# ---- exit codes ----
+check help octet --help
+check version octet --version
+for c in compile run verify inspect bench; do check "help-$c" octet $c --help; done
+refused usage-nothing 2 'usage: octet' octet
+refused usage-command 2 "unknown command 'frobnicate'" octet frobnicate
+refused usage-option 2 "unknown option '--frobnicate'" octet compile "$digits" -o n.so --frobnicate
+refused usage-value 2 'unknown value' octet compile "$digits" -o n.so --method luck
+refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits" -o n.so --quantize int8
+refused usage-standard-output 2 'cannot go to standard output' octet compile "$digits" -o -
+memory() { head -c 600M /dev/zero | (ulimit -v 1000000; octet inspect -); }
+memory > /dev/null 2> "$work/stderr"
+rc=$?
+if [ $rc = 70 ] && grep -q memory "$work/stderr"; then ok out-of-memory-is-70; else bad out-of-memory-is-70 "code $rc: $(head -n 1 "$work/stderr")"; fi
+
+# ---- bad models ----
+b=$work/bad
+for percent in 1 10 50 90 99; do refused "truncated-$percent" 1 "cut$percent.onnx: error: " octet compile "$b/cut$percent.onnx" -o n.so; done
+refused no-file 1 'No such file' octet compile "$b/none.onnx" -o n.so
+refused a-folder 1 'cannot read .*directory' octet compile "$b" -o n.so
+refused not-onnx 1 'bytes.onnx: error: not a valid ONNX file' octet compile "$b/bytes.onnx" -o n.so
+refused a-program 1 'error: ' octet compile /bin/sh -o n.so
+refused over-deep 1 'deep' octet compile "$b/deep.onnx" -o n.so
+refused cyclic 1 'cycle' octet compile "$root/tests/data/cycle.onnx" -o n.so
+refused mistyped 1 "attribute 'axis' is a float, expected an integer" octet compile "$root/tests/data/attributes.onnx" -o n.so
+refused unknown-operator 1 'operator is not supported' octet compile "$root/tests/data/blockers.onnx" -o n.so
+refused newer-opset 1 'opset' octet compile "$b/newer.onnx" -o n.so
+refused external-missing 1 "nowhere.bin" octet compile "$b/missing.onnx" -o n.so
+refused external-above 1 "model's folder" octet compile "$b/outside.onnx" -o n.so
+refused external-absolute 1 'absolute path' octet compile "$b/absolute.onnx" -o n.so
+refused external-link 1 'symbolic links are not followed' octet compile "$b/linked.onnx" -o n.so
+refused external-short 1 'short.onnx: error: ' octet compile "$b/short.onnx" -o n.so
+refused external-past-the-end 1 'past.onnx: error: ' octet compile "$b/past.onnx" -o n.so
+refused huge-weights 1 'huge.onnx: error: ' octet compile "$b/huge.onnx" -o n.so
+refused memory-limit 1 'memory' octet compile "$digits" -o n.so --max-memory 1K
+
+# ---- bad calibration ----
+quantize() { echo octet compile "$digits" -o n.so --quiet --quantize int8 --calibrate "$1"; }
+# shellcheck disable=SC2046
+{
+  refused calibrate-nowhere 1 'No such file' $(quantize "$b/c-nowhere")
+  refused calibrate-none 1 'no .npz or .npy file' $(quantize "$b/c-none")
+  refused calibrate-name 1 "no array named 'image'" $(quantize "$b/c-name")
+  refused calibrate-more 1 "'label' is no input" $(quantize "$b/c-more")
+  refused calibrate-rank 1 'the model expects f32\[' $(quantize "$b/c-rank")
+  refused calibrate-size 1 'is f32\[1,1,9,8\], the model expects' $(quantize "$b/c-size")
+  refused calibrate-type 1 'is i64\[1,1,8,8\], the model expects' $(quantize "$b/c-type")
+  refused calibrate-nan 1 'holds NaN' $(quantize "$b/c-nan")
+  refused calibrate-short 1 '0.npz' $(quantize "$b/c-short")
+  refused calibrate-text 1 '0.npz' $(quantize "$b/c-text")
+}
+refused ranges-missing 1 'No such file' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/none.txt"
+refused ranges-malformed 1 'ranges-bad.txt:2: expected NAME' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/ranges-bad.txt"
+
+# ---- output that cannot be written ----
+refused output-folder-missing 1 'cannot write nowhere/n.so: No such file' octet compile "$digits" -o nowhere/n.so
+mkdir "$work/taken.so"
+refused output-is-a-folder 1 'cannot write .*taken.so' octet compile "$digits" -o "$work/taken.so"
+check output-is-a-folder-leaves-nothing test -z "$(ls "$work" | grep -E 'taken\.(h|so\.)')"
+if [ "$(id -u)" != 0 ]; then
+  mkdir "$work/locked" && chmod 500 "$work/locked"
+  refused output-folder-locked 1 'Permission denied' octet compile "$digits" -o "$work/locked/n.so"
+fi
+# A disk that is full: no file may grow over 16 KB.
+full=$work/full.sh
+printf '#!/bin/bash\ntrap "" XFSZ\nulimit -f 16\nexec "$@"\n' > "$full"
+for kind in n.so n.o n.a n; do refused "full-disk-$kind" 1 'cannot write\|linking' bash "$full" octet compile "$digits" -o $kind; done
+refused full-disk-text 1 'cannot write text.ll' bash "$full" octet compile "$digits" -o text.ll --emit llvm
+refused full-device-run 1 'cannot write\|No space' octet run digits.so --input "$images" --output /dev/full
+refused full-device-stdout 1 'No space\|standard output' bash -c 'exec octet compile "$1" --emit kernel > /dev/full' full "$digits"
+mkdir "$work/bin" && ln -s "$octet" "$work/bin/octet"
+refused no-linker 1 'none of these programs is installed' env PATH="$work/bin" octet compile "$digits" -o n.so
+printf '#!/bin/sh\necho the linker is unwell >&2\nexit 1\n' > "$work/bin/cc"
+chmod +x "$work/bin/cc"
+refused linker-fails 1 'the linker is unwell' env PATH="$work/bin:/usr/bin:/bin" octet compile "$digits" -o n.so
+
+# An artefact that is there stays as it was when its replacement fails.
+cp digits.so "$work/kept.so"
+refused keeps-the-old 1 'unwell' env PATH="$work/bin:/usr/bin:/bin" octet compile "$digits" -o digits.so
+check kept-the-old cmp digits.so "$work/kept.so"
+
+# ---- running ----
+refused run-no-input 1 'image' octet run digits.so --output r.npz
+refused run-wrong-name 1 "no input 'picture'" octet run digits.so --input "$b/c-name/0.npz" --output r.npz
+refused run-wrong-type 1 'type i64\|is i64' octet run digits.so --input "$b/c-type/0.npz" --output r.npz
+refused run-wrong-size 1 'image' octet run digits.so --input "$b/c-size/0.npz" --output r.npz
+cc -shared -x c /dev/null -o "$work/empty.so"
+refused run-no-artefact 1 'not a compiled model' octet run "$work/empty.so" --input "$images" --output r.npz
+refused run-no-level 1 "no level 'z80'" octet run digits.so --level z80 --input "$images" --output r.npz
+refused executable-usage 2 'error' ./digits --frobnicate
+refused executable-no-file 1 'error' ./digits --input none.npz --output r.npz
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

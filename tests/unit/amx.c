@@ -1,0 +1,364 @@
+/* Tile registers without a processor that has them: the instructions are emulated exactly as the manual says, faults included, and
+ * whole kernels must give what the interpreter gives, with every buffer between unmapped pages. */
+#include "codegen/codegen.h"
+#include <criterion/criterion.h>
+#include <sys/mman.h>
+
+/* ---- the tile unit ---- */
+enum { TILES = 8, TILE_ROWS = 16, ROW_BYTES = 64 };
+static struct Unit {
+    int palette, rows[TILES], colsb[TILES];
+    uint8_t data[TILES][TILE_ROWS][ROW_BYTES];
+    int configured, dots; /* how often */
+} unit;
+
+static void emu_configure(const void *config)
+{
+    const uint8_t *c = config;
+    memset(unit.data, 0, sizeof unit.data);
+    cr_assert(c[0] == 1 && c[1] == 0, "palette 1, start row 0");
+    for (int i = 2; i < 16; i++) cr_assert_eq(c[i], 0);
+    for (int t = 0; t < 16; t++) {
+        int colsb = c[16 + 2 * t] | c[17 + 2 * t] << 8, rows = c[48 + t];
+        cr_assert(t < TILES || (!colsb && !rows), "there are eight tiles");
+        cr_assert(colsb <= ROW_BYTES && rows <= TILE_ROWS && !colsb == !rows, "tile %d: %d x %d", t, rows, colsb);
+        if (t < TILES) unit.colsb[t] = colsb, unit.rows[t] = rows;
+    }
+    unit.palette = 1, unit.configured++;
+}
+
+static void usable(int t)
+{
+    cr_assert(unit.palette == 1 && t >= 0 && t < TILES && unit.rows[t], "tile %d is not configured", t);
+}
+
+static void emu_zero(int32_t t)
+{
+    usable(t);
+    memset(unit.data[t], 0, sizeof unit.data[t]);
+}
+
+static void emu_load(int32_t t, const void *at, int64_t step)
+{
+    emu_zero(t);
+    for (int r = 0; r < unit.rows[t]; r++) memcpy(unit.data[t][r], (const char *)at + r * step, (size_t)unit.colsb[t]);
+}
+
+static void emu_store(int32_t t, void *at, int64_t step)
+{
+    usable(t);
+    for (int r = 0; r < unit.rows[t]; r++) memcpy((char *)at + r * step, unit.data[t][r], (size_t)unit.colsb[t]);
+}
+
+static void emu_dot(int32_t c, int32_t a, int32_t b)
+{
+    usable(a), usable(b), usable(c), unit.dots++;
+    cr_assert(a != b && b != c && a != c, "three different tiles");
+    cr_assert(unit.colsb[c] == unit.colsb[b] && unit.rows[c] == unit.rows[a] && unit.colsb[a] == 4 * unit.rows[b]);
+    for (int m = 0; m < unit.rows[c]; m++)
+        for (int n = 0; n < unit.colsb[c] / 4; n++) {
+            int32_t sum;
+            memcpy(&sum, &unit.data[c][m][4 * n], 4);
+            for (int k = 0; k < unit.colsb[a]; k++)
+                sum = (int32_t)((uint32_t)sum +
+                                (uint32_t)(unit.data[a][m][k] * (int8_t)unit.data[b][k / 4][4 * n + k % 4]));
+            memcpy(&unit.data[c][m][4 * n], &sum, 4);
+        }
+    for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
+}
+
+static const TileEmulator emulator = {emu_configure, emu_zero, emu_load, emu_store, emu_dot};
+
+static Target emulated(void)
+{
+    Target t = *target_find("amx");
+    t.emulate = &emulator;
+    return t;
+}
+
+static bool host_has(const char *level) { return !(target_find(level)->needs & ~target_host_features()); }
+
+/* ---- memory that faults on either side ---- */
+typedef struct Fence {
+    char *map, *at;
+    size_t bytes;
+} Fence;
+
+static Fence fence_new(size_t n, bool at_end)
+{
+    enum { PAGE = 4096 };
+    size_t room = (n + PAGE - 1) / PAGE * PAGE;
+    Fence f = {.bytes = room + 2 * PAGE};
+    f.map = mmap(NULL, f.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(f.map != MAP_FAILED && (!room || !mprotect(f.map + PAGE, room, PROT_READ | PROT_WRITE)));
+    f.at = f.map + PAGE + (at_end ? room - n : 0);
+    return f;
+}
+
+/* ---- a kernel: interpreted, with vectors, with tiles ---- */
+enum { MAX_BUFS = 8 };
+typedef struct Session {
+    Arena mem;
+    Diag diag;
+    LlvmJit *jit;
+    Target tiles;
+} Session;
+
+static Session *session_new(void)
+{
+    Arena first = {0};
+    Session *s = NEW(&first, Session);
+    s->mem = first, s->diag = (Diag){.mem = &s->mem, .subject = ""}, s->tiles = emulated();
+    s->jit = llvm_jit_new(&s->diag);
+    cr_assert(s->jit);
+    return s;
+}
+
+static void session_drop(Session *s)
+{
+    llvm_jit_drop(s->jit);
+    Arena mem = s->mem;
+    arena_drop(&mem);
+}
+
+typedef struct Code {
+    Kernel *k[2];
+    OctetKernel f[2];
+} Code; /* vectors, tiles */
+
+/* A text without a schedule is tuned for its level. */
+static Code code_new(Session *s, const char *text)
+{
+    Code c;
+    const Target *level[2] = {target_find("avx512vnni"), &s->tiles};
+    for (int i = 0; i < 2; i++) {
+        const char *error = "";
+        Kernel *k = kernel_parse(&s->mem, dims_new(&s->mem), text, &s->diag);
+        if (!k) diag_print(&s->diag, stderr);
+        cr_assert(k, "%s", text);
+        if (!k->schedule.step.n) tune(k, level[i]);
+        c.k[i] = schedule_apply(k, &error);
+        cr_assert(c.k[i], "%s: %s", text, error);
+        c.f[i] = llvm_jit_add(s->jit, &(LlvmJob){c.k[i], level[i], "kernel"});
+        cr_assert(c.f[i]);
+    }
+    return c;
+}
+
+static int64_t number(const Kernel *k, Expr e, const int64_t *size)
+{
+    const ExprNode n = *expr_node(k, e);
+    int64_t v = n.u.i;
+    if (n.kind == E_SYM) cr_assert(dim_eval(k->dim, (Dim){n.id}, size, &v));
+    if (n.kind != E_PRIM) return v;
+    int64_t a = number(k, n.arg[0], size), b = number(k, n.arg[1], size);
+    return n.prim == P_add   ? a + b
+           : n.prim == P_sub ? a - b
+           : n.prim == P_mul ? a * b
+           : n.prim == P_div ? a / b
+           : a > b           ? a
+                             : b;
+}
+
+static void fill(const Buf *b, char *at, int64_t n, uint32_t *seed)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t r = (*seed = *seed * 1664525u + 1013904223u) >> 8;
+        if (b->type == DT_f32) dtype_store(b->type, at, i, (double)(r % 4001) / 700);
+        else dtype_store_int(b->type, at, i, (int64_t)(r % 256) - (b->type == DT_u8 ? 0 : 128));
+    }
+}
+
+/* Runs all three and compares. Yields how many tile products there were. */
+static int code_run(const Code *c, const int64_t *size, uint32_t seed)
+{
+    Fence mem[3][MAX_BUFS];
+    uint32_t params = kernel_params(c->k[0]);
+    unit = (struct Unit){0};
+    cr_assert(params <= MAX_BUFS);
+    for (uint32_t i = 0; i < params; i++) {
+        const Buf *b = &c->k[0]->buf.at[i + 1];
+        int64_t n = number(c->k[0], buf_elements(c->k[0], (int)i + 1), size);
+        for (int w = 0; w < 3; w++) mem[w][i] = fence_new((size_t)(n * dtypes[b->type].bytes), (seed + i) % 3 != 0);
+        fill(b, mem[0][i].at, n, &seed);
+        for (int w = 1; w < 3; w++) memcpy(mem[w][i].at, mem[0][i].at, (size_t)(n * dtypes[b->type].bytes));
+    }
+    for (int w = 0; w < 3; w++) {
+        void *buf[MAX_BUFS], *all[64] = {NULL};
+        for (uint32_t i = 0; i < params; i++) buf[i] = all[i + 1] = mem[w][i].at;
+        if (w == 0) {
+            cr_assert_eq(interp_loops(c->k[1], size, all), 0);
+            continue;
+        }
+        int64_t range = number(c->k[w - 1], kernel_range(c->k[w - 1]), size), half = range / 2;
+        if (half) cr_assert_eq(c->f[w - 1](buf, size, 0, half, NULL), 0);
+        cr_assert_eq(c->f[w - 1](buf, size, half, range, NULL), 0);
+    }
+    for (uint32_t i = 0; i < params; i++) {
+        const Buf *b = &c->k[0]->buf.at[i + 1];
+        size_t n = (size_t)(number(c->k[0], buf_elements(c->k[0], (int)i + 1), size) * dtypes[b->type].bytes);
+        for (int w = 1; w < 3; w++)
+            cr_assert(!n || !memcmp(mem[0][i].at, mem[w][i].at, n), "%s with %s, sizes %ld %ld %ld: %s differs",
+                      c->k[0]->name, w == 1 ? "vectors" : "tiles", (long)size[0], (long)size[1], (long)size[2],
+                      b->name);
+        for (int w = 0; w < 3; w++) munmap(mem[w][i].map, mem[w][i].bytes);
+    }
+    return unit.dots;
+}
+
+/* clang-format off */
+#define GEMM_HEAD "in A: u8[M, K] const W: i8[N, K] layout(0/16, 1/4, 0%%16, 1%%4) in B[N] out Y: u8[M, N]"                                   \
+    " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12)"
+#define GEMM_LOOPS "unroll m.1 n.1 k.1; vectorize n.2; call tiles k.0 }"
+/* clang-format on */
+
+static uint32_t next(uint32_t *s) { return (*s = *s * 1664525u + 1013904223u) >> 8; }
+
+/* Any size with one piece of code: rows in full calls, whole tiles of the last one, and vectors; words in steps and vectors. */
+Test(amx, sizes_known_when_it_runs)
+{
+    static const struct {
+        int rows, cols;
+        const char *order;
+    } shape[] = {{32, 2, "order n.0 m.0 k.0 m.1 n.1 n.2 k.1; parallel n.0"},
+                 {64, 1, "order m.0 n.0 k.0 m.1 n.1 n.2 k.1; parallel m.0 n.0"},
+                 {16, 4, "order m.0 n.0 k.0 m.1 n.1 n.2 k.1; parallel m.0"},
+                 {49, 3, "order n.0 m.0 k.0 m.1 n.1 n.2 k.1; parallel n.0"},
+                 {23, 2, "order m.0 n.0 k.0 m.1 n.1 n.2 k.1; parallel m.0 n.0"},
+                 {3, 1, "order n.0 m.0 k.0 m.1 n.1 n.2 k.1"}};
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    for (size_t i = 0; i < COUNT_OF(shape); i++) {
+        Code c = code_new(s, arena_printf(&s->mem,
+                                          "kernel gemm(M, N, K) { " GEMM_HEAD
+                                          " schedule: split m %d; split n %d 16; split k 4; %s; " GEMM_LOOPS,
+                                          shape[i].rows, shape[i].cols, shape[i].order));
+        static const int64_t fixed[][3] = {{0, 16, 64}, {1, 1, 1},     {64, 32, 64}, {50, 40, 130},
+                                           {64, 17, 3}, {49, 33, 140}, {98, 16, 67}};
+        uint32_t seed = (uint32_t)i + 1;
+        int dots = 0;
+        for (uint32_t trial = 0; trial < COUNT_OF(fixed) + 3; trial++) {
+            int64_t random[3] = {next(&seed) % 70, 1 + next(&seed) % 50, 1 + next(&seed) % 200};
+            dots += code_run(&c, trial < COUNT_OF(fixed) ? fixed[trial] : random, trial);
+        }
+        cr_expect(dots, "%d x %d: no tiles", shape[i].rows, shape[i].cols);
+    }
+    session_drop(s);
+}
+
+/* Sizes as a model has them: tuned, so the tile is what the problem asks for. */
+Test(amx, sizes_known_when_compiled)
+{
+    static const int size[][4] = {/* rows, columns, depth, are there tiles? */
+                                  {49, 96, 192, 1}, {196, 40, 96, 1}, {100, 70, 76, 1}, {7, 16, 100, 1},
+                                  {33, 48, 68, 1},  {64, 32, 67, 1},  {17, 16, 300, 1}, {28, 20, 129, 1},
+                                  {32, 64, 60, 0},  {3, 64, 128, 0},  {56, 80, 40, 0}};
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    for (size_t i = 0; i < COUNT_OF(size); i++) {
+        const char *text = arena_printf(
+            &s->mem,
+            "kernel gemm() { in A: u8[%d, %d] const W: i8[%d, %d] layout(0/16, 1/4, 0%%16, 1%%4) in B[%d] out Y: "
+            "u8[%d, %d]"
+            " Y[m, n] = sum(k: %d) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12) }",
+            size[i][0], size[i][2], size[i][1], size[i][2], size[i][1], size[i][0], size[i][1], size[i][2]);
+        Code c = code_new(s, text);
+        for (uint32_t trial = 0; trial < 3; trial++) {
+            int dots = code_run(&c, (int64_t[3]){0}, trial);
+            cr_expect_eq(dots > 0, size[i][3], "%s: %d", text, dots);
+            cr_expect_leq(unit.configured, 2, "once a call of the kernel");
+        }
+    }
+    session_drop(s);
+}
+
+Test(amx, convolutions)
+{
+    static const int size[][6] = {/* width, channels, kernel, stride, dilation, filters */
+                                  {30, 64, 3, 1, 1, 32}, {18, 16, 3, 1, 1, 20}, {29, 24, 3, 2, 1, 48},
+                                  {21, 72, 3, 1, 2, 16}, {9, 20, 5, 1, 1, 40},  {16, 66, 1, 1, 1, 64},
+                                  {33, 96, 1, 2, 1, 16}};
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    for (size_t i = 0; i < COUNT_OF(size); i++) {
+        int w = size[i][0], ch = size[i][1], f = size[i][2], st = size[i][3], di = size[i][4], n = size[i][5];
+        int window = (f - 1) * di + 1, out = (w - window) / st + 1;
+        const char *text = arena_printf(&s->mem,
+                                        "kernel conv() { in X: u8[2, %d, %d, %d] const F: i8[%d, %d, %d, %d] "
+                                        "layout(0/16, 1, 2, 3/4, 0%%16, 3%%4) in B: i32[%d] out Y: i32[2, %d, %d, %d]"
+                                        " Y[b, h, w, o] = sum(i: %d, j: %d, c: %d) i32(X[b, h * %d + i * %d, w * %d + "
+                                        "j * %d, c]) * i32(F[o, i, j, c]) then it + B[o] }",
+                                        window + st, w, ch, n, f, f, ch, n, 2, out, n, f, f, ch, st, di, st, di);
+        Code c = code_new(s, text);
+        cr_expect(code_run(&c, (int64_t[3]){0}, (uint32_t)i), "%s: no tiles", text);
+    }
+    session_drop(s);
+}
+
+/* Whatever tiles cannot load is done with vectors: the call means the same. */
+Test(amx, falls_back)
+{
+    static const char *const text[] = {
+        "kernel signed() { in A: i8[40, 128] const W: i8[32, 128] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[40, 32] Y[m, "
+        "n] = sum(k: 128) i32(A[m, k]) * i32(W[n, k])"
+        " schedule: split m 32; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; vectorize n.2; call tiles "
+        "k.0 }",
+        "kernel columns() { in A: u8[128, 40] const W: i8[32, 128] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[40, 32] "
+        "Y[m, n] = sum(k: 128) i32(A[k, m]) * i32(W[n, k])"
+        " schedule: split m 32; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; vectorize n.2; call tiles "
+        "k.0 }",
+        "kernel uneven() { in A: u8[8, 7, 128] const W: i8[32, 128] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[40, 32] "
+        "Y[m, n] = sum(k: 128) i32(A[m / 5, m % 5, k]) * i32(W[n, k])"
+        " schedule: split m 32; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; vectorize n.2; call tiles "
+        "k.0 }",
+        "kernel no_words() { in A: u8[40, 3] const W: i8[32, 3] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[40, 32] Y[m, "
+        "n] = sum(k: 3) i32(A[m, k]) * i32(W[n, k])"
+        " schedule: split m 32; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; vectorize n.2; call tiles "
+        "k.0 }"};
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    for (size_t i = 0; i < COUNT_OF(text); i++) {
+        Code c = code_new(s, text[i]);
+        cr_expect_eq(code_run(&c, (int64_t[3]){0}, (uint32_t)i), 0, "%s", text[i]);
+        cr_expect_eq(unit.configured, 0, "%s: a configuration without need", text[i]);
+    }
+    session_drop(s);
+}
+
+/* The instructions themselves: the configuration outside all loops, in the innermost one loads and products alone. */
+Test(amx, instructions)
+{
+    Arena mem = {0};
+    Diag diag = {.mem = &mem, .subject = ""};
+    const char *error = "", *text = NULL;
+    Kernel *k = kernel_parse(
+        &mem, dims_new(&mem),
+        "kernel gemm() { in A: u8[128, 512] const W: i8[64, 512] layout(0/16, 1/4, 0%16, 1%4) in B[64] out Y: u8[128, "
+        "64]"
+        " Y[m, n] = sum(k: 512) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12) }",
+        &diag);
+    cr_assert(k);
+    tune(k, target_find("amx"));
+    k = schedule_apply(k, &error);
+    cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("amx"), "k"}, true, &text));
+    const char *config = strstr(text, "ldtilecfg"), *first = strstr(text, "\n.LBB");
+    cr_assert(config && first && config < first && !strstr(config + 1, "ldtilecfg"), "once, before any loop");
+    int loops = 0;
+    for (const char *at = first, *end; at; at = end) {
+        end = strstr(at + 1, "\n.LBB");
+        char *block = arena_text(&mem, at + 1, end ? (size_t)(end - at - 1) : strlen(at + 1)),
+             *body = strchr(block, ':');
+        *body++ = 0;
+        char *back = strstr(body, arena_printf(&mem, "%s\n", block)); /* jumps to its own start */
+        if (!back || !strstr(body, "tdpbusd")) continue;
+        *back = 0;
+        int count[3] = {0}, vectors = strstr(body, "zmm") != NULL;
+        static const char *const name[3] = {"tdpbusd", "tileloadd", "tilestored"};
+        for (int i = 0; i < 3; i++)
+            for (const char *p = body; (p = strstr(p, name[i])); p++) count[i]++;
+        loops += count[0] == 4 && count[1] == 4 && !count[2] && !vectors;
+    }
+    cr_expect(loops, "four products from four loads: %s", text);
+    cr_expect(strstr(text, "tilestored"));
+    arena_drop(&mem);
+}
