@@ -91,6 +91,7 @@ void octet_context_threads(OctetContext *c, OctetPool *pool, OctetParallelFor ho
     int32_t cpus = c->threads > 1 ? usable_cpus() : 1;
     c->usable = c->allowed = c->threads < cpus ? c->threads : cpus;
     c->team = (OctetTeam){0};
+    c->good = INT64_MAX; /* a first stall is no pattern */
 }
 
 const char *octet_error_text(const OctetContext *c) { return c->text; }
@@ -346,7 +347,7 @@ typedef struct Share {
 
 static Share step_share(const OctetContext *c, uint32_t s, int32_t threads)
 {
-    enum { EACH = 4, WORTH = 128 }; /* chunks of a slice at most; grains that are worth a chunk more */
+    enum { EACH = 4, WORTH = 512 }; /* chunks of a slice at most; grains that are worth a chunk more */
     const OctetSlice *slice = &c->model->level_slice[c->level][s];
     Share h = {c->size[slice->range], 1, 1};
     if (threads <= 1 || h.range <= slice->grain) return h;
@@ -611,7 +612,7 @@ static void stall_note(OctetContext *c, uint64_t since)
     if (since < c->opened || c->end - c->done > 1) return;
     uint64_t loss = nanoseconds_now() - since;
     if (loss < STALL || loss / 2 < since - c->opened) return;
-    c->rest = c->good > OFTEN * loss ? 0 : c->rest ? 2 * c->rest : LEAST * loss;
+    c->rest = c->good / OFTEN > loss ? 0 : c->rest ? 2 * c->rest : LEAST * loss;
     if (c->rest > MOST * loss) c->rest = MOST * loss;
     c->good = 0;
     if (!c->rest) return;
@@ -638,7 +639,7 @@ static OctetUnit run_advance(void *arg, int32_t t, uint64_t since)
         c->end = u.end;
         if (u.chunks > 1) {
             uint64_t now = nanoseconds_now();
-            c->good += c->opened ? now - c->opened : 0;
+            if (c->opened && c->good < INT64_MAX) c->good += now - c->opened;
             c->opened = now;
             return u;
         }

@@ -3,7 +3,8 @@
  * A job is a row of units, a unit is a number of chunks that may run in any order. One word says which chunks of the unit
  * nobody has taken; a thread takes one by a compare-and-swap, from the low end or from the high end (so that two threads
  * keep to the halves whose data their caches hold). The thread that completes the last chunk of a unit opens the next.
- * So nobody waits for a thread that is not running: what it does not claim, others do.
+ * So nobody waits for a thread to begin: what one that is not running does not claim, others do. Only a thread that loses
+ * its CPU amid a chunk is waited for; rt.c sees to it that this does not happen often.
  *
  * Threads of a pool look at the word at any time, also long after the job: until its compare-and-swap has succeeded, a
  * thread touches nothing but the team itself, which lies in the pool's memory. After it, the unit cannot end before

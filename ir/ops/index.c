@@ -1,7 +1,7 @@
 /* Operators whose indices are data: Gather and Scatter, one-hot, arg-extremes, TopK, cumulative sums, selections.
  *
  * An index that is data is checked (Compute.check) unless the constant it comes from was checked by the shape rule;
- * negative ones count from the end. Results whose size depends on data are refused, except where it is constant. */
+ * negative ones count from the end. */
 #include "ir/ops/ops.h"
 #include "ir/ops/emit.h"
 #include "ir/ops/rules.h"

@@ -60,8 +60,8 @@ typedef struct OctetApi {
     const OctetTensorInfo *input, *output;
     size_t context_bytes;                  /* alignment 64 */
     size_t arena_bytes;                    /* SIZE_MAX when it depends on the sizes */
-    /* Places a context. threads >= 1; pool may be NULL for one thread or when a host function is set. No more threads are used than
-     * this process has CPUs, and fewer while they do not get them; a thread without a CPU is not waited for. */
+    /* Places a context. threads >= 1; pool may be NULL for one thread or when a host function is set. No more threads are used
+     * than this process has CPUs, and fewer for a while when they often lose them amid their work. */
     OctetStatus (*context_init)(OctetContext *c, const OctetModel *m); /* one thread, best instruction set */
     void (*context_threads)(OctetContext *c, OctetPool *pool, OctetParallelFor host_for, void *host, int32_t threads);
     /* Checks the inputs' sizes, computes the outputs' sizes and the arena's. Of the inputs' data only the elements of small

@@ -238,6 +238,34 @@ Test(runtime, a_host_brings_its_threads)
     free(c);
 }
 
+/* As if the thread that got the last items lost its CPU. */
+static int32_t twice_late(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch)
+{
+    if (hi == 1000) usleep(3000);
+    return twice(buf, size, lo, hi, scratch);
+}
+
+Test(runtime, threads_that_lose_their_cpus_are_given_a_rest)
+{
+    static const OctetKernel late[] = {twice_late, plus_one}, *const level_late[] = {late, late, late};
+    OctetModel m = model_make();
+    m.level_kernel = level_late;
+    OctetContext *c = context_make(&m);
+    int calls = 0, rested = 0;
+    cpus = 2;
+    octet_context_threads(c, NULL, host_for, &calls, 2);
+    for (int i = 0; i < 200 && rested < 2; i++) {
+        int before = calls;
+        run_check(c, 1000, 1);
+        rested += calls == before;
+    }
+    cr_assert(rested == 2 && calls >= 2);
+    int before = calls;
+    for (int i = 0; i < 1000 && calls == before; i++) run_check(c, 1000, 1);
+    cr_assert_gt(calls, before, "and tried again later");
+    free(c);
+}
+
 static void one_after_another(void *host, int32_t n, OctetTask task, void *task_arg)
 {
     (void)host;
