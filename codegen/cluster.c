@@ -334,20 +334,28 @@ static void absorb(Cluster *c, uint32_t stage)
 }
 
 /* ---- dead stages ---- */
+/* Marks what live stages read; true when that is more than before: a stage of a scan may be read by one that stands before it. */
+static bool mark_live(const Cluster *c, bool *live, bool *needed)
+{
+    bool more = false;
+    for (uint32_t i = c->k->stage.n; i--;) {
+        const Compute *s = &c->k->stage.at[i];
+        if (live[i] || c->dead[i]) continue;
+        live[i] = c->k->buf.at[s->out].kind == BUF_OUT || needed[s->out] || (s->keep && needed[expr_node(c->k, s->keep)->id]);
+        more |= live[i];
+        for (uint32_t l = 0; live[i] && l < c->load[i].at.n; l++) needed[expr_node(c->k, c->load[i].at.at[l])->id] = true;
+    }
+    return more;
+}
+
 static void sweep(Cluster *c)
 {
     Kernel *k = c->k;
-    bool *needed = NEW_ARRAY(c->mem, bool, k->buf.n);
-    for (uint32_t i = k->stage.n; i--;) {
-        const Compute *s = &k->stage.at[i];
-        bool live = !c->dead[i] && (k->buf.at[s->out].kind == BUF_OUT || needed[s->out]);
-        if (!c->dead[i] && s->keep && needed[expr_node(k, s->keep)->id]) live = true;
-        c->dead[i] = !live;
-        for (uint32_t l = 0; live && l < c->load[i].at.n; l++) needed[expr_node(k, c->load[i].at.at[l])->id] = true;
-    }
+    bool *needed = NEW_ARRAY(c->mem, bool, k->buf.n), *live = NEW_ARRAY(c->mem, bool, k->stage.n + 1);
+    while (mark_live(c, live, needed)) continue;
     uint32_t n = 0;
     for (uint32_t i = 0; i < k->stage.n; i++)
-        if (!c->dead[i]) k->stage.at[n++] = k->stage.at[i];
+        if (live[i]) k->stage.at[n++] = k->stage.at[i];
     k->stage.n = n;
 }
 

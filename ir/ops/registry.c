@@ -15,6 +15,7 @@ const OpDef *const op_tables[] = {
     ops_rnn,
     ops_microsoft,
     ops_attention,
+    ops_nms,
     ops_octet,
     NULL,
 };

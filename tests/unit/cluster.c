@@ -36,6 +36,14 @@ Test(cluster, epilogue_waits_for_the_later_operand)
                            2));
 }
 
+Test(cluster, a_scan_keeps_what_an_earlier_stage_reads)
+{ /* b is read by a alone, which stands before it, one step of the scan later */
+    program_drop(clustered("kernel k() { in X[3, 9] out Y[3, 9] tmp b[3, 9]"
+                           " Y[r, i] = guard(0 < i, b[r, i - 1] * 0.5, 0) + X[r, i] scan i"
+                           " b[r, i] = max(Y[r, i], 0) scan i }",
+                           2));
+}
+
 Test(cluster, work_is_not_repeated)
 { /* exp would be computed for every column of the product */
     program_drop(clustered("kernel k() { in X[4, 8] const W[8, 8] out Y[4, 8] tmp a[4, 8] a[m, k] = exp(X[m, k])"

@@ -86,6 +86,17 @@ Test(dim, data_symbols_are_solved_first)
     cr_expect(dim_has_data(d, k) && !dim_has_data(d, dim_canon(d, k)));
 }
 
+Test(dim, elements_are_kept_where_other_data_symbols_go)
+{
+    Dim e = dim_element(d, "k"), other = dim_element(d, "k"), k = dim_fresh(d, "k", DIM_DATA);
+    int64_t v;
+    cr_expect(!dim_same(e, other) && dim_has_data(d, e), "two elements of one name are two symbols");
+    cr_expect(dim_lower(d, e, &v) && v < 0);
+    dim_unify(d, k, e);
+    SAME(dim_canon(d, k), e);
+    cr_expect(dim_lower(d, dim_canon(d, e), &v) && v == 0, "what is known of the size is known of the element");
+}
+
 Test(dim, bounds_are_learnt)
 {
     cr_expect(dim_require(d, GUARD_EQ, dim_min(d, N, num(512)), N, NULL, "positions"));

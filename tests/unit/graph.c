@@ -247,6 +247,37 @@ Test(graph, copies_keep_meaning_and_names)
     cr_expect_str_eq(type_text(&module, &v->type, &mem), type_text(&module, val_type(g, y), &mem));
 }
 
+Test(graph, elements_that_say_sizes_are_symbols)
+{
+    Val shape = graph_input(g, "s", TYPE(i64, 1, "2")), many = graph_input(g, "m", TYPE(i64, 1, "65"));
+    Val real = graph_input(g, "r", TYPE(f32, 1, "2"));
+    graph_track(g, shape), graph_track(g, many), graph_track(g, real);
+    cr_assert_eq(graph_val(g, shape)->elems, 2);
+    cr_expect(!graph_val(g, many)->elem && !graph_val(g, real)->elem);
+    Val sum = emit(g, "Add", &loc, 2, shape, ints(2, 0, 1)), y = emit(g, "ConstantOfShape", &loc, 1, sum);
+    expect_type(y, "f32[$'s[0]',$'s[1]' + 1]");
+    graph_output(g, y, "y");
+    Graph *copy = graph_new(&module, &mem, "copy");
+    Val *map = graph_begin(copy, g, &mem);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(copy, g, i, map);
+    for (int a = 0; a < 2; a++) cr_expect(dim_same(val_type(copy, map[y.id])->dim[a], val_type(g, y)->dim[a]), "no new symbols");
+    expect_sound();
+}
+
+Test(graph, data_tells_the_size_of_a_reshape)
+{
+    Val shape = graph_input(g, "s", TYPE(i64, 1, "2")), none = graph_input(g, "z", TYPE(i64, 1, "1"));
+    graph_track(g, shape);
+    Val y = emit(g, "Reshape", &loc, 2, x, shape);
+    int64_t v, zero_hole[] = {8, 0, -1}, sizes[] = {8, 4, 8}; /* N, s[0], s[1] */
+    cr_assert_eq(dim_symbols(module.dim), 3);
+    cr_expect(dim_eval(module.dim, val_type(g, y)->dim[0], zero_hole, &v) && v == 8);
+    cr_expect(dim_eval(module.dim, val_type(g, y)->dim[1], zero_hole, &v) && v == 4);
+    cr_expect(dim_eval(module.dim, val_type(g, y)->dim[0], sizes, &v) && v == 4);
+    cr_expect(dim_eval(module.dim, val_type(g, y)->dim[1], sizes, &v) && v == 8);
+    expect_type(emit(g, "Reshape", &loc, 2, x, none), "f32[4*N]"); /* one size: the count tells it, nothing is read */
+}
+
 Test(graph, uses_and_damage)
 {
     Val y = emit(g, "Add", NULL, 2, x, x), z = emit(g, "Relu", NULL, 1, y);

@@ -302,6 +302,30 @@ Test(import, known_if_is_its_branch)
     }
 }
 
+/* x.squeeze() as PyTorch exports it: which branch is right only the size tells, so a call must have the size of the first. */
+Test(import, sizes_choose_the_first_branch)
+{
+    Model m = {0};
+    Wire x = value_info("x", FLOATS, 2, NULL, (const char *const[]){"N", "K"}), yes = {0}, no = {0};
+    int64_t zero = 0, one = 1;
+    wire_sub(&m.graph, 11, &x);
+    initializer(&m.graph, "zero", INT64S, 1, &zero, 8), initializer(&m.graph, "one", INT64S, 1, &one, 8);
+    node(&m.graph, 1, "Shape", "x", "s", NULL, NULL), node(&m.graph, 1, "Gather", "s,zero", "n", NULL, NULL);
+    node(&m.graph, 1, "Equal", "n,one", "c", NULL, NULL);
+    node(&yes, 1, "Flatten", "x", "r", NULL, NULL), node(&yes, 1, "Reshape", "r,minus", "t", NULL, NULL), output(&yes, "t");
+    int64_t minus = -1;
+    initializer(&m.graph, "minus", INT64S, 1, &minus, 8);
+    node(&no, 1, "Identity", "x", "r", NULL, NULL), output(&no, "r");
+    Wire a = attr_graph("then_branch", &yes), b = attr_graph("else_branch", &no);
+    node(&m.graph, 1, "If", "c", "y", &a, &b), output(&m.graph, "y");
+    Graph *g = imports(&m);
+    const Guard *guard;
+    uint32_t guards = dim_guards(g->module->dim, &guard);
+    cr_assert_eq(val_type(g, g->output.at[0])->rank, 1);
+    cr_assert_geq(guards, 1);
+    cr_assert_str_eq(guard[guards - 1].why, "the sizes choose the first branch of If");
+}
+
 Test(import, unknown_if_is_refused_for_what_is_inside)
 {
     Model m = with_input();
