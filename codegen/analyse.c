@@ -163,6 +163,23 @@ static bool is_constant_load(const Kernel *k, Expr e)
     return n->kind == E_LOAD && k->buf.at[n->id].kind == BUF_CONST;
 }
 
+/* Does an index of the operand move with the lane and with what is summed: an image under a window? */
+static bool slides(Kernel *k, const Compute *c, Expr e, int lane)
+{
+    Arena scratch = {0};
+    LoadList loads = {0};
+    bool found = false;
+    loads_of(k, &scratch, e, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        for (int d = 0; d < MAX_RANK && n.arg[d]; d++)
+            for (int j = 0; j < c->reduces; j++)
+                found = found || (expr_uses(k, n.arg[d], lane) && expr_uses(k, n.arg[d], c->reduce[j]));
+    }
+    arena_drop(&scratch);
+    return found;
+}
+
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
 {
     if (c->how != P_add || !c->reduces || c->keep || c->where || c->update) return false;
@@ -176,6 +193,7 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
     if (!lane_a && !lane_b) return false;
     int inner = innermost_dim(&k->buf.at[c->out]);
     bool swap = !lane_b;
+    if (!(lane_a && lane_b) && slides(k, c, lane_a ? a : b, lane_a ? lane_a : lane_b)) return false;
     /* A depthwise sum shares its channels between both factors: no outer product, though the image has axes of its own. */
     if (!(lane_a && lane_b) && inner >= 0 && !expr_uses(k, c->at[inner], lane_a ? lane_a : lane_b)) return false;
     if (lane_a && lane_b) {

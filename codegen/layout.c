@@ -587,6 +587,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     int64_t depth = quad_of ? expr_constant(k, k->axis.at[quad_of].extent, 1) : 0;
     if (!constant && depth % QUAD) quad_of = 0; /* only a constant's padding is known to be zero */
     int inner = quad_of ? quad_of : quad_axis(k, s, c->left);
+    if (!quad_of && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS) inner = 0; /* an image's channels: any order is as good */
     if (constant) {
         if (turn_constant(l, s, c->right, c->lane, inner, quad_of != 0)) order_reduces(s, inner);
         return;

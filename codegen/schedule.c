@@ -14,7 +14,7 @@
  * A ragged split (parts overrun the extent) puts an `if` where its last part is bound. A loop over whole tiles is then cut:
  * a serial one in two ranges, whole tiles without the `if` and the rest with it; a parallel one, whose range belongs to the
  * caller, by one test per tile. The rest of a register tile with a known size is not guarded: it becomes a smaller tile. */
-#include "codegen/codegen.h"
+#include "codegen/analyse.h"
 #include <assert.h>
 
 enum { MAX_LOOPS = 40, LOCAL_ELEMENTS = 1024 };
@@ -283,6 +283,13 @@ static int local(Kernel *k, const char *name, DType type, const int *axis, int r
         if (!is_constant(k, b.dim[d])) *error = "an accumulator needs a constant size";
         if (k->axis.at[axis[d]].kind >= LOOP_THREAD_X) b.kind = BUF_SHARED;
     }
+    for (int lane = 0; lane + 1 < rank; lane++) { /* lanes lie side by side, whatever follows them */
+        if (k->axis.at[axis[lane]].kind != LOOP_VECTOR) continue;
+        for (int d = 0; d < rank; d++)
+            if (d != lane) b.layout.axis[b.layout.n++] = (LayoutAxis){d, 1, 0};
+        b.layout.axis[b.layout.n++] = (LayoutAxis){lane, 1, 0};
+        break;
+    }
     return kernel_buf(k, b);
 }
 
@@ -326,6 +333,71 @@ static Expr uncast(const Kernel *k, Expr e, DType acc)
     return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;
 }
 
+/* How many values an axis has when every free size is 1: of one item of a batch. */
+static int64_t extent_of_one(Kernel *k, int axis)
+{
+    ExprNode n = *expr_node(k, k->axis.at[axis].extent);
+    int64_t v, *ones = NEW_ARRAY(k->mem, int64_t, dim_symbols(k->dim) + 1);
+    for (uint32_t i = 0; i < dim_symbols(k->dim); i++) ones[i] = 1;
+    if (n.kind == E_INT) return n.u.i;
+    return n.kind == E_SYM && dim_eval(k->dim, (Dim){n.id}, ones, &v) && v > 0 ? v : 1;
+}
+
+/* The length of a block: the rounding error of one chain of sums grows with its length. The lengths are those of MLAS (ONNX Runtime's
+ * matrix products), so that long sums round alike, which shows where a quantized model amplifies the last bit: 256 for a matrix times
+ * weights; for an image 128, doubled while half of 128 pixels would do. */
+static bool uses_axis(Kernel *k, Expr e, int axis) /* said with its parts or not */
+{
+    const Axis *a = &k->axis.at[axis];
+    bool uses = expr_uses(k, e, axis);
+    for (int i = 0; i < a->parts; i++) uses = uses || expr_uses(k, e, a->part + i);
+    return uses;
+}
+
+static int block_of(Kernel *k, const Compute *c, const Tile *t)
+{
+    int64_t pixels = 1, block = 128;
+    int whole = k->axis.at[t->lane].parent ? k->axis.at[t->lane].parent : t->lane, rank = k->buf.at[c->out].rank, lane = 0;
+    for (int d = 0; d < rank; d++)
+        if (uses_axis(k, c->at[d], whole)) lane = d;
+    if (lane == rank - 1) return 256;
+    for (int i = 0; i < c->rank; i++) {
+        bool pixel = false;
+        for (int d = lane + 1; d < rank; d++) pixel = pixel || uses_axis(k, c->at[d], c->space[i]);
+        if (pixel) pixels *= extent_of_one(k, c->space[i]);
+    }
+    for (int64_t width = 128; width > 16 && width / 2 >= pixels; width /= 2) block *= 2;
+    return (int)block;
+}
+
+static Expr sum_with_it(Kernel *k, Expr e, Expr it, int *uses) /* the addition to `it` in e; uses: how often `it` stands in e */
+{
+    ExprNode n = *expr_node(k, e);
+    Expr found = 0;
+    if (e == it) ++*uses;
+    if (n.kind != E_PRIM) return 0;
+    for (int i = 0; i < 3 && n.arg[i]; i++) {
+        Expr inner = sum_with_it(k, n.arg[i], it, uses);
+        if (inner) found = inner;
+    }
+    return n.prim == P_add && (n.arg[0] == it || n.arg[1] == it) ? e : found;
+}
+
+/* A matrix product's bias joins the first of several blocks, as in MLAS, where it lies in the output before the product. */
+static void take_start(Kernel *k, const Compute *c, Tile *t)
+{
+    Expr it = expr_it(k, t->acc);
+    int uses = 0;
+    int64_t depth = t->depths == 1 ? expr_constant(k, k->axis.at[t->depth[0]].extent, 0) : 0;
+    bool matrix = t->block == 256 && t->acc == DT_f32 && c->rank == 2 && k->buf.at[c->out].rank == 2;
+    Expr sum = matrix && depth > t->block ? sum_with_it(k, t->epilogue, it, &uses) : 0;
+    if (!sum || uses != 1) return;
+    ExprNode n = *expr_node(k, sum);
+    Expr bias = n.arg[0] == it ? n.arg[1] : n.arg[0];
+    if (expr_uses(k, bias, t->row)) return;
+    t->start = bias, t->epilogue = expr_replace(k, t->epilogue, sum, it);
+}
+
 static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
 {
     Kernel *k = x->k;
@@ -349,6 +421,8 @@ static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
     int rows = k->axis.at[t.row].parent, lanes = k->axis.at[t.lane].parent;
     if (rows && k->axis.at[rows].ragged) t.row_guard = guard(k, rows);
     if (lanes && k->axis.at[lanes].ragged) t.lane_guard = guard(k, lanes);
+    t.block = block_of(k, c, &t);
+    take_start(k, c, &t);
     call->tile = t;
     return !expr_uses(k, t.left, t.col) && !expr_uses(k, t.left, t.lane) && !expr_uses(k, t.right, t.row);
 }

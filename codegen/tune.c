@@ -295,6 +295,44 @@ static void unroll_windows(Tuner *u, const Compute *c)
     }
 }
 
+/* The taps of a float window (a depthwise convolution) become one axis, summed in blocks of TAPS: the partial sums are shorter, so less
+ * is lost to rounding, and the order is the one other engines sum in, which matters where a quantized model amplifies the last bit.
+ * Integers in float are exact in any order and stay as they are. */
+enum { TAPS = 4, MAX_TAPS = 32 };
+static bool is_float_window(Kernel *k, const Compute *c)
+{
+    ExprNode v = *expr_node(k, c->value);
+    if (c->how != P_add || c->keep || c->check || v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32 || c->reduces < 2) return false;
+    int64_t taps = 1;
+    for (int i = 0; i < c->reduces; i++) {
+        int64_t n = extent(k, c->reduce[i]);
+        if (n < 1 || (taps *= n) > MAX_TAPS) return false;
+        for (int f = 0; f < 2; f++)
+            if (!expr_uses(k, v.arg[f], c->reduce[i])) return false;
+    }
+    for (int f = 0; f < 2; f++) {
+        const ExprNode *n = expr_node(k, v.arg[f]);
+        if (n->kind == E_PRIM && n->prim == P_cast && dtype_is_int((DType)expr_node(k, n->arg[0])->type)) return false;
+    }
+    return taps > TAPS;
+}
+
+static int flatten_window(Kernel *k, Compute *c)
+{
+    int64_t taps = 1;
+    for (int i = 0; i < c->reduces; i++) taps *= extent(k, c->reduce[i]);
+    int all = kernel_axis(k, NULL, expr_index(k, taps));
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n), tap = expr_axis(k, all);
+    for (int i = 0; i < c->reduces; i++) {
+        int64_t n = extent(k, c->reduce[i]);
+        taps /= n;
+        map[c->reduce[i]] = expr_mod(k, expr_div(k, tap, expr_index(k, taps)), expr_index(k, n));
+    }
+    c->value = expr_map(k, c->value, map);
+    c->reduce[0] = all, c->reduces = 1;
+    return all;
+}
+
 static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
 {
     Kernel *k = u->k;
@@ -311,7 +349,7 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     parallelise(u, c, &loops, outer);
 }
 
-static void space_in_lanes(Tuner *u, const Compute *c, const Accesses *a, int lane)
+static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
 {
     Kernel *k = u->k;
     Order o, loops = {0};
@@ -322,16 +360,21 @@ static void space_in_lanes(Tuner *u, const Compute *c, const Accesses *a, int la
     if (near) mark(k, LOOP_UNROLL, row + 1);
     mark(k, LOOP_VECTOR, vector + 1);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? vector : o.axis[i]);
-    int outer = loops.n;
-    for (int i = 0; i < c->reduces; i++) put(&loops, c->reduce[i]);
+    int outer = loops.n, apart = c->reduces == 1 && !near && !c->scan && extent(k, c->reduce[0]) >= 4 * TAPS ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
+    int block = is_float_window(k, c) ? schedule_split(k, flatten_window(k, c), (int[]){TAPS}, 1) : 0;
+    if (block) put(&loops, block), put(&loops, block + 1);
+    if (apart) put(&loops, apart), put(&loops, apart + 1);
+    for (int i = 0; i < c->reduces && !block && !apart; i++) put(&loops, c->reduce[i]);
     if (near) put(&loops, row + 1);
     put(&loops, vector + 1);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    unroll_windows(u, c);
+    if (apart) mark(k, LOOP_UNROLL, apart + 1), step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){apart + 1}, 1, NULL); /* four chains: additions wait for each other */
+    else if (block) mark(k, LOOP_UNROLL, block + 1), mark(k, LOOP_UNROLL, block), step(k, STEP_PARTIAL, LOOP_SERIAL, &block, 1, NULL);
+    else unroll_windows(u, c);
     parallelise(u, c, &loops, outer);
 }
 
-static void tune_reduction(Tuner *u, const Compute *c)
+static void tune_reduction(Tuner *u, Compute *c)
 {
     Kernel *k = u->k;
     Accesses all = accesses_of(u, c, false), loads = accesses_of(u, c, true);

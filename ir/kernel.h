@@ -114,6 +114,8 @@ typedef struct Tile {
     Expr epilogue;           /* over E_IT */
     Expr row_guard, lane_guard; /* 0, or hold where the point exists */
     DType acc;               /* f32 or i32 */
+    int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
+    Expr start;              /* 0, or what is added after the first of several blocks (a bias); the epilogue is without it then */
 } Tile;
 typedef struct Stmt {
     StmtKind kind;

@@ -93,14 +93,21 @@ static V horizontal(Emit *x, Prim how, DType t, V v) /* by halves: llvm.vector.r
     return all;
 }
 
+static bool is_integer_cast(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_PRIM && n->prim == P_cast && dtype_is_int((DType)expr_node(k, n->arg[0])->type);
+}
+
 static bool is_product(const Kernel *k, Expr e, DType t, ExprNode *n)
 {
     *n = *expr_node(k, e);
-    return n->kind == E_PRIM && n->prim == P_mul && n->type == t && (t == DT_f32 || t == DT_f64);
+    if (n->kind != E_PRIM || n->prim != P_mul || n->type != t || (t != DT_f32 && t != DT_f64)) return false;
+    return is_integer_cast(k, n->arg[0]) || is_integer_cast(k, n->arg[1]);
 }
 
-/* buf[at] = how(buf[at], value). Sums of products are fused: they are reductions, where one rounding less only helps;
- * elsewhere nothing is fused, so that quantized results are the same on every instruction set. */
+/* buf[at] = how(buf[at], value). Products of integers held as floats are exact, fused or not, so they are fused; every other product is
+ * rounded as the formula says, the same on every instruction set. (Contractions have their own kernels, which fuse.) */
 static void emit_update(Emit *x, const Stmt *s)
 {
     DType t = x->k->buf.at[s->buf].type;

@@ -4,7 +4,7 @@
  * nothing here. What loops cannot say is said here: instructions that sum four products of bytes at once. Every level
  * computes the same i32 sums: nothing saturates anywhere.
  *
- *   f32    acc += splat(left) * right, fused where the target has it
+ *   f32    acc += splat(left) * right, fused where the target has it; long sums in blocks that are added up
  *   bytes  left: 4 consecutive bytes of a row as one word, right: a panel of 16 lanes x 4 bytes
  *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
  *
@@ -325,12 +325,12 @@ static void partial_step(Micro *m, int axis)
     }
 }
 
-static void sum_loop(Micro *m, int d, Expr from, Expr extent)
+static void sum_range(Micro *m, int d, V from, V to)
 {
     Emit *x = m->x;
     int axis = m->t->depth[d];
     V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
-    Loop l = loop_head(x, emit_scalar(x, from), emit_scalar(x, extent));
+    Loop l = loop_head(x, from, to);
     EACH_ACC(m, i, j, p)
     {
         phi[i][j][p] = LLVMBuildPhi(x->b, m->acc_type, "acc");
@@ -346,6 +346,64 @@ static void sum_loop(Micro *m, int d, Expr from, Expr extent)
         LLVMAddIncoming(phi[i][j][p], &m->acc[i][j][p], &l.body, 1);
         m->acc[i][j][p] = phi[i][j][p];
     }
+}
+
+/* The totals of a long sum. Volatile, or they would be promoted to registers, of which the tile has none left. */
+static V total_at(Micro *m, V totals, int i, unsigned j)
+{
+    V at = int64(m->x, i * (int)m->cols + (int)j);
+    return LLVMBuildInBoundsGEP2(m->x->b, m->acc_type, totals, &at, 1, "");
+}
+
+static void total_store(Micro *m, V totals, int i, unsigned j, V v)
+{
+    V store = LLVMBuildStore(m->x->b, v, total_at(m, totals, i, j));
+    LLVMSetVolatile(store, 1), LLVMSetAlignment(store, SCRATCH_ALIGN);
+}
+
+static V total_load(Micro *m, V totals, int i, unsigned j)
+{
+    V v = LLVMBuildLoad2(m->x->b, m->acc_type, total_at(m, totals, i, j), "");
+    LLVMSetVolatile(v, 1), LLVMSetAlignment(v, SCRATCH_ALIGN);
+    return v;
+}
+
+static void add_start(Micro *m)
+{
+    Emit *x = m->x;
+    V start[MAX_COLS];
+    for (unsigned j = 0; j < m->cols; j++) x->var[m->t->col] = m->col[j], start[j] = in_lanes(m, m->mask[j], m->t->start);
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMBuildFAdd(x->b, m->acc[i][j][p], start[j], "");
+}
+
+/* A float sum in blocks, each from zero and added to the total: a load, an addition and a store per accumulator and block. */
+static void sum_blocks(Micro *m, int d, Expr extent)
+{
+    Emit *x = m->x;
+    Kernel *k = x->k;
+    V end = emit_scalar(x, extent), step = int64(x, m->t->block);
+    V first = emit_scalar(x, expr_prim(k, P_min, extent, expr_index(k, m->t->block), 0));
+    V totals = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)m->rows * m->cols), "totals");
+    LLVMSetAlignment(totals, SCRATCH_ALIGN);
+    sum_range(m, d, int64(x, 0), first);
+    if (m->t->start) add_start(m);
+    EACH_ACC(m, i, j, p) total_store(m, totals, i, j, m->acc[i][j][p]);
+    Loop l = loop_head(x, step, end);
+    loop_body(x, &l);
+    V next = LLVMBuildNSWAdd(x->b, l.i, step, ""), to = select2(x, LLVMBuildICmp(x->b, LLVMIntSLT, next, end, ""), next, end);
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMConstNull(m->acc_type);
+    sum_range(m, d, l.i, to);
+    EACH_ACC(m, i, j, p) total_store(m, totals, i, j, LLVMBuildFAdd(x->b, total_load(m, totals, i, j), m->acc[i][j][p], ""));
+    loop_close(x, &l, m->t->block);
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = total_load(m, totals, i, j);
+}
+
+static void sum_loop(Micro *m, int d, Expr from, Expr extent)
+{
+    int64_t n;
+    bool floats = !m->t->dot && m->t->acc == DT_f32, short_sum = expr_is_index(m->x->k, extent, &n) && n <= m->t->block;
+    if (floats && !short_sum && d == m->depths - 1) sum_blocks(m, d, extent);
+    else sum_range(m, d, emit_scalar(m->x, from), emit_scalar(m->x, extent));
 }
 
 static void depth_loop(Micro *m, int d)

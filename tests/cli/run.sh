@@ -62,10 +62,7 @@ undefined_symbols() {
   cc $u -Wl,--no-undefined "$work/empty.c" -o "$work/empty" -lm -lpthread
 }
 # Sections that are written to while the program runs: none that has bytes. What the loader fixes and then locks is no such section.
-writable_sections() { ! readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$7 ~ /W/ && $1 !~ /^\.(data\.rel\.ro.*|dynamic|got|got\.plt|init_array|fini_array)$/ && strtonum("0x" $5) > 0' | grep .; }
-if ! awk 'BEGIN { exit strtonum("0x10") != 16 }' 2> /dev/null; then
-  writable_sections() { ! readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$7 ~ /W/ && $1 !~ /^\.(data\.rel\.ro.*|dynamic|got|got\.plt|init_array|fini_array)$/ && $5 !~ /^0+$/' | grep .; }
-fi
+writable_sections() { ! readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$7 ~ /W/ && $1 !~ /^\.(data\.rel\.ro.*|dynamic|got|got\.plt|init_array|fini_array)$/ && $5 !~ /^0+$/' | grep .; }
 writable_and_executable() { ! readelf -lW "$1" | grep -E '^ +[A-Z_]+ .* (RWE|WE) '; }
 stack_is_data() { readelf -lW "$1" | grep -q 'GNU_STACK.* RW '; }
 full_relro() { readelf -lW "$1" | grep -q GNU_RELRO && readelf -dW "$1" | grep -qE 'BIND_NOW|Flags:.*NOW'; }
