@@ -19,14 +19,26 @@ static void lin_collect(Kernel *k, Expr e, int64_t by, Lin *l)
     ExprNode n = *expr_node(k, e);
     int64_t c;
     if (!l->ok) return;
-    if (n.kind == E_INT) { l->base += n.u.i * by; return; }
-    if (n.kind == E_SYM) { l->size = dim_add(k->dim, l->size, dim_mul(k->dim, (Dim){n.id}, dim_const(k->dim, by))); return; }
+    if (n.kind == E_INT) {
+        l->base += n.u.i * by;
+        return;
+    }
+    if (n.kind == E_SYM) {
+        l->size = dim_add(k->dim, l->size, dim_mul(k->dim, (Dim){n.id}, dim_const(k->dim, by)));
+        return;
+    }
     if (n.kind == E_PRIM && (n.prim == P_add || n.prim == P_sub)) {
         lin_collect(k, n.arg[0], by, l), lin_collect(k, n.arg[1], n.prim == P_add ? by : -by, l);
         return;
     }
-    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[1], &c)) { lin_collect(k, n.arg[0], by * c, l); return; }
-    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[0], &c)) { lin_collect(k, n.arg[1], by * c, l); return; }
+    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[1], &c)) {
+        lin_collect(k, n.arg[0], by * c, l);
+        return;
+    }
+    if (n.kind == E_PRIM && n.prim == P_mul && expr_is_index(k, n.arg[0], &c)) {
+        lin_collect(k, n.arg[1], by * c, l);
+        return;
+    }
     lin_add_term(l, e, by);
 }
 
@@ -55,7 +67,10 @@ bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by)
 }
 
 /* ---- loads ---- */
-typedef struct Collect { Arena *mem; LoadList *l; } Collect;
+typedef struct Collect {
+    Arena *mem;
+    LoadList *l;
+} Collect;
 
 static bool collect(void *ctx, Expr load)
 {
@@ -85,7 +100,10 @@ int axis_of_index(const Kernel *k, Expr e)
     return n->kind == E_AXIS ? (int)n->id : 0;
 }
 
-bool stage_is_plain(const Compute *c) { return !c->how && !c->check && !c->where && !c->scan && !c->update && !c->keep; }
+bool stage_is_plain(const Compute *c)
+{
+    return !c->how && !c->check && !c->where && !c->scan && !c->update && !c->keep;
+}
 
 bool stage_at_axes(const Kernel *k, const Compute *c)
 {
@@ -111,7 +129,8 @@ int innermost_dim(const Buf *b) { return b->layout.n ? b->layout.axis[b->layout.
 static bool passes(Kernel *k, Expr wide, Expr narrow, Expr extent)
 {
     Expr all = expr_mul(k, narrow, extent);
-    return wide == all || (expr_is_index(k, wide, NULL) && expr_is_index(k, all, NULL) && expr_constant(k, wide, 0) >= expr_constant(k, all, 1));
+    return wide == all || (expr_is_index(k, wide, NULL) && expr_is_index(k, all, NULL) &&
+                           expr_constant(k, wide, 0) >= expr_constant(k, all, 1));
 }
 
 static bool overlaps(Kernel *k, Expr index, int a, int b)
@@ -187,7 +206,8 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
     if (v.kind != E_PRIM || v.prim != P_mul || (v.type != DT_f32 && v.type != DT_i32)) return false;
     Expr a = uncast(k, v.arg[0], (DType)v.type), b = uncast(k, v.arg[1], (DType)v.type);
     bool both = false;
-    for (int i = 0; i < c->reduces; i++) both = both || (expr_uses(k, a, c->reduce[i]) && expr_uses(k, b, c->reduce[i]));
+    for (int i = 0; i < c->reduces; i++)
+        both = both || (expr_uses(k, a, c->reduce[i]) && expr_uses(k, b, c->reduce[i]));
     if (!both) return false;
     int lane_a = only_axis(k, c, a, b), lane_b = only_axis(k, c, b, a);
     if (!lane_a && !lane_b) return false;
@@ -197,10 +217,15 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
     /* A depthwise sum shares its channels between both factors: no outer product, though the image has axes of its own. */
     if (!(lane_a && lane_b) && inner >= 0 && !expr_uses(k, c->at[inner], lane_a ? lane_a : lane_b)) return false;
     if (lane_a && lane_b) {
-        bool a_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_a), b_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_b);
+        bool a_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_a),
+             b_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_b);
         swap = a_inner != b_inner ? a_inner : is_constant_load(k, a) && !is_constant_load(k, b);
     }
-    *r = (Contraction){.left = swap ? b : a, .right = swap ? a : b, .lane = swap ? lane_a : lane_b, .row = swap ? lane_b : lane_a, .acc = (DType)v.type};
+    *r = (Contraction){.left = swap ? b : a,
+                       .right = swap ? a : b,
+                       .lane = swap ? lane_a : lane_b,
+                       .row = swap ? lane_b : lane_a,
+                       .acc = (DType)v.type};
     return true;
 }
 

@@ -23,12 +23,15 @@ enum { CHEAP = 2, CHEAP_NARROW = 5, MOST = 192, SERIAL_WORK = 32768 };
 
 typedef struct Cluster {
     Kernel *k;
-    Arena *mem;                     /* dropped at the end */
-    bool *dead;                     /* per stage */
-    int *cost;                      /* per stage: of value and epilogue */
-    LoadList *load;                 /* per stage */
-    struct Use { uint32_t defs, def; VEC(uint32_t) reader, writer; } *use; /* per buffer; def: the last stage that writes it */
-    Expr *map;                      /* per axis: scratch for substitutions, all 0 between them */
+    Arena *mem;     /* dropped at the end */
+    bool *dead;     /* per stage */
+    int *cost;      /* per stage: of value and epilogue */
+    LoadList *load; /* per stage */
+    struct Use {
+        uint32_t defs, def;
+        VEC(uint32_t) reader, writer;
+    } * use;   /* per buffer; def: the last stage that writes it */
+    Expr *map; /* per axis: scratch for substitutions, all 0 between them */
 } Cluster;
 
 /* ---- who reads what ---- */
@@ -96,7 +99,8 @@ static void fold_constants(Cluster *c, uint32_t stage)
     bool changed = false;
     for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
         Expr load = c->load[stage].at.at[i], number = scalar_of(c->k, (int)expr_node(c->k, load)->id);
-        if (number && load != c->k->stage.at[stage].keep) changed = replace_all(c->k, &c->k->stage.at[stage], load, number);
+        if (number && load != c->k->stage.at[stage].keep)
+            changed = replace_all(c->k, &c->k->stage.at[stage], load, number);
     }
     if (changed) note_loads(c, stage);
 }
@@ -117,7 +121,8 @@ static bool divides(const Kernel *k, Expr e) /* has an index that is not a sum o
     return divides(k, n->arg[0]) || divides(k, n->arg[1]);
 }
 
-static Expr substituted(Cluster *c, const Compute *def, Expr load) /* what the load reads, said by the stage that made it */
+static Expr substituted(Cluster *c, const Compute *def,
+                        Expr load) /* what the load reads, said by the stage that made it */
 {
     ExprNode n = *expr_node(c->k, load);
     for (int d = 0; d < def->rank; d++) c->map[axis_of_index(c->k, def->at[d])] = n.arg[d];
@@ -176,7 +181,9 @@ static bool try_inline(Cluster *c, uint32_t stage, Expr load)
     if (!can_inline(c, def, stage)) return false;
     for (uint32_t i = 0; i < c->load[stage].at.n; i++) times += (int)expr_node(k, c->load[stage].at.at[i])->id == buf;
     for (uint32_t i = 0; i < c->load[stage].at.n; i++)
-        if ((int)expr_node(k, c->load[stage].at.at[i])->id == buf && !is_worth(c, def, stage, c->load[stage].at.at[i], times)) return false;
+        if ((int)expr_node(k, c->load[stage].at.at[i])->id == buf &&
+            !is_worth(c, def, stage, c->load[stage].at.at[i], times))
+            return false;
     if (c->cost[stage] + times * c->cost[def] > MOST) return false;
     const Compute d = k->stage.at[def];
     for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
@@ -193,13 +200,17 @@ static void inline_into(Cluster *c, uint32_t stage)
     bool again = true;
     while (again) {
         again = false;
-        for (uint32_t i = 0; i < c->load[stage].at.n && !again; i++) again = try_inline(c, stage, c->load[stage].at.at[i]);
+        for (uint32_t i = 0; i < c->load[stage].at.n && !again; i++)
+            again = try_inline(c, stage, c->load[stage].at.at[i]);
     }
 }
 
 /* ---- absorb ---- */
 /* A digit of an axis in a mixed radix: (axis / by) % of; of 0: the most significant one. */
-typedef struct Digit { int axis; int64_t by, of; } Digit;
+typedef struct Digit {
+    int axis;
+    int64_t by, of;
+} Digit;
 
 static bool digit_of(const Kernel *k, Expr e, Digit *d)
 {
@@ -219,7 +230,10 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
     int used = 0, rank = k->buf.at[def->out].rank;
     for (int d = 0; d < rank; d++) {
         digit[d] = (Digit){0};
-        if (expr_is(k, n.arg[d], 0) && expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) { used++; continue; }
+        if (expr_is(k, n.arg[d], 0) && expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) {
+            used++;
+            continue;
+        }
         if (!digit_of(k, n.arg[d], &digit[d])) return false;
     }
     for (int r = 0; r < reader->rank; r++) {
@@ -227,7 +241,8 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
         int64_t by = 1, extent = expr_constant(k, k->axis.at[a].extent, -1);
         Expr sum = expr_index(k, 0), size = k->axis.at[a].extent;
         bool more = !expr_is(k, size, 1), whole = false;
-        for (int d = 0; d < rank && !more; d++) { /* one element: the axis stays an axis, so that the next reader finds it */
+        for (int d = 0; d < rank && !more;
+             d++) { /* one element: the axis stays an axis, so that the next reader finds it */
             if (digit[d].axis != a) continue;
             sum = def->at[d], digit[d].axis = 0, used++;
             if (!expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) return false;
@@ -240,7 +255,8 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
             if (at < 0) return false;
             Expr mine = k->axis.at[axis_of_index(k, def->at[at])].extent;
             whole = by == 1 && !digit[at].of;
-            if (whole ? mine != size : expr_constant(k, mine, -2) != (digit[at].of ? digit[at].of : extent / by)) return false;
+            if (whole ? mine != size : expr_constant(k, mine, -2) != (digit[at].of ? digit[at].of : extent / by))
+                return false;
             sum = expr_add(k, sum, expr_mul(k, def->at[at], expr_index(k, by)));
             used++;
             by *= whole ? 1 : expr_constant(k, mine, 0);
@@ -296,7 +312,8 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     for (uint32_t i = 0; i < c->load[stage].at.n; i++)
         if (c->load[stage].at.at[i] != load && (int)expr_node(k, c->load[stage].at.at[i])->id == buf) return false;
     Expr *map = c->map;
-    bool fits = invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) && c->cost[def] + c->cost[stage] <= 2 * MOST;
+    bool fits =
+        invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) && c->cost[def] + c->cost[stage] <= 2 * MOST;
     if (!fits) return forget(c, &r);
     DType type = (DType)expr_node(k, d.value)->type;
     Expr before = d.how ? (d.epilogue ? d.epilogue : expr_it(k, type)) : d.value;
@@ -341,9 +358,11 @@ static bool mark_live(const Cluster *c, bool *live, bool *needed)
     for (uint32_t i = c->k->stage.n; i--;) {
         const Compute *s = &c->k->stage.at[i];
         if (live[i] || c->dead[i]) continue;
-        live[i] = c->k->buf.at[s->out].kind == BUF_OUT || needed[s->out] || (s->keep && needed[expr_node(c->k, s->keep)->id]);
+        live[i] =
+            c->k->buf.at[s->out].kind == BUF_OUT || needed[s->out] || (s->keep && needed[expr_node(c->k, s->keep)->id]);
         more |= live[i];
-        for (uint32_t l = 0; live[i] && l < c->load[i].at.n; l++) needed[expr_node(c->k, c->load[i].at.at[l])->id] = true;
+        for (uint32_t l = 0; live[i] && l < c->load[i].at.n; l++)
+            needed[expr_node(c->k, c->load[i].at.at[l])->id] = true;
     }
     return more;
 }
@@ -394,7 +413,8 @@ static Expr moved(Kernel *k, Expr e, int from, int to, const Expr *off)
 static void move_stage(Kernel *k, Compute *s, int from, int to, const Expr *off)
 {
     s->value = moved(k, s->value, from, to, off), s->epilogue = moved(k, s->epilogue, from, to, off);
-    s->keep = moved(k, s->keep, from, to, off), s->check = moved(k, s->check, from, to, off), s->where = moved(k, s->where, from, to, off);
+    s->keep = moved(k, s->keep, from, to, off), s->check = moved(k, s->check, from, to, off),
+    s->where = moved(k, s->where, from, to, off);
     for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = moved(k, s->at[d], from, to, off);
     if (s->out != from) return;
     for (int d = 0; d < k->buf.at[from].rank; d++) s->at[d] = expr_add(k, s->at[d], off[d]);
@@ -403,14 +423,16 @@ static void move_stage(Kernel *k, Compute *s, int from, int to, const Expr *off)
 
 static bool same_order(const Buf *a, const Buf *b)
 {
-    return a->layout.n == b->layout.n && !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
+    return a->layout.n == b->layout.n &&
+           !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
 }
 
 /* A copy of a whole temporary to constant offsets in another buffer: off[d] is where it starts. */
 static bool copies_whole(Kernel *k, const Compute *s, Expr *off)
 {
     ExprNode load = *expr_node(k, s->value);
-    if (!stage_is_plain(s) || s->share || load.kind != E_LOAD || k->buf.at[s->out].rank != k->buf.at[load.id].rank) return false;
+    if (!stage_is_plain(s) || s->share || load.kind != E_LOAD || k->buf.at[s->out].rank != k->buf.at[load.id].rank)
+        return false;
     if (k->buf.at[load.id].type != k->buf.at[s->out].type || s->rank != k->buf.at[s->out].rank) return false;
     for (int d = 0; d < s->rank; d++) {
         int a = axis_of_index(k, load.arg[d]);
@@ -422,7 +444,8 @@ static bool copies_whole(Kernel *k, const Compute *s, Expr *off)
     return true;
 }
 
-static bool may_move(const Cluster *c, int buf, uint32_t before) /* is everything that writes it a plain store, earlier? */
+static bool may_move(const Cluster *c, int buf,
+                     uint32_t before) /* is everything that writes it a plain store, earlier? */
 {
     const struct Use *u = &c->use[buf];
     for (uint32_t i = 0; i < u->writer.n; i++) {
@@ -510,7 +533,8 @@ static void settle_group(Kernel *k, uint32_t first, uint32_t last)
 static void settle_groups(Kernel *k)
 {
     for (uint32_t i = 0, end; i < k->stage.n; i = end) {
-        for (end = i + 1; end < k->stage.n && k->stage.at[i].share && k->stage.at[end].share == k->stage.at[i].share;) end++;
+        for (end = i + 1; end < k->stage.n && k->stage.at[i].share && k->stage.at[end].share == k->stage.at[i].share;)
+            end++;
         if (k->stage.at[i].share) settle_group(k, i, end);
     }
 }

@@ -12,17 +12,19 @@
 #include <assert.h>
 #include <ctype.h>
 
-typedef struct Slot { uint32_t epoch, to; } Slot; /* a memo that is emptied by counting up */
+typedef struct Slot {
+    uint32_t epoch, to;
+} Slot; /* a memo that is emptied by counting up */
 typedef struct Cutter {
     Kernel *p;
     Arena *mem;
     Slot *expr, *axis, *buf, *view; /* view: a buffer the group also writes, as it was before */
-    uint32_t epoch, walk;    /* walk: expressions are forgotten after each stage */
-    uint32_t *first, *last; /* per buffer: the groups that touch it */
-    bool *written, *now;    /* per buffer: by the current group; by its stages so far */
-    bool *is_size;          /* per expression: a dimension of a buffer */
+    uint32_t epoch, walk;           /* walk: expressions are forgotten after each stage */
+    uint32_t *first, *last;         /* per buffer: the groups that touch it */
+    bool *written, *now;            /* per buffer: by the current group; by its stages so far */
+    bool *is_size;                  /* per expression: a dimension of a buffer */
     Cut *cut;
-    VEC(uint64_t) hash;     /* beside cut->kernel */
+    VEC(uint64_t) hash; /* beside cut->kernel */
     VEC(struct CutStep) step;
 } Cutter;
 
@@ -47,7 +49,10 @@ static uint32_t group_end(const Kernel *p, uint32_t i)
     return end;
 }
 
-typedef struct Touch { Cutter *c; uint32_t group; } Touch;
+typedef struct Touch {
+    Cutter *c;
+    uint32_t group;
+} Touch;
 
 static void touch(Cutter *c, int buf, uint32_t group)
 {
@@ -178,7 +183,8 @@ static const char *kernel_name(const Cutter *c, Arena *mem, uint32_t first, uint
 {
     char text[48] = "stage";
     for (uint32_t i = first; i < end; i++)
-        if (c->p->stage.at[i].loc && c->p->stage.at[i].loc->op) snprintf(text, sizeof text, "%.40s", c->p->stage.at[i].loc->op);
+        if (c->p->stage.at[i].loc && c->p->stage.at[i].loc->op)
+            snprintf(text, sizeof text, "%.40s", c->p->stage.at[i].loc->op);
     for (char *s = text; *s; s++)
         if (!isalnum((unsigned char)*s)) *s = '_';
     return arena_printf(mem, "k%u_%s", (unsigned)c->cut->kernel.n, text);
@@ -206,16 +212,19 @@ static bool nodes_equal(const ExprNode *a, const ExprNode *b)
 static bool stages_equal(const Kernel *k, const Compute *a, const Compute *b)
 {
     int rank = k->buf.at[a->out].rank;
-    return a->out == b->out && a->rank == b->rank && a->reduces == b->reduces && a->how == b->how && a->value == b->value &&
-           a->epilogue == b->epilogue && a->keep == b->keep && a->check == b->check && a->where == b->where && a->scan == b->scan &&
-           a->update == b->update && a->share == b->share && !memcmp(a->space, b->space, sizeof(int) * (size_t)a->rank) &&
-           !memcmp(a->reduce, b->reduce, sizeof(int) * (size_t)a->reduces) && !memcmp(a->at, b->at, sizeof(Expr) * (size_t)rank);
+    return a->out == b->out && a->rank == b->rank && a->reduces == b->reduces && a->how == b->how &&
+           a->value == b->value && a->epilogue == b->epilogue && a->keep == b->keep && a->check == b->check &&
+           a->where == b->where && a->scan == b->scan && a->update == b->update && a->share == b->share &&
+           !memcmp(a->space, b->space, sizeof(int) * (size_t)a->rank) &&
+           !memcmp(a->reduce, b->reduce, sizeof(int) * (size_t)a->reduces) &&
+           !memcmp(a->at, b->at, sizeof(Expr) * (size_t)rank);
 }
 
 static bool bufs_equal(const Buf *a, const Buf *b)
 {
-    return a->kind == b->kind && a->type == b->type && a->rank == b->rank && !memcmp(a->dim, b->dim, sizeof(Expr) * (size_t)a->rank) &&
-           a->layout.n == b->layout.n && !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
+    return a->kind == b->kind && a->type == b->type && a->rank == b->rank &&
+           !memcmp(a->dim, b->dim, sizeof(Expr) * (size_t)a->rank) && a->layout.n == b->layout.n &&
+           !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
 }
 
 static bool sizes_equal(const Kernel *a, const Kernel *b)
@@ -224,7 +233,8 @@ static bool sizes_equal(const Kernel *a, const Kernel *b)
     for (uint32_t i = 0; i < dim_symbols(a->dim); i++) { /* the least values decide what folds and what is provable */
         const char *name = dim_symbol_name(a->dim, i);
         int64_t x = 0, y = 0;
-        dim_lower(a->dim, dim_symbol(a->dim, name, DIM_INPUT, 0), &x), dim_lower(b->dim, dim_symbol(b->dim, name, DIM_INPUT, 0), &y);
+        dim_lower(a->dim, dim_symbol(a->dim, name, DIM_INPUT, 0), &x),
+            dim_lower(b->dim, dim_symbol(b->dim, name, DIM_INPUT, 0), &y);
         if (x != y) return false;
     }
     return true;
@@ -232,7 +242,8 @@ static bool sizes_equal(const Kernel *a, const Kernel *b)
 
 static bool kernels_equal(const Kernel *a, const Kernel *b)
 {
-    if (a->buf.n != b->buf.n || a->axis.n != b->axis.n || a->stage.n != b->stage.n || expr_count(a) != expr_count(b)) return false;
+    if (a->buf.n != b->buf.n || a->axis.n != b->axis.n || a->stage.n != b->stage.n || expr_count(a) != expr_count(b))
+        return false;
     for (uint32_t i = 1; i < a->buf.n; i++)
         if (!bufs_equal(&a->buf.at[i], &b->buf.at[i])) return false;
     for (uint32_t i = 1; i < a->axis.n; i++)
@@ -249,7 +260,8 @@ static uint64_t kernel_hash(const Kernel *k)
     uint64_t h = 0;
     for (Expr e = 1; e <= expr_count(k); e++) {
         const ExprNode *n = expr_node(k, e);
-        uint64_t word[] = {n->kind, n->type, n->prim, n->id, (uint64_t)n->u.i, n->arg[0], n->arg[1], n->arg[2], n->arg[3]};
+        uint64_t word[] = {n->kind,   n->type,   n->prim,   n->id,    (uint64_t)n->u.i,
+                           n->arg[0], n->arg[1], n->arg[2], n->arg[3]};
         h = hash_bytes(word, sizeof word, h);
     }
     for (uint32_t i = 0; i < k->stage.n; i++) h = hash_bytes(&k->stage.at[i].value, sizeof(Expr), h);
@@ -304,7 +316,8 @@ Cut *program_cut(Kernel *program, Arena *mem)
         end = group_end(program, i);
         for (uint32_t s = i; s < end; s++) touch_stage(&c, &program->stage.at[s], group);
     }
-    for (uint32_t i = 0, end, group = 1; i < program->stage.n; i = end, group++) cut_group(&c, group, i, end = group_end(program, i));
+    for (uint32_t i = 0, end, group = 1; i < program->stage.n; i = end, group++)
+        cut_group(&c, group, i, end = group_end(program, i));
     c.cut->step = c.step.at, c.cut->steps = c.step.n;
     arena_drop(&scratch);
     return c.cut;

@@ -15,14 +15,17 @@
 
 enum { PANEL = 16, QUAD = 4, FEW_CHANNELS = 8 };
 
-typedef struct Halo { int from, to; Expr low[MAX_RANK], pad; } Halo; /* to[i] holds from[i + low] or pad */
+typedef struct Halo {
+    int from, to;
+    Expr low[MAX_RANK], pad;
+} Halo; /* to[i] holds from[i + low] or pad */
 typedef struct Layer {
     Kernel *k;
     Arena *mem;
-    VEC(Compute) out;   /* the program being made */
-    int share;          /* numbers not yet used */
-    bool *turned;       /* per buffer: a constant whose layout is settled */
-    uint32_t *readers;  /* per buffer */
+    VEC(Compute) out;  /* the program being made */
+    int share;         /* numbers not yet used */
+    bool *turned;      /* per buffer: a constant whose layout is settled */
+    uint32_t *readers; /* per buffer */
 } Layer;
 
 static Layout order(int n, const int *dim)
@@ -64,7 +67,8 @@ static bool spread_stage(Kernel *k, Arena *mem, const Compute *s)
     for (uint32_t i = 0; i < loads.at.n; i++) {
         int from = (int)expr_node(k, loads.at.at[i])->id;
         if (!is_pointwise(k, s, loads.at.at[i])) continue;
-        if (k->buf.at[s->out].layout.n && may_take(k, from, s->out)) k->buf.at[from].layout = k->buf.at[s->out].layout, changed = true;
+        if (k->buf.at[s->out].layout.n && may_take(k, from, s->out))
+            k->buf.at[from].layout = k->buf.at[s->out].layout, changed = true;
         else if (k->buf.at[from].layout.n && k->buf.at[from].kind != BUF_CONST && may_take(k, s->out, from))
             k->buf.at[s->out].layout = k->buf.at[from].layout, changed = true;
     }
@@ -75,7 +79,8 @@ void spread_order(Kernel *k)
 {
     Arena scratch = {0};
     bool again = true;
-    for (int round = 0; again && round < 4; round++) { /* one way each: a program is read in order, so few rounds reach everything */
+    for (int round = 0; again && round < 4;
+         round++) { /* one way each: a program is read in order, so few rounds reach everything */
         again = false;
         for (uint32_t i = 0; i < k->stage.n; i++) again = spread_stage(k, &scratch, &k->stage.at[i]) || again;
         for (uint32_t i = k->stage.n; i--;) again = spread_stage(k, &scratch, &k->stage.at[i]) || again;
@@ -87,7 +92,8 @@ void spread_order(Kernel *k)
 static Compute copy_stage(Kernel *k, int to, int from, const Loc *loc)
 {
     Compute c = {.out = to, .rank = k->buf.at[to].rank, .loc = loc};
-    for (int d = 0; d < c.rank; d++) c.space[d] = kernel_axis(k, NULL, k->buf.at[to].dim[d]), c.at[d] = expr_axis(k, c.space[d]);
+    for (int d = 0; d < c.rank; d++)
+        c.space[d] = kernel_axis(k, NULL, k->buf.at[to].dim[d]), c.at[d] = expr_axis(k, c.space[d]);
     c.value = expr_load(k, from, c.at);
     return c;
 }
@@ -100,8 +106,10 @@ static bool is_turned(Kernel *k, const Compute *s)
     if (b->kind != BUF_OUT || b->rank < 3 || s->scan || !stage_at_axes(k, s) || !contraction_of(k, s, &c)) return false;
     int channel = axis_of_index(k, s->at[1]);
     const ExprNode *l = expr_node(k, c.left), *r = expr_node(k, c.right);
-    bool by_left = l->kind == E_LOAD && k->buf.at[l->id].kind == BUF_CONST && expr_uses(k, c.left, channel) && !expr_uses(k, c.right, channel);
-    bool by_right = r->kind == E_LOAD && k->buf.at[r->id].kind == BUF_CONST && expr_uses(k, c.right, channel) && !expr_uses(k, c.left, channel);
+    bool by_left = l->kind == E_LOAD && k->buf.at[l->id].kind == BUF_CONST && expr_uses(k, c.left, channel) &&
+                   !expr_uses(k, c.right, channel);
+    bool by_right = r->kind == E_LOAD && k->buf.at[r->id].kind == BUF_CONST && expr_uses(k, c.right, channel) &&
+                    !expr_uses(k, c.left, channel);
     return by_left || by_right;
 }
 
@@ -125,7 +133,8 @@ static void settle_contract(Layer *l)
         bool turn = writers[to] == 1 && is_turned(k, &s);
         if (turn) {
             Buf b = k->buf.at[to];
-            b.kind = BUF_TMP, b.name = arena_printf(k->mem, "%s.last", b.name), b.source = 0, b.layout = channels_last(b.rank);
+            b.kind = BUF_TMP, b.name = arena_printf(k->mem, "%s.last", b.name), b.source = 0,
+            b.layout = channels_last(b.rank);
             s.out = kernel_buf(k, b);
         }
         append(l, s);
@@ -160,7 +169,8 @@ static void guards_of(Layer *l, Expr e, LoadList *list)
         for (int i = 0; i < 3 && n.arg[i]; i++) guards_of(l, n.arg[i], list);
 }
 
-static bool in_bounds(Kernel *k, Expr cond, const Buf *b, const ExprNode *load) /* is it a test of the load's own bounds? */
+static bool in_bounds(Kernel *k, Expr cond, const Buf *b,
+                      const ExprNode *load) /* is it a test of the load's own bounds? */
 {
     ExprNode n = *expr_node(k, cond);
     int64_t by;
@@ -236,7 +246,8 @@ static void fill_strip(Layer *l, const Halo *h, int d, bool high, int share, con
 static void fill_border(Layer *l, const Halo *h, const Loc *loc)
 {
     int share = ++l->share;
-    for (int d = 0; d < l->k->buf.at[h->to].rank; d++) fill_strip(l, h, d, false, share, loc), fill_strip(l, h, d, true, share, loc);
+    for (int d = 0; d < l->k->buf.at[h->to].rank; d++)
+        fill_strip(l, h, d, false, share, loc), fill_strip(l, h, d, true, share, loc);
 }
 
 static void fill_whole(Layer *l, const Halo *h, const Loc *loc)
@@ -334,7 +345,8 @@ static void unguard(Layer *l, Compute *s, const Halo *h)
         if (!halo_of(k, s, guards.at.at[i], &mine, &want) || mine.from != h->from || mine.pad != h->pad) continue;
         ExprNode g = *expr_node(k, guards.at.at[i]), v = *expr_node(k, g.arg[1]);
         Expr read = halo_read(k, h, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
-        s->value = expr_replace(k, s->value, guards.at.at[i], v.kind == E_LOAD ? read : expr_cast(k, (DType)g.type, read));
+        s->value =
+            expr_replace(k, s->value, guards.at.at[i], v.kind == E_LOAD ? read : expr_cast(k, (DType)g.type, read));
     }
 }
 
@@ -352,10 +364,12 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
         LoadList guards = {0};
         if (is_sum(&k->stage.at[i])) guards_of(l, k->stage.at[i].value, &guards);
         for (uint32_t j = 0; j < guards.at.n; j++)
-            if (halo_of(k, &k->stage.at[i], guards.at.at[j], &other, &more)) alone = join_halo(k, &other, &h, &want, &more) && alone;
+            if (halo_of(k, &k->stage.at[i], guards.at.at[j], &other, &more))
+                alone = join_halo(k, &other, &h, &want, &more) && alone;
     }
     want.name = arena_printf(k->mem, "%s.pad", k->buf.at[h.from].name);
-    if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1) want.layout = channels_last(want.rank); /* quads need it */
+    if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1)
+        want.layout = channels_last(want.rank); /* quads need it */
     h.to = kernel_buf(k, want);
     for (uint32_t i = at; i < k->stage.n; i++)
         if (is_sum(&k->stage.at[i])) unguard(l, &k->stage.at[i], &h);
@@ -394,7 +408,8 @@ static int quad_axis(Kernel *k, const Compute *s, Expr left)
     return 0;
 }
 
-static int dim_of_axis(const Kernel *k, const ExprNode *load, int axis) /* the one dimension whose index is the axis alone, or -1 */
+static int dim_of_axis(const Kernel *k, const ExprNode *load,
+                       int axis) /* the one dimension whose index is the axis alone, or -1 */
 {
     int at = -1;
     for (int d = 0; d < k->buf.at[load->id].rank; d++) {
@@ -474,7 +489,8 @@ static bool turn_constant(Layer *l, Compute *s, Expr right, int lane, int inner_
 {
     Kernel *k = l->k;
     ExprNode n = *expr_node(k, right);
-    int at = dim_of_axis(k, &n, lane), inner = inner_of ? dim_of_axis(k, &n, inner_of) : -1, rank = k->buf.at[n.id].rank;
+    int at = dim_of_axis(k, &n, lane), inner = inner_of ? dim_of_axis(k, &n, inner_of) : -1,
+        rank = k->buf.at[n.id].rank;
     if (inner >= 0 && axis_of_index(k, n.arg[inner]) != inner_of) inner = -1;
     if (at < 0 || (quad && inner < 0) || inner == at || rank + 2 > MAX_PHYS) return false;
     bool batch[MAX_RANK] = {0};
@@ -574,8 +590,9 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     if (quads && !quad_of && pays(k, c->lane)) { /* the left operand, summed axis innermost */
         int axis[MAX_RANK * 2], inner = 0;
         for (int i = 0; i < s->reduces; i++)
-            if (expr_uses(k, c->left, s->reduce[i]) && (!inner || expr_constant(k, k->axis.at[s->reduce[i]].extent, 64) >
-                                                                    expr_constant(k, k->axis.at[inner].extent, 64)))
+            if (expr_uses(k, c->left, s->reduce[i]) &&
+                (!inner || expr_constant(k, k->axis.at[s->reduce[i]].extent, 64) >
+                               expr_constant(k, k->axis.at[inner].extent, 64)))
                 inner = s->reduce[i];
         int n = axes_used(k, s, c->left, inner, 0, axis);
         if (inner && n <= MAX_RANK) {
@@ -587,7 +604,8 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     int64_t depth = quad_of ? expr_constant(k, k->axis.at[quad_of].extent, 1) : 0;
     if (!constant && depth % QUAD) quad_of = 0; /* only a constant's padding is known to be zero */
     int inner = quad_of ? quad_of : quad_axis(k, s, c->left);
-    if (!quad_of && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS) inner = 0; /* an image's channels: any order is as good */
+    if (!quad_of && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
+        inner = 0; /* an image's channels: any order is as good */
     if (constant) {
         if (turn_constant(l, s, c->right, c->lane, inner, quad_of != 0)) order_reduces(s, inner);
         return;

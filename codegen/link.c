@@ -19,7 +19,8 @@ extern char **environ;
     extern const char octet_blob_##name[];                                                                             \
     extern const uint64_t octet_blob_##name##_size;
 BLOB(rt)
-BLOB(cpu) BLOB(pool) BLOB(main)
+BLOB(cpu)
+BLOB(pool) BLOB(main)
 
     typedef struct Link {
     Image *im;
@@ -151,7 +152,7 @@ typedef struct Tool {
     "-Wl,--as-needed"
 #define LD_SHARED                                                                                                      \
     "-shared " HARDEN " -soname $SO --version-script $MAP -o $OUT $OBJECTS -L/lib64 -L/usr/lib64 "                     \
-                      "-L/lib/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu -lm -lc"
+    "-L/lib/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu -lm -lc"
 static const Tool link_shared[] = {{"cc", "-shared -nostartfiles " HARDEN_CC
                                           " -Wl,-soname,$SO -Wl,--version-script,$MAP -o $OUT $OBJECTS -lm -lpthread"},
                                    {"ld.lld-22", LD_SHARED},

@@ -22,8 +22,9 @@ typedef enum Guards { NOT_GUARDED, GUARD_SPACE, GUARD_ALL } Guards;
 typedef struct Nest {
     Kernel *k;
     const Compute *c;
-    int n, shared, outer, loop[MAX_LOOPS]; /* loop[0, shared) belong to the group, loop[0, outer) lie outside the first reduction loop */
-    int check_at;                          /* the innermost loop the check depends on; -1: before all loops */
+    int n, shared, outer,
+        loop[MAX_LOOPS]; /* loop[0, shared) belong to the group, loop[0, outer) lie outside the first reduction loop */
+    int check_at;        /* the innermost loop the check depends on; -1: before all loops */
     Expr check;
     const char **error;
 } Nest;
@@ -165,7 +166,8 @@ static Stmt *unguarded(Kernel *k, const Stmt *s, int a) /* a copy without the `i
 
 static Expr mapped(Kernel *k, Expr e, const Expr *map) { return e ? expr_map(k, e, map) : 0; }
 
-static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to, const Expr *map) /* a copy with another loop variable */
+static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to,
+                     const Expr *map) /* a copy with another loop variable */
 {
     if (!s) return NULL;
     Stmt *copy = NEW(k->mem, Stmt);
@@ -224,7 +226,8 @@ static bool completes(const Nest *x, int i) /* does loop i bind the last part of
 static int64_t tile_of(const Kernel *k, int a)
 {
     int64_t tile = 1, n;
-    for (int i = 1; i < k->axis.at[a].parts; i++) tile *= expr_is_index(k, k->axis.at[k->axis.at[a].part + i].extent, &n) ? n : 1;
+    for (int i = 1; i < k->axis.at[a].parts; i++)
+        tile *= expr_is_index(k, k->axis.at[k->axis.at[a].part + i].extent, &n) ? n : 1;
     return tile;
 }
 
@@ -234,23 +237,28 @@ static Stmt *cut_loop(Nest *x, int i, Stmt *body)
     Kernel *k = x->k;
     int a = x->loop[i], p = k->axis.at[a].parent;
     int64_t tile = tile_of(k, p);
-    Expr zero = expr_index(k, 0), end = k->axis.at[a].extent, full = expr_div(k, k->axis.at[p].extent, expr_index(k, tile));
+    Expr zero = expr_index(k, 0), end = k->axis.at[a].extent,
+         full = expr_div(k, k->axis.at[p].extent, expr_index(k, tile));
     Stmt *whole = unguarded(k, body, p), *rest = rest_of(k, body, p, tile);
     if (expr_is(k, full, 0)) return loop(k, a, zero, end, rest);
     if (k->axis.at[a].kind == LOOP_SERIAL) return seq(loop(k, a, zero, full, whole), loop(k, a, full, end, rest));
     Expr tiles = expr_axis(k, a);
-    return loop(k, a, zero, end, seq(when(k, expr_lt(k, tiles, full), 0, whole), when(k, expr_le(k, full, tiles), 0, rest)));
+    return loop(k, a, zero, end,
+                seq(when(k, expr_lt(k, tiles, full), 0, whole), when(k, expr_le(k, full, tiles), 0, rest)));
 }
 
 static bool is_cut(const Nest *x, int i, int to, Guards guards)
 {
     const Axis *a = axis_of(x, x->loop[i]);
-    if (!guards || !a->parent || !x->k->axis.at[a->parent].ragged || x->loop[i] != x->k->axis.at[a->parent].part) return false;
+    if (!guards || !a->parent || !x->k->axis.at[a->parent].ragged || x->loop[i] != x->k->axis.at[a->parent].part)
+        return false;
     for (int j = 0; j < i; j++)
-        if (axis_of(x, x->loop[j])->parent == a->parent) return false; /* ordered inside out: the range is not a prefix */
+        if (axis_of(x, x->loop[j])->parent == a->parent)
+            return false; /* ordered inside out: the range is not a prefix */
     if (guards == GUARD_SPACE && reduced(x, x->loop[i])) return false;
     if (a->kind == LOOP_SERIAL) return true;
-    bool last = i + 1 >= to || axis_of(x, x->loop[i + 1])->kind != LOOP_PARALLEL; /* parallel loops must stay directly nested */
+    bool last =
+        i + 1 >= to || axis_of(x, x->loop[i + 1])->kind != LOOP_PARALLEL; /* parallel loops must stay directly nested */
     return a->kind == LOOP_PARALLEL && last;
 }
 
@@ -269,7 +277,8 @@ static Stmt *wrap(Nest *x, Stmt *body, int from, int to, Guards guards)
         if (guards == GUARD_ALL && x->check && i == x->check_at) body = with_check(x, body);
         if (guards && completes(x, i) && k->axis.at[p].ragged && (guards == GUARD_ALL || !reduced(x, p)))
             body = when(k, guard(k, p), p, body);
-        body = is_cut(x, i, to, guards) ? cut_loop(x, i, body) : loop(k, a, expr_index(k, 0), k->axis.at[a].extent, body);
+        body =
+            is_cut(x, i, to, guards) ? cut_loop(x, i, body) : loop(k, a, expr_index(k, 0), k->axis.at[a].extent, body);
     }
     return body;
 }
@@ -307,13 +316,16 @@ static Stmt *fold(Nest *in, int acc, int it, int inner)
     DType type = k->buf.at[acc].type;
     int rank = in->n - in->outer, last = in->n - 1;
     Expr at[MAX_RANK] = {0}, from[MAX_RANK] = {0}, to[MAX_RANK] = {0};
-    indices(k, in->loop + in->outer, rank, at), memcpy(from, at, sizeof at), memcpy(to, at, sizeof(Expr) * (size_t)inner);
+    indices(k, in->loop + in->outer, rank, at), memcpy(from, at, sizeof at),
+        memcpy(to, at, sizeof(Expr) * (size_t)inner);
     for (int q = inner; q < rank - 1; q++) {
         at[q] = expr_index(k, 0);
         Nest rest = *in;
-        memmove(rest.loop + in->outer + q, rest.loop + in->outer + q + 1, sizeof(int) * (size_t)(rank - 1 - q)), rest.n--;
+        memmove(rest.loop + in->outer + q, rest.loop + in->outer + q + 1, sizeof(int) * (size_t)(rank - 1 - q)),
+            rest.n--;
         for (int j = inner; j < q; j++) { /* partial axes before q are folded already */
-            memmove(rest.loop + in->outer + inner, rest.loop + in->outer + inner + 1, sizeof(int) * (size_t)(rest.n - in->outer - inner - 1));
+            memmove(rest.loop + in->outer + inner, rest.loop + in->outer + inner + 1,
+                    sizeof(int) * (size_t)(rest.n - in->outer - inner - 1));
             rest.n--;
         }
         Stmt *update = put(k, S_UPDATE, acc, at, expr_load(k, acc, from), in->c->how);
@@ -357,7 +369,8 @@ static bool uses_axis(Kernel *k, Expr e, int axis) /* said with its parts or not
 static int block_of(Kernel *k, const Compute *c, const Tile *t)
 {
     int64_t pixels = 1, block = 128;
-    int whole = k->axis.at[t->lane].parent ? k->axis.at[t->lane].parent : t->lane, rank = k->buf.at[c->out].rank, lane = 0;
+    int whole = k->axis.at[t->lane].parent ? k->axis.at[t->lane].parent : t->lane, rank = k->buf.at[c->out].rank,
+        lane = 0;
     for (int d = 0; d < rank; d++)
         if (uses_axis(k, c->at[d], whole)) lane = d;
     if (lane == rank - 1) return 256;
@@ -370,7 +383,8 @@ static int block_of(Kernel *k, const Compute *c, const Tile *t)
     return (int)block;
 }
 
-static Expr sum_with_it(Kernel *k, Expr e, Expr it, int *uses) /* the addition to `it` in e; uses: how often `it` stands in e */
+static Expr sum_with_it(Kernel *k, Expr e, Expr it,
+                        int *uses) /* the addition to `it` in e; uses: how often `it` stands in e */
 {
     ExprNode n = *expr_node(k, e);
     Expr found = 0;
@@ -403,8 +417,13 @@ static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
     Kernel *k = x->k;
     const Compute *c = x->c;
     const ExprNode *v = expr_node(k, c->value);
-    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != 3 || c->keep || c->where || c->update) return false;
-    Tile t = {.row = in->loop[in->outer], .col = in->loop[in->outer + 1], .lane = in->loop[in->outer + 2], .acc = (DType)v->type};
+    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != 3 || c->keep || c->where ||
+        c->update)
+        return false;
+    Tile t = {.row = in->loop[in->outer],
+              .col = in->loop[in->outer + 1],
+              .lane = in->loop[in->outer + 2],
+              .acc = (DType)v->type};
     if (t.acc != DT_f32 && t.acc != DT_i32) return false;
     Expr left = uncast(k, v->arg[0], t.acc), right = uncast(k, v->arg[1], t.acc);
     bool swap = expr_uses(k, left, t.lane) || expr_uses(k, left, t.col);
@@ -458,7 +477,8 @@ static Stmt *reduction(Nest *x, const char *micro)
     Expr spot[MAX_RANK] = {0}, it_at[MAX_RANK] = {0};
     indices(k, in.loop + in.outer, rank, spot), indices(k, in.loop + in.outer, inner, it_at);
     int acc = local(k, "acc", type, in.loop + in.outer, rank, x->error), it = acc;
-    Stmt *s = wrap(&in, put(k, S_STORE, acc, spot, reduce_identity(k, c->how, type), P_NONE), in.outer, in.n, NOT_GUARDED);
+    Stmt *s =
+        wrap(&in, put(k, S_STORE, acc, spot, reduce_identity(k, c->how, type), P_NONE), in.outer, in.n, NOT_GUARDED);
     Stmt *body = put(k, S_UPDATE, acc, spot, c->keep ? c->keep : c->value, c->how);
     if (c->keep) {
         const ExprNode *place = expr_node(k, c->keep);
@@ -520,10 +540,12 @@ static Nest nest_of(Kernel *k, const Compute *c, const char **error)
     for (int d = 0; d < c->reduces; d++) add_parts(&x, c->reduce[d], false);
     while (x.outer < x.n && !reduced(&x, x.loop[x.outer])) x.outer++;
     x.check = c->check ? expr_split(k, c->check) : 0;
-    if (c->check && c->where) x.check = expr_prim(k, P_or, expr_prim(k, P_not, expr_split(k, c->where), 0, 0), x.check, 0);
+    if (c->check && c->where)
+        x.check = expr_prim(k, P_or, expr_prim(k, P_not, expr_split(k, c->where), 0, 0), x.check, 0);
     for (int i = 0; i < x.n; i++)
         if (x.check && expr_uses(k, x.check, x.loop[i])) x.check_at = i;
-    if (x.check && x.check_at < x.shared) x.check_at = x.shared < x.n ? x.shared : x.n - 1; /* a group's loops belong to no stage */
+    if (x.check && x.check_at < x.shared)
+        x.check_at = x.shared < x.n ? x.shared : x.n - 1; /* a group's loops belong to no stage */
     return x;
 }
 
@@ -541,7 +563,8 @@ static Stmt *stage(Kernel *k, const Compute *said, const char **error)
     Compute own = *said, *c = &own; /* the stage stays as it was said; its loops are made of the parts */
     Nest x = nest_of(k, c, error);
     const char *micro = called(&x);
-    c->value = split(k, c->value), c->epilogue = split(k, c->epilogue), c->keep = split(k, c->keep), c->where = split(k, c->where);
+    c->value = split(k, c->value), c->epilogue = split(k, c->epilogue), c->keep = split(k, c->keep),
+    c->where = split(k, c->where);
     for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = split(k, c->at[d]);
     Stmt *body = c->how ? reduction(&x, micro) : deliver(k, c, c->value);
     if (!c->how && c->keep) {
@@ -557,10 +580,16 @@ static Stmt *stage(Kernel *k, const Compute *said, const char **error)
 /* ---- groups ---- */
 static bool same_group(const Nest *a, const Nest *b)
 {
-    return a->shared && a->shared == b->shared && a->c->scan == b->c->scan && !memcmp(a->loop, b->loop, sizeof(int) * (size_t)a->shared);
+    return a->shared && a->shared == b->shared && a->c->scan == b->c->scan &&
+           !memcmp(a->loop, b->loop, sizeof(int) * (size_t)a->shared);
 }
 
-typedef struct Reads { Kernel *k; int buf; const Compute *def; bool any, elsewhere; } Reads;
+typedef struct Reads {
+    Kernel *k;
+    int buf;
+    const Compute *def;
+    bool any, elsewhere;
+} Reads;
 
 static bool note_read(void *ctx, Expr load)
 {
@@ -622,7 +651,10 @@ static void contract(Kernel *k, int buf, int first, int last, const char **error
         const ExprNode *keep = k->stage.at[i].keep ? expr_node(k, k->stage.at[i].keep) : NULL;
         outside = outside || (r.any && (i < first || i >= last)) || (keep && (int)keep->id == buf);
     }
-    if (outside || r.elsewhere) { k->buf.at[buf] = whole; return; }
+    if (outside || r.elsewhere) {
+        k->buf.at[buf] = whole;
+        return;
+    }
     b.kind = BUF_LOCAL, b.layout.n = 0;
     for (int d = 0; d < b.rank; d++)
         if (b.flat[d]) b.dim[d] = expr_index(k, 1);

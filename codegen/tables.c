@@ -117,7 +117,8 @@ static void guard_collect(Tables *t, const Guard *g)
     row.b = raw ? size_ref_raw(t->z, g->b) : size_ref(t->z, g->b);
     const char *condition =
         arena_printf(t->mem, "%s %s %s", dim_text(d, g->a, t->mem), guard_words[g->kind], dim_text(d, g->b, t->mem));
-    if (g->why && strlen(condition) > LONG_CONDITION) condition = guard_words[g->kind]; /* a case for every 0 and -1 of a shape */
+    if (g->why && strlen(condition) > LONG_CONDITION)
+        condition = guard_words[g->kind]; /* a case for every 0 and -1 of a shape */
     const char *where =
         g->loc ? arena_printf(t->mem, "%s '%s': ", g->loc->op ? g->loc->op : "", g->loc->node ? g->loc->node : "") : "";
     row.text = arena_printf(t->mem, "%s%s%s%s", where, g->why ? g->why : "", g->why ? ": " : "", condition);

@@ -11,6 +11,7 @@
 /* 512-bit registers are wanted: LLVM's default for x86-64-v4 prefers 256 bits. */
 #define WIDE ",-prefer-256-bit"
 
+/* clang-format off */
 static const Target targets[] = {
     {.name = "portable", .arch = "x86_64", .cpu = "x86-64", .features = "", .needs = 0, .lanes = 4, .registers = 16},
     {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
@@ -25,6 +26,7 @@ static const Target targets[] = {
      .fma = true, .dot = DOT_AMX},
     {.name = "cuda", .arch = "cuda", .cpu = "", .features = "", .lanes = 1, .registers = 255, .fma = true, .gpu = true},
 };
+/* clang-format on */
 
 const Target *target_at(uint32_t i) { return i < COUNT_OF(targets) ? &targets[i] : NULL; }
 
@@ -49,7 +51,8 @@ uint64_t target_host_features(void)
     if (HAS("avx2") && HAS("fma") && HAS("bmi2") && HAS("f16c")) f |= OCTET_CPU_AVX2;
     if (!f) return 0;
     if (HAS("avxvnni")) f |= OCTET_CPU_AVXVNNI;
-    if (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl")) f |= OCTET_CPU_AVX512;
+    if (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
+        f |= OCTET_CPU_AVX512;
     if (!(f & OCTET_CPU_AVX512)) return f;
     if (HAS("avx512vnni")) f |= OCTET_CPU_AVX512VNNI;
     if (HAS("avx512bf16")) f |= OCTET_CPU_AVX512BF16;

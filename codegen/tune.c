@@ -15,18 +15,30 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { LANES = 16, SMALL = 4, ITEMS = 48, UNKNOWN = 64, GATHER = 24, STRIDED = 6, LEAST = 2048, MOST_ROWS = 14, BLOCK = 128 };
+enum {
+    LANES = 16,
+    SMALL = 4,
+    ITEMS = 48,
+    UNKNOWN = 64,
+    GATHER = 24,
+    STRIDED = 6,
+    LEAST = 2048,
+    MOST_ROWS = 14,
+    BLOCK = 128
+};
 
 typedef struct Tuner {
     Kernel *k;
     const Target *t;
-    Arena *mem;         /* scratch */
-    bool *outer;        /* per axis: a loop that encloses the stage */
-    bool parallel;      /* may this stage have parallel loops? */
-    int group, lane;    /* axes to ask with: an axis as group * 16 + lane */
+    Arena *mem;      /* scratch */
+    bool *outer;     /* per axis: a loop that encloses the stage */
+    bool parallel;   /* may this stage have parallel loops? */
+    int group, lane; /* axes to ask with: an axis as group * 16 + lane */
 } Tuner;
 
-typedef struct Order { int n, axis[MAX_STEP]; } Order;
+typedef struct Order {
+    int n, axis[MAX_STEP];
+} Order;
 
 static void put(Order *o, int a)
 {
@@ -47,8 +59,15 @@ static int64_t extent(const Kernel *k, int a) { return expr_constant(k, k->axis.
 static int64_t about(const Kernel *k, int a) { return expr_constant(k, k->axis.at[a].extent, UNKNOWN); }
 
 /* ---- what a stage touches ---- */
-typedef struct Access { Expr address; bool store; int buf; } Access;
-typedef struct Accesses { VEC(Access) at; bool odd; } Accesses; /* odd: a type without arithmetic */
+typedef struct Access {
+    Expr address;
+    bool store;
+    int buf;
+} Access;
+typedef struct Accesses {
+    VEC(Access) at;
+    bool odd;
+} Accesses; /* odd: a type without arithmetic */
 
 static Accesses accesses_of(Tuner *u, const Compute *c, bool loads_only)
 {
@@ -177,7 +196,9 @@ static int split_lanes(Kernel *k, int a, int most, int *part)
     int factor[2] = {1, LANES}, from = 1;
     if (n > 0 && n < LANES && (n == 4 || n == 8)) factor[1] = (int)n; /* narrow but whole */
     int64_t vectors = n > 0 ? n / factor[1] : 0;
-    int together = n > 0 && n % factor[1] == 0 ? (int)best_divisor(vectors, most) : n < 0 || vectors >= 4 * most ? most : 1;
+    int together = n > 0 && n % factor[1] == 0    ? (int)best_divisor(vectors, most)
+                   : n < 0 || vectors >= 4 * most ? most
+                                                  : 1;
     if (together > 1) factor[0] = together, from = 0;
     int first = schedule_split(k, a, factor + from, 2 - from), parts = 3 - from;
     for (int i = 0; i < parts; i++) part[i] = first + i;
@@ -196,20 +217,23 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
     for (int i = 0; i < n; i++) {
         if (u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL)) continue;
         int mine = lanes_cost(u, a, axis[i]) * 16;
-        if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES) mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
+        if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)
+            mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
         if (mine < *cost || (mine == *cost && about(k, axis[i]) > about(k, best))) best = axis[i], *cost = mine;
     }
     return best;
 }
 
-static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n, int but) /* an axis along which a load is contiguous */
+static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n,
+                        int but) /* an axis along which a load is contiguous */
 {
     Kernel *k = u->k;
     for (int i = 0; i < n; i++) {
         if (axis[i] == but || u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)) continue;
         for (uint32_t j = 0; j < a->at.n; j++) {
             Expr mine = expr_step(k, a->at.at[j].address, axis[i]), other = expr_step(k, a->at.at[j].address, but);
-            if (!a->at.at[j].store && mine && other && expr_is(k, mine, 1) && expr_constant(k, other, 1000) > 4) return axis[i];
+            if (!a->at.at[j].store && mine && other && expr_is(k, mine, 1) && expr_constant(k, other, 1000) > 4)
+                return axis[i];
         }
     }
     return 0;
@@ -302,7 +326,9 @@ enum { TAPS = 4, MAX_TAPS = 32 };
 static bool is_float_window(Kernel *k, const Compute *c)
 {
     ExprNode v = *expr_node(k, c->value);
-    if (c->how != P_add || c->keep || c->check || v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32 || c->reduces < 2) return false;
+    if (c->how != P_add || c->keep || c->check || v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32 ||
+        c->reduces < 2)
+        return false;
     int64_t taps = 1;
     for (int i = 0; i < c->reduces; i++) {
         int64_t n = extent(k, c->reduce[i]);
@@ -340,7 +366,8 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     int part[3];
     space_order(u, c, &o);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i]);
-    int outer = loops.n, parts = split_lanes(k, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
+    int outer = loops.n,
+        parts = split_lanes(k, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
     for (int i = 0; i < c->reduces; i++)
         if (c->reduce[i] != lane) put(&loops, c->reduce[i]);
     for (int i = 0; i < parts; i++) put(&loops, part[i]);
@@ -355,12 +382,15 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     Order o, loops = {0};
     int64_t tile = 1;
     space_order(u, c, &o);
-    int near = neighbours(u, c, a, &o, lane, &tile), narrow = extent(k, lane) == 8 || extent(k, lane) == 4 ? (int)extent(k, lane) : LANES;
+    int near = neighbours(u, c, a, &o, lane, &tile),
+        narrow = extent(k, lane) == 8 || extent(k, lane) == 4 ? (int)extent(k, lane) : LANES;
     int row = near ? schedule_split(k, near, (int[]){(int)tile}, 1) : 0, vector = schedule_split(k, lane, &narrow, 1);
     if (near) mark(k, LOOP_UNROLL, row + 1);
     mark(k, LOOP_VECTOR, vector + 1);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? vector : o.axis[i]);
-    int outer = loops.n, apart = c->reduces == 1 && !near && !c->scan && extent(k, c->reduce[0]) >= 4 * TAPS ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
+    int outer = loops.n, apart = c->reduces == 1 && !near && !c->scan && extent(k, c->reduce[0]) >= 4 * TAPS
+                                     ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1)
+                                     : 0;
     int block = is_float_window(k, c) ? schedule_split(k, flatten_window(k, c), (int[]){TAPS}, 1) : 0;
     if (block) put(&loops, block), put(&loops, block + 1);
     if (apart) put(&loops, apart), put(&loops, apart + 1);
@@ -368,8 +398,12 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     if (near) put(&loops, row + 1);
     put(&loops, vector + 1);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    if (apart) mark(k, LOOP_UNROLL, apart + 1), step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){apart + 1}, 1, NULL); /* four chains: additions wait for each other */
-    else if (block) mark(k, LOOP_UNROLL, block + 1), mark(k, LOOP_UNROLL, block), step(k, STEP_PARTIAL, LOOP_SERIAL, &block, 1, NULL);
+    if (apart)
+        mark(k, LOOP_UNROLL, apart + 1), step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){apart + 1}, 1,
+                                              NULL); /* four chains: additions wait for each other */
+    else if (block)
+        mark(k, LOOP_UNROLL, block + 1), mark(k, LOOP_UNROLL, block),
+            step(k, STEP_PARTIAL, LOOP_SERIAL, &block, 1, NULL);
     else unroll_windows(u, c);
     parallelise(u, c, &loops, outer);
 }
@@ -395,7 +429,9 @@ static void tune_reduction(Tuner *u, Compute *c)
 }
 
 /* ---- contractions ---- */
-typedef struct Shape { int rows, cols; } Shape;
+typedef struct Shape {
+    int rows, cols;
+} Shape;
 
 static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, int cols)
 {
@@ -403,7 +439,7 @@ static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, in
     double flops = rows * cols * registers / 2.0, loads = (rows + cols * registers) * 0.575, chain = 4;
     double depth = flops > loads ? flops : loads;
     if (depth < chain) depth = chain;
-    depth += 0.5 * cols * registers; /* panels come from the second level cache */
+    depth += 0.5 * cols * registers;                         /* panels come from the second level cache */
     if (rows > MOST_ROWS) depth += 0.5 * (rows - MOST_ROWS); /* an address each, and there are 16 registers for them */
     double whole = (double)(m / rows), rest = m % rows ? 0.8 + 0.2 * (double)(m % rows) / rows : 0;
     return (whole + rest) * (double)(panels / cols) * depth;
@@ -466,7 +502,8 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, bool q
     ExprNode left = *expr_node(k, r->left);
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
-    if (u->t->dot != DOT_AMX || !quad || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
+    if (u->t->dot != DOT_AMX || !quad || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
+        return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth < TILE_STEP) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
@@ -487,8 +524,9 @@ static bool lanes_adjacent(Tuner *u, Expr right, int lane, int first, int by)
     Kernel *k = u->k;
     LoadList l = {0};
     Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
-    map[lane] = expr_add(k, expr_mul(k, expr_axis(k, first), expr_index(k, (int64_t)by * LANES)),
-                         expr_add(k, expr_mul(k, expr_axis(k, first + 1), expr_index(k, LANES)), expr_axis(k, first + 2)));
+    map[lane] =
+        expr_add(k, expr_mul(k, expr_axis(k, first), expr_index(k, (int64_t)by * LANES)),
+                 expr_add(k, expr_mul(k, expr_axis(k, first + 1), expr_index(k, LANES)), expr_axis(k, first + 2)));
     loads_of(k, u->mem, expr_map(k, right, map), &l);
     for (uint32_t i = 0; i < l.at.n; i++) {
         ExprNode n = *expr_node(k, l.at.at[i]);
@@ -536,7 +574,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
     bool panels_first = weights > 192 * 1024; /* a panel stays in the cache while all rows pass; else all panels do */
-    if (is_ragged(k, row)) panels_first = items_of(k, lane) >= 16; /* so that the ragged loop is the last parallel one */
+    if (is_ragged(k, row))
+        panels_first = items_of(k, lane) >= 16; /* so that the ragged loop is the last parallel one */
     if (panels_first) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
@@ -626,7 +665,8 @@ static void share(Tuner *u)
             const Compute *c = &k->stage.at[s];
             Expr by = expr_step(k, buf_address(k, c->out, c->at), axis[i]);
             int64_t e = extent(k, axis[i]);
-            lanes = lanes || (by && expr_is(k, by, 1) && (e < 0 || e >= LANES) && c->rank > 1 && k->buf.at[c->out].kind != BUF_TMP);
+            lanes = lanes || (by && expr_is(k, by, 1) && (e < 0 || e >= LANES) && c->rank > 1 &&
+                              k->buf.at[c->out].kind != BUF_TMP);
         }
         bool only = n == 1 && !scan;
         if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces))) put(&o, axis[i]);

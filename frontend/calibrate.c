@@ -29,7 +29,8 @@ static bool samples_list(const char *path, Arena *mem, Paths *out, Diag *diag)
     DIR *d = opendir(path);
     if (!d) return diag_error(diag, NULL, "--calibrate %s: %s", path, strerror(errno));
     for (struct dirent *e; (e = readdir(d));)
-        if (ends_with(e->d_name, ".npz") || ends_with(e->d_name, ".npy")) vec_push(mem, out, arena_printf(mem, "%s/%s", path, e->d_name));
+        if (ends_with(e->d_name, ".npz") || ends_with(e->d_name, ".npy"))
+            vec_push(mem, out, arena_printf(mem, "%s/%s", path, e->d_name));
     closedir(d);
     if (!out->n) return diag_error(diag, NULL, "--calibrate %s: no .npz or .npy file in this folder", path);
     qsort(out->at, out->n, sizeof *out->at, by_name);
@@ -66,7 +67,9 @@ static bool sample_read(const Graph *g, const char *path, Arena *mem, const Tens
 {
     NamedTensors named = {0};
     if (ends_with(path, ".npy")) {
-        if (g->input.n != 1) return diag_error(diag, NULL, "%s: a .npy sample needs a model with one input, this one has %u", path, g->input.n);
+        if (g->input.n != 1)
+            return diag_error(diag, NULL, "%s: a .npy sample needs a model with one input, this one has %u", path,
+                              g->input.n);
         const Tensor *t = npy_read(mem, diag, path);
         if (!t) return false;
         vec_push(mem, &named, (NamedTensor){graph_val(g, g->input.at[0])->name, t});
@@ -79,13 +82,14 @@ static bool sample_read(const Graph *g, const char *path, Arena *mem, const Tens
         if (!found) return diag_error(diag, NULL, "%s: no array named '%s', an input of the model", path, v->name);
         in[i] = found->tensor;
         if (!sample_fits(g, v, in[i]))
-            return diag_error(diag, NULL, "%s: array '%s' is %s, the model expects %s", path, v->name, shape_text(in[i], mem),
-                              type_text(g->module, &v->type, mem));
+            return diag_error(diag, NULL, "%s: array '%s' is %s, the model expects %s", path, v->name,
+                              shape_text(in[i], mem), type_text(g->module, &v->type, mem));
         if (!is_finite(in[i])) return diag_error(diag, NULL, "%s: array '%s' holds NaN", path, v->name);
     }
     for (uint32_t i = 0; i < named.n; i++) {
         bool known = false;
-        for (uint32_t k = 0; k < g->input.n; k++) known = known || !strcmp(named.at[i].name, graph_val(g, g->input.at[k])->name);
+        for (uint32_t k = 0; k < g->input.n; k++)
+            known = known || !strcmp(named.at[i].name, graph_val(g, g->input.at[k])->name);
         if (!known) return diag_error(diag, NULL, "%s: array '%s' is no input of the model", path, named.at[i].name);
     }
     return true;
@@ -100,12 +104,16 @@ static Graph *with_outputs(const Graph *g, const Vals *watch, Arena *mem)
     Graph *out = graph_new(g->module, mem, g->name);
     Val *map = graph_begin(out, g, &scratch);
     for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
-    for (uint32_t i = 0; i < watch->n; i++) graph_output(out, map[watch->at[i].id], arena_printf(mem, "observed_%u", i));
+    for (uint32_t i = 0; i < watch->n; i++)
+        graph_output(out, map[watch->at[i].id], arena_printf(mem, "observed_%u", i));
     arena_drop(&scratch);
     return out;
 }
 
-typedef struct Observer { Loaded loaded; Session *session; } Observer;
+typedef struct Observer {
+    Loaded loaded;
+    Session *session;
+} Observer;
 
 static void observer_drop(Observer *o)
 {
@@ -134,12 +142,13 @@ static void progress(const CalibrateOptions *o, const char *what, uint32_t i, ui
     if (!o->quiet && isatty(2)) fprintf(stderr, "\r%s %u/%u%s", what, i, n, i == n ? "\r\033[K" : "");
 }
 
-static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Statistic *stat, Arena *mem,
-                          const CalibrateOptions *o, Diag *diag)
+static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Statistic *stat,
+                          Arena *mem, const CalibrateOptions *o, Diag *diag)
 {
     for (uint32_t s = 0; s < paths->n; s++) {
         Arena sample = {0};
-        const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1), **out = NEW_ARRAY(&sample, const Tensor *, watch->n + 1);
+        const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1),
+                     **out = NEW_ARRAY(&sample, const Tensor *, watch->n + 1);
         bool ok = sample_read(g, paths->at[s], &sample, in, diag) && session_run(w->session, &sample, in, out, diag);
         for (uint32_t i = 0; ok && i < watch->n; i++) stat_add(mem, &stat[i], out[i]->data, tensor_count(out[i]));
         arena_drop(&sample);
@@ -164,7 +173,9 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     for (uint32_t i = 0; ok && i < watch.n; i++) {
         const char *name = tensor_name(g, watch.at[i], &mem);
         double lo, hi;
-        if (stat[i].bad) diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", name, (unsigned long long)stat[i].bad);
+        if (stat[i].bad)
+            diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", name,
+                      (unsigned long long)stat[i].bad);
         if (!stat[i].bin) continue;
         o->method->range(&stat[i], &lo, &hi);
         range_set(q, name, lo, hi);
@@ -182,7 +193,9 @@ static Val value_named(const Graph *g, const char *name, Arena *mem)
     return (Val){0};
 }
 
-typedef struct Power { double signal, noise; } Power;
+typedef struct Power {
+    double signal, noise;
+} Power;
 
 static void power_add(Power *p, const Tensor *a, const Tensor *b)
 {
@@ -207,7 +220,8 @@ static bool measure_sample(const Graph *g, const char *path, Observer *w, uint32
     return ok;
 }
 
-bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o, Diag *diag)
+bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o,
+                       Diag *diag)
 {
     Arena mem = {0};
     Paths paths = {0};
@@ -221,9 +235,11 @@ bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization 
         vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
     }
     Power *power = NEW_ARRAY(&mem, Power, layer.n + 1);
-    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w[0], plain, &watch[0], o->threads, &mem, diag) &&
+    bool ok = samples_list(o->samples, &mem, &paths, diag) &&
+              observer_new(&w[0], plain, &watch[0], o->threads, &mem, diag) &&
               observer_new(&w[1], quantized, &watch[1], o->threads, &mem, diag);
-    for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++) ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
+    for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++)
+        ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
     for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(power[i].signal / power[i].noise);
     observer_drop(&w[0]), observer_drop(&w[1]);
     arena_drop(&mem);

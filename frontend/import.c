@@ -90,8 +90,8 @@ static Dim input_dim(Import *im, const ImportOptions *o, const char *input, size
     for (uint32_t i = 0; i < o->dims; i++) {
         if (strcmp(o->dim[i].name, place)) continue;
         if (fixed && d->dim_value != o->dim[i].value)
-            diag_error(im->diag, NULL, "--dim %s=%lld: the model fixes that size to %lld", place, (long long)o->dim[i].value,
-                       (long long)d->dim_value);
+            diag_error(im->diag, NULL, "--dim %s=%lld: the model fixes that size to %lld", place,
+                       (long long)o->dim[i].value, (long long)d->dim_value);
         return used[i] = true, dim_const(im->m->dim, o->dim[i].value);
     }
     if (fixed) return dim_const(im->m->dim, d->dim_value);

@@ -251,11 +251,13 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
     Dims *d = im->g->module->dim;
     Dim condition;
     if (!decided_by_sizes(im->g, x->call->in.at[0], &condition)) {
-        block(im, "", "If", "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
+        block(im, "", "If",
+              "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
         return false;
     }
     if (!dim_require(d, GUARD_EQ, condition, dim_const(d, 1), x->loc, "the sizes choose the first branch of If"))
-        return diag_error(im->diag, x->loc, "the sizes decide between branches whose results differ in shape; --dim fixes them");
+        return diag_error(im->diag, x->loc,
+                          "the sizes decide between branches whose results differ in shape; --dim fixes them");
     for (size_t i = 0; i < x->n->n_output; i++) x->call->out[i] = yes[i];
     return true;
 }
@@ -265,7 +267,8 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
 static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
 {
     for (size_t i = 0; i < x->n->n_output; i++) {
-        if (val_type(im->g, yes[i])->rank < 0 || val_type(im->g, no[i])->rank < 0) return false; /* its node is reported */
+        if (val_type(im->g, yes[i])->rank < 0 || val_type(im->g, no[i])->rank < 0)
+            return false; /* its node is reported */
         if (!same_shape(im, yes[i], no[i], x->loc)) return first_branch(im, x, yes);
         x->call->out[i] = emit(im->g, "Where", x->loc, 3, x->call->in.at[0], yes[i], no[i]);
     }
@@ -284,7 +287,9 @@ static bool call_if(Import *im, NodeIn *x)
     Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
     bool ok = branch_import(im, x, yes, a) && branch_import(im, x, no, b);
     if (im->diag->errors > errors)
-        diag_note(im->diag, "it is in a branch of an If that is decided while the model runs: --freeze or --dim decides it before");
+        diag_note(
+            im->diag,
+            "it is in a branch of an If that is decided while the model runs: --freeze or --dim decides it before");
     return ok && select_outputs(im, x, a, b);
 }
 

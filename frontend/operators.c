@@ -13,16 +13,15 @@ static const Domain domains[] = {
     {"octet", "Operators that only passes make; no model file holds them."},
 };
 
-static const char *const quants[] = {
-    [QUANT_NONE] = "float",      [QUANT_PASS] = "moves 8-bit", [QUANT_LUT] = "table",
-    [QUANT_RESCALE] = "rescale", [QUANT_INTEGER] = "integer",  [QUANT_EDGE] = "edge"};
+static const char *const quants[] = {[QUANT_NONE] = "float",      [QUANT_PASS] = "moves 8-bit", [QUANT_LUT] = "table",
+                                     [QUANT_RESCALE] = "rescale", [QUANT_INTEGER] = "integer",  [QUANT_EDGE] = "edge"};
 
-static const char *domain_of(const OpDef *op)
+static const char *domain_of(const OpDef *op) { return op->domain && strcmp(op->domain, "ai.onnx") ? op->domain : ""; }
+
+static const char *meaning_of(const OpDef *op)
 {
-    return op->domain && strcmp(op->domain, "ai.onnx") ? op->domain : "";
+    return op->body ? "scalar body" : op->lower ? "lowering" : "expansion";
 }
-
-static const char *meaning_of(const OpDef *op) { return op->body ? "scalar body" : op->lower ? "lowering" : "expansion"; }
 
 static int by_name(const void *a, const void *b)
 {
@@ -62,11 +61,13 @@ static const char head[] =
     "\n"
     "* since: the oldest opset in which the operator has this meaning. Models of opset 1 to 28 are read; older forms\n"
     "  are rewritten to the one of the row while the model is imported (`frontend/upgrade.c`).\n"
-    "* signature: `name:type`, `?` optional, `?=k` optional with a default value, `*` one or more. `T`, `U`, `V` are type\n"
+    "* signature: `name:type`, `?` optional, `?=k` optional with a default value, `*` one or more. `T`, `U`, `V` are "
+    "type\n"
     "  variables. The classes are float (f16, bf16, f32, f64), int (signed and unsigned), uint, bool and any.\n"
     "* meaning: how the row says what it computes: a scalar body, a lowering to tensor formulas, or an expansion into\n"
     "  other operators.\n"
-    "* int8: what `--quantize int8` makes of it. integer: a contraction with int32 accumulation. table: unary on 8 bits,\n"
+    "* int8: what `--quantize int8` makes of it. integer: a contraction with int32 accumulation. table: unary on 8 "
+    "bits,\n"
     "  a table of 256 entries. moves 8-bit: moves elements, with one scale in and out. rescale: float arithmetic on\n"
     "  8-bit operands, fused with its neighbours. edge: is itself the border. float: stays float.\n";
 

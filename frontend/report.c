@@ -32,7 +32,8 @@ void report_print(const Quantization *q, const ReportHead *h, FILE *f)
     for (uint32_t i = 0; i < q->layer.n; i++) integer += layer[i]->state == LAYER_INTEGER;
     fprintf(f, "%s: %u of %u contractions are int8 (%s)\n", h->model, integer, q->layer.n, h->method);
     for (uint32_t i = 0; i < q->layer.n; i++)
-        if (layer[i]->state == LAYER_FLOAT) fprintf(f, "  float: %s (%s): %s\n", layer_name(layer[i], &mem), layer[i]->loc->op, layer[i]->why);
+        if (layer[i]->state == LAYER_FLOAT)
+            fprintf(f, "  float: %s (%s): %s\n", layer_name(layer[i], &mem), layer[i]->loc->op, layer[i]->why);
     double worst = INFINITY;
     const Layer *at = NULL;
     for (uint32_t i = 0; i < q->layer.n; i++)
@@ -57,7 +58,8 @@ static cJSON *layer_json(const Layer *l, Arena *mem)
     if (l->state == LAYER_FLOAT) return cJSON_AddStringToObject(o, "why", l->why), o;
     cJSON *a = cJSON_AddObjectToObject(o, "activation"), *w = cJSON_AddObjectToObject(o, "weights");
     cJSON_AddStringToObject(a, "type", "u8"), cJSON_AddStringToObject(a, "granularity", "per tensor");
-    number(a, "lowest", l->lo), number(a, "highest", l->hi), number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
+    number(a, "lowest", l->lo), number(a, "highest", l->hi), number(a, "scale", l->scale),
+        number(a, "zero_point", l->zero_point);
     cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
     number(w, "elements", (double)l->weights), number(w, "sqnr_db", l->weight_sqnr);
     number(o, "sqnr_db", l->sqnr);

@@ -187,7 +187,8 @@ static Options fixed_sizes(const Options *o, Arena *mem, const char *set)
 
 /* A set whose sizes the model's declarations or guards refuse (two inputs say "batch" and differ; Squeeze without axes) gets a
  * model compiled for its sizes alone, as a user would make one with --dim. */
-static bool run_set_alone(const Options *o, Arena *mem, Diag *d, const char *folder, const char *set, double rtol, double atol)
+static bool run_set_alone(const Options *o, Arena *mem, Diag *d, const char *folder, const char *set, double rtol,
+                          double atol)
 {
     Runner r;
     bool ran;
@@ -244,8 +245,7 @@ static bool run_frozen(const Options *o, Arena *mem, Diag *d, const char *folder
     bool took = false;
     for (int floats = 0; floats < 2 && !took; floats++) {
         Diag again = {.mem = mem, .subject = ""};
-        if (freeze_small(o, mem, folder, floats, &frozen) && run_case(&frozen, mem, &again, folder, &took))
-            return true;
+        if (freeze_small(o, mem, folder, floats, &frozen) && run_case(&frozen, mem, &again, folder, &took)) return true;
         if (again.line.n) *d = again;
     }
     return false;

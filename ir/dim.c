@@ -47,7 +47,8 @@ Dim dim_fresh(Dims *d, const char *stem, DimKind kind) { return dim_symbol(d, fr
 Dim dim_element(Dims *d, const char *name)
 {
     uint32_t i = d->symbol.n;
-    Dim s = dim_symbol(d, map_get(&d->names, name) ? fresh_name(d, name) : name, DIM_DATA, -((int64_t)1 << DIM_ELEMENT_BITS));
+    Dim s = dim_symbol(d, map_get(&d->names, name) ? fresh_name(d, name) : name, DIM_DATA,
+                       -((int64_t)1 << DIM_ELEMENT_BITS));
     d->symbol.at[i].element = true;
     return s;
 }

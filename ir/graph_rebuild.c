@@ -80,7 +80,8 @@ void graph_stand_for(Graph *g, Val v, const Value *old)
 static int64_t tracked_elements(const Graph *g, const Value *v)
 {
     int64_t n = 1;
-    if (v->konst || v->type.rank < 0 || v->type.rank > 1 || (v->type.dtype != DT_i64 && v->type.dtype != DT_i32)) return -1;
+    if (v->konst || v->type.rank < 0 || v->type.rank > 1 || (v->type.dtype != DT_i64 && v->type.dtype != DT_i32))
+        return -1;
     if (v->type.rank == 1 && !dim_is_const(g->module->dim, v->type.dim[0], &n)) return -1;
     return n <= MAX_TRACKED ? n : -1;
 }

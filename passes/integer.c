@@ -52,7 +52,8 @@ static double number(const Graph *g, Val v)
 
 static bool same_affine(const Graph *g, const Node *a, const Node *b, DType ta, DType tb)
 {
-    return per_tensor(g, a) && per_tensor(g, b) && ta == tb && number(g, node_in(g, a, 1)) == number(g, node_in(g, b, 1)) &&
+    return per_tensor(g, a) && per_tensor(g, b) && ta == tb &&
+           number(g, node_in(g, a, 1)) == number(g, node_in(g, b, 1)) &&
            number(g, node_in(g, a, 2)) == number(g, node_in(g, b, 2));
 }
 
@@ -79,7 +80,8 @@ static Val cancel(Integer *x, const Node *n)
     const Node *dq = is_q(n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
     if (!is_dq(dq)) return (Val){0};
     Val from = node_in(x->in, dq, 0);
-    return same_affine(x->in, n, dq, val_type(x->in, n->out)->dtype, val_type(x->in, from)->dtype) ? x->map[from.id] : (Val){0};
+    return same_affine(x->in, n, dq, val_type(x->in, n->out)->dtype, val_type(x->in, from)->dtype) ? x->map[from.id]
+                                                                                                   : (Val){0};
 }
 
 static Val sink(Integer *x, const Node *n)
@@ -93,7 +95,8 @@ static Val sink(Integer *x, const Node *n)
         const Node *dq = def_of(x->in, v);
         arg[i] = x->map[v.id];
         if (!is_data(n, i)) continue;
-        if (!is_dq(dq) || !same_affine(x->in, first, dq, t, val_type(x->in, node_in(x->in, dq, 0))->dtype)) return (Val){0};
+        if (!is_dq(dq) || !same_affine(x->in, first, dq, t, val_type(x->in, node_in(x->in, dq, 0))->dtype))
+            return (Val){0};
         arg[i] = x->map[node_in(x->in, dq, 0).id];
     }
     Val moved = graph_emit(x->out, n->op, n->attr, arg, n->nin, 1, n->loc, NULL);
@@ -144,7 +147,8 @@ static const Tensor *quantize_codes(Arena *mem, const Tensor *f, DType t, double
     Tensor *q = tensor_new(mem, t, 1, f->dim);
     for (int64_t i = 0; i < f->dim[0]; i++) {
         double v = rint(((const float *)f->data)[i] / (float)scale) + zero;
-        dtype_store_int(t, (void *)q->data, i, (int64_t)fmax((double)dtype_min(t), fmin((double)dtype_max(t), isnan(v) ? 0 : v)));
+        dtype_store_int(t, (void *)q->data, i,
+                        (int64_t)fmax((double)dtype_min(t), fmin((double)dtype_max(t), isnan(v) ? 0 : v)));
     }
     return q;
 }
@@ -159,7 +163,9 @@ static Val table(Integer *x, const Node *n)
     Val from = node_in(x->in, dq, 0);
     DType t = val_type(x->in, from)->dtype;
     if (!per_tensor(x->in, dq) || !eight_bits(t) || val_type(x->in, dq->out)->dtype != DT_f32) return (Val){0};
-    Val v = graph_const(x->out, codes(x->ctx->mem, t, number(x->in, node_in(x->in, dq, 1)), number(x->in, node_in(x->in, dq, 2))), NULL);
+    Val v = graph_const(
+        x->out, codes(x->ctx->mem, t, number(x->in, node_in(x->in, dq, 1)), number(x->in, node_in(x->in, dq, 2))),
+        NULL);
     for (uint32_t i = len; i-- > 0;) {
         Val arg[MAX_CHAIN] = {v};
         for (uint32_t k = 1; k < chain[i]->nin && k < MAX_CHAIN; k++) arg[k] = x->map[node_in(x->in, chain[i], k).id];
@@ -167,7 +173,8 @@ static Val table(Integer *x, const Node *n)
     }
     const Tensor *f = graph_val(x->out, v)->konst;
     if (!f) return (Val){0};
-    const Tensor *q = quantize_codes(x->ctx->mem, f, to, number(x->in, node_in(x->in, n, 1)), number(x->in, node_in(x->in, n, 2)));
+    const Tensor *q =
+        quantize_codes(x->ctx->mem, f, to, number(x->in, node_in(x->in, n, 1)), number(x->in, node_in(x->in, n, 2)));
     Val arg[2] = {x->map[from.id], graph_const(x->out, q, NULL)};
     return graph_emit(x->out, op_find("octet", "Table"), NULL, arg, 2, 1, n->loc, NULL);
 }
@@ -213,9 +220,12 @@ static bool weights_fit(const Graph *g, const Node *n, const Node *dw)
 
 static Val contract(Integer *x, const Node *n)
 {
-    const Node *dx = n->op->integer ? def_of(x->in, node_in(x->in, n, 0)) : NULL, *dw = dx ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
+    const Node *dx = n->op->integer ? def_of(x->in, node_in(x->in, n, 0)) : NULL,
+               *dw = dx ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
     if (!is_dq(dx) || !is_dq(dw) || val_type(x->in, n->out)->dtype != DT_f32) return (Val){0};
-    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !per_tensor(x->in, dx) || !weights_fit(x->in, n, dw)) return (Val){0};
+    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !per_tensor(x->in, dx) ||
+        !weights_fit(x->in, n, dw))
+        return (Val){0};
     const OpDef *op = op_find("", n->op->integer);
     int rank = val_type(x->in, n->out)->rank, axis = n->op->y_channel < 0 ? rank + n->op->y_channel : n->op->y_channel;
     Val in[4];
@@ -242,7 +252,8 @@ typedef Val Move(Integer *, const Node *);
 
 static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint32_t steps, bool *changed)
 {
-    Integer x = {.ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
+    Integer x = {
+        .ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
     x.map = graph_begin(x.out, in, ctx->scratch);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
@@ -304,12 +315,15 @@ static Val by_reciprocal(Integer *x, const Node *n)
 {
     if (!is_q(n) || !per_tensor(x->in, n) || !eight_bits(val_type(x->in, n->out)->dtype)) return (Val){0};
     Val from = node_in(x->in, n, 0);
-    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from) || graph_val(x->in, node_in(x->in, n, 1))->konst->type != DT_f32) return (Val){0};
+    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from) ||
+        graph_val(x->in, node_in(x->in, n, 1))->konst->type != DT_f32)
+        return (Val){0};
     float s = (float)number(x->in, node_in(x->in, n, 1));
     if (!isnormal(s) || !isnormal(1 / s)) return (Val){0};
     Val zero = node_in(x->in, n, 2);
     Val in[3] = {x->map[from.id], graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1 / s), NULL)};
-    in[2] = zero.id ? x->map[zero.id] : graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->in, n->out)->dtype, 0), NULL);
+    in[2] = zero.id ? x->map[zero.id]
+                    : graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->in, n->out)->dtype, 0), NULL);
     return graph_emit(x->out, op_find("octet", "QuantizeBy"), NULL, in, 3, 1, n->loc, NULL);
 }
 

@@ -65,13 +65,16 @@ typedef struct Quantizer {
     Quantization *q;
     const Graph *in;
     Graph *out;
-    Val *map, *dequantized;      /* per old Val: its DQ(Q(.)), made on first need */
+    Val *map, *dequantized; /* per old Val: its DQ(Q(.)), made on first need */
     const bool *wanted;
-    bool *integer;               /* per node */
+    bool *integer; /* per node */
     regex_t keep;
 } Quantizer;
 
-typedef struct Affine { double scale; int zero; } Affine;
+typedef struct Affine {
+    double scale;
+    int zero;
+} Affine;
 
 static Affine affine_of(const Range *r)
 {
@@ -81,7 +84,10 @@ static Affine affine_of(const Range *r)
     return (Affine){scale, (int)fmin(255, fmax(0, rint(-lo / scale)))};
 }
 
-static const Range *val_range(const Quantizer *z, Val v) { return range_find(z->q, tensor_name(z->in, v, z->ctx->scratch)); }
+static const Range *val_range(const Quantizer *z, Val v)
+{
+    return range_find(z->q, tensor_name(z->in, v, z->ctx->scratch));
+}
 
 static Val scalar(Graph *g, DType t, double v) { return graph_const(g, tensor_scalar(g->mem, t, v), NULL); }
 
@@ -94,7 +100,9 @@ static Val dequantized(Quantizer *z, Val v, const Loc *loc)
     return z->dequantized[v.id] = emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
 }
 
-typedef struct Channels { int64_t outer, n, inner; } Channels; /* a tensor as [outer][n][inner] around its channel axis */
+typedef struct Channels {
+    int64_t outer, n, inner;
+} Channels; /* a tensor as [outer][n][inner] around its channel axis */
 
 static Channels channels_of(const Tensor *t, int axis)
 {
@@ -203,8 +211,13 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
         const char *why = decide(&z, n);
         z.integer[i] = !why;
         if (!why) wanted[node_in(in, n, 0).id] = true;
-        else vec_push(z.q->mem, &z.q->layer,
-                      (Layer){.loc = n->loc, .tensor = tensor_name(in, n->out, z.q->mem), .state = LAYER_FLOAT, .why = why, .sqnr = NAN});
+        else
+            vec_push(z.q->mem, &z.q->layer,
+                     (Layer){.loc = n->loc,
+                             .tensor = tensor_name(in, n->out, z.q->mem),
+                             .state = LAYER_FLOAT,
+                             .why = why,
+                             .sqnr = NAN});
     }
     z.wanted = wanted;
     for (uint32_t i = 0; i < in->node.n; i++)
@@ -227,7 +240,8 @@ static bool range_line(Quantization *q, Diag *diag, const char *path, int line, 
     double b = strtod(hi, &end);
     ok = ok && end != hi && !*end;
     if (!ok || !isfinite(a) || !isfinite(b) || a > b)
-        return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path, line, text);
+        return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path,
+                          line, text);
     range_set(q, text, a, b);
     return true;
 }
@@ -249,7 +263,8 @@ bool ranges_write(const Quantization *q, Diag *diag, const char *path, const cha
     FILE *f = fopen(path, "w");
     if (!f) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
     fprintf(f, "# %s\n# name\tlowest\thighest\n", head);
-    for (uint32_t i = 0; i < q->range.n; i++) fprintf(f, "%s\t%.9g\t%.9g\n", q->range.at[i].name, q->range.at[i].lo, q->range.at[i].hi);
+    for (uint32_t i = 0; i < q->range.n; i++)
+        fprintf(f, "%s\t%.9g\t%.9g\n", q->range.at[i].name, q->range.at[i].lo, q->range.at[i].hi);
     if (fclose(f)) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
     return true;
 }

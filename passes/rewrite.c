@@ -15,7 +15,10 @@ typedef struct Term {
 } Term;
 
 /* ---- parsing ---- */
-static void spaces(const char **p) { while (isspace((unsigned char)**p)) ++*p; }
+static void spaces(const char **p)
+{
+    while (isspace((unsigned char)**p)) ++*p;
+}
 
 static const char *word(const char **p, Arena *mem)
 {
@@ -150,7 +153,10 @@ static Val build(Match *m, const Term *t)
     return graph_emit(m->out, t->op, attr, arg, t->args, 1, match_root(m)->loc, NULL);
 }
 
-typedef struct Compiled { const Rule *rule; Term *match, *replace; } Compiled;
+typedef struct Compiled {
+    const Rule *rule;
+    Term *match, *replace;
+} Compiled;
 typedef VEC(Compiled) CompiledRules;
 
 static Val fire(const CompiledRules *rules, const Match *start, Val root, uint32_t *which)
@@ -192,7 +198,8 @@ Graph *rewrite(const Graph *in, PassCtx *ctx, const Rule *rules, uint32_t *fired
 {
     CompiledRules table = {0};
     for (const Rule *r = rules; r->name; r++)
-        vec_push(ctx->scratch, &table, (Compiled){r, parse(r->match, ctx->scratch), r->replace ? parse(r->replace, ctx->scratch) : NULL});
+        vec_push(ctx->scratch, &table,
+                 (Compiled){r, parse(r->match, ctx->scratch), r->replace ? parse(r->replace, ctx->scratch) : NULL});
     uint32_t *count = fired ? fired : NEW_ARRAY(ctx->scratch, uint32_t, table.n + 1);
     const Graph *g = in;
     for (int round = 0; round < REWRITE_ROUNDS; round++) {

@@ -60,7 +60,8 @@ static const float *per_channel(const Match *m, const Tensor *k, int rank, int a
 {
     int64_t n = tensor_count(k);
     int a = axis - (rank - k->rank);
-    if (k->type != DT_f32 || k->rank > rank || (n != 1 && (n != channels || a < 0 || k->dim[a] != channels))) return NULL;
+    if (k->type != DT_f32 || k->rank > rank || (n != 1 && (n != channels || a < 0 || k->dim[a] != channels)))
+        return NULL;
     float *v = NEW_ARRAY(m->scratch, float, channels);
     for (int64_t i = 0; i < channels; i++) v[i] = ((const float *)k->data)[n == 1 ? 0 : i];
     return v;
@@ -79,7 +80,8 @@ static const Tensor *scaled_weights(const Match *m, const Tensor *w, const float
     Tensor *t = tensor_new(m->out->mem, DT_f32, w->rank, w->dim);
     int64_t each = w->dim[0] ? tensor_count(w) / w->dim[0] : 0;
     for (int64_t o = 0; o < w->dim[0]; o++)
-        for (int64_t i = 0; i < each; i++) ((float *)(void *)t->data)[o * each + i] = ((const float *)w->data)[o * each + i] * mul[o];
+        for (int64_t i = 0; i < each; i++)
+            ((float *)(void *)t->data)[o * each + i] = ((const float *)w->data)[o * each + i] * mul[o];
     return t;
 }
 
@@ -95,7 +97,8 @@ static Val fold_into_conv(Match *m, bool scales)
     if (!by) return (Val){0};
     const Tensor *new_w = scales ? scaled_weights(m, w, by) : w;
     const Tensor *new_b = scales && !b ? NULL : scaled_bias(m, b, w->dim[0], scales ? by : NULL, scales ? NULL : by);
-    Val in[3] = {match_new(m, "x"), scales ? graph_const(m->out, new_w, graph_val(m->in, match_old(m, "w"))->name) : match_new(m, "w")};
+    Val in[3] = {match_new(m, "x"),
+                 scales ? graph_const(m->out, new_w, graph_val(m->in, match_old(m, "w"))->name) : match_new(m, "w")};
     if (new_b) in[2] = graph_const(m->out, new_b, NULL);
     return graph_emit(m->out, conv->op, conv->attr, in, new_b ? 3 : 2, 1, conv->loc, NULL);
 }
@@ -116,10 +119,12 @@ static bool is_layer_norm(const Match *m)
     const Type *x = val_type(m->in, match_old(m, "x"));
     const Tensor *g = constant(m, "g"), *b = constant(m, "b");
     int64_t width;
-    if (x->dtype != DT_f32 || x->rank < 1 || !dim_is_const(m->in->module->dim, x->dim[x->rank - 1], &width)) return false;
+    if (x->dtype != DT_f32 || x->rank < 1 || !dim_is_const(m->in->module->dim, x->dim[x->rank - 1], &width))
+        return false;
     return g->rank == 1 && b->rank == 1 && g->dim[0] == width && b->dim[0] == width && is_last_axis(m, "ax", x->rank) &&
-           is_last_axis(m, "bx", x->rank) && node_int(match_node(m, "m"), "keepdims") && node_int(match_node(m, "v"), "keepdims") &&
-           all_equal(constant(m, "two"), 2) && tensor_count(constant(m, "e")) == 1;
+           is_last_axis(m, "bx", x->rank) && node_int(match_node(m, "m"), "keepdims") &&
+           node_int(match_node(m, "v"), "keepdims") && all_equal(constant(m, "two"), 2) &&
+           tensor_count(constant(m, "e")) == 1;
 }
 
 static Val layer_norm(Match *m)

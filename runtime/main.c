@@ -396,7 +396,8 @@ static void npz_write(const char *path, const OctetTensor *out)
     snprintf(temporary, strlen(path) + 16, "%s.%d", path, (int)getpid());
     struct stat st;
     bool standard = strcmp(path, "-") == 0;
-    bool in_place = standard || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)); /* a device, a pipe: nothing to rename */
+    bool in_place =
+        standard || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)); /* a device, a pipe: nothing to rename */
     FILE *f = standard ? stdout : fopen(in_place ? path : temporary, "wb");
     if (!f) stop(EXIT_DATA, "%s: %s", path, strerror(errno));
     uint8_t *central = take((size_t)api->outputs * 4096 + 64);

@@ -372,7 +372,8 @@ static void add_start(Micro *m)
 {
     Emit *x = m->x;
     V start[MAX_COLS];
-    for (unsigned j = 0; j < m->cols; j++) x->var[m->t->col] = m->col[j], start[j] = in_lanes(m, m->mask[j], m->t->start);
+    for (unsigned j = 0; j < m->cols; j++)
+        x->var[m->t->col] = m->col[j], start[j] = in_lanes(m, m->mask[j], m->t->start);
     EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMBuildFAdd(x->b, m->acc[i][j][p], start[j], "");
 }
 
@@ -390,10 +391,12 @@ static void sum_blocks(Micro *m, int d, Expr extent)
     EACH_ACC(m, i, j, p) total_store(m, totals, i, j, m->acc[i][j][p]);
     Loop l = loop_head(x, step, end);
     loop_body(x, &l);
-    V next = LLVMBuildNSWAdd(x->b, l.i, step, ""), to = select2(x, LLVMBuildICmp(x->b, LLVMIntSLT, next, end, ""), next, end);
+    V next = LLVMBuildNSWAdd(x->b, l.i, step, ""),
+      to = select2(x, LLVMBuildICmp(x->b, LLVMIntSLT, next, end, ""), next, end);
     EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMConstNull(m->acc_type);
     sum_range(m, d, l.i, to);
-    EACH_ACC(m, i, j, p) total_store(m, totals, i, j, LLVMBuildFAdd(x->b, total_load(m, totals, i, j), m->acc[i][j][p], ""));
+    EACH_ACC(m, i, j, p)
+    total_store(m, totals, i, j, LLVMBuildFAdd(x->b, total_load(m, totals, i, j), m->acc[i][j][p], ""));
     loop_close(x, &l, m->t->block);
     EACH_ACC(m, i, j, p) m->acc[i][j][p] = total_load(m, totals, i, j);
 }

@@ -34,7 +34,8 @@ void diag_warn(Diag *d, const Loc *loc, const char *fmt, ...)
     if (d->warning.n >= DIAG_MAX) return;
     va_list args;
     va_start(args, fmt);
-    vec_push(d->mem, &d->warning, arena_printf(d->mem, "%swarning: %s", place(d, loc), arena_vprintf(d->mem, fmt, args)));
+    vec_push(d->mem, &d->warning,
+             arena_printf(d->mem, "%swarning: %s", place(d, loc), arena_vprintf(d->mem, fmt, args)));
     va_end(args);
 }
 

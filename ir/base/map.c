@@ -22,7 +22,8 @@ static void map_grow(Arena *a, Map *m)
     m->cap = old.cap ? old.cap * 2 : 16;
     m->slot = NEW_ARRAY(a, struct MapSlot, m->cap);
     for (uint32_t i = 0; i < old.cap; i++)
-        if (old.slot[i].key) m->slot[slot_of(m, old.slot[i].key, strlen(old.slot[i].key), old.slot[i].hash)] = old.slot[i];
+        if (old.slot[i].key)
+            m->slot[slot_of(m, old.slot[i].key, strlen(old.slot[i].key), old.slot[i].hash)] = old.slot[i];
 }
 
 uint32_t map_get(const Map *m, const char *key)

@@ -2,8 +2,8 @@
  *
  * An index that is data is checked (Compute.check) unless the constant it comes from was checked by the shape rule;
  * negative ones count from the end. */
-#include "ir/ops/ops.h"
 #include "ir/ops/emit.h"
+#include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
 
 /* ---- indices ---- */

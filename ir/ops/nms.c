@@ -10,7 +10,8 @@
 static bool nms_input(Infer *c, uint32_t boxes, uint32_t scores)
 {
     if (in_rank(c, boxes) != 3 || in_rank(c, scores) != 3)
-        return infer_error(c, "boxes and scores have rank %d and %d, expected 3", in_rank(c, boxes), in_rank(c, scores));
+        return infer_error(c, "boxes and scores have rank %d and %d, expected 3", in_rank(c, boxes),
+                           in_rank(c, scores));
     return require_eq(c, in_dim(c, boxes, 0), in_dim(c, scores, 0), "one batch of boxes and scores") &&
            require_eq(c, in_dim(c, boxes, 1), in_dim(c, scores, 2), "a score for every box") &&
            require_eq(c, in_dim(c, boxes, 2), DIM(c, 4), "a box is 4 numbers");
@@ -25,9 +26,12 @@ static bool expand_nms(Expand *x)
 {
     Val scores = ex_in(x, 1), all = ex_slice(x, EX(x, "Shape", scores), 0, 2, 3), best[2];
     graph_emit(x->g, op_find(NULL, "TopK"), NULL, (const Val[]){scores, all}, 2, 2, x->loc, best);
-    Val most = ex_has(x, 2) ? ex_in(x, 2) : ex_scalar(x, DT_i64, 0), overlap = ex_has(x, 3) ? ex_in(x, 3) : ex_scalar(x, DT_f32, 0);
-    Val keep = ex_op_like(x, "octet", "NmsKeep", (const Val[]){ex_in(x, 0), best[0], best[1], most, overlap, ex_in(x, 4)}, 6);
-    Val place = ex_transpose(x, EX(x, "NonZero", keep), (const int64_t[]){1, 0}, 2); /* batch, class, place in the order */
+    Val most = ex_has(x, 2) ? ex_in(x, 2) : ex_scalar(x, DT_i64, 0),
+        overlap = ex_has(x, 3) ? ex_in(x, 3) : ex_scalar(x, DT_f32, 0);
+    Val keep =
+        ex_op_like(x, "octet", "NmsKeep", (const Val[]){ex_in(x, 0), best[0], best[1], most, overlap, ex_in(x, 4)}, 6);
+    Val place =
+        ex_transpose(x, EX(x, "NonZero", keep), (const int64_t[]){1, 0}, 2); /* batch, class, place in the order */
     Val box = ex_unsqueeze(x, EX(x, "GatherND", best[1], place), (const int64_t[]){1}, 1);
     x->out[0] = ex_concat(x, (const Val[]){ex_slice(x, place, 1, 0, 2), box}, 2, 1);
     return true;
@@ -45,9 +49,11 @@ static Expr overlaps(Lower *l, const Expr *a, const Expr *b, Expr t)
     static const char area[] = "both = max(min(ab, bb) - max(at, bt), 0) * max(min(ar, br) - max(al, bl), 0);"
                                "one = (ab - at) * (ar - al) + (bb - bt) * (br - bl) - both;"
                                "(both > 0) && (one > 0) && (both / one > t)";
-    const char *error = NULL, *text = arena_printf(l->k->mem, "%s%s", node_int(l->n, "center_point_box") ? centres : corners, area);
+    const char *error = NULL,
+               *text = arena_printf(l->k->mem, "%s%s", node_int(l->n, "center_point_box") ? centres : corners, area);
     Expr arg[] = {a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], t};
-    Expr e = scalar_parse(l->k, text, (const char *const[]){"a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "t"}, arg, 9, &error);
+    Expr e = scalar_parse(l->k, text, (const char *const[]){"a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "t"}, arg,
+                          9, &error);
     assert(e && !error);
     return e;
 }
@@ -64,14 +70,17 @@ static void lower_keep(Lower *l)
     other[2] = expr_axis(k, better), before[2] = expr_sub(k, at[2], expr_index(k, 1));
     for (int which = 0; which < 2; which++)
         for (int i = 0; i < 4; i++)
-            box[which][i] = expr_load(k, boxes, (Expr[MAX_RANK]){at[0], expr_load(k, order, which ? other : at), expr_index(k, i)});
+            box[which][i] =
+                expr_load(k, boxes, (Expr[MAX_RANK]){at[0], expr_load(k, order, which ? other : at), expr_index(k, i)});
     int hidden = low_temp(l, DT_i32, 3, dim), count = low_temp(l, DT_i64, 3, dim); /* count: of those kept before */
-    Expr none = low_const(l, DT_i32, 0), by = expr_and(k, expr_load(k, keep, other), overlaps(l, box[0], box[1], low_scalar(l, 4)));
+    Expr none = low_const(l, DT_i32, 0),
+         by = expr_and(k, expr_load(k, keep, other), overlaps(l, box[0], box[1], low_scalar(l, 4)));
     by = expr_guard(k, expr_lt(k, other[2], at[2]), expr_cast(k, DT_i32, by), none);
     low_reduce(l, hidden, axis, 3, &better, 1, P_max, by, 0)->scan = axis[2];
     Expr chosen = expr_add(k, expr_load(k, count, before), low_i64(l, expr_load(k, keep, before)));
     low_stage(l, count, axis, 3, expr_guard(k, expr_lt(k, zero, at[2]), chosen, zero))->scan = axis[2];
-    Expr stays = expr_and(k, expr_prim(k, P_eq, expr_load(k, hidden, at), none, 0), expr_lt(k, expr_load(k, count, at), low_scalar(l, 3)));
+    Expr stays = expr_and(k, expr_prim(k, P_eq, expr_load(k, hidden, at), none, 0),
+                          expr_lt(k, expr_load(k, count, at), low_scalar(l, 3)));
     if (low_in(l, 5)) stays = expr_and(k, stays, expr_lt(k, low_scalar(l, 5), expr_load(k, score, at)));
     low_stage(l, keep, axis, 3, stays)->scan = axis[2];
 }

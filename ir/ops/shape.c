@@ -177,7 +177,8 @@ static bool range_count(Infer *c, Dim *count)
 {
     Dim start = rule_elem(c, 0, 0), limit = rule_elem(c, 1, 0), delta = rule_elem(c, 2, 0), zero = DIM(c, 0);
     if (dim_known(start) && dim_known(limit) && dim_known(delta)) {
-        if (!dim_require(c->d, GUARD_NE, delta, zero, c->loc, "the step of Range is not 0")) return infer_error(c, "delta is 0");
+        if (!dim_require(c->d, GUARD_NE, delta, zero, c->loc, "the step of Range is not 0"))
+            return infer_error(c, "delta is 0");
         Dim span = dim_sub(c->d, limit, start), back = dim_sub(c->d, zero, delta);
         *count = dim_select(c->d, dim_ge(c->d, delta, zero), range_steps(c->d, span, delta),
                             range_steps(c->d, dim_sub(c->d, zero, span), back));
