@@ -359,6 +359,22 @@ static int flatten_window(Kernel *k, Compute *c)
     return all;
 }
 
+/* A sum over a tensor's last dimensions: there four chains save time and error. Sums over outer dimensions keep one chain, the order every
+ * engine adds rows in: models that subtract squared means from mean squares hang on it. */
+static bool is_run(Tuner *u, const Compute *c)
+{
+    Kernel *k = u->k;
+    LoadList loads = {0};
+    if (c->reduces != 1 || c->scan || extent(k, c->reduce[0]) < 4 * TAPS) return false;
+    loads_of(k, u->mem, c->value, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        int rank = k->buf.at[n.id].rank;
+        if (rank && !expr_uses(k, n.arg[rank - 1], c->reduce[0])) return false;
+    }
+    return true;
+}
+
 static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
 {
     Kernel *k = u->k;
@@ -388,9 +404,7 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     if (near) mark(k, LOOP_UNROLL, row + 1);
     mark(k, LOOP_VECTOR, vector + 1);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? vector : o.axis[i]);
-    int outer = loops.n, apart = c->reduces == 1 && !near && !c->scan && extent(k, c->reduce[0]) >= 4 * TAPS
-                                     ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1)
-                                     : 0;
+    int outer = loops.n, apart = !near && is_run(u, c) ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
     int block = is_float_window(k, c) ? schedule_split(k, flatten_window(k, c), (int[]){TAPS}, 1) : 0;
     if (block) put(&loops, block), put(&loops, block + 1);
     if (apart) put(&loops, apart), put(&loops, apart + 1);
