@@ -121,6 +121,8 @@ static void range_entropy(const Statistic *s, double *lo, double *hi)
         double b = fabs(s->from + (i + 0.5) * s->width) / most * STAT_BINS;
         mag[b >= STAT_BINS ? STAT_BINS - 1 : (int)b] += (double)s->bin[i];
     }
+    mag[0] =
+        mag[1]; /* zeros of an activation are exact at any scale: they must not outweigh the rest (as in TensorRT) */
     for (int n = STAT_BINS; n >= STAT_BINS / 8; n--) {
         double d = divergence(mag, n, clipped);
         if (d < best) best = d, cut = n;
@@ -135,7 +137,7 @@ static const StatMethod methods[] = {
     {"mse",        "least squared error of the 8-bit values (default)",       range_mse       },
     {"minmax",     "smallest and largest value seen",                         range_minmax    },
     {"percentile", "the middle 99.99 % of the values",                        range_percentile},
-    {"entropy",    "least Kullback-Leibler divergence, 2048 bins",            range_entropy   },
+    {"entropy",    "least Kullback-Leibler divergence, 2048 bins; clips hard",   range_entropy   },
 };
 /* clang-format on */
 
