@@ -142,15 +142,39 @@ static void progress(const CalibrateOptions *o, const char *what, uint32_t i, ui
     if (!o->quiet && isatty(2)) fprintf(stderr, "\r%s %u/%u%s", what, i, n, i == n ? "\r\033[K" : "");
 }
 
-static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Statistic *stat,
-                          Arena *mem, const CalibrateOptions *o, Diag *diag)
+typedef struct Watched {
+    Statistic stat;
+    ChannelSums sums;
+    int axis;
+} Watched; /* axis of channels, or -1 */
+
+static void watch_tensor(Watched *w, const Tensor *t, Arena *mem)
+{
+    int64_t outer = 1, inner = 1;
+    stat_add(mem, &w->stat, t->data, tensor_count(t));
+    if (w->axis < 0) return;
+    for (int d = 0; d < w->axis; d++) outer *= t->dim[d];
+    for (int d = w->axis + 1; d < t->rank; d++) inner *= t->dim[d];
+    stat_channels(mem, &w->sums, t->data, outer, t->dim[w->axis], inner);
+}
+
+static void keep_means(const ChannelSums *s, Range *r, Arena *mem)
+{
+    if (!s->sum || !s->seen) return;
+    float *mean = NEW_ARRAY(mem, float, s->channels);
+    for (int64_t c = 0; c < s->channels; c++) mean[c] = (float)(s->sum[c] / (double)s->seen);
+    r->mean = mean, r->channels = s->channels;
+}
+
+static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Watched *stat, Arena *mem,
+                          const CalibrateOptions *o, Diag *diag)
 {
     for (uint32_t s = 0; s < paths->n; s++) {
         Arena sample = {0};
         const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1),
                      **out = NEW_ARRAY(&sample, const Tensor *, watch->n + 1);
         bool ok = sample_read(g, paths->at[s], &sample, in, diag) && session_run(w->session, &sample, in, out, diag);
-        for (uint32_t i = 0; ok && i < watch->n; i++) stat_add(mem, &stat[i], out[i]->data, tensor_count(out[i]));
+        for (uint32_t i = 0; ok && i < watch->n; i++) watch_tensor(&stat[i], out[i], mem);
         arena_drop(&sample);
         if (!ok) return false;
         progress(o, "calibrating, sample", s + 1, paths->n);
@@ -167,18 +191,20 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     const bool *want = quantize_wanted(g, &mem);
     for (uint32_t v = 1; v < g->val.n; v++)
         if (want[v]) vec_push(&mem, &watch, (Val){v});
-    Statistic *stat = NEW_ARRAY(&mem, Statistic, watch.n + 1);
+    Watched *watched = NEW_ARRAY(&mem, Watched, watch.n + 1);
+    for (uint32_t i = 0; i < watch.n; i++) watched[i].axis = channel_axis(g, watch.at[i]);
     bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o->threads, &mem, diag) &&
-              watch_samples(g, &w, &watch, &paths, stat, &mem, o, diag);
+              watch_samples(g, &w, &watch, &paths, watched, &mem, o, diag);
     for (uint32_t i = 0; ok && i < watch.n; i++) {
         const char *name = tensor_name(g, watch.at[i], &mem);
+        const Statistic *stat = &watched[i].stat;
         double lo, hi;
-        if (stat[i].bad)
+        if (stat->bad)
             diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", name,
-                      (unsigned long long)stat[i].bad);
-        if (!stat[i].bin) continue;
-        o->method->range(&stat[i], &lo, &hi);
-        range_set(q, name, lo, hi);
+                      (unsigned long long)stat->bad);
+        if (!stat->bin) continue;
+        o->method->range(stat, &lo, &hi);
+        keep_means(&watched[i].sums, range_set(q, name, lo, hi), q->mem);
     }
     observer_drop(&w);
     arena_drop(&mem);

@@ -23,16 +23,16 @@ const Range *range_find(const Quantization *q, const char *name)
     return i ? &q->range.at[i - 1] : NULL;
 }
 
-void range_set(Quantization *q, const char *name, double lo, double hi)
+Range *range_set(Quantization *q, const char *name, double lo, double hi)
 {
     uint32_t i = map_get(&q->index, name);
-    if (i) {
-        q->range.at[i - 1].lo = lo, q->range.at[i - 1].hi = hi;
-        return;
+    if (!i) {
+        const char *kept = arena_text(q->mem, name, strlen(name));
+        vec_push(q->mem, &q->range, (Range){.name = kept});
+        map_put(q->mem, &q->index, kept, i = q->range.n);
     }
-    const char *kept = arena_text(q->mem, name, strlen(name));
-    vec_push(q->mem, &q->range, (Range){kept, lo, hi});
-    map_put(q->mem, &q->index, kept, q->range.n);
+    Range *r = &q->range.at[i - 1];
+    return r->lo = lo, r->hi = hi, r;
 }
 
 /* ---- which nodes become integer ---- */
@@ -123,8 +123,50 @@ static float channel_scale(const float *w, Channels c, int64_t k)
     return s > 0 && isnormal(s) ? s : 1;
 }
 
+static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
+int channel_axis(const Graph *g, Val v)
+{
+    int rank = val_type(g, v)->rank, found = -1;
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (!is_contraction(n) || why_float(g, n) || node_in(g, n, 0).id != v.id) continue;
+        int axis = axis_at(n->op->x_input, rank);
+        if (found >= 0 && found != axis) return -1;
+        found = axis;
+    }
+    return found >= 0 && dim_is_const(g->module->dim, val_type(g, v)->dim[found], NULL) ? found : -1;
+}
+
+/* What rounding took from every output channel on average: sum over its weights of (w - q * scale) * mean(x). NULL: not known. */
+static float *lost_by_rounding(Quantizer *z, const Node *n, const Tensor *w, const Tensor *q, const float *scale,
+                               const Range *r)
+{
+    Channels out = channels_of(w, axis_at(n->op->w_channel, w->rank)),
+             in = channels_of(w, axis_at(n->op->w_input, w->rank));
+    if (!r->mean || in.n != r->channels) return NULL;
+    float *lost = NEW_ARRAY(z->ctx->mem, float, out.n);
+    for (int64_t i = 0, count = tensor_count(w); i < count; i++) {
+        int64_t o = i / out.inner % out.n;
+        lost[o] += (((const float *)w->data)[i] - (float)((const int8_t *)q->data)[i] * scale[o]) *
+                   r->mean[i / in.inner % in.n];
+    }
+    return lost;
+}
+
+/* y, or y plus a constant along its channels. */
+static Val add_channels(Quantizer *z, const Node *n, Val y, const float *v, int64_t channels)
+{
+    int rank = val_type(z->out, y)->rank, axis = axis_at(n->op->y_channel, rank);
+    int64_t dim[MAX_RANK] = {channels};
+    for (int d = 1; d < rank - axis; d++) dim[d] = 1;
+    Tensor *t = tensor_new(z->out->mem, DT_f32, rank - axis, dim);
+    memcpy((void *)t->data, v, sizeof *v * (size_t)channels);
+    return emit(z->out, "Add", n->loc, 2, y, graph_const(z->out, t, NULL));
+}
+
 /* Weights as s8 with one scale an output channel; yields their DequantizeLinear. */
-static Val dequantized_weights(Quantizer *z, const Node *n, Layer *layer)
+static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
     const Tensor *w = val->konst;
@@ -145,6 +187,7 @@ static Val dequantized_weights(Quantizer *z, const Node *n, Layer *layer)
             }
     }
     layer->weights = tensor_count(w), layer->weight_sqnr = 10 * log10(signal / noise);
+    *lost = lost_by_rounding(z, n, w, q, s->data, r);
     const OpDef *op = op_find("", "DequantizeLinear");
     Attr *attr = op_attr_defaults(z->out->mem, op);
     attr_set_int(op, attr, "axis", axis);
@@ -174,15 +217,21 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         arg[k] = z->map[old[k].id];
         if (reads_eight(z, i, k)) arg[k] = dequantized(z, old[k], n->loc);
     }
+    float *lost = NULL;
     if (z->integer[i]) {
         const Range *r = val_range(z, old[0]);
         Affine a = affine_of(r);
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
-        arg[1] = dequantized_weights(z, n, &layer);
+        arg[1] = dequantized_weights(z, n, r, &layer, &lost);
         vec_push(z->q->mem, &z->q->layer, layer);
     }
     Val *out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
     graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    if (lost)
+        out[0] = add_channels(z, n, out[0], lost,
+                              channels_of(graph_val(z->in, old[1])->konst,
+                                          axis_at(n->op->w_channel, graph_val(z->in, old[1])->konst->rank))
+                                  .n);
     for (uint32_t k = 0; k < n->nout; k++) {
         z->map[n->out.id + k] = out[k];
         graph_stand_for(z->out, out[k], graph_val(z->in, node_out(n, k)));
@@ -230,13 +279,27 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
 }
 
 /* ---- the ranges file ---- */
+static bool range_means(Quantization *q, Range *r, char *text)
+{
+    VEC(float) mean = {0};
+    for (char *end;; text = end + 1) {
+        double v = strtod(text, &end);
+        if (end == text || !isfinite(v) || (*end && *end != ',')) return false;
+        vec_push(q->mem, &mean, (float)v);
+        if (!*end) break;
+    }
+    return r->mean = mean.at, r->channels = mean.n, true;
+}
+
 static bool range_line(Quantization *q, Diag *diag, const char *path, int line, char *text)
 {
     text[strcspn(text, "\r\n")] = 0;
-    char *lo = strchr(text, '\t'), *hi = lo ? strchr(lo + 1, '\t') : NULL, *end = text;
+    char *lo = strchr(text, '\t'), *hi = lo ? strchr(lo + 1, '\t') : NULL, *more = hi ? strchr(hi + 1, '\t') : NULL,
+         *end = text;
     if (!*text || *text == '#') return true;
     if (!hi) return diag_error(diag, NULL, "%s:%d: expected NAME<TAB>LOWEST<TAB>HIGHEST, found '%s'", path, line, text);
     *lo++ = 0, *hi++ = 0;
+    if (more) *more++ = 0;
     double a = strtod(lo, &end);
     bool ok = end != lo && !*end;
     double b = strtod(hi, &end);
@@ -244,8 +307,9 @@ static bool range_line(Quantization *q, Diag *diag, const char *path, int line, 
     if (!ok || !isfinite(a) || !isfinite(b) || a > b)
         return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path,
                           line, text);
-    range_set(q, text, a, b);
-    return true;
+    Range *r = range_set(q, text, a, b);
+    return !more || range_means(q, r, more) ||
+           diag_error(diag, NULL, "%s:%d: the means of '%s' must be finite numbers, comma separated", path, line, text);
 }
 
 bool ranges_read(Quantization *q, Diag *diag, const char *path)
@@ -264,9 +328,12 @@ bool ranges_write(const Quantization *q, Diag *diag, const char *path, const cha
 {
     FILE *f = fopen(path, "w");
     if (!f) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
-    fprintf(f, "# %s\n# name\tlowest\thighest\n", head);
-    for (uint32_t i = 0; i < q->range.n; i++)
-        fprintf(f, "%s\t%.9g\t%.9g\n", q->range.at[i].name, q->range.at[i].lo, q->range.at[i].hi);
+    fprintf(f, "# %s\n# name\tlowest\thighest\tmeans of the channels\n", head);
+    for (const Range *r = q->range.at; r < q->range.at + q->range.n; r++) {
+        fprintf(f, "%s\t%.9g\t%.9g", r->name, r->lo, r->hi);
+        for (int64_t c = 0; r->mean && c < r->channels; c++) fprintf(f, "%c%.6g", c ? ',' : '\t', r->mean[c]);
+        fputc('\n', f);
+    }
     if (fclose(f)) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
     return true;
 }

@@ -4,13 +4,20 @@
  * stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
  * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale = max|w| / 127.
+ * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
+ * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
  * Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference". */
 #ifndef OCTET_QUANTIZE_H
 #define OCTET_QUANTIZE_H
 #include "passes/pass.h"
 #include <regex.h>
 
-typedef struct Range { const char *name; double lo, hi; } Range; /* of the tensor of that name; lo <= hi, finite */
+typedef struct Range {
+    const char *name;            /* of the tensor */
+    double lo, hi;               /* lo <= hi, finite */
+    const float *mean;           /* of every channel, or NULL: not known */
+    int64_t channels;
+} Range;
 
 typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;
 typedef struct Layer {           /* one contraction of the model, for the report */
@@ -38,9 +45,11 @@ bool *quantize_wanted(const Graph *g, Arena *scratch);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */
 const char *tensor_name(const Graph *g, Val v, Arena *mem);
 const Range *range_find(const Quantization *q, const char *name);
-void range_set(Quantization *q, const char *name, double lo, double hi);
+Range *range_set(Quantization *q, const char *name, double lo, double hi);
+/* The axis of channels of a wanted tensor, as its readers see it; -1: they disagree, or the number of channels is free. */
+int channel_axis(const Graph *g, Val v);
 
-/* The text file of ranges, one "name<TAB>lo<TAB>hi" a line, # comments, sorted by the order of the model. */
+/* The text file of ranges, "name<TAB>lo<TAB>hi" a line and perhaps a fourth column with the means of the channels; # comments. */
 bool ranges_read(Quantization *q, Diag *diag, const char *path);
 bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head);
 #endif

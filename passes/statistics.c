@@ -48,6 +48,18 @@ void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n)
     bin_values(s, x, n);
 }
 
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner)
+{
+    if (!s->sum) s->channels = channels, s->sum = NEW_ARRAY(mem, double, channels);
+    s->seen += (uint64_t)(outer * inner);
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t i = 0; i < inner; i++) {
+                float v = x[(o * channels + c) * inner + i];
+                if (isfinite(v)) s->sum[c] += v;
+            }
+}
+
 /* ---- methods ---- */
 static void range_minmax(const Statistic *s, double *lo, double *hi) { *lo = s->lo, *hi = s->hi; }
 

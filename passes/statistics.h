@@ -14,6 +14,14 @@ typedef struct Statistic {
 
 void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n);
 
+/* Means of the channels of a tensor [outer][channels][inner]. */
+typedef struct ChannelSums {
+    int64_t channels;
+    uint64_t seen;               /* values of one channel */
+    double *sum;                 /* of the finite ones; NULL until the first value */
+} ChannelSums;
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner);
+
 typedef struct StatMethod {
     const char *name, *help;
     void (*range)(const Statistic *s, double *lo, double *hi); /* s has seen a finite value */

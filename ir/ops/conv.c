@@ -329,7 +329,7 @@ static bool expand_conv_integer(Expand *x)
 
 const OpDef ops_conv[] = {
     OP(Conv, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float", .attrs = CONV_ATTRS, .infer = infer_conv,
-       .lower = lower_conv, .quant = QUANT_INTEGER, .integer = "ConvInteger", .w_channel = 0, .y_channel = 1),
+       .lower = lower_conv, .quant = QUANT_INTEGER, .integer = "ConvInteger", .w_channel = 0, .y_channel = 1, .x_input = 1, .w_input = 1),
     OP(ConvTranspose, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float",
        .attrs = CONV_ATTRS "output_padding:ints output_shape:ints", .infer = infer_conv_transpose,
        .lower = lower_conv_transpose),

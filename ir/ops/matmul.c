@@ -219,7 +219,7 @@ static void lower_einsum(Lower *l)
 #define NUMBERS "float int uint"
 const OpDef ops_matmul[] = {
     OP(MatMul, .since = 1, .sig = "A:T B:T -> Y:T", .T = NUMBERS, .infer = infer_matmul, .lower = lower_matmul,
-       .quant = QUANT_INTEGER, .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1),
+       .quant = QUANT_INTEGER, .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1, .x_input = -1, .w_input = -2),
     OP(Gemm, .since = 1, .sig = "A:T B:T C:T? -> Y:T", .T = NUMBERS,
        .attrs = "alpha:float=1 beta:float=1 transA:int=0 transB:int=0", .infer = infer_gemm, .expand = expand_gemm),
     OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!",
