@@ -146,10 +146,10 @@ static void range_entropy(const Statistic *s, double *lo, double *hi)
 
 /* clang-format off */
 static const StatMethod methods[] = {
-    {"mse",        "least squared error of the 8-bit values (default)",       range_mse       },
-    {"minmax",     "smallest and largest value seen",                         range_minmax    },
+    {"minmax",     "smallest and largest value seen (default)",               range_minmax    },
+    {"mse",        "least squared error of the 8-bit values",                 range_mse       },
     {"percentile", "the middle 99.99 % of the values",                        range_percentile},
-    {"entropy",    "least Kullback-Leibler divergence, 2048 bins; clips hard",   range_entropy   },
+    {"entropy",    "least Kullback-Leibler divergence, 2048 bins; clips hard",range_entropy   },
 };
 /* clang-format on */
 
