@@ -157,7 +157,7 @@ bool is_rereading(Kernel *k, const Compute *c, Expr load, bool reduced)
     return false;
 }
 
-static Expr uncast(const Kernel *k, Expr e, DType acc)
+Expr uncast(const Kernel *k, Expr e, DType acc)
 {
     const ExprNode *n = expr_node(k, e);
     return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;

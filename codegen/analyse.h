@@ -28,6 +28,7 @@ typedef struct Contraction {
     int lane, row;           /* space axes: lane moves only right, row only left; row 0: there is none */
     DType acc;
 } Contraction;
+Expr uncast(const Kernel *k, Expr e, DType acc);              /* e without a cast to acc around it */
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 
 /* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */

@@ -339,12 +339,6 @@ static Stmt *fold(Nest *in, int acc, int it, int inner)
     return seq(put(k, S_STORE, it, to, reduce_identity(k, in->c->how, type), P_NONE), seq(s, update));
 }
 
-static Expr uncast(const Kernel *k, Expr e, DType acc)
-{
-    const ExprNode *n = expr_node(k, e);
-    return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;
-}
-
 /* How many values an axis has when every free size is 1: of one item of a batch. */
 static int64_t extent_of_one(Kernel *k, int axis)
 {

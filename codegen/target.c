@@ -3,8 +3,6 @@
  * A level is what an artefact carries a copy of its kernels for. Rows go from worst to best; features are explicit and the cpu is
  * always one of the psABI levels, so that nothing depends on the name of a processor. */
 #include "codegen/codegen.h"
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define V3 "+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt"
 #define V4 V3 ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
@@ -37,31 +35,5 @@ const Target *target_find(const char *name)
     return NULL;
 }
 
-#if defined(__x86_64__)
-enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-
-static bool amx_allowed(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0; }
-
-/* The same bits as the artefact's own detection (runtime/): the compiler's built-in tests CPUID and XCR0. */
-uint64_t target_host_features(void)
-{
-    __builtin_cpu_init();
-    uint64_t f = 0;
-#define HAS(feature) (__builtin_cpu_supports(feature) != 0)
-    if (HAS("avx2") && HAS("fma") && HAS("bmi2") && HAS("f16c")) f |= OCTET_CPU_AVX2;
-    if (!f) return 0;
-    if (HAS("avxvnni")) f |= OCTET_CPU_AVXVNNI;
-    if (HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl"))
-        f |= OCTET_CPU_AVX512;
-    if (!(f & OCTET_CPU_AVX512)) return f;
-    if (HAS("avx512vnni")) f |= OCTET_CPU_AVX512VNNI;
-    if (HAS("avx512bf16")) f |= OCTET_CPU_AVX512BF16;
-    if (!HAS("amx-tile") || !amx_allowed()) return f;
-    if (HAS("amx-int8")) f |= OCTET_CPU_AMX_INT8;
-    if (HAS("amx-bf16")) f |= OCTET_CPU_AMX_BF16;
-    return f;
-#undef HAS
-}
-#else
-uint64_t target_host_features(void) { return 0; }
-#endif
+/* The artefact's own detection, so that a target chosen here is one the artefact would choose. */
+uint64_t target_host_features(void) { return octet_cpu_features(UINT64_MAX); }
