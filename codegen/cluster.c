@@ -269,6 +269,27 @@ static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr lo
     return used == rank;
 }
 
+/* The same where the reader passes point by point over all the stage stores, whatever indices it stores at: channel g * M + m. */
+static bool follow(Kernel *k, const Compute *def, const Compute *reader, Expr load, Expr *map)
+{
+    ExprNode n = *expr_node(k, load);
+    const Buf *b = &k->buf.at[def->out];
+    int used = 0;
+    for (int d = 0; d < b->rank; d++) {
+        int a = axis_of_index(k, n.arg[d]), axes = 0;
+        if (expr_is(k, n.arg[d], 0) && expr_is(k, b->dim[d], 1)) continue;
+        for (int r = 0; r < reader->rank; r++) axes += reader->space[r] == a;
+        if (!a || axes != 1 || map[a] || k->axis.at[a].extent != b->dim[d]) return false;
+        map[a] = def->at[d], used++;
+    }
+    for (int r = 0; r < reader->rank; r++) {
+        if (map[reader->space[r]]) continue;
+        if (!expr_is(k, k->axis.at[reader->space[r]].extent, 1)) return false;
+        map[reader->space[r]] = expr_index(k, 0);
+    }
+    return used > 0;
+}
+
 /* What lies side by side in the output must lie side by side in what computes it, or the results are stored one by one. */
 static bool keeps_order(Kernel *k, const Compute *def, const Compute *reader, const Expr *map)
 {
@@ -304,7 +325,8 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     if (!is_single(c, buf) || c->dead[def] || def >= stage || readers(c, buf) != 1) return false;
     Compute d = k->stage.at[def];
     bool stays = d.share != 0;
-    if (d.scan || d.where || d.update || d.keep || !stage_at_axes(k, &d)) return false;
+    bool at_axes = stage_at_axes(k, &d);
+    if (d.scan || d.where || d.update || d.keep) return false;
     if (!d.how && !d.check && !d.share) return false; /* inlining was the question for those */
     if (d.check && d.how) return false;
     if (stays && (r.share || !defined_before(c, stage, &c->load[stage], buf, def))) return false;
@@ -312,9 +334,8 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     for (uint32_t i = 0; i < c->load[stage].at.n; i++)
         if (c->load[stage].at.at[i] != load && (int)expr_node(k, c->load[stage].at.at[i])->id == buf) return false;
     Expr *map = c->map;
-    bool fits =
-        invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) && c->cost[def] + c->cost[stage] <= 2 * MOST;
-    if (!fits) return forget(c, &r);
+    bool fits = at_axes ? invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) : follow(k, &d, &r, load, map);
+    if (!fits || c->cost[def] + c->cost[stage] > 2 * MOST) return forget(c, &r);
     DType type = (DType)expr_node(k, d.value)->type;
     Expr before = d.how ? (d.epilogue ? d.epilogue : expr_it(k, type)) : d.value;
     Expr mark = expr_it(k, (DType)expr_node(k, load)->type);

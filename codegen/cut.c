@@ -103,6 +103,7 @@ static int buffer(Extract *x, int b, bool reads)
     Buf to = c->p->buf.at[b];
     for (int d = 0; d < to.rank; d++) to.dim[d] = translate(x, to.dim[d]);
     bool inside = to.kind == BUF_TMP && c->first[b] == x->group && c->last[b] == x->group;
+    to.slack = to.kind == BUF_TMP && !inside && dtypes[to.type].bytes == 1; /* words are made of bytes alone */
     if (to.kind != BUF_CONST && !inside) to.kind = c->written[b] && !before ? BUF_OUT : BUF_IN;
     to.name = arena_printf(x->k->mem, "b%u", (unsigned)x->k->buf.n), to.source = (uint32_t)b;
     int id = kernel_buf(x->k, to);
@@ -222,7 +223,7 @@ static bool stages_equal(const Kernel *k, const Compute *a, const Compute *b)
 
 static bool bufs_equal(const Buf *a, const Buf *b)
 {
-    return a->kind == b->kind && a->type == b->type && a->rank == b->rank &&
+    return a->kind == b->kind && a->type == b->type && a->rank == b->rank && a->slack == b->slack &&
            !memcmp(a->dim, b->dim, sizeof(Expr) * (size_t)a->rank) && a->layout.n == b->layout.n &&
            !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
 }

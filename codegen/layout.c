@@ -485,9 +485,34 @@ static int constant_in_order(Layer *l, int buf, const Layout *want)
     return kernel_buf(k, b);
 }
 
-static bool turn_constant(Layer *l, Compute *s, Expr right, int lane, int inner_of, bool quad)
+/* Groups: another axis moves the lane's dimension by whole rows of lanes (channel g * M + m). Then that dimension becomes two, g and m,
+ * so that every group has panels of its own. A view: the data is the same. */
+static Expr split_groups(Kernel *k, Expr right, int lane)
+{
+    ExprNode n = *expr_node(k, right);
+    Buf b = k->buf.at[n.id];
+    int at = dim_of_axis(k, &n, lane), group = 0;
+    int64_t size = expr_constant(k, k->axis.at[lane].extent, -1), count;
+    if (at < 0 || b.rank == MAX_RANK || !b.data || size < 1 || fits_panel(k, n.arg[at], lane)) return right;
+    Lin l = lin_of(k, n.arg[at]);
+    for (int i = 0; i < l.n; i++)
+        if (axis_of_index(k, l.term[i].atom) != lane && l.term[i].by == size) group = axis_of_index(k, l.term[i].atom);
+    count = group ? expr_constant(k, k->axis.at[group].extent, -1) : -1;
+    if (!l.ok || l.n != 2 || l.base || count * size != expr_constant(k, b.dim[at], -1)) return right;
+    Tensor *view = arena_copy(k->mem, b.data, sizeof *view);
+    for (int d = b.rank++; d > at; d--)
+        b.dim[d] = b.dim[d - 1], n.arg[d] = n.arg[d - 1], view->dim[d] = view->dim[d - 1];
+    b.dim[at] = expr_index(k, count), b.dim[at + 1] = expr_index(k, size);
+    n.arg[at] = expr_axis(k, group), n.arg[at + 1] = expr_axis(k, lane);
+    view->rank++, view->dim[at] = count, view->dim[at + 1] = size;
+    b.name = arena_printf(k->mem, "%s.groups", b.name), b.data = view, b.layout.n = 0;
+    return expr_load(k, kernel_buf(k, b), n.arg);
+}
+
+static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of, bool quad)
 {
     Kernel *k = l->k;
+    Expr right = split_groups(k, was, lane);
     ExprNode n = *expr_node(k, right);
     int at = dim_of_axis(k, &n, lane), inner = inner_of ? dim_of_axis(k, &n, inner_of) : -1,
         rank = k->buf.at[n.id].rank;
@@ -496,8 +521,10 @@ static bool turn_constant(Layer *l, Compute *s, Expr right, int lane, int inner_
     bool batch[MAX_RANK] = {0};
     for (int d = 0; d < rank; d++) batch[d] = d != at && !reduces_any(k, s, n.arg[d]);
     Layout want = panels(rank, batch, at, inner, quad, fits_panel(k, n.arg[at], lane));
-    int own = constant_in_order(l, (int)n.id, &want);
-    if (own != (int)n.id) s->value = expr_replace(k, s->value, right, expr_load(k, own, n.arg));
+    int own = (int)n.id;
+    if (right == was) own = constant_in_order(l, own, &want);
+    else k->buf.at[own].layout = want;
+    s->value = expr_replace(k, s->value, was, expr_load(k, own, n.arg));
     return true;
 }
 

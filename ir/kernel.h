@@ -63,6 +63,7 @@ typedef struct Buf {
     Expr dim[MAX_RANK];
     bool flat[MAX_RANK];     /* a dimension the schedule dropped: its index does not move the address */
     Layout layout;
+    bool slack;              /* 64 bytes behind the last element may be read: so is every temporary placed. Only said of bytes */
     const Tensor *data;      /* CONST: row-major, before layout */
     uint32_t source;         /* program: the Val it holds, 0 for temporaries; extracted kernel: the program's buffer */
 } Buf;

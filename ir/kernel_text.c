@@ -242,7 +242,7 @@ static void print_buf(const Kernel *k, const Buf *b, FILE *f)
         if (a->div > 1) fprintf(f, "/%d", a->div);
         if (a->size) fprintf(f, "%%%d", a->size);
     }
-    fputs(b->layout.n ? ")\n" : "\n", f);
+    fprintf(f, "%s%s\n", b->layout.n ? ")" : "", b->slack ? " slack" : "");
 }
 
 static void print_step(const Kernel *k, const Step *s, FILE *f)
@@ -444,6 +444,7 @@ static void read_buffers(Reader *r, BufKind kind)
             scalar_expect(&r->s, "]");
         }
         if (scalar_accept(&r->s, "layout")) read_layout(r, &b);
+        b.slack = scalar_accept(&r->s, "slack");
         if (find_buf(r->s.k, b.name, strlen(b.name))) scalar_fail(&r->s, "two buffers '%s'", b.name);
         if (!r->s.error) kernel_buf(r->s.k, b);
     } while (!r->s.error && scalar_accept(&r->s, ","));

@@ -36,6 +36,10 @@ Range *range_set(Quantization *q, const char *name, double lo, double hi)
 }
 
 /* ---- which nodes become integer ---- */
+enum { LEAST_DEPTH = 4 }; /* channels of a group that an integer dot product sums at once */
+
+static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
 static const char *why_float(const Graph *g, const Node *n)
 {
     if (!n->op->integer) return "this operator has no integer form";
@@ -44,8 +48,9 @@ static const char *why_float(const Graph *g, const Node *n)
     if (!w->konst) return "both operands are computed at run time";
     if (w->konst->type != DT_f32) return "its weights are not float32";
     if (w->konst->rank < 2) return "its weights are a vector";
-    if (op_attr_index(n->op, "group") >= 0 && node_int(n, "group") > 1)
-        return "groups have no integer dot products to gain from: float is as fast and more accurate";
+    if (op_attr_index(n->op, "group") >= 0 && node_int(n, "group") > 1 &&
+        w->konst->dim[axis_at(n->op->w_input, w->konst->rank)] < LEAST_DEPTH)
+        return "its groups have no integer dot products to gain from: float is as fast and more accurate";
     return NULL;
 }
 
@@ -122,8 +127,6 @@ static float channel_scale(const float *w, Channels c, int64_t k)
     float s = most / 127;
     return s > 0 && isnormal(s) ? s : 1;
 }
-
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
 
 int channel_axis(const Graph *g, Val v)
 {

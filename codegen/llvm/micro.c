@@ -79,6 +79,13 @@ static bool is_padded(const Kernel *k, Expr right, unsigned lanes, bool dot)
     return l->axis[at].size % (int)lanes == 0;
 }
 
+/* May the last, partial word of a row be read whole? What it has too much meets the zeros a constant's quads end in. */
+static bool reads_over(const Micro *m)
+{
+    const Buf *l = &m->x->k->buf.at[m->left_buf], *r = &m->x->k->buf.at[m->right_buf];
+    return m->adjacent && l->slack && r->kind == BUF_CONST;
+}
+
 static bool match(Micro *m)
 {
     const Tile *t = m->t;
@@ -101,7 +108,7 @@ static bool match(Micro *m)
         int p = k->axis.at[t->depth[d]].parent;
         if (!p || !k->axis.at[p].ragged) continue;
         if (!t->dot || k->axis.at[t->dot].parent != p || k->axis.at[p].parts != 2) return false;
-        m->whole = p;
+        if (!reads_over(m)) m->whole = p;
     }
     return true;
 }

@@ -195,12 +195,12 @@ static Val conv_dot(Expand *x, Val q, Val w, Val zero)
     return ex_op_like(x, "octet", "ConvDot", (Val[]){q, w, zero}, 3);
 }
 
-/* The weights as ConvDot multiplies them best: groups have few channels or none to sum in fours of bytes, and so few products that
- * f32 adds them exactly. */
-static Val dot_weights(Expand *x, Val w, int64_t group, int64_t inner)
+/* The weights as ConvDot multiplies them best: groups of fewer channels than an instruction sums have so few products that f32 adds
+ * them exactly. */
+static Val dot_weights(Expand *x, Val w, int64_t group, int64_t channels, int64_t inner)
 {
-    enum { EXACT = (1 << 24) / (255 * 128) };
-    return group > 1 && inner <= EXACT ? ex_cast(x, w, DT_f32) : w;
+    enum { EXACT = (1 << 24) / (255 * 128), DOT = 4 };
+    return group > 1 && channels < DOT && inner <= EXACT ? ex_cast(x, w, DT_f32) : w;
 }
 
 bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
@@ -219,7 +219,7 @@ bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
     if (inner > INT32_MAX / (255 * 128))
         return expand_error(x, "%lld products a sum can overflow 32 bits", (long long)inner);
     Val zero = q.zero.id ? ex_reshape(x, q.zero, NULL, 0) : q.zero;
-    Val sum = conv_dot(x, q.q, dot_weights(x, w.q, group, inner), zero), fix = op->bias;
+    Val sum = conv_dot(x, q.q, dot_weights(x, w.q, group, size[1], inner), zero), fix = op->bias;
     if (zero.id) {
         Val columns = ex_reduce(x, "ReduceSum", ex_cast(x, w.q, DT_i32), axes, rank - 1, false);
         Val share = EX(x, "Mul", zero, columns);

@@ -43,6 +43,14 @@ Test(layout, weights_become_panels)
     program_drop(p);
 }
 
+Test(layout, groups_have_panels_of_their_own)
+{
+    Program *p = laid_out("kernel k() { in A: u8[4, 40] const W: i8[36, 20] out Y: i32[4, 36]"
+                          " Y[m, g * 18 + n] for m: 4, g: 2, n: 18 = sum(k: 20) i32(A[m, g * 20 + k]) * i32(W[g * 18 + n, k]) }");
+    expect_order(buf_named(p, "W.groups"), 5, (LayoutAxis[]){{0, 1, 0}, {1, 16, 0}, {2, 4, 0}, {1, 1, 16}, {2, 1, 4}});
+    program_drop(p);
+}
+
 Test(layout, convolutions_are_channels_last_inside)
 {
     Program *p = laid_out("kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3] out Y[1, 16, 7, 7]"
