@@ -12,9 +12,11 @@
  *
  * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not
  * stored. Panels past the end read the first panel. */
+#include "codegen/analyse.h"
 #include "codegen/llvm/internal.h"
 
 enum { MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
+enum { FAR = 256 * 1024, AHEAD = 4096 }; /* bytes */
 
 typedef struct Micro {
     Emit *x;
@@ -26,6 +28,7 @@ typedef struct Micro {
     V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
     V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
     bool right_padded;                /* right may be read for lanes that do not exist */
+    bool far;                         /* right comes from beyond the second level cache */
     DType left_type, right_type;
     int left_buf, right_buf;             /* bytes: the buffers */
     bool adjacent;                       /* 4 bytes of left are adjacent */
@@ -132,6 +135,32 @@ static bool match_tiles(Micro *m)
 }
 
 /* ---- one point of the sum ---- */
+/* Panels of weights that no cache of a core holds come from far away, and what hardware fetches ahead ends with each page:
+ * every step asks for the line it will want AHEAD bytes later. Behind a panel lies the next one. */
+static bool is_far(Micro *m)
+{
+    Kernel *k = m->x->k;
+    ExprNode r = *expr_node(k, m->right);
+    if (r.kind != E_LOAD || !m->right_padded) return false;
+    return expr_constant(k, buf_elements(k, (int)r.id), FAR) * dtypes[r.type].bytes >= FAR;
+}
+
+static void ask_ahead(Micro *m)
+{
+    Emit *x = m->x;
+    ExprNode r = *expr_node(x->k, m->right);
+    Expr at = buf_address(x->k, (int)r.id, r.arg);
+    x->var[m->t->lane] = int64(x, 0);
+    if (m->t->dot) x->var[m->t->dot] = int64(x, 0);
+    for (unsigned j = 0; j < m->cols; j++) {
+        x->var[m->t->col] = m->col[j];
+        forget_all(x);
+        V by = int64(x, AHEAD), p = LLVMBuildGEP2(x->b, x->i8, emit_address(x, (int)r.id, at), &by, 1, "");
+        V read = LLVMConstInt(x->i32, 0, 0), near = LLVMConstInt(x->i32, 3, 0), data = LLVMConstInt(x->i32, 1, 0);
+        intrinsic(x, "llvm.prefetch", &x->ptr, 1, (V[]){p, read, near, data}, 4);
+    }
+}
+
 static V in_lanes(Micro *m, V mask, Expr e)
 {
     Emit *x = m->x;
@@ -421,6 +450,7 @@ static void depth_loop(Micro *m, int d)
     Emit *x = m->x;
     Kernel *k = x->k;
     if (d == m->depths) {
+        if (m->far) ask_ahead(m);
         if (m->t->dot) step_dot(m);
         else step_plain(m);
         return;
@@ -634,6 +664,7 @@ bool micro_contract(Emit *x, const Stmt *s)
         bool zmm = x->target->lanes == 16, ymm = x->target->lanes == 8;
         m->parts = zmm ? 1 : ymm ? 2 : 4;
     }
+    m->far = is_far(m);
     m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 ? x->f32 : x->i32, m->lanes / m->parts);
     m->fixed_row = !s->tile.row_guard;
     panels(m);

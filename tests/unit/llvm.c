@@ -329,3 +329,29 @@ Test(llvm, hot_loop_has_no_spills)
         arena_drop(&mem);
     }
 }
+
+/* Panels that no cache of a core holds are prefetched, smaller ones are not. */
+Test(llvm, far_panels_are_asked_for)
+{
+    static const struct {
+        const char *text;
+        bool far;
+    } tiles[] = {{"kernel k() { in A[28, 64] const W[64, 64] layout(0/16, 1, 0%16) out Y[28, 64]"
+                  " Y[m, n] = sum(k: 64) A[m, k] * W[n, k]"
+                  " schedule: split m 14; split n 2 16; order n.0 m.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }",
+                  false},
+                 {"kernel k() { in A[28, 2048] const W[64, 2048] layout(0/16, 1, 0%16) out Y[28, 64]"
+                  " Y[m, n] = sum(k: 2048) A[m, k] * W[n, k]"
+                  " schedule: split m 14; split n 2 16; order n.0 m.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }",
+                  true},
+                 {GEMM8("gemm8", "u8", "i8", 12, 2), true}};
+    for (size_t i = 0; i < COUNT_OF(tiles); i++) {
+        Arena mem = {0};
+        Diag diag = {.mem = &mem, .subject = ""};
+        const char *error, *text = NULL;
+        Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
+        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("avx512vnni"), "k"}, true, &text));
+        cr_expect_eq(strstr(text, "prefetcht0") != NULL, tiles[i].far, "kernel %zu", i);
+        arena_drop(&mem);
+    }
+}
