@@ -670,6 +670,7 @@ Expr reduce_identity(Kernel *k, Prim how, DType t)
     case P_xor: return f ? expr_float(k, t, 0) : expr_int(k, t, 0);
     case P_mul: return f ? expr_float(k, t, 1) : expr_int(k, t, 1);
     case P_and: return expr_int(k, t, t == DT_bool ? 1 : -1);
+    case P_larger:
     case P_max: return f ? expr_float(k, t, -INFINITY) : expr_int(k, t, dtype_min(t));
     case P_min: return f ? expr_float(k, t, INFINITY) : expr_int(k, t, t == DT_u64 ? -1 : dtype_max(t));
     default: assert(!"not a reduction"); return 0;

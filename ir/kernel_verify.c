@@ -147,7 +147,7 @@ static bool check_target(Check *c, const Compute *s)
 
 static bool reduction(Prim p)
 {
-    return p == P_add || p == P_mul || p == P_max || p == P_min || p == P_and || p == P_or;
+    return p == P_add || p == P_mul || p == P_max || p == P_larger || p == P_min || p == P_and || p == P_or;
 }
 
 static bool check_value(Check *c, const Compute *s)

@@ -4,6 +4,7 @@
  * The folds of constants into weights change rounding by an ulp of the weights, as every inference engine does. */
 #include "passes/passes.h"
 #include "passes/rewrite.h"
+#include <math.h>
 
 /* ---- guards ---- */
 static bool same_type(const Type *a, const Type *b)
@@ -137,6 +138,49 @@ static Val layer_norm(Match *m)
     return graph_emit(m->out, op, attr, in, 3, 1, match_root(m)->loc, NULL);
 }
 
+/* x / k as x * (1 / k). Where k is a power of two that is the same; where x is a sum of products or the argument of erf, an ulp more or
+ * less is within what their rounding leaves open. A quotient that anything else reads may be meant to be exact: floor(x / 49). */
+static const Tensor *reciprocals(const Match *m)
+{
+    const Tensor *k = constant(m, "k");
+    int64_t n = tensor_count(k);
+    if (k->type != DT_f32 || n == 0) return NULL;
+    Tensor *t = tensor_new(m->out->mem, DT_f32, k->rank, k->dim);
+    for (int64_t i = 0; i < n; i++) {
+        float f = ((const float *)k->data)[i];
+        if (!isnormal(f) || !isnormal(1 / f)) return NULL;
+        ((float *)(void *)t->data)[i] = 1 / f;
+    }
+    return t;
+}
+
+static bool divides_by_powers(const Match *m)
+{
+    const Tensor *k = constant(m, "k");
+    int exponent;
+    if (k->type != DT_f32) return false;
+    for (int64_t i = 0; i < tensor_count(k); i++)
+        if (fabsf(frexpf(((const float *)k->data)[i], &exponent)) != 0.5f) return false;
+    return true;
+}
+
+static Val times_reciprocal(Match *m)
+{
+    const Tensor *t = reciprocals(m);
+    const Node *root = match_root(m);
+    if (!t) return (Val){0};
+    return emit(m->out, "Mul", root->loc, 2, m->map[node_in(m->in, root, 0).id], graph_const(m->out, t, NULL));
+}
+
+static Val erf_of_product(Match *m)
+{
+    const Tensor *t = reciprocals(m);
+    const Node *root = match_root(m);
+    if (!t) return (Val){0};
+    Val x = emit(m->out, "Mul", root->loc, 2, match_new(m, "x"), graph_const(m->out, t, NULL));
+    return graph_emit(m->out, root->op, root->attr, &x, 1, 1, root->loc, NULL);
+}
+
 /* clang-format off */
 const Rule rules_simplify[] = {
     {"identity",       "Identity(x)",                     "x",  NULL,             NULL},
@@ -154,6 +198,9 @@ const Rule rules_simplify[] = {
     {"conv-mul",       "Mul(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             scale_conv},
     {"add-conv",       "Add(!c@Conv(x, #w, b?), #k)",     NULL, NULL,             shift_conv},
     {"conv-add",       "Add(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             shift_conv},
+    {"div-two",        "Div(x, #k)",                      NULL, divides_by_powers, times_reciprocal},
+    {"div-product",    "Div(MatMul(a, b), #k)",           NULL, NULL,             times_reciprocal},
+    {"div-erf",        "Erf(Div(x, #k))",                 NULL, NULL,             erf_of_product},
     {"layer-norm",     "Add(Mul(Div(d@Sub(x, m@ReduceMean(x, #ax)), Sqrt(Add(v@ReduceMean(Pow(d, #two), #bx), #e))), #g), #b)",
                                                           NULL, is_layer_norm,    layer_norm},
     {NULL, NULL, NULL, NULL, NULL},

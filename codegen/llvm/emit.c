@@ -167,6 +167,7 @@ static void emit_for(Emit *x, const Stmt *s)
         emit_lanes(x, s, lo, hi - lo);
         return;
     }
+    if (emit_turned(x, s)) return;
     if (!fixed || (s->loop != LOOP_UNROLL && hi - lo != 1)) {
         emit_serial(x, s);
         return;

@@ -5,6 +5,7 @@
  *   value.c    expressions into values
  *   memory.c   loads and stores: scalar, contiguous, gathered, masked
  *   scalar.c   one operation on registers: primitives, casts, small floats
+ *   transpose.c  tiles computed along one axis and stored along another
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
  *   amx.c      tile registers
  *
@@ -111,6 +112,9 @@ Loop loop_head(Emit *x, V lo, V hi); /* phis may be added until loop_body() */
 void loop_body(Emit *x, Loop *l);
 void loop_close(Emit *x, Loop *l, int64_t step); /* l->body becomes the latch */
 void emit_stmts(Emit *x, const Stmt *s);
+
+/* ---- transpose.c ---- */
+bool emit_turned(Emit *x, const Stmt *s); /* false: nothing emitted, not such a loop */
 
 /* ---- amx.c ---- */
 typedef struct TileSum { /* a matched call in bytes */

@@ -315,6 +315,7 @@ static V unary(Emit *x, int op, V a)
 static V float_intrinsic(Emit *x, Prim p, const char *name, V *a, const bool *plain)
 {
     if (p == P_max || p == P_min) return extremum(x, p, a[0], a[1], plain[0], plain[1]);
+    if (p == P_larger) return select_(x, fcmp(x, LLVMRealOGT, a[0], a[1]), a[0], a[1]);
     if (p == P_fma) return scalar_fma(x, a[0], a[1], a[2]);
     if (lacks_rounding(x) && (p == P_rint || p == P_floor || p == P_ceil || p == P_trunc))
         return round_by_hand(x, p, a[0]);

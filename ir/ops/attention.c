@@ -184,7 +184,7 @@ static void lower_attention(Lower *l)
 
     int most = low_temp(l, acc, 3, dim), inverse = low_temp(l, acc, 3, dim);
     Expr score = expr_load(k, scores, at), row[MAX_RANK] = {at[0], at[1], at[2]}, it = expr_it(k, acc);
-    low_reduce(l, most, space, 3, &j, 1, P_max, score, it)->share = share;
+    low_reduce(l, most, space, 3, &j, 1, P_larger, score, it)->share = share;
     Expr max = expr_load(k, most, row), safe = low_select(l, expr_prim(k, P_eq, max, p.never, 0), p.zero, max);
     Expr inv = low_select(l, expr_prim(k, P_eq, it, p.zero, 0), p.zero, expr_div(k, one, it));
     Compute *sum =

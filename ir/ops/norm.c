@@ -110,7 +110,7 @@ static void lower_softmax(Lower *l)
     int y = low_out(l, 0), kept = y;
     Expr dim[MAX_RANK];
     for (int i = 0; i < n.rank; i++) dim[i] = low_dim(l, y, i);
-    Expr max = norm_stat(l, &n, P_max, n.value, expr_it(k, n.acc));
+    Expr max = norm_stat(l, &n, P_larger, n.value, expr_it(k, n.acc));
     if (low_type(l, y) != n.acc) kept = low_temp(l, n.acc, n.rank, dim);
     Expr inverse =
         norm_stat(l, &n, P_add, exp_less(l, &n, max), expr_div(k, low_const(l, n.acc, 1), expr_it(k, n.acc)));
@@ -122,7 +122,7 @@ static void lower_log_softmax(Lower *l)
 {
     Kernel *k = l->k;
     Norm n = softmax_begin(l);
-    Expr max = norm_stat(l, &n, P_max, n.value, expr_it(k, n.acc));
+    Expr max = norm_stat(l, &n, P_larger, n.value, expr_it(k, n.acc));
     Expr log = norm_stat(l, &n, P_add, exp_less(l, &n, max), expr_prim(k, P_log, expr_it(k, n.acc), 0, 0));
     norm_store(l, &n, low_out(l, 0), expr_sub(k, expr_sub(k, n.value, max), log));
 }

@@ -176,6 +176,12 @@ CASES(elementwise,
      " schedule: split j 4 16; parallel i; unroll j.1; vectorize j.2 }", 8, 0, 0},
     {"kernel transpose(M, N) { in X[M, N] out Y[N, M] Y[j, i] = X[i, j]"
      " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; unroll j.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel turn_bytes(M, N) { in X: u8[M, N] out Y: u8[N, M] Y[j, i] = X[i, j]"
+     " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel turn_longs(M, N) { in X: i64[M, N], C: i64[M] out Y: i64[N, M] Y[j, i] = X[i, j] + C[i]"
+     " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel turn_more(M, N) { in X[M, N], R[N], C[M], Z[N, M] out Y[N, M] Y[j, i] = X[i, j] * R[j] + C[i] * 2"
+     " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
     {"kernel two(M, N) { in X[M, N], C: bool[N] out Y[M, N], Z: bool[M, N]"
      " Y[i, j] = select(C[j], X[i, j], -X[i, j]) Z[i, j] = C[j] && (X[i, j] < 0)"
      " schedule: split j 16; parallel i j.0; vectorize j.1 }", 0, 0, 0},
