@@ -89,7 +89,7 @@ bool artefact_load(const char *path, Loaded *l, Diag *diag)
         artefact_unload(l);
         return false;
     }
-    if (l->api->version == 1) return true;
+    if (l->api->version == OCTET_API_VERSION) return true;
     diag_error(diag, NULL, "%s was made by another version of octet", path);
     artefact_unload(l);
     return false;

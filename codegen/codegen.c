@@ -138,6 +138,20 @@ static uint32_t base_level(const Image *im, uint32_t l)
 
 typedef VEC(LlvmJob) Jobs;
 
+/* "Conv_layer1_conv2": what profilers show of a kernel is the operator and the node of the first step that calls it. */
+static const char *kernel_label(const Image *im, uint32_t k)
+{
+    enum { MOST = 60 };
+    uint32_t s = 0;
+    while (im->cut->step[s].kernel != k) s++;
+    const Loc *loc = im->cut->step[s].loc;
+    char *label = arena_printf(im->mem, "%s_%s", loc && loc->op ? loc->op : "", loc && loc->node ? loc->node : "");
+    if (strlen(label) > MOST) label[MOST] = 0;
+    for (char *c = label; *c; c++)
+        if (!isalnum((unsigned char)*c)) *c = '_';
+    return label;
+}
+
 static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
 {
     Level *level = &im->level[l];
@@ -153,7 +167,8 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
     level->kernel[k] = schedule_apply(tuned, &error);
     assert(level->kernel[k] && "a tuned schedule fits its kernel");
     kernel_check(level->kernel[k], "schedule");
-    level->symbol[k] = arena_printf(im->mem, "%s_k%u_%s", im->name, (unsigned)k, level->target->name);
+    level->symbol[k] =
+        arena_printf(im->mem, "%s_k%u_%s_%s", im->name, (unsigned)k, kernel_label(im, k), level->target->name);
     vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k]});
     return true;
 }

@@ -30,6 +30,7 @@ const char *sizes_undefined(const Sizes *z);                         /* a used s
 void sizes_number(Sizes *z);                                         /* places: symbols by phase, then programs by phase */
 uint32_t size_at(const Sizes *z, uint32_t ref);                      /* its place in the runtime's table */
 uint32_t size_phase(const Sizes *z, uint32_t ref);
+int dim_code_depth(const DimCode *code, uint32_t n);                 /* stack entries it needs */
 bool size_const(const Sizes *z, uint32_t ref, int64_t *v);
 int64_t size_guess(const Sizes *z, Dim d);                           /* with every free size a middling number, for heuristics */
 Dim dim_of_expr(Dims *to, Kernel *k, Expr e, const Dim *symbol);     /* an index expression of a kernel as a size of the program; symbol: per symbol of k->dim, NULL: the same Dims */
@@ -50,6 +51,11 @@ void plan_lifetimes(Plan *p, Arena *mem);                            /* after pl
 void plan_offsets(Plan *p, Arena *mem, const uint32_t *which, uint32_t n); /* those of buf[] that lie in the arena, with constant bytes */
 enum { PLAN_ALIGN = 64, PLAN_SLACK = 64 };
 static inline uint64_t plan_bytes(uint64_t bytes) { return (bytes + PLAN_SLACK + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN; } /* as rt.c's block_bytes */
+
+/* ---- work.c: what a step does, for profiles ---- */
+enum { WORK_BATCH, WORK_ROWS, WORK_COLUMNS, WORK_DEPTH, WORK_SIZES };
+typedef struct StepWork { const char *what; OctetMath math; Dim size[WORK_SIZES], operations, bytes; } StepWork; /* as OctetWork */
+StepWork step_work(Kernel *k, Sizes *z, const struct CutStep *step, const bool *has_memory); /* has_memory: per buffer of k */
 
 /* ---- constant.c: constants in the order of their layout ---- */
 uint64_t layout_elements(const Layout *l, int rank, const int64_t *dim);

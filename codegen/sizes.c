@@ -35,7 +35,7 @@ void sizes_inputs(Sizes *z, const Graph *g)
     }
 }
 
-static int code_depth(const DimCode *code, uint32_t n)
+int dim_code_depth(const DimCode *code, uint32_t n)
 {
     int depth = 0, most = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -56,7 +56,7 @@ uint32_t size_ref_raw(Sizes *z, Dim d)
     if (found) return found - 1;
     SizeEntry e = {.dim = d};
     e.n = dim_code(z->dim, d, z->mem, &e.code);
-    assert(code_depth(e.code, e.n) <= OCTET_CODE_DEPTH);
+    assert(dim_code_depth(e.code, e.n) <= OCTET_CODE_DEPTH);
     for (uint32_t i = 0; i < e.n; i++)
         if (e.code[i].op == DIMOP_SYM) z->symbol[e.code[i].arg].used = true;
     uint32_t ref = vec_push(z->mem, &z->entry, e);
@@ -131,7 +131,7 @@ static Dim dim_import(Dims *to, const Kernel *k, Dim d, const Dim *symbol)
     Arena mem = {0};
     uint32_t n = dim_code(k->dim, d, &mem, &code), top = 0;
     Dim s[OCTET_CODE_DEPTH];
-    assert(code_depth(code, n) <= OCTET_CODE_DEPTH);
+    assert(dim_code_depth(code, n) <= OCTET_CODE_DEPTH);
     for (uint32_t i = 0; i < n; i++) {
         Dim a = top > 1 ? s[top - 2] : (Dim){0}, b = top ? s[top - 1] : (Dim){0};
         switch ((DimOp)code[i].op) {

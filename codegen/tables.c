@@ -32,6 +32,9 @@ typedef struct Tables {
     VEC(int) blocks;       /* program buffers, by phase */
     uint64_t *weight_at;   /* per program buffer */
     VEC(GuardRow) guard;
+    VEC(OctetCode) code; /* programs of sizes, then of what steps do */
+    Map programs;        /* of what steps do: by text of the Dim's number, 1 + its index in spans */
+    VEC(OctetSpan) spans;
     bool dynamic;
 } Tables;
 
@@ -321,6 +324,16 @@ static uint64_t put_dims(Tables *t, const Val *val, uint32_t n, bool raw)
     return PUT_ARRAY(t, dim.at, dim.n);
 }
 
+static OctetSpan code_put(Tables *t, const DimCode *code, uint32_t n)
+{
+    OctetSpan span = {t->code.n, n};
+    for (uint32_t c = 0; c < n; c++) {
+        int64_t arg = code[c].op == DIMOP_SYM ? (int64_t)t->z->symbol[code[c].arg].at : code[c].arg;
+        vec_push(t->mem, &t->code, (OctetCode){code[c].op, 0, arg});
+    }
+    return span;
+}
+
 static void put_sizes(Tables *t, OctetModel *m, uint64_t model)
 {
     const Sizes *z = t->z;
@@ -335,20 +348,14 @@ static void put_sizes(Tables *t, OctetModel *m, uint64_t model)
     for (uint32_t i = 0; i < z->entry.n; i++)
         if (size_at(z, i) >= entries) entries = size_at(z, i) + 1;
     OctetSpan *program = NEW_ARRAY(t->mem, OctetSpan, entries - z->symbols + 1);
-    VEC(OctetCode) code = {0};
     for (uint32_t i = 0; i < z->entry.n; i++) {
         const SizeEntry *e = &z->entry.at[i];
         if (size_at(z, i) < z->symbols) continue;
-        program[size_at(z, i) - z->symbols] = (OctetSpan){code.n, e->n};
-        for (uint32_t c = 0; c < e->n; c++) {
-            int64_t arg = e->code[c].op == DIMOP_SYM ? (int64_t)z->symbol[e->code[c].arg].at : e->code[c].arg;
-            vec_push(t->mem, &code, (OctetCode){e->code[c].op, 0, arg});
-        }
+        program[size_at(z, i) - z->symbols] = code_put(t, e->code, e->n);
     }
     m->symbols = z->symbols, m->sizes = entries;
     POINT(t, model, OctetModel, symbol, PUT_ARRAY(t, symbol, z->symbols));
     POINT(t, model, OctetModel, program, PUT_ARRAY(t, program, entries - z->symbols));
-    POINT(t, model, OctetModel, code, PUT_ARRAY(t, code.at, code.n));
 }
 
 static void put_guards(Tables *t, OctetModel *m, uint64_t model, OctetPhase *phase)
@@ -482,8 +489,44 @@ static void put_steps(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at)
     POINT_RELRO(t, api_at, OctetApi, step_name, names);
 }
 
+/* What a profile says of a step is computed from the sizes the step has anyway; one that takes more is left out. */
+static OctetSpan program_put(Tables *t, Dim d)
+{
+    const DimCode *code;
+    d = dim_canon(t->z->dim, d);
+    const char *key = arena_printf(t->mem, "%u", (unsigned)d.id);
+    uint32_t found = map_get(&t->programs, key), n = dim_code(t->z->dim, d, t->mem, &code);
+    if (found) return t->spans.at[found - 1];
+    bool known = dim_code_depth(code, n) <= OCTET_CODE_DEPTH;
+    for (uint32_t i = 0; i < n; i++) known = known && (code[i].op != DIMOP_SYM || t->z->symbol[code[i].arg].used);
+    OctetSpan span = code_put(t, code, known ? n : 0);
+    map_put(t->mem, &t->programs, key, vec_push(t->mem, &t->spans, span) + 1);
+    return span;
+}
+
+static void put_work(Tables *t, uint64_t model)
+{
+    const Image *im = t->im;
+    uint64_t at = elf_put(t->elf, ELF_RELRO, NULL, sizeof(OctetWorkRow) * t->plan.steps, 8);
+    for (uint32_t s = 0; s < t->plan.steps; s++) {
+        const struct CutStep *c = &im->cut->step[s];
+        Kernel *k = im->cut->kernel.at[c->kernel];
+        bool *has_memory = NEW_ARRAY(t->mem, bool, k->buf.n);
+        for (uint32_t i = 0; i < c->bufs; i++) has_memory[i + 1] = param_needs_memory(t, c->kernel, i + 1);
+        StepWork w = step_work(k, t->z, c, has_memory);
+        OctetWorkRow row = {.math = (int32_t)w.math};
+        for (int i = 0; i < WORK_SIZES; i++) row.size[i] = program_put(t, w.size[i]);
+        row.operations = program_put(t, w.operations), row.bytes = program_put(t, w.bytes);
+        uint64_t here = at + sizeof row * s;
+        elf_poke(t->elf, ELF_RELRO, here, &row, sizeof row);
+        elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetWorkRow, what), ELF_RODATA, elf_text(t->elf, w.what));
+    }
+    POINT_RELRO(t, model, OctetModel, work, at);
+    POINT(t, model, OctetModel, code, PUT_ARRAY(t, t->code.at, t->code.n));
+}
+
 /* Plain operations of a step, roughly: enough to say how many range items keep a thread busy. */
-static double step_work(const Tables *t, const struct CutStep *c)
+static double operations_guess(const Tables *t, const struct CutStep *c)
 {
     Kernel *k = t->im->cut->kernel.at[c->kernel];
     double work = 0;
@@ -506,7 +549,7 @@ static uint64_t put_slices(Tables *t, uint32_t level, uint32_t *most)
     for (uint32_t s = 0; s < t->plan.steps; s++) {
         uint32_t range = t->step[s].range[level];
         double items = (double)size_guess(t->z, t->z->entry.at[range].dim);
-        double grain = WORTH / (step_work(t, &t->im->cut->step[s]) / items + 1);
+        double grain = WORTH / (operations_guess(t, &t->im->cut->step[s]) / items + 1);
         size_t scratch = kernel_scratch(t->im->level[level].kernel[t->im->cut->step[s].kernel]);
         assert(scratch < UINT32_MAX - PLAN_ALIGN);
         slice[s] = (OctetSlice){.range = size_at(t->z, range),
@@ -587,13 +630,14 @@ static const Entry entries[] = {
     {offsetof(OctetApi, cpu_level), "octet_cpu_level", false},
     {offsetof(OctetApi, context_profile), "octet_context_profile", false},
     {offsetof(OctetApi, context_level), "octet_context_level", false},
+    {offsetof(OctetApi, step_work), "octet_step_work", false},
 };
 
 static void put_model(Tables *t)
 {
     Image *im = t->im;
     OctetModel m = {0};
-    OctetApi api = {.version = 1};
+    OctetApi api = {.version = OCTET_API_VERSION};
     uint64_t model = elf_put(t->elf, ELF_RELRO, NULL, sizeof m, 64),
              api_at = elf_put(t->elf, ELF_RELRO, NULL, sizeof api, 64);
     OctetPhase *phase = NEW_ARRAY(t->mem, OctetPhase, t->z->phases);
@@ -605,6 +649,7 @@ static void put_model(Tables *t)
     put_phases(t, &m, model, phase);
     put_buffers(t, &m, model);
     put_steps(t, &m, model, api_at);
+    put_work(t, model);
     put_levels(t, &m, model, api_at);
     im->arena_bytes = m.arena_bytes = t->dynamic ? UINT64_MAX : t->plan.arena;
     api.arena_bytes = t->dynamic ? SIZE_MAX : (size_t)t->plan.arena + im->scratch;

@@ -3,9 +3,8 @@
  * Inputs are those of --input, else small random numbers of a fixed seed (0 and 1 for integers, which are indices more often
  * than not). Free sizes without --dim are 1, and the output says so. */
 #include "frontend/cli.h"
+#include "frontend/profile.h"
 #include "frontend/runner.h"
-#include <cjson/cJSON.h>
-#include <inttypes.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <time.h>
@@ -22,6 +21,7 @@ typedef struct Bench {
     void *arena;
     size_t arena_bytes;
     int threads;
+    int32_t level;
     double *time; /* seconds of each run */
     uint32_t runs;
     uint64_t *profile;
@@ -92,8 +92,9 @@ static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
         b->pool = pool;
         api->context_threads(b->context, b->pool, NULL, NULL, b->threads);
     }
+    b->level = api->cpu_level(api->model);
     for (int i = 0; o->value[OPT_level] && api->levels[i]; i++)
-        if (!strcmp(api->levels[i], o->value[OPT_level])) api->context_level(b->context, i);
+        if (!strcmp(api->levels[i], o->value[OPT_level])) api->context_level(b->context, b->level = i);
     if (failed(b, d, api->prepare(b->context, b->in, b->out, &b->arena_bytes))) return false;
     b->arena = arena_alloc(b->mem, b->arena_bytes);
     for (int32_t i = 0; i < api->outputs; i++) {
@@ -131,30 +132,23 @@ static bool measure(Bench *b, const Options *o, Diag *d)
     return true;
 }
 
-static void print_profile(const Bench *b, double mean)
-{
-    for (int32_t i = 0; b->profile && i < b->api->steps; i++) {
-        double ms = (double)b->profile[i] / b->runs * 1e-6;
-        printf("%10.4f ms %5.1f%%  %s\n", ms, mean > 0 ? ms / mean * 100 : 0, b->api->step_name[i]);
-    }
-}
-
-static void print_result(const Bench *b, bool json)
+static void print_result(const Bench *b, bool json, const Profile *profile, bool by_time)
 {
     double sum = 0;
     for (uint32_t i = 0; i < b->runs; i++) sum += b->time[i];
     double mean = sum / b->runs * 1e3, least = b->time[0] * 1e3, median = b->time[b->runs / 2] * 1e3;
-    int32_t level = b->api->cpu_level(b->api->model);
-    const char *name = level >= 0 ? b->api->levels[level] : "none";
+    const char *name = b->level >= 0 ? b->api->levels[b->level] : "none";
     if (json) {
         printf("{\"median_ms\": %.6f, \"min_ms\": %.6f, \"mean_ms\": %.6f, \"runs\": %u, \"threads\": %d, \"level\": "
-               "\"%s\", \"arena_bytes\": %zu}\n",
+               "\"%s\", \"arena_bytes\": %zu",
                median, least, mean, b->runs, b->threads, name, b->arena_bytes);
+        if (profile) printf(", \"profile\": "), profile_json(profile, by_time, stdout);
+        puts("}");
         return;
     }
     printf("median %.4f ms, least %.4f ms, mean %.4f ms (%u runs, %d thread%s, %s, %.1f kB of memory)\n", median, least,
            mean, b->runs, b->threads, b->threads > 1 ? "s" : "", name, (double)b->arena_bytes / 1e3);
-    print_profile(b, mean);
+    if (profile) profile_print(profile, by_time, stdout);
 }
 
 int command_bench(const Options *o, Diag *d)
@@ -166,7 +160,11 @@ int command_bench(const Options *o, Diag *d)
     bool ok = runner_open(&r, o, &mem, d, o->arg.at[0]);
     Bench b = {.api = r.loaded.api, .mem = &mem, .threads = (int)option_int(o, OPT_threads, usable_cpus())};
     ok = ok && prepare(&b, &r, o, d) && measure(&b, o, d);
-    if (ok) print_result(&b, o->value[OPT_json] != NULL);
+    Profile profile = {
+        .api = b.api, .context = b.context, .nanoseconds = b.profile, .runs = b.runs, .threads = b.threads};
+    if (ok) profile.level = b.api->levels[b.level];
+    if (ok && b.profile) ok = profile_limits(&profile, d);
+    if (ok) print_result(&b, o->value[OPT_json] != NULL, b.profile ? &profile : NULL, option_is(o, OPT_sort, "time"));
     if (b.pool) b.api->pool_finish(b.pool);
     runner_close(&r);
     arena_drop(&mem);

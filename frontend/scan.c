@@ -146,7 +146,7 @@ static bool check_packed(Scanner *s, const Field *f, int wire)
 
 static bool read_field(Scanner *s, Field *f)
 {
-    uint64_t tag, n = 0;
+    uint64_t tag = 0, n = 0;
     if (!read_varint(s, 5, &tag)) return false;
     f->number = (uint32_t)(tag >> 3), f->wire = (int)(tag & 7);
     if (tag > UINT32_MAX || !f->number) return fail(s, "bad field number");

@@ -41,6 +41,13 @@ typedef struct OctetSlice {
     uint32_t scratch_bytes;
 } OctetSlice;
 
+/* A step's OctetWork, its numbers as programs; an empty one: not known. */
+typedef struct OctetWorkRow {
+    const char *what;
+    int32_t math, pad;
+    OctetSpan size[4], operations, bytes;  /* of code[] */
+} OctetWorkRow;
+
 typedef enum OctetSource { SOURCE_DIM, SOURCE_VALUE, SOURCE_BUFFER } OctetSource;
 typedef struct OctetSymbol {
     uint32_t source;       /* OctetSource: a dim of an input, an element of an input, an element of a buffer that steps wrote */
@@ -82,6 +89,7 @@ struct OctetModel {
     const OctetKernel *const *level_kernel; /* per level: kernels entries */
     const OctetSlice *const *level_slice;   /* per level: steps entries */
     const char *const *step_name;
+    const OctetWorkRow *work;      /* per step */
 };
 
 /* Bytes of a context: a head of fixed size and the tables that prepare() fills. */
@@ -120,6 +128,7 @@ OctetStatus octet_run(OctetContext *c, const OctetTensor *in, OctetTensor *out, 
 const char *octet_error_text(const OctetContext *c);
 void octet_context_profile(OctetContext *c, uint64_t *nanoseconds);
 void octet_context_level(OctetContext *c, int32_t level);
+void octet_step_work(const OctetContext *c, int32_t step, OctetWork *w);
 int32_t octet_cpu_level(const OctetModel *m);
 size_t octet_pool_bytes(int32_t threads);
 OctetStatus octet_pool_init(OctetPool *p, int32_t threads);

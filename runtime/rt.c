@@ -150,6 +150,20 @@ static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
     return ok;
 }
 
+static int64_t work_size(const OctetContext *c, OctetSpan span)
+{
+    int64_t v;
+    return span.n && c->phase && size_eval(c, span, &v) ? v : 0;
+}
+
+void octet_step_work(const OctetContext *c, int32_t step, OctetWork *w)
+{
+    const OctetWorkRow *row = &c->model->work[step];
+    w->what = row->what, w->math = row->math;
+    for (int i = 0; i < 4; i++) w->size[i] = work_size(c, row->size[i]);
+    w->operations = (double)work_size(c, row->operations), w->bytes = (double)work_size(c, row->bytes);
+}
+
 /* Sizes are computed from elements in +-2^61: no formula overflows on "to the end", which is often the largest integer. */
 static int64_t element_saturate(int64_t v)
 {

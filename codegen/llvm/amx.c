@@ -131,6 +131,14 @@ void tiles_configure(Emit *x)
     tile_op(x, "llvm.x86.ldtilecfg", EMULATED(x, configure), &at, 1);
 }
 
+void tiles_busy(Emit *x)
+{
+    for (int i = 0; i < PER_SIDE; i++)
+        for (int j = 0; j < PER_SIDE; j++) tile_dot(x, SUMS + i * PER_SIDE + j, LEFT + i, RIGHT + j);
+}
+
+void tiles_free(Emit *x) { intrinsic(x, "llvm.x86.tilerelease", NULL, 0, NULL, 0); }
+
 /* ---- the sum ---- */
 typedef struct Group { /* some row tiles x some panels */
     const TileSum *s;

@@ -233,22 +233,39 @@ failed:
     return NULL;
 }
 
+/* A unit with its code in it becomes a function of this process. */
+static OctetKernel jit_finish(LlvmJit *j, Unit *u, bool ok, const LlvmJob *job)
+{
+    LLVMMemoryBufferRef object = NULL;
+    ok = ok && unit_optimise(u) && unit_emit(u, LLVMObjectFile, &object);
+    if (!ok) unit_report(u, j->diag, job);
+    unit_close(u);
+    if (!ok) return NULL;
+    LLVMOrcExecutorAddress at;
+    if (orc_failed(j, LLVMOrcLLJITAddObjectFile(j->orc, LLVMOrcLLJITGetMainJITDylib(j->orc), object))) return NULL;
+    if (orc_failed(j, LLVMOrcLLJITLookup(j->orc, &at, job->symbol))) return NULL;
+    return (OctetKernel)(uintptr_t)at;
+}
+
 OctetKernel llvm_jit_add(LlvmJit *j, const LlvmJob *job)
 {
     Unit u;
     LlvmJob named = *job;
     named.symbol = arena_printf(&j->mem, "%s_%u", job->symbol, j->count++);
-    LLVMMemoryBufferRef object = NULL;
     bool ok = unit_open(&u, job->target);
     if (ok) add_jobs(&u, &named, 1);
-    ok = ok && unit_optimise(&u) && unit_emit(&u, LLVMObjectFile, &object);
-    if (!ok) unit_report(&u, j->diag, &named);
-    unit_close(&u);
-    if (!ok) return NULL;
-    LLVMOrcExecutorAddress at;
-    if (orc_failed(j, LLVMOrcLLJITAddObjectFile(j->orc, LLVMOrcLLJITGetMainJITDylib(j->orc), object))) return NULL;
-    if (orc_failed(j, LLVMOrcLLJITLookup(j->orc, &at, named.symbol))) return NULL;
-    return (OctetKernel)(uintptr_t)at;
+    return jit_finish(j, &u, ok, &named);
+}
+
+OctetKernel llvm_probe(LlvmJit *j, const Target *t, ProbeKind kind, double *per_round)
+{
+    Unit u;
+    Arena mem = {0};
+    LlvmJob named = {.target = t, .symbol = arena_printf(&j->mem, "probe_%u", j->count++)};
+    bool ok = unit_open(&u, t);
+    if (ok) *per_round = probe_emit(u.m, t, kind, named.symbol, &mem);
+    arena_drop(&mem);
+    return jit_finish(j, &u, ok, &named);
 }
 
 void llvm_jit_drop(LlvmJit *j)

@@ -306,7 +306,7 @@ static void attribute_text(Emit *x, V fn, const char *name, const char *value)
     LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex, a);
 }
 
-static V function_new(Emit *x, const char *name, T *param, unsigned n)
+V function_new(Emit *x, const char *name, T *param, unsigned n)
 {
     V fn = LLVMAddFunction(x->m, name, LLVMFunctionType(x->i32, param, n, 0));
     attribute(x, fn, LLVMAttributeFunctionIndex, "nounwind");
@@ -375,21 +375,29 @@ static void emit_wrapper(Emit *x, const char *name, V body, uint32_t bufs)
     LLVMBuildRet(x->b, LLVMBuildCall2(x->b, LLVMGlobalGetValueType(body), body, arg, bufs + 4, ""));
 }
 
-void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem)
+Emit *emit_new(LLVMModuleRef m, const Target *target, Arena *mem)
 {
-    Kernel *k = job->kernel;
     LLVMContextRef c = LLVMGetModuleContext(m);
     Emit *x = NEW(mem, Emit);
-    uint32_t bufs = kernel_params(k);
-    *x = (Emit){.k = k, .target = job->target, .mem = mem, .c = c, .m = m};
+    *x = (Emit){.target = target, .mem = mem, .c = c, .m = m};
     x->b = LLVMCreateBuilderInContext(c), x->entry = LLVMCreateBuilderInContext(c);
     x->i1 = LLVMInt1TypeInContext(c), x->i8 = LLVMInt8TypeInContext(c), x->i16 = LLVMInt16TypeInContext(c);
     x->i32 = LLVMInt32TypeInContext(c), x->i64 = LLVMInt64TypeInContext(c), x->ptr = LLVMPointerTypeInContext(c, 0);
     x->f32 = LLVMFloatTypeInContext(c), x->f64 = LLVMDoubleTypeInContext(c);
-    x->buf = NEW_ARRAY(mem, V, k->buf.n), x->var = NEW_ARRAY(mem, V, k->axis.n);
+    return x;
+}
+
+void emit_drop(Emit *x) { LLVMDisposeBuilder(x->b), LLVMDisposeBuilder(x->entry); }
+
+void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem)
+{
+    Kernel *k = job->kernel;
+    Emit *x = emit_new(m, job->target, mem);
+    uint32_t bufs = kernel_params(k);
+    x->k = k, x->buf = NEW_ARRAY(mem, V, k->buf.n), x->var = NEW_ARRAY(mem, V, k->axis.n);
     x->lane_private = NEW_ARRAY(mem, bool, k->buf.n), x->scratch_at = NEW_ARRAY(mem, size_t, k->buf.n);
     place_locals(k, k->loops, 0, x->scratch_at);
     V body = emit_body(x, job->symbol, bufs);
     emit_wrapper(x, job->symbol, body, bufs);
-    LLVMDisposeBuilder(x->b), LLVMDisposeBuilder(x->entry);
+    emit_drop(x);
 }

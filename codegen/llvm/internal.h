@@ -8,6 +8,7 @@
  *   transpose.c  tiles computed along one axis and stored along another
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
  *   amx.c      tile registers
+ *   probe.c    loops of one instruction, to measure what the machine can do
  *
  * Values in registers: bool is i1; f16 and bf16 are i16 and smaller floats i8 (they are computed in f32 and only
  * moved as they are); all else is itself. A value is a vector when it depends on the lane axis and a scalar when
@@ -59,6 +60,7 @@ typedef struct Emit {
 
 /* ---- compile.c ---- */
 void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem); /* adds the function job->symbol (emit.c) */
+double probe_emit(LLVMModuleRef m, const Target *target, ProbeKind kind, const char *symbol, Arena *mem); /* operations of a round (probe.c) */
 
 /* ---- scalar.c ---- */
 T reg_type(const Emit *x, DType t);
@@ -103,6 +105,9 @@ void emit_store(Emit *x, int buf, const Expr *index, V v);
 V full_mask(Emit *x);
 
 /* ---- emit.c ---- */
+Emit *emit_new(LLVMModuleRef m, const Target *target, Arena *mem); /* nothing but types and builders */
+void emit_drop(Emit *x);
+V function_new(Emit *x, const char *name, T *param, unsigned n);   /* returning i32, for the target */
 typedef struct Loop {
     LLVMBasicBlockRef from, head, body, exit;
     V i, hi;
@@ -126,6 +131,9 @@ typedef struct TileSum { /* a matched call in bytes */
 bool tiles_fit(Emit *x, TileSum *s);
 void tiles_want(Emit *x, const TileSum *s, int rows); /* of each such call, before the code */
 void tiles_configure(Emit *x);
+void tiles_busy(Emit *x); /* one product for each of the four sums, of whatever is in the tiles (probe.c) */
+void tiles_free(Emit *x);
+enum { TILES_BUSY_OPERATIONS = 4 * 16 * 16 * 64 * 2 };
 Expr tiles_words(Emit *x, const TileSum *s); /* how many of the words are summed in tiles */
 /* i32 out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
 void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);

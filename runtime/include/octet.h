@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum { OCTET_MAX_RANK = 8 };
+enum { OCTET_MAX_RANK = 8, OCTET_API_VERSION = 2 };
 typedef enum OctetStatus {
     OCTET_OK = 0,
     OCTET_ERR_RANK = 1,     /* an input has another rank than the model */
@@ -49,12 +49,21 @@ typedef struct OctetTensor {
 typedef void (*OctetTask)(void *arg, int32_t i);
 typedef void (*OctetParallelFor)(void *host, int32_t n, OctetTask task, void *arg);
 
+/* What a step has to do, for profiles. */
+typedef enum OctetMath { OCTET_MATH_F32, OCTET_MATH_INT8, OCTET_MATHS } OctetMath; /* the arithmetic that bounds it */
+typedef struct OctetWork {
+    const char *what;                      /* "contraction u8 i8", "window f32", "map f32", ... */
+    int32_t math;                          /* OctetMath */
+    int64_t size[4];                       /* contraction: batch, rows, columns, depth; else 1, results, 1, terms of each; 0: unknown */
+    double operations, bytes;              /* multiplications and additions of products; distinct bytes read and written; 0: unknown */
+} OctetWork;
+
 #ifndef OCTET_API
 #define OCTET_API
 #endif
 /* What the generated NAME.h wraps for one model, as NAME_inputs(), NAME_prepare(), ... with `OctetModel` bound. */
 typedef struct OctetApi {
-    uint32_t version;                      /* 1 */
+    uint32_t version;                      /* OCTET_API_VERSION */
     const OctetModel *model;
     int32_t inputs, outputs;
     const OctetTensorInfo *input, *output;
@@ -82,6 +91,7 @@ typedef struct OctetApi {
     const char *const *step_name;
     void (*context_profile)(OctetContext *c, uint64_t *nanoseconds);
     void (*context_level)(OctetContext *c, int32_t level); /* caps the instruction set, for tests and comparison */
+    void (*step_work)(const OctetContext *c, int32_t step, OctetWork *w);   /* at the sizes of the last prepare or run */
 } OctetApi;
 
 #ifdef __cplusplus

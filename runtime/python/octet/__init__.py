@@ -157,6 +157,7 @@ class _Api(C.Structure):
         ("levels", C.POINTER(C.c_char_p)), ("steps", C.c_int32), ("step_name", C.POINTER(C.c_char_p)),
         ("context_profile", C.CFUNCTYPE(None, _P, _P)),
         ("context_level", C.CFUNCTYPE(None, _P, C.c_int32)),
+        ("step_work", C.CFUNCTYPE(None, _P, C.c_int32, _P)),
     ]
 
 
