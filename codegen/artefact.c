@@ -95,6 +95,27 @@ bool artefact_load(const char *path, Loaded *l, Diag *diag)
     return false;
 }
 
+static const char *usable_levels(const OctetApi *api, uint64_t have, Arena *mem)
+{
+    const char *list = "";
+    for (uint32_t i = 0; i < api->model->levels; i++)
+        if (!(api->model->level_needs[i] & ~have))
+            list = arena_printf(mem, "%s%s%s", list, *list ? ", " : "", api->levels[i]);
+    return list;
+}
+
+bool artefact_level(const Loaded *l, const char *isa, int32_t *level, Diag *diag)
+{
+    const OctetApi *api = l->api;
+    uint64_t have = target_host_features();
+    for (*level = 0; api->levels[*level] && strcmp(api->levels[*level], isa) != 0;) ++*level;
+    bool known = api->levels[*level] != NULL;
+    if (known && !(api->model->level_needs[*level] & ~have)) return true;
+    return diag_error(diag, NULL, "--isa %s: %s; what it has and this machine runs: %s", isa,
+                      known ? "this machine lacks these instructions" : "the artefact has no such level",
+                      usable_levels(api, have, diag->mem));
+}
+
 void artefact_unload(Loaded *l)
 {
     if (l->handle) dlclose(l->handle);

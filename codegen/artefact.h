@@ -27,6 +27,8 @@ bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* fals
 typedef struct Loaded { void *handle; const OctetApi *api; } Loaded;
 bool artefact_load(const char *path, Loaded *l, Diag *diag);             /* a .so; finds NAME_octet_api by scanning its dynamic symbols */
 void artefact_unload(Loaded *l);
+/* The level of that name, when the artefact has it and this machine runs it. false: reported, with those that are left. */
+bool artefact_level(const Loaded *l, const char *isa, int32_t *level, Diag *diag);
 
 /* One context with its pool and arena, grown as needed, for callers in the compiler. Not for hot paths' allocation rules. */
 typedef struct Session Session;

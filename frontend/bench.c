@@ -92,9 +92,8 @@ static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
         b->pool = pool;
         api->context_threads(b->context, b->pool, NULL, NULL, b->threads);
     }
-    b->level = api->cpu_level(api->model);
-    for (int i = 0; o->value[OPT_level] && api->levels[i]; i++)
-        if (!strcmp(api->levels[i], o->value[OPT_level])) api->context_level(b->context, b->level = i);
+    b->level = o->value[OPT_isa] ? r->level : api->cpu_level(api->model);
+    api->context_level(b->context, b->level);
     if (failed(b, d, api->prepare(b->context, b->in, b->out, &b->arena_bytes))) return false;
     b->arena = arena_alloc(b->mem, b->arena_bytes);
     for (int32_t i = 0; i < api->outputs; i++) {

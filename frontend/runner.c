@@ -39,18 +39,20 @@ static bool load(Runner *r, const Options *o, Diag *d, const char *path)
     r->inputs = (uint32_t)api->inputs, r->outputs = (uint32_t)api->outputs;
     r->input = in, r->output = out, r->input_type = type;
     if (!(r->session = session_new(&r->loaded, (int)option_int(o, OPT_threads, 1), d))) return false;
-    const char *level = o->value[OPT_level];
-    if (!level) return true;
-    for (int i = 0; api->levels[i]; i++)
-        if (!strcmp(api->levels[i], level)) return session_level(r->session, i), true;
-    return diag_error(d, NULL, "the artefact has no level '%s'", level);
+    if (!o->value[OPT_isa]) return true;
+    if (!artefact_level(&r->loaded, o->value[OPT_isa], &r->level, d)) return false;
+    session_level(r->session, r->level);
+    return true;
 }
 
-/* What is run here and now is compiled for this machine alone, unless the user chooses a level: then that must be in it. */
+/* What is run here and now is compiled for this machine alone, or for the level that the user chooses. */
 static Options for_this_machine(const Options *o)
 {
     Options here = *o;
-    if (!here.value[OPT_target] && !here.value[OPT_level]) here.value[OPT_target] = "native";
+    const Target *isa = here.value[OPT_isa] ? target_find(here.value[OPT_isa]) : NULL;
+    bool is_level = isa && !isa->gpu && strcmp(isa->name, "portable") != 0; /* the target "portable" is all levels */
+    if (!here.value[OPT_target] && (is_level || !here.value[OPT_isa]))
+        here.value[OPT_target] = is_level ? isa->name : "native";
     return here;
 }
 
@@ -71,6 +73,8 @@ static bool compile_and_load(Runner *r, const Options *o, Diag *d, const char *p
 bool runner_open(Runner *r, const Options *o, Arena *mem, Diag *d, const char *path)
 {
     *r = (Runner){.mem = mem, .files = {.mem = mem}};
+    if (o->value[OPT_interp] && o->value[OPT_isa])
+        return diag_error(d, NULL, "--isa chooses compiled code; --interp runs none");
     if (o->value[OPT_interp]) return open_graph(r, o, d, path);
     if (!has_suffix(path, ".so")) return compile_and_load(r, o, d, path);
     const char *slash = strrchr(path, '/');

@@ -16,6 +16,7 @@ typedef struct Runner {
     Kernel *program;
     Loaded loaded; /* artefact */
     Session *session;
+    int32_t level; /* with --isa */
 } Runner;
 
 bool runner_open(Runner *r, const Options *o, Arena *mem, Diag *d, const char *path); /* false: reported */

@@ -1,7 +1,7 @@
 /* main.c - the main() of a model compiled to an executable: NumPy files in, a NumPy file out.
  *
- *     model --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N]
- *     model --bench [--threads N]     model --selftest     model --help
+ *     model --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N] [--isa LEVEL]
+ *     model --bench [--threads N] [--isa LEVEL]     model --selftest [--isa LEVEL]     model --help
  *
  * Reads .npy and .npz (stored or deflated) and writes .npz, with nothing but libc. A model without given inputs gets
  * made-up ones for --bench and --selftest. Unlike the rest of the runtime this file is a program: it allocates and
@@ -456,7 +456,7 @@ static void arena_take(Run *r)
     r->arena = take(need), r->arena_bytes = need;
 }
 
-static void run_begin(Run *r, int threads)
+static void run_begin(Run *r, int threads, int32_t level)
 {
     r->c = take(api->context_bytes);
     check(r, api->context_init(r->c, api->model));
@@ -465,6 +465,7 @@ static void run_begin(Run *r, int threads)
         if (api->pool_init(pool, threads) != OCTET_OK) stop(EXIT_DATA, "%d threads could not be started", threads);
         api->context_threads(r->c, pool, NULL, NULL, threads);
     }
+    api->context_level(r->c, level);
     arena_take(r);
     for (int32_t o = 0; o < api->outputs; o++) {
         bool known = true;
@@ -511,7 +512,7 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void bench(Run *r, int threads)
+static void bench(Run *r, int threads, int32_t level)
 {
     enum { MOST = 2000 };
     double ms[MOST], begin = seconds();
@@ -524,7 +525,7 @@ static void bench(Run *r, int threads)
     }
     qsort(ms, (size_t)n, sizeof *ms, by_size);
     printf("%d runs on %d thread%s (%s): median %.4f ms, best %.4f ms\n", n, threads, threads > 1 ? "s" : "",
-           api->levels[api->cpu_level(api->model)], ms[n / 2], ms[0]);
+           api->levels[level], ms[n / 2], ms[0]);
 }
 
 /* The same inputs give the same bytes, run after run. */
@@ -554,13 +555,29 @@ static void tensor_print(const OctetTensorInfo *t)
     puts("]");
 }
 
+/* ---- instruction sets ---- */
+static bool level_runs(int32_t l)
+{
+    uint64_t needs = api->model->level_needs[l];
+    return !(needs & ~octet_cpu_features(needs));
+}
+
+static int32_t level_find(const char *name)
+{
+    for (int32_t l = 0; api->levels[l]; l++)
+        if (!strcmp(api->levels[l], name) && level_runs(l)) return l;
+    stop(EXIT_BAD_USAGE, "--isa %s: no such level, or not on this machine: --help lists them", name);
+}
+
 static int help(const char *program)
 {
-    printf("usage: %s --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N]\n"
-           "       %s --bench [--input ...] [--threads N]\n"
-           "       %s --selftest\n"
-           "inputs:\n",
+    printf("usage: %s --input IN.npz | --input NAME=IN.npy ... [--output OUT.npz] [--threads N] [--isa LEVEL]\n"
+           "       %s --bench [--input ...] [--threads N] [--isa LEVEL]\n"
+           "       %s --selftest [--isa LEVEL]\n"
+           "levels:",
            program, program, program);
+    for (int32_t l = 0; api->levels[l]; l++) printf(" %s%s", api->levels[l], level_runs(l) ? "" : " (not here)");
+    puts("\ninputs:");
     for (int32_t i = 0; i < api->inputs; i++) tensor_print(&api->input[i]);
     puts("outputs:");
     for (int32_t o = 0; o < api->outputs; o++) tensor_print(&api->output[o]);
@@ -585,6 +602,7 @@ int main(int argc, char **argv)
     const char *output = NULL;
     bool benchmark = false, test = false;
     int threads = 1;
+    int32_t level = api->cpu_level(api->model);
     for (int a = 1; a < argc; a++) {
         const char *value = a + 1 < argc ? argv[a + 1] : NULL;
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) return help(argv[0]);
@@ -596,11 +614,13 @@ int main(int argc, char **argv)
             test = true;
             continue;
         }
-        bool known = !strcmp(argv[a], "--input") || !strcmp(argv[a], "--output") || !strcmp(argv[a], "--threads");
+        bool known = !strcmp(argv[a], "--input") || !strcmp(argv[a], "--output") || !strcmp(argv[a], "--threads") ||
+                     !strcmp(argv[a], "--isa");
         if (!known) stop(EXIT_BAD_USAGE, "unknown option %s: see --help", argv[a]);
         if (!value) stop(EXIT_BAD_USAGE, "%s needs a value", argv[a]);
         if (!strcmp(argv[a], "--input")) input_read(value, in);
         if (!strcmp(argv[a], "--output")) output = value;
+        if (!strcmp(argv[a], "--isa")) level = level_find(value);
         if (!strcmp(argv[a], "--threads") && ((threads = (int)strtol(value, NULL, 10)) < 1 || threads > 1024))
             stop(EXIT_BAD_USAGE, "--threads %s: expected 1 to 1024", value);
         a++;
@@ -613,8 +633,8 @@ int main(int argc, char **argv)
         input_make_up(i, in);
     }
     Run r = {.in = in, .out = out};
-    run_begin(&r, threads);
-    if (benchmark) bench(&r, threads);
+    run_begin(&r, threads, level);
+    if (benchmark) bench(&r, threads, level);
     else if (test) selftest(&r);
     else run_once(&r);
     if (output) npz_write(output, out);

@@ -129,12 +129,27 @@ run_with() { octet run "$1" --input "$images" --output "$work/$2.npz" "${@:3}"; 
 threads() { run_with "$1" one --threads 1 && run_with "$1" two --threads 2 && run_with "$1" three --threads 3 && python3 "$root/tests/cli/same.py" "$work/one.npz" "$work/two.npz" "$work/three.npz"; }
 check threads-float threads digits.so
 check threads-int8 threads digits8.so
-levels() {
+# Every level that this machine has: integers the same bits, floats as the interpreter computes them.
+usable=$(./digits --help | sed -n 's/^levels: //p' | sed -E 's/ *[a-z0-9]+ \(not here\)//g')
+for level in $(./digits --help | sed -n 's/^levels: //p' | grep -oE '[a-z0-9]+ \(not here\)' | cut -d' ' -f1); do echo "skipped: $level, which this machine lacks"; done
+levels_int8() {
   local files=()
-  for level in portable avx2 avxvnni avx512 avx512vnni amx; do run_with digits8.so "$level" --level $level && files+=("$work/$level.npz"); done
+  for level in $usable; do run_with digits8.so "$level" --isa "$level" || return 1; files+=("$work/$level.npz"); done
   python3 "$root/tests/cli/same.py" "${files[@]}"
 }
-check levels-int8 levels
+levels_float() {
+  local files=()
+  octet run "$digits" --interp --input "$images" --output "$work/interp.npz" || return 1
+  for level in $usable; do run_with digits.so "$level" --isa "$level" || return 1; files+=("$work/$level.npz"); done
+  python3 "$root/tests/cli/close.py" 1e-5 "$work/interp.npz" "${files[@]}"
+}
+levels_differ() { test "$(octet bench digits.so --isa avx2 --threads 1 --runs 1 2>&1 | grep -c avx2)" = 1; }
+check levels-usable grep -q portable <<< "$usable"
+check levels-int8 levels_int8
+check levels-float levels_float
+if grep -q avx2 <<< "$usable"; then check levels-cap levels_differ; else echo "skipped: levels-cap needs avx2"; fi
+level_executable() { ./digits --isa "${usable%% *}" --input "$images" --output "$work/exe.npz" && run_with digits.so so --isa "${usable%% *}" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
+check levels-executable level_executable
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
 check selftest ./digits --selftest
@@ -235,7 +250,10 @@ refused run-wrong-type 1 'type i64\|is i64' octet run digits.so --input "$b/c-ty
 refused run-wrong-size 1 'image' octet run digits.so --input "$b/c-size/0.npz" --output r.npz
 cc -shared -x c /dev/null -o "$work/empty.so"
 refused run-no-artefact 1 'not a compiled model' octet run "$work/empty.so" --input "$images" --output r.npz
-refused run-no-level 1 "no level 'z80'" octet run digits.so --level z80 --input "$images" --output r.npz
+refused run-no-level 1 '--isa z80: the artefact has no such level; what it has and this machine runs: portable' octet run digits.so --isa z80 --input "$images" --output r.npz
+refused executable-no-level 2 '--isa z80: no such level' ./digits --isa z80 --bench
+refused interp-no-level 1 'runs none' octet run "$digits" --interp --isa avx2 --input "$images" --output r.npz
+case " $usable " in *" amx "*) ;; *) refused run-lacks-level 1 'this machine lacks these instructions' octet run digits.so --isa amx --input "$images" --output r.npz ;; esac
 refused executable-usage 2 'error' ./digits --frobnicate
 refused executable-no-file 1 'error' ./digits --input none.npz --output r.npz
 
