@@ -6,6 +6,7 @@
 #ifndef OCTET_ARTEFACT_H
 #define OCTET_ARTEFACT_H
 #include "codegen/codegen.h"
+#include <stdio.h>
 
 typedef enum ArtefactKind { ARTEFACT_SO, ARTEFACT_OBJECT, ARTEFACT_ARCHIVE, ARTEFACT_EXECUTABLE } ArtefactKind;
 ArtefactKind artefact_kind(const char *path);        /* by suffix: .so .o .a, otherwise an executable */
@@ -17,6 +18,7 @@ typedef struct CodegenOptions {
     int jobs;                /* compile threads; 0: as many as this process may use */
     int max_threads;         /* largest thread count of the artefact's own pool; 1: built without a pool; 0: no limit */
     bool quiet;              /* no progress line */
+    FILE *times;             /* NULL, or where to print how long each step takes */
     const char *emit;        /* NULL, or "kernel" (program after cut, with schedules and loops), "llvm", "asm", "cuda": printed to `text` instead */
     FILE *text;
 } CodegenOptions;

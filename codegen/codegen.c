@@ -4,6 +4,7 @@
  * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction
  * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them. */
 #include "codegen/image.h"
+#include "ir/base/stage.h"
 #include "ir/lower.h"
 #include <assert.h>
 #include <ctype.h>
@@ -258,18 +259,22 @@ static bool image_make(Image *im)
 {
     const CodegenOptions *o = im->options;
     Jobs jobs = {0};
-    progress(im, "lowering");
+    Stage stage = {.text = o->times};
+    progress(im, "lowering"), stage_begin(&stage, "lower");
     if (!levels_choose(im) || !image_lower(im)) return false;
     if (o->emit && !strcmp(o->emit, "cuda")) return emit_cuda(im, o->text);
-    progress(im, "scheduling");
+    progress(im, "scheduling"), stage_begin(&stage, "schedule");
     if (!image_schedule(im, &jobs)) return false;
     if (o->emit) return emit_text(im, &jobs, o->text);
-    progress(im, arena_printf(im->mem, "compiling %u kernels", (unsigned)jobs.n));
+    progress(im, arena_printf(im->mem, "compiling %u kernels", (unsigned)jobs.n)), stage_begin(&stage, "kernels");
     if (!llvm_compile(im->mem, im->diag, jobs.at, jobs.n, job_count(o), &im->object, &im->objects)) return false;
+    stage_begin(&stage, "tables");
     Elf *tables = elf_new(im->mem, im->level[0].target->arch);
     if (!tables_build(im, tables)) return false;
-    progress(im, "linking");
-    return artefact_link(im, tables);
+    progress(im, "linking"), stage_begin(&stage, "link");
+    bool ok = artefact_link(im, tables);
+    stage_begin(&stage, NULL);
+    return ok;
 }
 
 /* The prefix of every symbol: the output's name as a C identifier, so that models compiled to different files link

@@ -7,6 +7,7 @@
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/report.h"
+#include "ir/base/stage.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -165,7 +166,10 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
+    Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
+    stage_begin(&stage, "ranges");
     if (!find_ranges(dr, simple, q, &c)) return NULL;
+    stage_begin(&stage, NULL);
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
@@ -178,8 +182,10 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     const char *stop = dr->o->value[OPT_stop_after], *print = dr->o->value[OPT_print_after];
     if (!import_options(dr->o, dr->m->diag, &io)) return NULL;
     io.files = files;
-    progress(dr->o, "reading");
+    Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
+    progress(dr->o, "reading"), stage_begin(&stage, "import");
     Graph *g = import_file(dr->m, dr->mem, path, &io);
+    stage_begin(&stage, NULL);
     if (!g) return NULL;
     if (print && !strcmp(print, "import")) graph_print(g, dr->text);
     dr->stopped = stop != NULL;
@@ -224,6 +230,7 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .jobs = (int)option_int(o, OPT_jobs, 0),
                         .max_threads = (int)option_int(o, OPT_threads, 0),
                         .quiet = !wants_progress(o),
+                        .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,
                         .text = dr->text};
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;

@@ -135,6 +135,21 @@ bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *f
     return ok || diag_error(d, loc, "cannot read external data '%s': %s", name, strerror(why));
 }
 
+static void pages_forget(const uint8_t *at, size_t n)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)at + page - 1) / page * page,
+              to = ((uintptr_t)at + n) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED); /* advice: nothing depends on it */
+}
+
+void files_forget(const Files *f, const uint8_t *at, size_t n)
+{
+    for (uint32_t i = 0; f && i < f->mapped.n; i++) {
+        const FileBytes *m = &f->mapped.at[i];
+        if (at >= m->at && at + n <= m->at + m->n) pages_forget(at, n);
+    }
+}
+
 void files_drop(Files *f)
 {
     for (uint32_t i = 0; i < f->mapped.n; i++) munmap((void *)f->mapped.at[i].at, f->mapped.at[i].n);

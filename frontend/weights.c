@@ -79,6 +79,7 @@ static bool raw_bytes(const Source *s, Tensor *out, int64_t count, FileBytes raw
     uint8_t *p = arena_alloc(s->w->mem, bytes);
     if (type->bits < 8) unpack_bits(p, raw.at, count, type->bits, type->cls == DC_INT);
     else memcpy(p, raw.at, bytes);
+    files_forget(s->w->files, raw.at, raw.n);
     for (int64_t i = 0; out->type == DT_bool && i < count; i++) p[i] = p[i] != 0;
     out->data = p;
     return true;

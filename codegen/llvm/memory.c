@@ -15,7 +15,8 @@ static bool holds_all_lanes(Emit *x, int buf)
     int64_t n;
     if (b->kind != BUF_LOCAL) return false;
     if (x->lane_private[buf]) return true;
-    return b->rank && !b->layout.n && expr_is_index(x->k, b->dim[b->rank - 1], &n) && n % x->lanes == 0;
+    LayoutAxis inner = b->layout.n ? b->layout.axis[b->layout.n - 1] : (LayoutAxis){b->rank - 1, 1, 0};
+    return b->rank && !inner.size && expr_is_index(x->k, b->dim[inner.dim], &n) && n % x->lanes == 0;
 }
 
 Place place_of(Emit *x, int buf, const Expr *index)
