@@ -239,6 +239,80 @@ static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n,
     return 0;
 }
 
+/* ---- maps that interleave: lanes that store n elements apart, and n values that fill the gaps ---- */
+enum { MOST_WOVEN = 8 };
+
+static bool step_of(Kernel *k, Expr e, int axis, int64_t n)
+{
+    Expr by = expr_step(k, e, axis);
+    return by && expr_is(k, by, n);
+}
+
+static bool loads_run(Tuner *u, const Accesses *a, const Expr *map, int axis) /* do all loads go on by one, or stay? */
+{
+    Kernel *k = u->k;
+    for (uint32_t i = 0; i < a->at.n; i++) {
+        Expr at = map ? expr_map(k, a->at.at[i].address, map) : a->at.at[i].address;
+        if (!a->at.at[i].store && !step_of(k, at, axis, 1) && expr_uses(k, at, axis)) return false;
+    }
+    return true;
+}
+
+/* A channel-first image into channels last: the few channels are the n values. */
+static bool weave_axes(Tuner *u, const Accesses *a, const Order *o, Expr store, Order *loops)
+{
+    Kernel *k = u->k;
+    for (int i = 0; i < o->n; i++)
+        for (int j = 0; j < o->n; j++) {
+            int unit = o->axis[i], lane = o->axis[j];
+            int64_t n = extent(k, unit);
+            if (n < 2 || n > MOST_WOVEN || (extent(k, lane) >= 0 && extent(k, lane) < LANES)) continue;
+            if (!step_of(k, store, unit, 1) || !step_of(k, store, lane, n) || !loads_run(u, a, NULL, lane)) continue;
+            int first = schedule_split(k, lane, (int[]){LANES}, 1);
+            loops->axis[0] = first, loops->axis[1] = first + 1, loops->axis[2] = unit, loops->n = 3;
+            return true;
+        }
+    return false;
+}
+
+/* Shuffled channels, c -> c % n * m + c / n: the axis is split, and loads run along c / n. */
+static bool weave_split(Tuner *u, const Accesses *a, const Order *o, Expr store, Order *loops)
+{
+    Kernel *k = u->k;
+    Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
+    for (int i = 0; i < o->n; i++) {
+        int axis = o->axis[i];
+        if (!step_of(k, store, axis, 1) || loads_run(u, a, NULL, axis)) continue;
+        for (int n = 2; n <= MOST_WOVEN; n++) {
+            if (extent(k, axis) < n * LANES / 2 || extent(k, axis) % n) continue;
+            Expr unit = expr_mod(k, expr_axis(k, u->lane), expr_index(k, n));
+            map[axis] = expr_add(k, expr_mul(k, expr_axis(k, u->group), expr_index(k, n)), unit);
+            if (!loads_run(u, a, map, u->group)) continue;
+            int first = schedule_split(k, axis, (int[]){LANES, n}, 2);
+            for (loops->n = 0; loops->n < 3; loops->n++) loops->axis[loops->n] = first + loops->n;
+            return true;
+        }
+        map[axis] = 0;
+    }
+    return false;
+}
+
+static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Order *o)
+{
+    Kernel *k = u->k;
+    Expr store = buf_address(k, c->out, c->at);
+    Order inner = {0}, loops = {0};
+    if (!weave_axes(u, a, o, store, &inner) && !weave_split(u, a, o, store, &inner)) return false;
+    for (int i = 0; i < o->n; i++)
+        if (o->axis[i] != inner.axis[2] && o->axis[i] != k->axis.at[inner.axis[0]].parent) put(&loops, o->axis[i]);
+    int outer = loops.n;
+    for (int i = 0; i < inner.n; i++) put(&loops, inner.axis[i]);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    mark(k, LOOP_VECTOR, inner.axis[1]), mark(k, LOOP_UNROLL, inner.axis[2]);
+    parallelise(u, c, &loops, outer);
+    return true;
+}
+
 static void tune_map(Tuner *u, const Compute *c)
 {
     Kernel *k = u->k;
@@ -249,6 +323,7 @@ static void tune_map(Tuner *u, const Compute *c)
     bool ordered = is_scattered(k, c);
     int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
     if (ordered) return; /* points in order, one after the other: the plain loops */
+    if (!a.odd && tune_woven(u, c, &a, &o)) return;
     if (!lane) {
         step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);
         parallelise(u, c, &o, o.n);

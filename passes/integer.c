@@ -309,13 +309,13 @@ static Val fold_constant(Integer *x, const Node *n)
     return t ? graph_const(x->out, t, graph_val(x->in, n->out)->name) : (Val){0};
 }
 
-/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer that stands on a graph input computes as
- * ONNX says, since there the input is given and a tie can be meant. */
+/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer of the model's own that stands on a graph input
+ * computes as ONNX says, since there the input is given and a tie can be meant. */
 static Val by_reciprocal(Integer *x, const Node *n)
 {
     if (!is_q(n) || !per_tensor(x->in, n) || !eight_bits(val_type(x->in, n->out)->dtype)) return (Val){0};
     Val from = node_in(x->in, n, 0);
-    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from) ||
+    if (val_type(x->in, from)->dtype != DT_f32 || (!def_of(x->in, from) && !x->ctx->quant) ||
         graph_val(x->in, node_in(x->in, n, 1))->konst->type != DT_f32)
         return (Val){0};
     float s = (float)number(x->in, node_in(x->in, n, 1));

@@ -149,6 +149,60 @@ static void emit_lanes(Emit *x, const Stmt *s, int64_t lo, int64_t n)
     x->lane = 0, x->lanes = 0;
 }
 
+/* ---- interleaved stores ----
+ * An unrolled loop of n values inside the lanes whose stores fill the gaps between the lanes: lane * n + i. They are one store. */
+enum { MAX_WOVEN = 8 };
+
+static bool is_woven(Emit *x, const Stmt *store, int axis, int64_t n)
+{
+    const Buf *b = &x->k->buf.at[store->buf];
+    Place at = place_of(x, store->buf, store->at);
+    Expr step = expr_step(x->k, at.at, axis), across = expr_step(x->k, at.at, x->lane);
+    return n > 1 && n <= MAX_WOVEN && b->kind != BUF_LOCAL && step && expr_is(x->k, step, 1) && across &&
+           expr_is(x->k, across, n);
+}
+
+static V woven(Emit *x, V *v, unsigned n) /* v[0][0] v[1][0] .. v[0][1] v[1][1] .. */
+{
+    enum { MAX_LANES = 64 };
+    V index[MAX_WOVEN * MAX_LANES], all = v[0];
+    unsigned lanes = x->lanes;
+    for (unsigned i = 1; i < n; i++) { /* side by side first: a shuffle has two operands of one length */
+        V grown = LLVMGetPoison(LLVMVectorType(LLVMGetElementType(LLVMTypeOf(v[i])), lanes * i));
+        for (unsigned l = 0; l < lanes * i; l++) index[l] = LLVMConstInt(x->i32, l < lanes ? l : lanes, 0);
+        grown = i == 1 ? v[i]
+                       : LLVMBuildShuffleVector(x->b, v[i], LLVMGetPoison(LLVMTypeOf(v[i])),
+                                                LLVMConstVector(index, lanes * i), "");
+        for (unsigned l = 0; l < lanes * (i + 1); l++) index[l] = LLVMConstInt(x->i32, l, 0);
+        all = LLVMBuildShuffleVector(x->b, all, grown, LLVMConstVector(index, lanes * (i + 1)), "");
+    }
+    for (unsigned l = 0; l < lanes * n; l++) index[l] = LLVMConstInt(x->i32, l % n * lanes + l / n, 0);
+    return LLVMBuildShuffleVector(x->b, all, LLVMGetPoison(LLVMTypeOf(all)), LLVMConstVector(index, lanes * n), "");
+}
+
+static bool emit_woven(Emit *x, const Stmt *loop, int64_t n)
+{
+    const Stmt *s = loop->body, *guard = s && s->kind == S_IF ? s : NULL;
+    if (guard && !guard->next) s = guard->body;
+    if (!x->lane || !s || s->next || s->kind != S_STORE || !is_woven(x, s, loop->axis, n)) return false;
+    V outer = x->mask, value[MAX_WOVEN], mask[MAX_WOVEN];
+    if ((outer || guard) && !store_masks(x, s->buf)) return false;
+    for (int64_t i = 0; i < n; i++) {
+        x->var[loop->axis] = int64(x, i);
+        if (guard) {
+            V c = splat(x, emit_fresh(x, guard->cond), x->lanes);
+            x->mask = outer ? LLVMBuildAnd(x->b, outer, c, "") : c;
+        }
+        mask[i] = full_mask(x), value[i] = splat(x, emit_fresh(x, s->value), x->lanes);
+        x->mask = outer;
+    }
+    x->var[loop->axis] = int64(x, 0);
+    forget_all(x);
+    store_run(x, s->buf, place_of(x, s->buf, s->at).at, woven(x, value, (unsigned)n),
+              outer || guard ? woven(x, mask, (unsigned)n) : NULL);
+    return true;
+}
+
 static void emit_serial(Emit *x, const Stmt *s)
 {
     V lo = emit_scalar(x, s->lo), hi = emit_scalar(x, s->hi);
@@ -172,6 +226,7 @@ static void emit_for(Emit *x, const Stmt *s)
         emit_serial(x, s);
         return;
     }
+    if (lo == 0 && emit_woven(x, s, hi)) return;
     for (int64_t i = lo; i < hi; i++) x->var[s->axis] = int64(x, i), emit_stmts(x, s->body);
 }
 

@@ -103,6 +103,8 @@ V load_value(Emit *x, int buf, const Expr *index);
 void store_at(Emit *x, int buf, const Place *at, V v);
 void emit_store(Emit *x, int buf, const Expr *index, V v);
 V full_mask(Emit *x);
+bool store_masks(const Emit *x, int buf);                     /* are masked stores of neighbours instructions? */
+void store_run(Emit *x, int buf, Expr at, V v, V mask);
 
 /* ---- emit.c ---- */
 Emit *emit_new(LLVMModuleRef m, const Target *target, Arena *mem); /* nothing but types and builders */

@@ -208,6 +208,24 @@ void store_at(Emit *x, int buf, const Place *at, V v)
     masked(x, intrinsic(x, name, over, 2, (V[]){v, p, full_mask(x)}, 3), 1, align);
 }
 
+bool store_masks(const Emit *x, int buf)
+{
+    return has_masked(x, true, true, (unsigned)dtypes[x->k->buf.at[buf].type].bytes);
+}
+
+/* Elements side by side from `at` on, as many as v has. mask: NULL, or which of them */
+void store_run(Emit *x, int buf, Expr at, V v, V mask)
+{
+    unsigned align = element_align(x, buf);
+    if (x->k->buf.at[buf].type == DT_bool) v = LLVMBuildZExt(x->b, v, like(x->i8, v), "");
+    V p = emit_address(x, buf, at);
+    if (!mask) LLVMSetAlignment(LLVMBuildStore(x->b, v, p), align);
+    else {
+        T over[2] = {LLVMTypeOf(v), LLVMTypeOf(p)};
+        masked(x, intrinsic(x, "llvm.masked.store", over, 2, (V[]){v, p, mask}, 3), 1, align);
+    }
+}
+
 void emit_store(Emit *x, int buf, const Expr *index, V v)
 {
     Place at = place_of(x, buf, index);

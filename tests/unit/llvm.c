@@ -228,6 +228,12 @@ CASES(indices,
     {"kernel cumulate(N, M) { in X[N, M] out Y[N, M] Y[i, j] = X[i, j] + guard(0 < i, Y[i - 1, j], 0.0) scan i schedule: split j 16; vectorize j.1 }", 60, 0, 0},
     {"kernel flat(N) { in X[N, 3, 5] out Y[N * 15] Y[q] = X[q / 15, q % 15 / 5, q % 5] schedule: split q 16; vectorize q.1 }", 0, 0, 0})
 
+CASES(woven_stores,
+    {"kernel image(H, W) { in X[3, H, W] out Y: u8[3, H, W] layout(1, 2, 0) Y[c, h, w] = sat_u8(rint(X[c, h, w] * 50) + 120)"
+     " schedule: split w 16; order h w.0 w.1 c; parallel h; vectorize w.1; unroll c }", 0, 0, 0},
+    {"kernel shuffle(N) { in X[N, 44] out Y[N, 44], Z: bool[N, 44] Y[i, j] = X[i, j % 2 * 22 + j / 2] Z[i, k] = X[i, k % 4 * 11 + k / 4] < 0"
+     " schedule: split j 16 2; split k 16 4; vectorize j.1; unroll j.2; vectorize k.1; unroll k.2 }", 0, 0, 0})
+
 CASES(casts,
     {"kernel quantize(N) { in X[N], S[1] out Y: u8[N], Z: i8[N], W: i16[N], V: u16[N]"
      " Y[i] = sat_u8(rint(X[i] * 90) + 13) Z[i] = sat_i8(rint(X[i] * 90)) W[i] = sat_i16(rint(X[i] / S[0])) V[i] = sat_u16(X[i] * 4000)"

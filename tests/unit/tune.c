@@ -56,6 +56,18 @@ Test(tune, bytes_are_summed_by_fours)
     program_drop(p);
 }
 
+Test(tune, what_interleaves_is_woven)
+{
+    Program *p = program_new("kernel k() { in X[3, 20, 64] out Y: u8[3, 20, 64] layout(1, 2, 0) Y[c, h, w] = sat_u8(rint(X[c, h, w]) + 1) }");
+    cr_assert_eq(split_of(tuned(p, "avx2"), "w", 0), 16);
+    cr_assert_eq(split_of(tuned(p, "avx2"), "c", 0), -1);
+    program_drop(p);
+    p = program_new("kernel k() { in X[20, 112] out Y[20, 112] Y[i, j] = X[i, j % 4 * 28 + j / 4] }");
+    Kernel *k = tuned(p, "avx2");
+    cr_assert(split_of(k, "j", 0) == 16 && split_of(k, "j", 1) == 4);
+    program_drop(p);
+}
+
 Test(tune, again_for_another_target)
 {
     Program *p = program_new("kernel k() { in A[56, 64] out Y[56, 64] Y[m, n] = exp(A[m, n]) }");
