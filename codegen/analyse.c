@@ -229,6 +229,22 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
     return true;
 }
 
+/* Rows of the dot products that levels may have: u8 x i8 into i32, bf16 x bf16 into f32. */
+typedef struct Dot {
+    DType left, right, acc;
+    int word;
+} Dot;
+static const Dot dots[] = {{DT_u8, DT_i8, DT_i32, 4}, {DT_bf16, DT_bf16, DT_f32, 2}};
+
+int word_of(const Kernel *k, Expr left, Expr right, DType acc)
+{
+    for (size_t i = 0; i < COUNT_OF(dots); i++)
+        if (dots[i].left == expr_node(k, left)->type && dots[i].right == expr_node(k, right)->type &&
+            dots[i].acc == acc)
+            return dots[i].word;
+    return 0;
+}
+
 /* ---- shared loops ---- */
 static bool shares_axis(Kernel *k, Arena *mem, uint32_t first, uint32_t last, int a)
 {

@@ -30,6 +30,8 @@ typedef struct Contraction {
 } Contraction;
 Expr uncast(const Kernel *k, Expr e, DType acc);              /* e without a cast to acc around it */
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
+/* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
+int word_of(const Kernel *k, Expr left, Expr right, DType acc);
 
 /* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */
 int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);

@@ -2,7 +2,8 @@
  * plan, link.
  *
  * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction
- * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them. */
+ * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them.
+ * So are those without bf16 values for the levels that add its instructions. */
 #include "codegen/image.h"
 #include "ir/base/stage.h"
 #include "ir/lower.h"
@@ -46,7 +47,7 @@ static bool levels_choose(Image *im)
     if (im->levels) return true;
     return diag_error(im->diag, NULL,
                       "the target '%s' is unknown or not built yet: portable, native, x86-64, x86-64-v3, x86-64-v4, "
-                      "avx2, avxvnni, avx512, avx512vnni, amx",
+                      "avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx",
                       name);
 }
 
@@ -129,11 +130,22 @@ static bool has_dot(const Kernel *k)
     return false;
 }
 
-/* The level that level l shares plain kernels with: the first of the same register file. */
-static uint32_t base_level(const Image *im, uint32_t l)
+static bool has_bf16(const Kernel *k)
 {
-    for (uint32_t b = 0; b < l; b++)
-        if (!strcmp(im->level[b].target->cpu, im->level[l].target->cpu)) return b;
+    for (uint32_t b = 1; b < k->buf.n; b++)
+        if (k->buf.at[b].type == DT_bf16) return true;
+    return false;
+}
+
+/* The level whose code level l runs for a kernel: the first of the same register file that makes what the kernel needs in the same way. */
+static uint32_t base_level(const Image *im, uint32_t l, const Kernel *k)
+{
+    const Target *mine = im->level[l].target;
+    for (uint32_t b = 0; b < l; b++) {
+        const Target *t = im->level[b].target;
+        bool dots = t->dot == mine->dot || !has_dot(k), pairs = t->pair == mine->pair || !has_bf16(k);
+        if (!strcmp(t->cpu, mine->cpu) && dots && pairs) return b;
+    }
     return l;
 }
 
@@ -157,7 +169,7 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
 {
     Level *level = &im->level[l];
     const Kernel *plain = im->cut->kernel.at[k];
-    uint32_t base = has_dot(plain) ? l : base_level(im, l);
+    uint32_t base = base_level(im, l, plain);
     if (base != l) {
         level->kernel[k] = im->level[base].kernel[k], level->symbol[k] = im->level[base].symbol[k];
         return true;
@@ -233,7 +245,7 @@ static bool image_lower(Image *im)
     kernel_check(im->program, "lowering");
     im->program = program_cluster(im->program);
     kernel_check(im->program, "clustering");
-    program_layout(im->program);
+    program_layout(im->program, im->options->store.type ? &im->options->store : NULL);
     kernel_check(im->program, "layout");
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);
     memcpy(in, im->input_of, sizeof *in * before), memcpy(out, im->output_of, sizeof *out * before);

@@ -12,9 +12,11 @@
 #define OCTET_CODEGEN_H
 #include "ir/kernel.h"
 #include "runtime/model.h"
+#include <regex.h>
 
 /* ---- targets: instruction-set levels as rows of a table (codegen/target.c) ---- */
 typedef enum DotKind { DOT_NONE, DOT_VNNI512, DOT_VNNI256, DOT_AVX2, DOT_AVX512, DOT_AMX } DotKind;
+typedef enum PairKind { PAIR_FMA, PAIR_DPBF16, PAIR_CONVERT } PairKind;
 /* Stands in for the tile instructions on machines without them (tests): code made with it calls these addresses in this process. */
 typedef struct TileEmulator {
     void (*configure)(const void *config);
@@ -24,7 +26,7 @@ typedef struct TileEmulator {
     void (*dot)(int32_t sum, int32_t left, int32_t right); /* u8 x i8 */
 } TileEmulator;
 typedef struct Target {
-    const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "amx"; "cuda" */
+    const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "avx512bf16" "amx"; "cuda" */
     const char *arch;          /* "x86_64", "aarch64", "cuda" */
     const char *cpu, *features;/* LLVM's target-cpu and target-features */
     uint64_t needs;            /* OCTET_CPU_* */
@@ -32,6 +34,7 @@ typedef struct Target {
     int registers;             /* vector registers */
     bool fma;                  /* has fused multiply-add */
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
+    PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, widened though f32 converts to bf16 in one instruction */
     bool gpu;
     const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;
@@ -39,10 +42,18 @@ const Target *target_at(uint32_t i);                 /* all rows, worst first; N
 const Target *target_find(const char *name);         /* NULL: no such level */
 uint64_t target_host_features(void);                 /* OCTET_CPU_* of this machine (shares rt's detection) */
 
+/* How values between kernels and weights are stored; arithmetic is f32 in every case. */
+typedef struct Storage {
+    DType type;                /* bf16 or f16 */
+    const regex_t *keep;       /* NULL, or: nodes whose results and weights stay f32 */
+} Storage;
+
 /* ---- cluster.c ---- */
 Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
 /* ---- layout.c ---- */
-void program_layout(Kernel *k);
+void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
+/* ---- store.c ---- */
+void program_store(Kernel *k, const Storage *store);
 /* ---- cut.c ---- */
 typedef struct Cut {
     VEC(Kernel *) kernel;                            /* distinct kernels */

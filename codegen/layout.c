@@ -7,13 +7,14 @@
  *   2. The channels-last order spreads along stages that work point by point.
  *   3. Halo: a sum that reads its operand under a guard (padding) reads a padded temporary without one. Where the operand is a
  *      temporary, its producers store into the padded one and only the border is filled.
- *   4. Operands of contractions: constants on the right go to panels of 16 columns (integers: 4 values of the summed axis together);
- *      right operands whose columns are not side by side, and integer left operands whose summed axis is not, are copied to where
+ *   4. Where values are stored narrow, they become so here (store.c): all temporaries exist, and operands follow their types.
+ *   5. Operands of contractions: constants on the right go to panels of 16 columns (dot products: a word of 32 bits of the summed axis
+ *      together); right operands whose columns are not side by side, and left operands of dot products whose summed axis is not, are copied to where
  *      they are. Constants that vary along the vector axis of a depthwise sum are turned so that it is contiguous. */
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { PANEL = 16, QUAD = 4, FEW_CHANNELS = 8 };
+enum { PANEL = 16, FEW_CHANNELS = 8 };
 
 typedef struct Halo {
     int from, to;
@@ -22,6 +23,7 @@ typedef struct Halo {
 typedef struct Layer {
     Kernel *k;
     Arena *mem;
+    const Storage *store;
     VEC(Compute) out;  /* the program being made */
     int share;         /* numbers not yet used */
     bool *turned;      /* per buffer: a constant whose layout is settled */
@@ -369,7 +371,7 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
     }
     want.name = arena_printf(k->mem, "%s.pad", k->buf.at[h.from].name);
     if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1)
-        want.layout = channels_last(want.rank); /* quads need it */
+        want.layout = channels_last(want.rank); /* words of bytes need it */
     h.to = kernel_buf(k, want);
     for (uint32_t i = at; i < k->stage.n; i++)
         if (is_sum(&k->stage.at[i])) unguard(l, &k->stage.at[i], &h);
@@ -391,7 +393,7 @@ static void add_halos(Layer *l)
     take_stages(l);
 }
 
-/* ---- 4: operands ---- */
+/* ---- 5: operands ---- */
 static bool step_is_one(Kernel *k, Expr load, int axis)
 {
     ExprNode n = *expr_node(k, load);
@@ -401,7 +403,7 @@ static bool step_is_one(Kernel *k, Expr load, int axis)
 }
 
 /* The summed axis along which the left operand is contiguous, or 0. */
-static int quad_axis(Kernel *k, const Compute *s, Expr left)
+static int word_axis(Kernel *k, const Compute *s, Expr left)
 {
     for (int i = s->reduces; i--;)
         if (step_is_one(k, left, s->reduce[i])) return s->reduce[i];
@@ -435,8 +437,8 @@ static void layout_add(Layout *l, int dim, int div, int size)
     l->axis[l->n++] = (LayoutAxis){dim, div, size};
 }
 
-/* Batches, panels, what is summed (dimension `inner` last, -1: none), the columns of a panel, the values of a quad. */
-static Layout panels(int rank, const bool *batch, int lane, int inner, bool quad, bool panel)
+/* Batches, panels, what is summed (dimension `inner` last, -1: none), the columns of a panel, the values of a word (0: one). */
+static Layout panels(int rank, const bool *batch, int lane, int inner, int word, bool panel)
 {
     Layout l = {0};
     for (int d = 0; d < rank; d++)
@@ -444,9 +446,9 @@ static Layout panels(int rank, const bool *batch, int lane, int inner, bool quad
     if (panel) layout_add(&l, lane, PANEL, 0);
     for (int d = 0; d < rank; d++)
         if (!batch[d] && d != lane && d != inner) layout_add(&l, d, 1, 0);
-    if (inner >= 0) layout_add(&l, inner, quad ? QUAD : 1, 0);
+    if (inner >= 0) layout_add(&l, inner, word ? word : 1, 0);
     layout_add(&l, lane, 1, panel ? PANEL : 0);
-    if (quad) layout_add(&l, inner, 1, QUAD);
+    if (word) layout_add(&l, inner, 1, word);
     return l;
 }
 
@@ -509,7 +511,7 @@ static Expr split_groups(Kernel *k, Expr right, int lane)
     return expr_load(k, kernel_buf(k, b), n.arg);
 }
 
-static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of, bool quad)
+static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of, int word)
 {
     Kernel *k = l->k;
     Expr right = split_groups(k, was, lane);
@@ -517,10 +519,10 @@ static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of
     int at = dim_of_axis(k, &n, lane), inner = inner_of ? dim_of_axis(k, &n, inner_of) : -1,
         rank = k->buf.at[n.id].rank;
     if (inner >= 0 && axis_of_index(k, n.arg[inner]) != inner_of) inner = -1;
-    if (at < 0 || (quad && inner < 0) || inner == at || rank + 2 > MAX_PHYS) return false;
+    if (at < 0 || (word && inner < 0) || inner == at || rank + 2 > MAX_PHYS) return false;
     bool batch[MAX_RANK] = {0};
     for (int d = 0; d < rank; d++) batch[d] = d != at && !reduces_any(k, s, n.arg[d]);
-    Layout want = panels(rank, batch, at, inner, quad, fits_panel(k, n.arg[at], lane));
+    Layout want = panels(rank, batch, at, inner, word, fits_panel(k, n.arg[at], lane));
     int own = (int)n.id;
     if (right == was) own = constant_in_order(l, own, &want);
     else k->buf.at[own].layout = want;
@@ -566,7 +568,7 @@ static int axes_used(Kernel *k, const Compute *s, Expr e, int inner, int lane, i
     return n;
 }
 
-static Expr pack_right(Layer *l, Compute *s, Expr right, int lane, int inner, bool quad)
+static Expr pack_right(Layer *l, Compute *s, Expr right, int lane, int inner, int word)
 {
     Kernel *k = l->k;
     int axis[MAX_RANK * 2], n = axes_used(k, s, right, inner, lane, axis);
@@ -574,7 +576,7 @@ static Expr pack_right(Layer *l, Compute *s, Expr right, int lane, int inner, bo
     int buf = materialise(l, s, right, axis, n, "packed");
     bool batch[MAX_RANK] = {0};
     for (int d = 0; d < n; d++) batch[d] = axis[d] != lane && !reduces_any(k, s, expr_axis(k, axis[d]));
-    k->buf.at[buf].layout = panels(n, batch, n - 1, inner ? n - 2 : -1, quad, true);
+    k->buf.at[buf].layout = panels(n, batch, n - 1, inner ? n - 2 : -1, word, true);
     return read_at_axes(k, buf, axis);
 }
 
@@ -599,47 +601,65 @@ static bool is_compact(Kernel *k, const Compute *s, Expr e)
     return spreads <= 2 * holds;
 }
 
-static bool is_quad_typed(const Kernel *k, Expr left, Expr right)
-{
-    return expr_node(k, left)->type == DT_u8 && expr_node(k, right)->type == DT_i8;
-}
-
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
+
+/* The left operand, computed beforehand with its longest summed axis innermost. Yields that axis; 0: it stays as it is. */
+static int lay_rows(Layer *l, Compute *s, Contraction *c)
+{
+    Kernel *k = l->k;
+    int axis[MAX_RANK * 2], inner = 0;
+    for (int i = 0; i < s->reduces; i++)
+        if (expr_uses(k, c->left, s->reduce[i]) && (!inner || expr_constant(k, k->axis.at[s->reduce[i]].extent, 64) >
+                                                                  expr_constant(k, k->axis.at[inner].extent, 64)))
+            inner = s->reduce[i];
+    int n = axes_used(k, s, c->left, inner, 0, axis);
+    if (!inner || n > MAX_RANK) return 0;
+    Expr was = c->left;
+    c->left = read_at_axes(k, materialise(l, s, was, axis, n, "rows"), axis);
+    s->value = expr_replace(k, s->value, was, c->left);
+    return inner;
+}
+
+/* One factor is stored narrow and the other, computed or an input, is not: rounded it can be copied like any operand. */
+static void round_operand(Layer *l, Compute *s, Contraction *c)
+{
+    Kernel *k = l->k;
+    DType t = l->store ? l->store->type : DT_NONE;
+    Expr *side[2] = {&c->left, &c->right};
+    if (t != DT_bf16 || c->acc != DT_f32) return;
+    for (int i = 0; i < 2; i++) {
+        Expr e = *side[i];
+        ExprNode n = *expr_node(k, e);
+        bool constant = n.kind == E_LOAD && k->buf.at[n.id].kind == BUF_CONST;
+        if (n.type != DT_f32 || constant || expr_node(k, *side[1 - i])->type != t) continue;
+        if (!pays(k, i ? c->row : c->lane)) continue;
+        *side[i] = expr_cast(k, t, e);
+        s->value = expr_mul(k, expr_cast(k, DT_f32, c->left), expr_cast(k, DT_f32, c->right));
+    }
+}
 
 static void settle_contraction(Layer *l, Compute *s, Contraction *c)
 {
     Kernel *k = l->k;
+    round_operand(l, s, c);
     ExprNode right = *expr_node(k, c->right);
     bool constant = right.kind == E_LOAD && k->buf.at[right.id].kind == BUF_CONST;
-    bool quads = c->acc == DT_i32 && is_quad_typed(k, c->left, c->right);
-    int quad_of = quads ? quad_axis(k, s, c->left) : 0;
-    if (quads && !quad_of && pays(k, c->lane)) { /* the left operand, summed axis innermost */
-        int axis[MAX_RANK * 2], inner = 0;
-        for (int i = 0; i < s->reduces; i++)
-            if (expr_uses(k, c->left, s->reduce[i]) &&
-                (!inner || expr_constant(k, k->axis.at[s->reduce[i]].extent, 64) >
-                               expr_constant(k, k->axis.at[inner].extent, 64)))
-                inner = s->reduce[i];
-        int n = axes_used(k, s, c->left, inner, 0, axis);
-        if (inner && n <= MAX_RANK) {
-            Expr was = c->left;
-            c->left = read_at_axes(k, materialise(l, s, was, axis, n, "rows"), axis);
-            s->value = expr_replace(k, s->value, was, c->left), quad_of = inner;
-        }
-    }
-    int64_t depth = quad_of ? expr_constant(k, k->axis.at[quad_of].extent, 1) : 0;
-    if (!constant && depth % QUAD) quad_of = 0; /* only a constant's padding is known to be zero */
-    int inner = quad_of ? quad_of : quad_axis(k, s, c->left);
-    if (!quad_of && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
+    int word = word_of(k, c->left, c->right, c->acc), word_of_axis = word ? word_axis(k, s, c->left) : 0;
+    if (word && !word_of_axis && pays(k, c->lane)) word_of_axis = lay_rows(l, s, c);
+    int64_t depth = word_of_axis ? expr_constant(k, k->axis.at[word_of_axis].extent, 1) : 0;
+    if (!constant && word && depth % word) word_of_axis = 0; /* only a constant's padding is known to be zero */
+    if (!word_of_axis) word = 0;
+    int inner = word ? word_of_axis : word_axis(k, s, c->left);
+    if (!word && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
         inner = 0; /* an image's channels: any order is as good */
     if (constant) {
-        if (turn_constant(l, s, c->right, c->lane, inner, quad_of != 0)) order_reduces(s, inner);
+        if (turn_constant(l, s, c->right, c->lane, inner, word)) order_reduces(s, inner);
         return;
     }
-    bool ready = !quad_of && step_is_one(k, c->right, c->lane);
+    bool ready = !word && step_is_one(k, c->right, c->lane);
     if (ready || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
-    Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, quad_of != 0);
+    Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);
     order_reduces(s, inner);
 }
@@ -686,16 +706,17 @@ static void settle_operands(Layer *l)
     take_stages(l);
 }
 
-void program_layout(Kernel *k)
+void program_layout(Kernel *k, const Storage *store)
 {
     Arena scratch = {0};
-    Layer l = {.k = k, .mem = &scratch};
+    Layer l = {.k = k, .mem = &scratch, .store = store};
     for (uint32_t i = 0; i < k->stage.n; i++)
         if (k->stage.at[i].share > l.share) l.share = k->stage.at[i].share;
     settle_contract(&l);
     take_stages(&l);
     spread_order(k);
     add_halos(&l);
+    if (store) program_store(k, store);
     settle_operands(&l);
     arena_drop(&scratch);
 }

@@ -397,13 +397,21 @@ static void take_start(Kernel *k, const Compute *c, Tile *t)
     Expr it = expr_it(k, t->acc);
     int uses = 0;
     int64_t depth = t->depths == 1 ? expr_constant(k, k->axis.at[t->depth[0]].extent, 0) : 0;
-    bool matrix = t->block == 256 && t->acc == DT_f32 && c->rank == 2 && k->buf.at[c->out].rank == 2;
+    bool matrix = t->block == 256 && t->acc == DT_f32 && !t->dot && c->rank == 2 && k->buf.at[c->out].rank == 2;
     Expr sum = matrix && depth > t->block ? sum_with_it(k, t->epilogue, it, &uses) : 0;
     if (!sum || uses != 1) return;
     ExprNode n = *expr_node(k, sum);
     Expr bias = n.arg[0] == it ? n.arg[1] : n.arg[0];
     if (expr_uses(k, bias, t->row)) return;
     t->start = bias, t->epilogue = expr_replace(k, t->epilogue, sum, it);
+}
+
+/* Does the axis count the elements of 32-bit words, as dot products take them? */
+static bool is_word(const Kernel *k, const Tile *t, int axis)
+{
+    DType l = (DType)expr_node(k, t->left)->type, r = (DType)expr_node(k, t->right)->type;
+    bool bytes = t->acc == DT_i32, pairs = t->acc == DT_f32 && l == DT_bf16 && r == DT_bf16;
+    return (bytes && expr_is(k, k->axis.at[axis].extent, 4)) || (pairs && expr_is(k, k->axis.at[axis].extent, 2));
 }
 
 static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
@@ -430,7 +438,7 @@ static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
         }
     int inner = t.depths ? t.depth[t.depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
     bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
-    if (t.acc == DT_i32 && last && expr_is(k, k->axis.at[inner].extent, 4)) t.dot = inner;
+    if (last && is_word(k, &t, inner)) t.dot = inner;
     int rows = k->axis.at[t.row].parent, lanes = k->axis.at[t.lane].parent;
     if (rows && k->axis.at[rows].ragged) t.row_guard = guard(k, rows);
     if (lanes && k->axis.at[lanes].ragged) t.lane_guard = guard(k, lanes);

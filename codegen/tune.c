@@ -585,13 +585,13 @@ static Shape choose_tiles(Kernel *k, int row, int64_t panels)
 }
 
 /* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. */
-static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, bool quad)
+static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int word)
 {
     Kernel *k = u->k;
     ExprNode left = *expr_node(k, r->left);
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
-    if (u->t->dot != DOT_AMX || !quad || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
+    if (u->t->dot != DOT_AMX || word != 4 || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
         return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth < TILE_STEP) return false;
@@ -625,13 +625,14 @@ static bool lanes_adjacent(Tuner *u, Expr right, int lane, int first, int by)
     return true;
 }
 
-static bool is_quad(Kernel *k, const Contraction *r, int inner)
+/* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
+static int panel_word(Kernel *k, const Contraction *r, int inner)
 {
     ExprNode n = *expr_node(k, r->right);
-    if (r->acc != DT_i32 || n.kind != E_LOAD || expr_node(k, r->left)->type != DT_u8 || n.type != DT_i8) return false;
-    const Layout *l = &k->buf.at[n.id].layout;
-    if (l->n < 2 || l->axis[l->n - 1].size != 4 || l->axis[l->n - 1].div != 1) return false;
-    return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner;
+    int word = n.kind == E_LOAD ? word_of(k, r->left, r->right, r->acc) : 0;
+    const Layout *l = word ? &k->buf.at[n.id].layout : NULL;
+    if (!word || l->n < 2 || l->axis[l->n - 1].size != word || l->axis[l->n - 1].div != 1) return 0;
+    return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
 }
 
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
@@ -644,7 +645,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     add_row(u, c, &r);
     if (!r.row) return false;
     int inner = c->reduce[c->reduces - 1];
-    bool quad_layout = is_quad(k, &r, inner), tiles = suits_tiles(u, c, &r, quad_layout);
+    int word = panel_word(k, &r, inner);
+    bool tiles = suits_tiles(u, c, &r, word);
     Shape s = tiles ? choose_tiles(k, r.row, panels) : choose_shape(k, u->t, r.row, panels);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
@@ -653,7 +655,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         return false;
     }
     int row = schedule_split(k, r.row, (int[]){s.rows}, 1);
-    int quad = quad_layout ? schedule_split(k, inner, (int[]){4}, 1) : 0;
+    int words = word ? schedule_split(k, inner, &word, 1) : 0;
     int64_t bytes = dtypes[expr_node(k, r.right)->type].bytes, weights = bytes * about(k, r.lane);
     Order o, loops = {0};
     for (int i = 0; i < c->reduces; i++) weights *= about(k, c->reduce[i]);
@@ -670,8 +672,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
     put(&loops, row), put(&loops, lane);
     int outer = loops.n;
-    for (int i = 0; i < c->reduces; i++) put(&loops, quad && c->reduce[i] == inner ? quad : c->reduce[i]);
-    if (quad) put(&loops, quad + 1);
+    for (int i = 0; i < c->reduces; i++) put(&loops, words && c->reduce[i] == inner ? words : c->reduce[i]);
+    if (words) put(&loops, words + 1);
     put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);

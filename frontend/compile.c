@@ -71,16 +71,49 @@ static bool check_stages(const Options *o, Diag *d)
     return true;
 }
 
+/* How --quantize stores values; DT_NONE: it does not, or it makes integers of them. */
+static DType storage_of(const Options *o)
+{
+    static const struct {
+        const char *name;
+        DType type;
+    } kinds[] = {{"bf16", DT_bf16}, {"fp16", DT_f16}};
+    for (size_t i = 0; i < COUNT_OF(kinds); i++)
+        if (option_is(o, OPT_quantize, kinds[i].name)) return kinds[i].type;
+    return DT_NONE;
+}
+
+enum { KEEP_SYNTAX = REG_EXTENDED | REG_NOSUB };
+
+static bool bad_keep(const char *keep, Diag *d)
+{
+    return diag_error(d, NULL, "--keep %s: not a regular expression", keep);
+}
+
+static bool check_keep(const Options *o, Diag *d)
+{
+    const char *keep = o->value[OPT_keep];
+    regex_t pattern;
+    if (!keep) return true;
+    if (!o->value[OPT_quantize]) return diag_error(d, NULL, "--keep needs --quantize");
+    if (regcomp(&pattern, keep, KEEP_SYNTAX)) return bad_keep(keep, d);
+    regfree(&pattern);
+    return true;
+}
+
+static bool makes_integers(const Options *o) { return o->value[OPT_quantize] && !storage_of(o); }
+
 static bool check_quantize(const Options *o, Diag *d)
 {
-    const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_keep};
-    static const char *const names[] = {"--calibrate", "--ranges", "--save-ranges", "--keep"};
-    if (o->value[OPT_quantize])
+    const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_report};
+    static const char *const names[] = {"--calibrate", "--ranges", "--save-ranges", "--report"};
+    if (!check_keep(o, d)) return false;
+    if (makes_integers(o))
         return o->value[OPT_calibrate] || o->value[OPT_ranges] ||
-               diag_error(d, NULL, "--quantize needs --calibrate or --ranges");
+               diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
     for (size_t i = 0; i < COUNT_OF(needs); i++)
-        if (o->value[needs[i]]) return diag_error(d, NULL, "%s needs --quantize", names[i]);
-    return !o->value[OPT_report] || diag_error(d, NULL, "--report needs --quantize");
+        if (o->value[needs[i]]) return diag_error(d, NULL, "%s needs --quantize int8", names[i]);
+    return true;
 }
 
 /* ---- progress: a line that is overwritten, on a terminal only ---- */
@@ -138,12 +171,7 @@ static bool stops_before(const char *stage, const char *limit)
 static Quantization *quantization_new(Drive *dr)
 {
     Quantization *q = NEW(dr->mem, Quantization);
-    regex_t pattern;
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
-    if (!q->keep) return q;
-    if (regcomp(&pattern, q->keep, REG_EXTENDED | REG_NOSUB))
-        return diag_error(dr->m->diag, NULL, "--keep %s: not a regular expression", q->keep), NULL;
-    regfree(&pattern);
     return q;
 }
 
@@ -162,7 +190,6 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
     CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0),
                           dr->o->value[OPT_quiet] != NULL};
-    if (!q) return NULL;
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
@@ -191,7 +218,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     dr->stopped = stop != NULL;
     if (stop && !strcmp(stop, "import")) return g;
     progress(dr->o, "rewriting");
-    return dr->o->value[OPT_quantize] ? quantize_graph(dr, g) : run_passes(dr, g, NULL, NULL, NULL);
+    return makes_integers(dr->o) ? quantize_graph(dr, g) : run_passes(dr, g, NULL, NULL, NULL);
 }
 
 Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, Files *files)
@@ -233,9 +260,16 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,
                         .text = dr->text};
+    const char *keep = o->value[OPT_keep];
+    regex_t kept;
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
     progress(o, "generating code");
-    return codegen_graph(g, &c, dr->m->diag) && (emit_what || write_report(dr, path, out));
+    c.store.type = storage_of(o);
+    if (keep && regcomp(&kept, keep, KEEP_SYNTAX)) return bad_keep(keep, dr->m->diag);
+    if (keep) c.store.keep = &kept;
+    bool ok = codegen_graph(g, &c, dr->m->diag) && (emit_what || write_report(dr, path, out));
+    if (c.store.keep) regfree(&kept);
+    return ok;
 }
 
 bool compile_file(const Options *o, Arena *mem, Diag *d, const char *path, const char *out)

@@ -13,6 +13,9 @@ static bool has_suffix(const char *path, const char *suffix)
 static bool open_graph(Runner *r, const Options *o, Diag *d, const char *path)
 {
     Module *m = module_new(r->mem, d, path);
+    if (option_is(o, OPT_quantize, "bf16") || option_is(o, OPT_quantize, "fp16"))
+        return diag_error(d, NULL, "--interp computes with the types of the model; --quantize %s stores other ones",
+                          o->value[OPT_quantize]);
     const Graph *g = r->graph = compile_graph(o, m, r->mem, path, &r->files);
     int *buf_of;
     if (!g || !(r->program = lower_graph(g, r->mem, &buf_of))) return false;

@@ -110,7 +110,7 @@ typedef enum StmtKind { S_FOR, S_IF, S_STORE, S_UPDATE, S_CHECK, S_ALLOC, S_BARR
 typedef struct Tile {
     int row, col, lane;      /* axes: rows of the register tile, its panels, the lanes of a panel (16) */
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
-    int dot;                 /* 0, or the innermost reduction axis (extent 4, integer) that one instruction sums */
+    int dot;                 /* 0, or the innermost reduction axis that one instruction sums: 4 bytes or 2 bf16, the elements of a word of 32 bits */
     Expr left, right;        /* the factors, without their casts to the accumulator's type */
     Expr epilogue;           /* over E_IT */
     Expr row_guard, lane_guard; /* 0, or hold where the point exists */

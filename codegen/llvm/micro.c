@@ -1,12 +1,14 @@
 /* micro.c - the `contract` call: a register tile of a contraction, rows x (columns x lanes) accumulators in registers.
  *
  * Operands, guards and epilogue go through emit_value() like any other expression, so strides, packing and fusion need
- * nothing here. What loops cannot say is said here: instructions that sum four products of bytes at once. Every level
- * computes the same i32 sums: nothing saturates anywhere.
+ * nothing here. What loops cannot say is said here: instructions that sum the products of 32-bit words of narrow elements, four
+ * bytes or two bf16, at once. Every level computes the same i32 sums: nothing saturates anywhere. The f32 sums of bf16 products
+ * differ in their rounding.
  *
  *   f32    acc += splat(left) * right, fused where the target has it; long sums in blocks that are added up
- *   bytes  left: 4 consecutive bytes of a row as one word, right: a panel of 16 lanes x 4 bytes
- *          VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
+ *   words  left: consecutive elements of a row as one word, right: a panel of 16 lanes x one word
+ *          bytes  VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
+ *          bf16   vdpbf16ps.  Others: both sides split into even and odd elements widened to f32, then f32 sums.
  *
  *   tiles  a call that asks for them: tile registers sum what divides (amx.c); this file adds the rest to their sums
  *
@@ -15,7 +17,7 @@
 #include "codegen/analyse.h"
 #include "codegen/llvm/internal.h"
 
-enum { MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT = 4, DOT_LANES = 16 };
+enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
 enum { FAR = 256 * 1024, AHEAD = 4096 }; /* bytes */
 
 typedef struct Micro {
@@ -23,18 +25,19 @@ typedef struct Micro {
     const Stmt *s;
     const Tile *t;
     int rows, depths;                 /* of this block; loops, without the dot axis */
-    unsigned cols, lanes, parts;      /* parts: registers of one accumulator (bytes only) */
+    unsigned cols, lanes, parts;      /* parts: registers of one accumulator (words only) */
     bool fixed_row;                   /* no row is missing */
     V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
     V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
     bool right_padded;                /* right may be read for lanes that do not exist */
     bool far;                         /* right comes from beyond the second level cache */
     DType left_type, right_type;
-    int left_buf, right_buf;             /* bytes: the buffers */
-    bool adjacent;                       /* 4 bytes of left are adjacent */
+    int left_buf, right_buf;             /* words: the buffers */
+    int word;                            /* elements of a word */
+    bool adjacent;                       /* those of left are adjacent */
     Expr left, right, left_at, right_at; /* expanded; element offsets */
-    int whole;                           /* bytes: the axis the dot axis is part of, when it may not divide by 4 */
-    V rest;                              /* how many bytes its last, partial word has; NULL: this is a whole one */
+    int whole;                           /* words: the axis the dot axis is part of, when it may not divide */
+    V rest;                              /* how many elements its last, partial word has; NULL: this is a whole one */
     TileSum in_tiles;                    /* the same for tile registers */
     V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
     T acc_type;
@@ -61,9 +64,12 @@ static bool match_dot(Micro *m)
 {
     Kernel *k = m->x->k;
     ExprNode l = *expr_node(k, m->left), r = *expr_node(k, m->right);
-    if (!is_byte((DType)l.type) || !is_byte((DType)r.type) || r.kind != E_LOAD || m->lanes != DOT_LANES) return false;
+    bool bytes = is_byte((DType)l.type) && is_byte((DType)r.type) && m->t->acc == DT_i32;
+    bool pairs = l.type == DT_bf16 && r.type == DT_bf16 && m->t->acc == DT_f32;
+    if ((!bytes && !pairs) || r.kind != E_LOAD || m->lanes != DOT_LANES) return false;
+    m->word = WORD_BYTES / dtypes[l.type].bytes;
     m->right_buf = (int)r.id, m->right_at = buf_address(k, m->right_buf, r.arg);
-    if (!step_is(k, m->right_at, m->t->dot, 1) || !step_is(k, m->right_at, m->t->lane, DOT)) return false;
+    if (!step_is(k, m->right_at, m->t->dot, 1) || !step_is(k, m->right_at, m->t->lane, m->word)) return false;
     if (l.kind == E_LOAD) {
         m->left_buf = (int)l.id, m->left_at = buf_address(k, m->left_buf, l.arg);
         m->adjacent = step_is(k, m->left_at, m->t->dot, 1);
@@ -82,11 +88,12 @@ static bool is_padded(const Kernel *k, Expr right, unsigned lanes, bool dot)
     return l->axis[at].size % (int)lanes == 0;
 }
 
-/* May the last, partial word of a row be read whole? What it has too much meets the zeros a constant's quads end in. */
+/* May the last, partial word of a row be read whole? What it has too much meets the zeros a constant's words end in. (Not of floats: it
+ * may be infinite.) */
 static bool reads_over(const Micro *m)
 {
     const Buf *l = &m->x->k->buf.at[m->left_buf], *r = &m->x->k->buf.at[m->right_buf];
-    return m->adjacent && l->slack && r->kind == BUF_CONST;
+    return m->t->acc == DT_i32 && m->adjacent && l->slack && r->kind == BUF_CONST;
 }
 
 static bool match(Micro *m)
@@ -121,7 +128,7 @@ static Expr whole_words(Micro *m) /* of the innermost loop */
     Kernel *k = m->x->k;
     const Axis *words = &k->axis.at[m->t->depth[m->depths - 1]];
     bool partial = m->whole && words->parent == m->whole;
-    return partial ? expr_div(k, k->axis.at[m->whole].extent, expr_index(k, DOT)) : words->extent;
+    return partial ? expr_div(k, k->axis.at[m->whole].extent, expr_index(k, m->word)) : words->extent;
 }
 
 static bool match_tiles(Micro *m)
@@ -181,7 +188,9 @@ static void step_plain(Micro *m)
     }
     for (int i = 0; i < m->rows; i++) {
         x->var[m->t->row] = m->row[i];
-        V left = splat(x, scalar_cast(x, m->left_type, acc, emit_scalar(x, m->left)), m->lanes);
+        V one = emit_scalar(x, m->left); /* floats are widened as lanes: a broadcasting load and one conversion */
+        if (dtype_is_float(m->left_type)) one = splat(x, one, m->lanes);
+        V left = splat(x, scalar_cast(x, m->left_type, acc, one), m->lanes);
         for (unsigned j = 0; j < m->cols; j++) {
             V *a = &m->acc[i][j][0];
             *a = acc == DT_f32 ? scalar_fma(x, left, right[j], *a)
@@ -191,16 +200,17 @@ static void step_plain(Micro *m)
 }
 
 /* One by one; those past the end of a partial word are 0 (which makes their products 0) and read the first again. */
-static V left_bytes(Micro *m)
+static V left_elements(Micro *m)
 {
     Emit *x = m->x;
     V word = LLVMConstInt(x->i32, 0, 0), zero = word;
-    for (int b = 0; b < DOT; b++) {
+    for (int b = 0; b < m->word; b++) {
         V exists = m->rest && b ? LLVMBuildICmp(x->b, LLVMIntSLT, int64(x, b), m->rest, "") : NULL;
         x->var[m->t->dot] = exists ? select2(x, exists, int64(x, b), int64(x, 0)) : int64(x, b);
         V v = LLVMBuildZExt(x->b, emit_scalar(x, m->left), x->i32, "");
         if (exists) v = select2(x, exists, v, zero);
-        word = LLVMBuildOr(x->b, word, LLVMBuildShl(x->b, v, LLVMConstInt(x->i32, (unsigned)b * 8, 0), ""), "");
+        word = LLVMBuildOr(x->b, word, LLVMBuildShl(x->b, v, LLVMConstInt(x->i32, (unsigned)(b * 32 / m->word), 0), ""),
+                           "");
     }
     return word;
 }
@@ -208,7 +218,7 @@ static V left_bytes(Micro *m)
 static V left_word(Micro *m)
 {
     Emit *x = m->x;
-    if (m->rest || !m->adjacent) return left_bytes(m);
+    if (m->rest || !m->adjacent) return left_elements(m);
     x->var[m->t->dot] = int64(x, 0);
     forget_all(x);
     V v = LLVMBuildLoad2(x->b, x->i32, emit_address(x, m->left_buf, m->left_at), "");
@@ -221,16 +231,25 @@ static V word_cast(Micro *m, V words, T element, unsigned per_word)
     return LLVMBuildBitCast(m->x->b, words, LLVMVectorType(element, m->lanes / m->parts * per_word), "");
 }
 
-static bool has_vnni(const Micro *m)
+/* The instruction that sums a word's products, or NULL: by halves. */
+static const char *dot_instruction(const Micro *m)
 {
     DotKind d = m->x->target->dot;
-    return m->left_type == DT_u8 && m->right_type == DT_i8 && (d == DOT_VNNI512 || d == DOT_VNNI256 || d == DOT_AMX);
+    if (m->left_type == DT_bf16) return m->x->target->pair == PAIR_DPBF16 ? "llvm.x86.avx512bf16.dpbf16ps.512" : NULL;
+    if (m->left_type != DT_u8 || m->right_type != DT_i8) return NULL;
+    if (d != DOT_VNNI512 && d != DOT_VNNI256 && d != DOT_AMX) return NULL;
+    return m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
 }
 
-/* The even or odd bytes of words, widened to 16 bits. */
-static V half_bytes(Micro *m, V words, DType t, bool odd)
+/* The even or odd elements of words: bytes widened to 16 bits, bf16 to f32. */
+static V half_words(Micro *m, V words, DType t, bool odd)
 {
     LLVMBuilderRef b = m->x->b;
+    if (t == DT_bf16) {
+        T type = LLVMTypeOf(words);
+        V half = odd ? LLVMBuildAnd(b, words, int_of(type, -65536), "") : LLVMBuildShl(b, words, int_of(type, 16), "");
+        return word_cast(m, half, m->x->f32, 1);
+    }
     V h = word_cast(m, words, m->x->i16, 2), eight = int_of(LLVMTypeOf(h), 8);
     if (t == DT_u8) return odd ? LLVMBuildLShr(b, h, eight, "") : LLVMBuildAnd(b, h, int_of(LLVMTypeOf(h), 255), "");
     return LLVMBuildAShr(b, odd ? h : LLVMBuildShl(b, h, eight, ""), eight, "");
@@ -258,7 +277,7 @@ static V right_words(Micro *m, unsigned part)
 {
     Emit *x = m->x;
     unsigned lanes = m->lanes / m->parts;
-    V p = emit_address(x, m->right_buf, m->right_at), by = int64(x, (int64_t)part * lanes * DOT);
+    V p = emit_address(x, m->right_buf, m->right_at), by = int64(x, (int64_t)part * lanes * WORD_BYTES);
     V v = LLVMBuildLoad2(x->b, LLVMVectorType(x->i32, lanes), LLVMBuildInBoundsGEP2(x->b, x->i8, p, &by, 1, ""), "");
     LLVMSetAlignment(v, 1);
     return v;
@@ -279,15 +298,16 @@ static V left_row(Micro *m, int i)
 }
 
 /* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. */
-static void step_vnni(Micro *m)
+static void step_words(Micro *m, const char *name)
 {
     Emit *x = m->x;
-    const char *name = m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
+    T element = m->left_type == DT_bf16 ? LLVMBFloatTypeInContext(x->c) : x->i8;
+    unsigned word = (unsigned)m->word;
     V right[MAX_COLS][MAX_PARTS];
     for (unsigned j = 0; j < m->cols; j++)
-        for (unsigned p = 0; p < m->parts; p++) right[j][p] = word_cast(m, right_panel(m, j, p), x->i8, DOT);
+        for (unsigned p = 0; p < m->parts; p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
     for (int i = 0; i < m->rows; i++) {
-        V left = word_cast(m, left_row(m, i), x->i8, DOT);
+        V left = word_cast(m, left_row(m, i), element, word);
         for (unsigned j = 0; j < m->cols; j++)
             for (unsigned p = 0; p < m->parts; p++)
                 m->acc[i][j][p] = intrinsic(x, name, NULL, 0, (V[]){m->acc[i][j][p], left, right[j][p]}, 3);
@@ -295,7 +315,7 @@ static void step_vnni(Micro *m)
 }
 
 /* Both sides are needed as even and odd halves; the side that needs fewer registers is kept, the other one streamed. */
-static void step_pairs(Micro *m)
+static void step_halves(Micro *m)
 {
     unsigned rights = m->cols * m->parts, lefts = (unsigned)m->rows;
     bool keep_right = rights <= lefts;
@@ -304,24 +324,26 @@ static void step_pairs(Micro *m)
     for (unsigned a = 0; a < kept; a++) {
         V v = keep_right ? right_panel(m, a / m->parts, a % m->parts) : left_row(m, (int)a);
         for (int odd = 0; odd < 2; odd++)
-            keep[a][odd] = half_bytes(m, v, keep_right ? m->right_type : m->left_type, odd);
+            keep[a][odd] = half_words(m, v, keep_right ? m->right_type : m->left_type, odd);
     }
     for (unsigned b = 0; b < streamed; b++) {
         V v = keep_right ? left_row(m, (int)b) : right_panel(m, b / m->parts, b % m->parts);
-        for (int odd = 0; odd < 2; odd++) now[odd] = half_bytes(m, v, keep_right ? m->left_type : m->right_type, odd);
+        for (int odd = 0; odd < 2; odd++) now[odd] = half_words(m, v, keep_right ? m->left_type : m->right_type, odd);
         for (unsigned a = 0; a < kept; a++) {
             unsigned i = keep_right ? b : a, r = keep_right ? a : b;
             V *acc = &m->acc[i][r / m->parts][r % m->parts];
             for (int odd = 0; odd < 2; odd++)
-                *acc = LLVMBuildAdd(m->x->b, *acc, pair_sums(m, now[odd], keep[a][odd]), "");
+                *acc = m->left_type == DT_bf16 ? scalar_fma(m->x, now[odd], keep[a][odd], *acc)
+                                               : LLVMBuildAdd(m->x->b, *acc, pair_sums(m, now[odd], keep[a][odd]), "");
         }
     }
 }
 
 static void step_dot(Micro *m)
 {
-    if (has_vnni(m)) step_vnni(m);
-    else step_pairs(m);
+    const char *name = dot_instruction(m);
+    if (name) step_words(m, name);
+    else step_halves(m);
 }
 
 /* ---- the loops of the sum, accumulators as phis ---- */
@@ -332,19 +354,19 @@ static void step_dot(Micro *m)
 
 static void depth_loop(Micro *m, int d);
 
-/* The last word of a sum that does not divide by 4, where there is one: put together from bytes. */
+/* The last word of a sum that does not divide, where there is one: put together from elements. */
 static void partial_step(Micro *m, int axis)
 {
     Emit *x = m->x;
     Kernel *k = x->k;
-    Expr extent = k->axis.at[m->whole].extent, four = expr_index(k, DOT);
-    Expr rest = expr_mod(k, extent, four);
+    Expr extent = k->axis.at[m->whole].extent, word = expr_index(k, m->word);
+    Expr rest = expr_mod(k, extent, word);
     if (expr_is(k, rest, 0)) return;
     V before[MAX_ROWS][MAX_COLS][MAX_PARTS];
     memcpy(before, m->acc, sizeof before);
-    x->var[axis] = emit_scalar(x, expr_div(k, extent, four));
+    x->var[axis] = emit_scalar(x, expr_div(k, extent, word));
     V any = emit_scalar(x, expr_lt(k, expr_index(k, 0), rest));
-    LLVMBasicBlockRef in[2] = {LLVMGetInsertBlock(x->b), block_new(x, "bytes")}, done = block_new(x, "summed");
+    LLVMBasicBlockRef in[2] = {LLVMGetInsertBlock(x->b), block_new(x, "elements")}, done = block_new(x, "summed");
     LLVMBuildCondBr(x->b, any, in[1], done);
     LLVMPositionBuilderAtEnd(x->b, in[1]);
     m->rest = emit_scalar(x, rest);
@@ -472,7 +494,7 @@ static bool is_summed(Micro *m) /* nothing is left to add to what the tiles hold
 {
     Kernel *k = m->x->k;
     if (!m->sums || tiles_words(m->x, &m->in_tiles) != m->in_tiles.words) return false;
-    return !m->whole || expr_is(k, expr_mod(k, k->axis.at[m->whole].extent, expr_index(k, DOT)), 0);
+    return !m->whole || expr_is(k, expr_mod(k, k->axis.at[m->whole].extent, expr_index(k, m->word)), 0);
 }
 
 static V joined(Micro *m, V *part) /* the registers of one accumulator as one vector */

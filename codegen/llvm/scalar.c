@@ -408,6 +408,8 @@ static V narrow_scale(Emit *x, V bits, V a) /* to the nearest power of two, ties
 static V narrow(Emit *x, DType t, V v) /* f32 rounded to nearest even */
 {
     if (t == DT_f16 && has_f16c(x)) return bitcast(x, convert(x, LLVMFPTrunc, v, LLVMHalfTypeInContext(x->c)), x->i16);
+    if (t == DT_bf16 && is_wide(v) && x->target->pair != PAIR_FMA)
+        return bitcast(x, convert(x, LLVMFPTrunc, v, LLVMBFloatTypeInContext(x->c)), x->i16);
     V raw = bitcast(x, v, x->i32), a = opi(x, LLVMAnd, raw, 0x7fffffff);
     if (t == DT_f8e8m0) return narrow_scale(x, raw, a);
     const Format *f = &formats[t];

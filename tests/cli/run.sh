@@ -49,6 +49,8 @@ check compile-a octet compile "$digits" -o libdigits.a --quiet
 check compile-executable octet compile "$digits" -o digits --quiet
 check compile-int8 octet compile "$digits" -o digits8.so --quantize int8 --calibrate "$calibration" --quiet
 check compile-int8-executable octet compile "$digits" -o digits8 --quantize int8 --calibrate "$calibration" --quiet
+check compile-bf16 octet compile "$digits" -o "$work/digits-bf16.so" --quantize bf16 --quiet
+check compile-fp16 octet compile "$digits" -o "$work/digits-fp16.so" --quantize fp16 --quiet
 check leaves-no-temporaries test -z "$(ls -A "$TMPDIR")"
 check only-what-was-asked test "$(ls | tr '\n' ' ')" = "digits digits.h digits.o digits.so digits8 digits8.h digits8.so libdigits.a libdigits.h "
 
@@ -150,6 +152,18 @@ check levels-float levels_float
 if grep -q avx2 <<< "$usable"; then check levels-cap levels_differ; else echo "skipped: levels-cap needs avx2"; fi
 level_executable() { ./digits --isa "${usable%% *}" --input "$images" --output "$work/exe.npz" && run_with digits.so so --isa "${usable%% *}" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check levels-executable level_executable
+# Narrow storage: near the float results on every level, whatever dot products it has, and the same on any number of threads.
+near() {
+  run_with digits.so float || return 1
+  for type in bf16 fp16; do
+    for level in $usable; do
+      run_with "$work/digits-$type.so" "$type-$level" --isa "$level" && python3 "$root/tests/cli/close.py" 0.02 "$work/float.npz" "$work/$type-$level.npz" || return 1
+    done
+    threads "$work/digits-$type.so" || return 1
+  done
+}
+check narrow-storage near
+check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize bf16 --keep conv2 --quiet
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
 check selftest ./digits --selftest
@@ -171,6 +185,8 @@ refused usage-command 2 "unknown command 'frobnicate'" octet frobnicate
 refused usage-option 2 "unknown option '--frobnicate'" octet compile "$digits" -o n.so --frobnicate
 refused usage-value 2 'unknown value' octet compile "$digits" -o n.so --method luck
 refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits" -o n.so --quantize int8
+refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt
+refused usage-keep 2 'not a regular expression' octet compile "$digits" -o n.so --quantize bf16 --keep '('
 refused usage-standard-output 2 'cannot go to standard output' octet compile "$digits" -o -
 memory() { head -c 600M /dev/zero | (ulimit -v 1000000; octet inspect -); }
 memory > /dev/null 2> "$work/stderr"

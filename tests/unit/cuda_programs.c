@@ -37,7 +37,7 @@ static Device device_new(const char *source, const char *prefix, FILE *text)
     for (size_t i = 0; i < COUNT_OF(d.p->symbol); i++) d.p->symbol[i] = 5 + (int64_t)i;
     program_fill(d.p);
     d.want = program_reference(d.p);
-    program_cluster(d.p->k), program_layout(d.p->k);
+    program_cluster(d.p->k), program_layout(d.p->k, NULL);
     d.cut = program_cut(d.p->k, &d.p->mem);
     d.kernel = NEW_ARRAY(&d.p->mem, Kernel *, d.cut->kernel.n);
     for (uint32_t i = 0; i < d.cut->kernel.n; i++) {

@@ -26,7 +26,7 @@ static char *golden_text(const char *source)
     FILE *f = open_memstream(&text, &n);
     Program *p = program_new(source);
     program_cluster(p->k);
-    program_layout(p->k);
+    program_layout(p->k, NULL);
     program_check(p->k, "layout");
     kernel_print(p->k, f);
     Cut *c = program_cut(p->k, &p->mem);

@@ -8,7 +8,7 @@ static Program *laid_out(const char *text)
     program_fill(p);
     void **want = program_reference(p);
     program_cluster(p->k);
-    program_layout(p->k);
+    program_layout(p->k, NULL);
     program_check(p->k, "layout");
     program_compare(p, want, program_run(p, 0), "layout");
     return p;
@@ -40,6 +40,9 @@ Test(layout, weights_become_panels)
     program_drop(p);
     p = laid_out("kernel k() { in A: u8[4, 20] const W: i8[40, 20] out Y: i32[4, 40] Y[m, n] = sum(k: 20) i32(A[m, k]) * i32(W[n, k]) }");
     expect_order(buf_named(p, "W"), 4, (LayoutAxis[]){{0, 16, 0}, {1, 4, 0}, {0, 1, 16}, {1, 1, 4}});
+    program_drop(p);
+    p = laid_out("kernel k() { in A: bf16[4, 20] const W: bf16[20, 40] out Y[4, 40] Y[m, n] = sum(k: 20) f32(A[m, k]) * f32(W[k, n]) }");
+    expect_order(buf_named(p, "W"), 4, (LayoutAxis[]){{1, 16, 0}, {0, 2, 0}, {1, 1, 16}, {0, 1, 2}});
     program_drop(p);
 }
 

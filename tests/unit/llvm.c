@@ -266,10 +266,15 @@ CASES(narrow_floats, NARROW(f16, 2000), NARROW(bf16, 2000), NARROW(f8e4m3fn, 256
     "kernel " name "(M, N, K) { in A: " left "[M, K] const W: " right "[N, K] layout(0/16, 1/4, 0%16, 1%4) in B[N] out Y: u8[M, N]"         \
     " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.01 + B[n]) + 12)"                                       \
     " schedule: split m " #rows "; split n " #cols " 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }"
+#define GEMM16(name, rows, cols)                                                                                       \
+    "kernel " name "(M, N, K) { in A: bf16[M, K] const W: bf16[N, K] layout(0/16, 1/2, 0%16, 1%2) in B[N] out Y: bf16[M, N], Z[M, N]"       \
+    " Y[m, n] = sum(k: K) f32(A[m, k]) * f32(W[n, k]) then bf16(max(it + B[n], 0)) Z[i, j] = f32(Y[i, j])"                                 \
+    " schedule: split m " #rows "; split n " #cols " 16; split k 2; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }"
 CASES(contract,
     {GEMM("gemm", 14, 2), 400, 40, 0}, {GEMM("gemm_low", 3, 1), 400, 17, 0}, {GEMM("gemv", 1, 4), 400, 17, 0},
     {GEMM8("gemm8", "u8", "i8", 12, 2), 0, 40, 0}, {GEMM8("gemm8_low", "u8", "i8", 3, 1), 0, 17, 0}, {GEMM8("gemm8_signed", "i8", "i8", 4, 1), 0, 17, 0},
     {GEMM8("gemm8_unsigned", "u8", "u8", 4, 1), 0, 17, 0},
+    {GEMM16("gemm16", 12, 2), 1 << 18, 40, 0}, {GEMM16("gemm16_low", 3, 1), 1 << 18, 17, 0},
     {"kernel plain_right(M, N, K) { in A[M, K], B[K, N] out Y[M, N] Y[m, n] = sum(k: K) A[m, k] * B[k, n]"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 40, 0},
     {"kernel halves(M, N, K) { in A: f16[M, K], B: bf16[K, N] out Y[M, N] Y[m, n] = sum(k: K) f32(A[m, k]) * f32(B[k, n])"
@@ -310,7 +315,10 @@ Test(llvm, hot_loop_has_no_spills)
                  {GEMM("gemm", 6, 1), "avx2", "vfmadd"},
                  {GEMM8("gemm8", "u8", "i8", 12, 2), "avx512vnni", "vpdpbusd"},
                  {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"},
-                 {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"}};
+                 {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"},
+                 {GEMM16("gemm16", 12, 2), "avx512bf16", "vdpbf16ps"},
+                 {GEMM16("gemm16", 6, 2), "amx", "vfmadd"},
+                 {GEMM16("gemm16", 3, 1), "avx2", "vfmadd"}};
     for (size_t i = 0; i < COUNT_OF(tiles); i++) {
         Arena mem = {0};
         Diag diag = {.mem = &mem, .subject = ""};

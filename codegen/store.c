@@ -1,0 +1,245 @@
+/* store.c - values between kernels stored in 16 bits.
+ *
+ * Comes in: the clustered program with its halos, everything f32. Goes out: the same program, where temporaries and weights are bf16 or f16.
+ * Nothing else changes: a stage computes in f32 from widened loads and rounds once, where it stores, so a value that a kernel
+ * never stores is never rounded. Sums of products of two bf16 operands become dot products further on (layout.c, tune.c).
+ *
+ * What stays f32, and why:
+ *
+ *   inputs, outputs   their type is the model's contract; a contraction reads a rounded copy
+ *   private           temporaries that only one group of stages touches (maxima and sums of a softmax, moments of a norm)
+ *   places kept       a place that receives values while they are summed; what leaves the group is stored narrow in its last stage
+ *   states            of scans, and targets of scattered updates: rounded again in every step, they would drift
+ *   positions         what is made of integers alone (ranges, masks, angles of rotary embeddings): 16 bits do not hold 1001
+ *   statistics        sums over many elements that no contraction reads: there are few of them
+ *   small constants   biases and scales: there are few of them
+ *   weights that the type cannot hold, and what the user keeps by the name of its node */
+#include "codegen/analyse.h"
+#include <math.h>
+
+enum { LARGE = 4096, MANY = 16, DEEP = 4 };
+
+#define F16_MAX 65504.0
+
+typedef struct Store {
+    Kernel *k;
+    DType type;
+    const regex_t *keep;
+    Arena *mem;
+    bool *narrow, *operand, *wide; /* per buffer: stored in `type`; read by a contraction; must stay f32 */
+    int *group; /* per buffer: the group of stages that alone touches it; 0: none yet, -1: several or none */
+} Store;
+
+static bool is_kept(const Store *s, const Compute *c)
+{
+    return s->keep && c->loc && c->loc->node && !regexec(s->keep, c->loc->node, 0, NULL, 0);
+}
+
+/* ---- which ---- */
+static void note_group(Store *s, int buf, const Compute *c)
+{
+    int mine = c->share ? c->share : -1;
+    s->group[buf] = !s->group[buf] || s->group[buf] == mine ? mine : -1;
+}
+
+static int64_t product(Kernel *k, const int *axis, int n)
+{
+    int64_t all = 1;
+    for (int i = 0; i < n && all < INT32_MAX; i++) all *= expr_constant(k, k->axis.at[axis[i]].extent, MANY);
+    return all;
+}
+
+static void note_operands(Store *s, const Compute *c)
+{
+    Kernel *k = s->k;
+    Contraction r;
+    LoadList loads = {0};
+    if (c->scan || is_kept(s, c) || !contraction_of(k, c, &r) || r.acc != DT_f32) return;
+    if (product(k, c->reduce, c->reduces) < DEEP) return;
+    loads_of(k, s->mem, c->value, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) s->operand[expr_node(k, loads.at.at[i])->id] = true;
+}
+
+static void note_stage(Store *s, const Compute *c)
+{
+    Kernel *k = s->k;
+    LoadList loads = {0};
+    stage_loads(k, s->mem, c, &loads);
+    note_group(s, c->out, c);
+    for (uint32_t i = 0; i < loads.at.n; i++) note_group(s, (int)expr_node(k, loads.at.at[i])->id, c);
+    if (c->scan || c->update || is_kept(s, c)) s->wide[c->out] = true;
+    if (c->keep) s->wide[expr_node(k, c->keep)->id] = true;
+    note_operands(s, c);
+}
+
+static int64_t elements(const Kernel *k, const Buf *b)
+{
+    int64_t n = 1;
+    for (int d = 0; d < b->rank && n < INT32_MAX; d++) n *= expr_constant(k, b->dim[d], MANY);
+    return n;
+}
+
+static bool holds(DType t, const Tensor *data)
+{
+    int64_t n = tensor_count(data);
+    for (int64_t i = 0; i < n; i++) {
+        double v = dtype_load(data->type, data->data, i);
+        if (isfinite(v) && !isfinite(float_round(t, v))) return false;
+    }
+    return true;
+}
+
+static bool is_narrow_constant(const Store *s, int buf)
+{
+    const Buf *b = &s->k->buf.at[buf];
+    if (b->kind != BUF_CONST || b->type != DT_f32 || !b->data || s->wide[buf]) return false;
+    return (s->operand[buf] || elements(s->k, b) >= LARGE) && holds(s->type, b->data);
+}
+
+/* Is what the stage computes made of integers and small constants alone? */
+static bool is_position(const Store *s, const Compute *c)
+{
+    Kernel *k = s->k;
+    LoadList loads = {0};
+    stage_loads(k, s->mem, c, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        const Buf *b = &k->buf.at[expr_node(k, loads.at.at[i])->id];
+        bool plain = dtypes[b->type].cls != DC_FLOAT || b->kind == BUF_CONST;
+        if (s->narrow[expr_node(k, loads.at.at[i])->id] || (!plain && b->kind != BUF_TMP)) return false;
+    }
+    return true;
+}
+
+static bool is_statistic(const Store *s, const Compute *c)
+{
+    Contraction r;
+    return c->how && c->reduces && !contraction_of(s->k, c, &r) && product(s->k, c->reduce, c->reduces) > MANY;
+}
+
+/* In the order of the program, so that what a stage reads is settled; a buffer several stages write is narrow unless all of them say no. */
+static void choose(Store *s)
+{
+    Kernel *k = s->k;
+    for (int b = 1; b < (int)k->buf.n; b++) s->narrow[b] = is_narrow_constant(s, b);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *c = &k->stage.at[i];
+        const Buf *b = &k->buf.at[c->out];
+        if (b->kind != BUF_TMP || b->type != DT_f32 || s->wide[c->out] || s->group[c->out] > 0) continue;
+        s->narrow[c->out] = s->narrow[c->out] || s->operand[c->out] || (!is_position(s, c) && !is_statistic(s, c));
+    }
+}
+
+/* ---- how ---- */
+/* The largest finite f16 stands for everything above it: activations that f32 holds must not become infinite. */
+static Expr rounded(Store *s, Expr e)
+{
+    Kernel *k = s->k;
+    ExprNode n = *expr_node(k, e);
+    if (n.type == s->type) return e;
+    if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == s->type) return n.arg[0]; /* a copy */
+    if (n.kind == E_PRIM && (n.prim == P_guard || n.prim == P_select))
+        return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(s, n.arg[1]), rounded(s, n.arg[2]));
+    if (s->type == DT_f16) {
+        Expr most = expr_float(k, DT_f32, F16_MAX), least = expr_float(k, DT_f32, -F16_MAX);
+        e = expr_prim(k, P_min, expr_prim(k, P_max, e, least, 0), most, 0);
+    }
+    return expr_cast(k, s->type, e);
+}
+
+static Expr widened(Store *s, Expr e, const LoadList *loads)
+{
+    Kernel *k = s->k;
+    for (uint32_t i = 0; e && i < loads->at.n; i++) {
+        ExprNode n = *expr_node(k, loads->at.at[i]);
+        if (!s->narrow[n.id]) continue;
+        e = expr_replace(k, e, loads->at.at[i], expr_cast(k, DT_f32, expr_load(k, (int)n.id, n.arg)));
+    }
+    return e;
+}
+
+static void store_stage(Store *s, Compute *c)
+{
+    Kernel *k = s->k;
+    LoadList loads = {0};
+    stage_loads(k, s->mem, c, &loads);
+    c->value = widened(s, c->value, &loads), c->epilogue = widened(s, c->epilogue, &loads);
+    c->check = widened(s, c->check, &loads), c->where = widened(s, c->where, &loads);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = widened(s, c->at[d], &loads);
+    if (!s->narrow[c->out]) return;
+    if (!c->how) c->value = rounded(s, c->value);
+    else c->epilogue = rounded(s, c->epilogue ? c->epilogue : expr_it(k, DT_f32));
+}
+
+/* What a group stores of a kept place leaves it through another buffer: the last stage of the group writes there. */
+static void leave_group(Kernel *k, uint32_t last)
+{
+    Compute *c = &k->stage.at[last];
+    int from = c->out;
+    Buf b = k->buf.at[from];
+    b.name = arena_printf(k->mem, "%s.out", b.name);
+    c->out = kernel_buf(k, b);
+    for (uint32_t i = last + 1; i < k->stage.n; i++) {
+        Compute *r = &k->stage.at[i];
+        Expr *e[] = {&r->value, &r->epilogue, &r->check, &r->where};
+        for (size_t j = 0; j < COUNT_OF(e); j++) {
+            Arena scratch = {0};
+            LoadList loads = {0};
+            loads_of(k, &scratch, *e[j], &loads);
+            for (uint32_t l = 0; l < loads.at.n; l++) {
+                ExprNode n = *expr_node(k, loads.at.at[l]);
+                if ((int)n.id == from) *e[j] = expr_replace(k, *e[j], loads.at.at[l], expr_load(k, c->out, n.arg));
+            }
+            arena_drop(&scratch);
+        }
+    }
+}
+
+static bool is_last_writer(const Kernel *k, uint32_t stage)
+{
+    for (uint32_t i = stage + 1; i < k->stage.n; i++) {
+        const Compute *c = &k->stage.at[i];
+        if (c->out == k->stage.at[stage].out || c->share == k->stage.at[stage].share) return false;
+        for (int d = 0; d < k->buf.at[c->out].rank; d++)
+            if (expr_reads(k, c->at[d], k->stage.at[stage].out)) return false;
+    }
+    return true;
+}
+
+static void leave_groups(Kernel *k)
+{
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        if (!k->stage.at[i].keep || !k->stage.at[i].share) continue;
+        int place = (int)expr_node(k, k->stage.at[i].keep)->id;
+        for (uint32_t j = i + 1; j < k->stage.n && k->stage.at[j].share == k->stage.at[i].share; j++)
+            if (k->stage.at[j].out == place && k->buf.at[place].kind == BUF_TMP && is_last_writer(k, j) &&
+                !k->stage.at[j].scan)
+                leave_group(k, j);
+    }
+}
+
+static const Tensor *converted(Kernel *k, DType t, const Tensor *from)
+{
+    Tensor *to = tensor_new(k->mem, t, from->rank, from->dim);
+    int64_t n = tensor_count(from);
+    for (int64_t i = 0; i < n; i++) dtype_store(t, (void *)to->data, i, dtype_load(from->type, from->data, i));
+    return to;
+}
+
+void program_store(Kernel *k, const Storage *store)
+{
+    DType t = store->type;
+    Arena scratch = {0};
+    leave_groups(k);
+    Store s = {.k = k, .type = t, .keep = store->keep, .mem = &scratch};
+    s.narrow = NEW_ARRAY(&scratch, bool, k->buf.n), s.operand = NEW_ARRAY(&scratch, bool, k->buf.n);
+    s.wide = NEW_ARRAY(&scratch, bool, k->buf.n), s.group = NEW_ARRAY(&scratch, int, k->buf.n);
+    for (uint32_t i = 0; i < k->stage.n; i++) note_stage(&s, &k->stage.at[i]);
+    choose(&s);
+    for (uint32_t b = 1; b < k->buf.n; b++) {
+        if (!s.narrow[b]) continue;
+        k->buf.at[b].type = t;
+        if (k->buf.at[b].kind == BUF_CONST) k->buf.at[b].data = converted(k, t, k->buf.at[b].data);
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) store_stage(&s, &k->stage.at[i]);
+    arena_drop(&scratch);
+}

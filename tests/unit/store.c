@@ -1,0 +1,99 @@
+/* Narrow storage: which buffers become bf16 or f16, what stays f32, and that results stay near. */
+#include "tests/unit/kernel_runs.h"
+
+/* Compares the outputs of the stages as they are with those after clustering, layout in narrow types, cutting and scheduling. */
+static Program *stored(const char *text, DType t, double room)
+{
+    static const char *const level[] = {"portable", "avx512", "avx512bf16"};
+    Program *p = program_new(text);
+    p->symbol[0] = 5;
+    program_check(p->k, "parsing");
+    program_fill(p);
+    void **want = program_reference(p);
+    program_cluster(p->k);
+    program_layout(p->k, &(Storage){.type = t});
+    program_check(p->k, "layout");
+    program_near(p, want, program_run(p, 0), "layout", room);
+    Cut *cut = program_cut(p->k, &p->mem);
+    for (size_t l = 0; l < COUNT_OF(level); l++) program_near(p, want, cut_run(p, cut, level[l]), level[l], room);
+    return p;
+}
+
+static DType type_named(const Program *p, const char *name)
+{
+    for (uint32_t b = 1; b < p->k->buf.n; b++)
+        if (!strcmp(p->k->buf.at[b].name, name)) return p->k->buf.at[b].type;
+    cr_assert_fail("no buffer %s", name);
+    return DT_NONE;
+}
+
+#define INSIDE(e, n) "0 <= " e " && " e " < " n
+
+Test(store, convolutions)
+{
+    Program *p = stored("kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3], B[16, 1, 1] out Y[1, 16, 7, 7]"
+                        " tmp a[1, 32, 7, 7] layout(0, 2, 3, 1), r[1, 32, 7, 7], s[1, 16, 7, 7]"
+                        " a[n, o, h, w] = sum(c: 3, i: 3, j: 3) X[n, c, h + i, w + j] * W[o, c, i, j]"
+                        " r[n, o, h, w] = max(a[n, o, h, w], 0)"
+                        " s[n, p, h, w] = sum(k: 32, i: 3, j: 3) guard(" INSIDE("h + i - 1", "7") " && " INSIDE("w + j - 1", "7")
+                        ", r[n, k, h + i - 1, w + j - 1], 0) * V[p, k, i, j]"
+                        " Y[n, p, h, w] = s[n, p, h, w] + B[p, 0, 0] }",
+                        DT_bf16, 0.3);
+    cr_expect_eq(type_named(p, "r.pad"), DT_bf16);
+    cr_expect_eq(type_named(p, "W"), DT_bf16);
+    cr_expect_eq(type_named(p, "V"), DT_bf16);
+    cr_expect_eq(type_named(p, "B"), DT_f32, "a bias");
+    cr_expect_eq(type_named(p, "X"), DT_f32, "an input");
+    cr_expect_eq(type_named(p, "Y"), DT_f32, "an output");
+    program_drop(p);
+}
+
+/* An input is no operand of a dot product until it is rounded; odd depths end in partial words. */
+Test(store, inputs_are_rounded_for_dots)
+{
+    Program *p = stored("kernel k() { in A[9, 21] const W[21, 40] out Y[9, 40] Y[m, n] = sum(k: 21) A[m, k] * W[k, n] }", DT_bf16, 0.1);
+    bool rows = false;
+    for (uint32_t b = 1; b < p->k->buf.n; b++) rows |= !strncmp(p->k->buf.at[b].name, "rows", 4) && p->k->buf.at[b].type == DT_bf16;
+    cr_expect(rows);
+    program_drop(p);
+    program_drop(stored("kernel k() { in A[9, 21] const W[21, 40] out Y[9, 40] Y[m, n] = sum(k: 21) A[m, k] * W[k, n] }", DT_f16, 0.02));
+    program_drop(stored("kernel k(N) { in A[N, 64], B[N, 64] out Y[N, N] tmp a[N, 64], b[N, 64] a[i, j] = A[i, j] * A[i, j] * 2 + 1"
+                        " b[i, j] = B[i, j] * B[i, j] - 0.5 Y[m, n] = sum(k: 64) a[m, k] * b[n, k] }",
+                        DT_bf16, 0.1));
+}
+
+/* What a softmax keeps while it sums is f32 and its own; what leaves it is narrow. */
+Test(store, groups_keep_their_own)
+{
+    Program *p = stored("kernel k() { in X[12, 40] const W[40, 16] out Y[12, 16] tmp x[12, 40], m[12], s[12], e[12, 40]"
+                        " x[r, c] = X[r, c] * 2 m[r] = max(c: 40) x[r, c] share 1"
+                        " s[r] = sum(c: 40) exp(x[r, c] - m[r]) keep e[r, c] then 1 / it share 1 e[r, c] = e[r, c] * s[r] share 1"
+                        " Y[r, n] = sum(c: 40) e[r, c] * W[c, n] }",
+                        DT_bf16, 0.05);
+    cr_expect_eq(type_named(p, "e"), DT_f32);
+    cr_expect_eq(type_named(p, "e.out"), DT_bf16);
+    cr_expect_eq(type_named(p, "m"), DT_f32);
+    cr_expect_eq(type_named(p, "s"), DT_f32);
+    program_drop(p);
+}
+
+/* 1001 has no 16-bit form that tells it from 1000. */
+Test(store, positions_stay)
+{
+    Program *p = stored("kernel k() { in I: i64[2000], X[2000] out Y[2000], Z[2000, 3] tmp p[2000], q[2000, 3]"
+                        " p[i] = exp(f32(I[i]) * 0.125) + f32(I[i]) + 1000 q[i, j] = p[i] * 2 + tanh(p[i])"
+                        " Y[i] = X[i] + p[i] + tanh(q[i, 0]) Z[i, j] = q[i, j] + q[i, 2 - j] }",
+                        DT_bf16, 1e-4);
+    program_drop(p);
+}
+
+/* Large activations become the largest f16, not infinity; weights f16 cannot hold stay. */
+Test(store, f16_saturates)
+{
+    Program *p = stored("kernel k() { in A[9, 20] const W[20, 40], V[40, 16] out Y[9, 16] tmp a[9, 40]"
+                        " a[m, n] = sum(k: 20) A[m, k] * W[k, n] then it * 1000000"
+                        " Y[i, o] = sum(j: 40) a[i, j] * V[j, o] then select(it < 1e8 && -1e8 < it, 1.0, 0.0) }",
+                        DT_f16, 0);
+    cr_expect_eq(type_named(p, "a"), DT_f16);
+    program_drop(p);
+}
