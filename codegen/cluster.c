@@ -10,6 +10,7 @@
  *   absorb      The visited stage, if it only computes a value and alone reads a stage it has the index of, becomes that stage's
  *               epilogue: convolution + bias + activation + residual + requantization. The pair takes the later place, where
  *               all operands exist; a member of a shared group stays in its place and takes only what exists there.
+ *   distribute  The visited stage, if it alone reads a result that several stages put together, element by element, goes to each of them.
  *   dead        Stages nobody reads go.
  *   retarget    A stage that only copies a temporary to a place inside another buffer (Concat) goes: the producer stores there and all other
  *               readers read there. Visited last to first, so that nested concatenations settle in one pass.
@@ -206,10 +207,12 @@ static void inline_into(Cluster *c, uint32_t stage)
 }
 
 /* ---- absorb ---- */
-/* A digit of an axis in a mixed radix: (axis / by) % of; of 0: the most significant one. */
+enum { MAX_DIGITS = 2 * MAX_RANK };
+/* A digit of an axis in a mixed radix: (axis / by) % of; of 0: the most significant one. value: said by the stage that is read. */
 typedef struct Digit {
     int axis;
     int64_t by, of;
+    Expr value;
 } Digit;
 
 static bool digit_of(const Kernel *k, Expr e, Digit *d)
@@ -222,51 +225,74 @@ static bool digit_of(const Kernel *k, Expr e, Digit *d)
     return d->axis != 0;
 }
 
+/* How many values a digit has; 0: it is not known to divide its axis. */
+static Expr digit_size(Kernel *k, const Digit *d)
+{
+    Expr by = expr_index(k, d->by), size = d->of ? expr_index(k, d->of) : expr_div(k, k->axis.at[d->axis].extent, by);
+    Expr all = expr_mul(k, size, by), extent = k->axis.at[d->axis].extent;
+    return all == extent || (d->of && expr_is(k, expr_mod(k, extent, all), 0)) ? size : 0;
+}
+
+/* Takes an index of what is read apart into digits, the least significant one first, each said with `at`, the axis of the stage that
+ * made it. Yields how many; -1: the index is no number made of digits. */
+static int digits_of(Kernel *k, Expr index, Expr at, Expr extent, Digit *digit, int room)
+{
+    Lin l = lin_of(k, index);
+    int n = 0;
+    if (!l.ok || l.base || l.n > room) return -1;
+    Expr counts = expr_index(k, 1);
+    while (n < l.n) {
+        int next = -1;
+        for (int i = 0; i < l.n; i++)
+            if (expr_is(k, counts, l.term[i].by)) next = i;
+        if (next < 0 || !digit_of(k, l.term[next].atom, &digit[n])) return -1;
+        Expr size = digit_size(k, &digit[n]);
+        if (!size) return -1;
+        digit[n].value = expr_div(k, at, counts);
+        if (++n < l.n) digit[n - 1].value = expr_mod(k, digit[n - 1].value, size);
+        counts = expr_mul(k, counts, size);
+    }
+    return counts == extent ? n : -1;
+}
+
 /* Says each axis of the reader with the axes of the stage it reads: load's indices must be all digits of all the reader's axes. */
 static bool invert(Kernel *k, const Compute *def, const Compute *reader, Expr load, Expr *map)
 {
     ExprNode n = *expr_node(k, load);
-    Digit digit[MAX_RANK];
-    int used = 0, rank = k->buf.at[def->out].rank;
+    Digit digit[MAX_DIGITS];
+    int digits = 0, used = 0, rank = k->buf.at[def->out].rank;
     for (int d = 0; d < rank; d++) {
-        digit[d] = (Digit){0};
-        if (expr_is(k, n.arg[d], 0) && expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) {
-            used++;
-            continue;
-        }
-        if (!digit_of(k, n.arg[d], &digit[d])) return false;
+        Expr extent = k->axis.at[axis_of_index(k, def->at[d])].extent;
+        if (expr_is(k, n.arg[d], 0) && expr_is(k, extent, 1)) continue;
+        int more = digits_of(k, n.arg[d], def->at[d], extent, digit + digits, MAX_DIGITS - digits);
+        if (more < 0) return false;
+        digits += more;
     }
     for (int r = 0; r < reader->rank; r++) {
         int a = reader->space[r];
-        int64_t by = 1, extent = expr_constant(k, k->axis.at[a].extent, -1);
-        Expr sum = expr_index(k, 0), size = k->axis.at[a].extent;
-        bool more = !expr_is(k, size, 1), whole = false;
-        for (int d = 0; d < rank && !more;
-             d++) { /* one element: the axis stays an axis, so that the next reader finds it */
-            if (digit[d].axis != a) continue;
-            sum = def->at[d], digit[d].axis = 0, used++;
-            if (!expr_is(k, k->axis.at[axis_of_index(k, def->at[d])].extent, 1)) return false;
-            break;
+        int64_t by = 1;
+        Expr sum = expr_index(k, 0);
+        bool whole = expr_is(k, k->axis.at[a].extent, 1); /* one element: nothing need choose it */
+        for (int at = 0; at < digits; at++) {
+            const Digit *d = &digit[at];
+            if (d->axis != a || d->by != by || (whole && by > 1)) continue;
+            sum = expr_add(k, sum, expr_mul(k, d->value, expr_index(k, by)));
+            used++, by *= d->of ? d->of : 1, at = d->of ? -1 : digits, whole = !d->of;
         }
-        while (more) {
-            int at = -1;
-            for (int d = 0; d < rank; d++)
-                if (digit[d].axis == a && digit[d].by == by) at = d;
-            if (at < 0) return false;
-            Expr mine = k->axis.at[axis_of_index(k, def->at[at])].extent;
-            whole = by == 1 && !digit[at].of;
-            if (whole ? mine != size : expr_constant(k, mine, -2) != (digit[at].of ? digit[at].of : extent / by))
-                return false;
-            sum = expr_add(k, sum, expr_mul(k, def->at[at], expr_index(k, by)));
-            used++;
-            by *= whole ? 1 : expr_constant(k, mine, 0);
-            more = !whole && by < extent;
-            digit[at].axis = 0;
-            if (!whole && (extent < 0 || extent % by)) return false;
-        }
+        if (!whole) return false;
         map[a] = sum;
     }
-    return used == rank;
+    return used == digits;
+}
+
+/* Along which dimension do elements lie side by side? */
+static int beside_dim(Kernel *k, const Buf *b)
+{
+    for (int i = b->layout.n ? b->layout.n : b->rank; i--;) {
+        int d = b->layout.n ? b->layout.axis[i].dim : i;
+        if (!expr_is(k, b->dim[d], 1)) return d;
+    }
+    return -1;
 }
 
 /* The same where the reader passes point by point over all the stage stores, whatever indices it stores at: channel g * M + m. */
@@ -294,11 +320,18 @@ static bool follow(Kernel *k, const Compute *def, const Compute *reader, Expr lo
 static bool keeps_order(Kernel *k, const Compute *def, const Compute *reader, const Expr *map)
 {
     if (expr_node(k, reader->value)->kind != E_LOAD) return true;
-    int from = innermost_dim(&k->buf.at[def->out]), to = innermost_dim(&k->buf.at[reader->out]);
+    int from = beside_dim(k, &k->buf.at[def->out]), to = beside_dim(k, &k->buf.at[reader->out]);
     if (from < 0 || to < 0) return true;
     int a = axis_of_index(k, def->at[from]);
-    Expr at = expr_map(k, reader->at[to], map);
-    return expr_is(k, k->axis.at[a].extent, 1) || !a || expr_uses(k, at, a);
+    if (!a || expr_is(k, k->axis.at[a].extent, 1)) return true;
+    Lin l = lin_of(k, expr_map(k, reader->at[to], map));
+    bool kept = false, cut = false; /* cut in pieces that do not lie side by side: a shuffle */
+    for (int i = 0; i < l.n; i++) {
+        const ExprNode *n = expr_node(k, l.term[i].atom);
+        bool piece = n->kind == E_PRIM && n->prim == P_mod && n->arg[0] == def->at[from];
+        kept = kept || expr_uses(k, l.term[i].atom, a), cut = cut || (piece && l.term[i].by != 1);
+    }
+    return kept && !cut;
 }
 
 static bool defined_before(const Cluster *c, uint32_t stage, const LoadList *l, int but, uint32_t place)
@@ -314,6 +347,21 @@ static bool forget(Cluster *c, const Compute *s) /* empties the map of a stage's
 {
     for (int d = 0; d < s->rank; d++) c->map[s->space[d]] = 0;
     return false;
+}
+
+/* The stage that the reader's formula is applied to, storing where the reader does. map: the reader's axes, said with those of d. */
+static Compute with_epilogue(Kernel *k, Compute d, const Compute *r, Expr load, const Expr *map)
+{
+    DType type = (DType)expr_node(k, d.value)->type;
+    Expr before = d.how ? (d.epilogue ? d.epilogue : expr_it(k, type)) : d.value;
+    Expr mark = expr_it(k, (DType)expr_node(k, load)->type);
+    Expr after = expr_map(k, expr_replace(k, r->value, load, mark), map);
+    Expr both = expr_replace(k, after, mark, before);
+    if (d.how) d.epilogue = expr_node(k, both)->kind == E_IT ? 0 : both;
+    else d.value = both;
+    d.out = r->out;
+    for (int i = 0; i < MAX_RANK; i++) d.at[i] = i < k->buf.at[r->out].rank ? expr_map(k, r->at[i], map) : 0;
+    return d;
 }
 
 static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
@@ -336,15 +384,7 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     Expr *map = c->map;
     bool fits = at_axes ? invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) : follow(k, &d, &r, load, map);
     if (!fits || c->cost[def] + c->cost[stage] > 2 * MOST) return forget(c, &r);
-    DType type = (DType)expr_node(k, d.value)->type;
-    Expr before = d.how ? (d.epilogue ? d.epilogue : expr_it(k, type)) : d.value;
-    Expr mark = expr_it(k, (DType)expr_node(k, load)->type);
-    Expr after = expr_map(k, expr_replace(k, r.value, load, mark), map);
-    Expr both = expr_replace(k, after, mark, before);
-    if (d.how) d.epilogue = expr_node(k, both)->kind == E_IT ? 0 : both;
-    else d.value = both;
-    d.out = r.out;
-    for (int i = 0; i < MAX_RANK; i++) d.at[i] = i < k->buf.at[r.out].rank ? expr_map(k, r.at[i], map) : 0;
+    d = with_epilogue(k, d, &r, load, map);
     forget(c, &r);
     uint32_t place = stays ? def : stage, gone = stays ? stage : def;
     if (!stays) d.share = r.share;
@@ -356,9 +396,9 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
 }
 
 /* Into the latest of the stages it reads: that one can wait for nobody else. */
-static void absorb(Cluster *c, uint32_t stage)
+static bool absorb(Cluster *c, uint32_t stage)
 {
-    if (!stage_is_plain(&c->k->stage.at[stage]) || c->k->stage.at[stage].share) return;
+    if (!stage_is_plain(&c->k->stage.at[stage]) || c->k->stage.at[stage].share) return false;
     for (uint32_t tried = UINT32_MAX;;) {
         Expr best = 0;
         uint32_t at = 0;
@@ -366,9 +406,66 @@ static void absorb(Cluster *c, uint32_t stage)
             const struct Use *u = &c->use[expr_node(c->k, c->load[stage].at.at[i])->id];
             if (u->defs && u->def < tried && (!best || u->def > at)) best = c->load[stage].at.at[i], at = u->def;
         }
-        if (!best || try_absorb(c, stage, best)) return;
+        if (!best) return false;
+        if (try_absorb(c, stage, best)) return true;
         tried = at;
     }
+}
+
+/* ---- distribute ---- */
+/* May the stage's formula be applied to each of the stages that put together what it reads, all of it, element by element? */
+static bool may_distribute(Cluster *c, uint32_t stage, Expr load)
+{
+    Kernel *k = c->k;
+    const Compute *r = &k->stage.at[stage];
+    ExprNode n = *expr_node(k, load);
+    const struct Use *u = &c->use[n.id];
+    if (k->buf.at[n.id].kind != BUF_TMP || u->defs < 2 || u->writer.n != u->defs || readers(c, (int)n.id) != 1)
+        return false;
+    if (!is_single(c, r->out)) return false;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++)
+        if (c->load[stage].at.at[i] != load && expr_node(k, c->load[stage].at.at[i])->id == n.id) return false;
+    for (uint32_t i = 0; i < u->writer.n; i++) {
+        uint32_t w = u->writer.at[i];
+        const Compute *d = &k->stage.at[w];
+        if (w >= stage || d->scan || d->where || d->update || d->keep || d->share || d->check || reads(c, w, (int)n.id))
+            return false;
+        LoadList places = {0};
+        for (int j = 0; j < k->buf.at[d->out].rank; j++) loads_of(k, c->mem, d->at[j], &places);
+        if (places.at.n) return false; /* where data says: some elements may not be written here */
+        bool follows = follow(k, d, r, load, c->map);
+        forget(c, r);
+        if (!follows || c->cost[w] + c->cost[stage] > 2 * MOST ||
+            !defined_before(c, stage, &c->load[stage], (int)n.id, w))
+            return false;
+    }
+    return true;
+}
+
+/* What reads a result made in pieces (of Concat, of the phases of a transposed convolution) goes to each of its pieces. */
+static bool distribute(Cluster *c, uint32_t stage)
+{
+    Kernel *k = c->k;
+    Compute r = k->stage.at[stage];
+    Expr load = 0;
+    if (!stage_is_plain(&r) || r.share) return false;
+    for (uint32_t i = 0; i < c->load[stage].at.n && !load; i++)
+        if (may_distribute(c, stage, c->load[stage].at.at[i])) load = c->load[stage].at.at[i];
+    if (!load) return false;
+    ExprNode n = *expr_node(k, load);
+    struct Use *from = &c->use[n.id], *to = &c->use[r.out];
+    c->dead[stage] = true, c->load[stage].at.n = 0, to->writer.n = to->defs = 0;
+    for (uint32_t i = 0; i < from->writer.n; i++) {
+        uint32_t w = from->writer.at[i];
+        follow(k, &k->stage.at[w], &r, load, c->map);
+        k->stage.at[w] = with_epilogue(k, k->stage.at[w], &r, load, c->map);
+        vec_push(c->mem, &to->writer, w), to->defs++, to->def = w;
+        forget(c, &r), note_loads(c, w);
+    }
+    from->writer.n = from->defs = 0;
+    for (uint32_t i = 0; i < to->writer.n; i++) inline_into(c, to->writer.at[i]), absorb(c, to->writer.at[i]);
+    to->def = to->writer.at[to->writer.n - 1]; /* the last one, wherever its formula went */
+    return true;
 }
 
 /* ---- dead stages ---- */
@@ -569,7 +666,7 @@ Kernel *program_cluster(Kernel *k)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         fold_constants(&c, i);
         inline_into(&c, i);
-        absorb(&c, i);
+        if (!absorb(&c, i)) distribute(&c, i);
     }
     sweep(&c);
     note_program(&c);

@@ -14,7 +14,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { PANEL = 16, FEW_CHANNELS = 8 };
+enum { PANEL = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
 
 typedef struct Halo {
     int from, to;
@@ -105,8 +105,11 @@ static bool is_turned(Kernel *k, const Compute *s)
 {
     const Buf *b = &k->buf.at[s->out];
     Contraction c;
-    if (b->kind != BUF_OUT || b->rank < 3 || s->scan || !stage_at_axes(k, s) || !contraction_of(k, s, &c)) return false;
-    int channel = axis_of_index(k, s->at[1]);
+    if (b->kind != BUF_OUT || b->rank < 3 || s->scan || !contraction_of(k, s, &c)) return false;
+    int channel = 0;
+    for (int d = 0; d < s->rank; d++)
+        if (expr_uses(k, s->at[1], s->space[d])) channel = channel ? -1 : s->space[d];
+    if (channel <= 0) return false;
     const ExprNode *l = expr_node(k, c.left), *r = expr_node(k, c.right);
     bool by_left = l->kind == E_LOAD && k->buf.at[l->id].kind == BUF_CONST && expr_uses(k, c.left, channel) &&
                    !expr_uses(k, c.right, channel);
@@ -664,6 +667,66 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     order_reduces(s, inner);
 }
 
+/* The axis that alone chooses what is read, as a digit of it; 0: there is none, or it is the index itself. */
+static int digit_axis(Kernel *k, const Compute *s, const ExprNode *load)
+{
+    int axis = 0;
+    bool moved = false;
+    for (int i = 0; i < s->rank; i++)
+        for (int d = 0; d < k->buf.at[load->id].rank; d++) {
+            if (!expr_uses(k, load->arg[d], s->space[i])) continue;
+            if (axis && axis != s->space[i]) return 0;
+            axis = s->space[i], moved = moved || !expr_step(k, load->arg[d], axis);
+        }
+    for (int i = 0; i < s->reduces; i++)
+        for (int d = 0; d < k->buf.at[load->id].rank; d++)
+            if (expr_uses(k, load->arg[d], s->reduce[i])) return 0;
+    return moved ? axis : 0;
+}
+
+/* The same values in the order the axis reads them: w[i % n] as a constant over i. */
+static int repeated(Kernel *k, const ExprNode *load, int axis, int64_t n)
+{
+    Buf b = k->buf.at[load->id];
+    size_t bytes = (size_t)dtypes[b.type].bytes;
+    Tensor *to = tensor_new(k->mem, b.type, 1, &n);
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t from = 0;
+        map[axis] = expr_index(k, i);
+        for (int d = 0; d < b.rank; d++) {
+            int64_t at = expr_constant(k, expr_map(k, load->arg[d], map), -1);
+            if (at < 0 || at >= b.data->dim[d]) return 0;
+            from = from * b.data->dim[d] + at;
+        }
+        memcpy((char *)(void *)to->data + (size_t)i * bytes, (const char *)b.data->data + (size_t)from * bytes, bytes);
+    }
+    b.name = arena_printf(k->mem, "%s.repeated", b.name), b.rank = 1, b.dim[0] = expr_index(k, n), b.data = to;
+    b.layout.n = 0, b.source = 0;
+    return kernel_buf(k, b);
+}
+
+/* Constants read at a digit of an axis would be gathered, lane by lane. */
+static void repeat_constants(Layer *l, Compute *s)
+{
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        Expr load = loads.at.at[i];
+        ExprNode n = *expr_node(k, load);
+        const Buf *b = &k->buf.at[n.id];
+        if (b->kind != BUF_CONST || !b->data || !b->data->data || b->layout.n || dtypes[b->type].bits % 8) continue;
+        int axis = digit_axis(k, s, &n);
+        int64_t size = axis ? expr_constant(k, k->axis.at[axis].extent, 0) : 0;
+        int to = size > 0 && size <= MOST_REPEATED ? repeated(k, &n, axis, size) : 0;
+        if (!to) continue;
+        Expr read = expr_load(k, to, (Expr[MAX_RANK]){expr_axis(k, axis)});
+        s->value = expr_replace(k, s->value, load, read);
+        if (s->epilogue) s->epilogue = expr_replace(k, s->epilogue, load, read);
+    }
+}
+
 /* Depthwise sums and the like: constants turn so that the innermost axis of the output is contiguous in them too. */
 static void settle_sum(Layer *l, Compute *s)
 {
@@ -699,6 +762,7 @@ static void settle_operands(Layer *l)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         Contraction c;
+        if (s.how) repeat_constants(l, &s);
         if (contraction_of(k, &s, &c)) settle_contraction(l, &s, &c);
         else if (s.how && s.reduces) settle_sum(l, &s);
         append(l, s);

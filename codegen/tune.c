@@ -18,6 +18,7 @@
 enum {
     LANES = 16,
     SMALL = 4,
+    SOME = 4, /* neighbours together, of an unknown number */
     ITEMS = 48,
     UNKNOWN = 64,
     GATHER = 24,
@@ -366,19 +367,33 @@ static void tune_map(Tuner *u, const Compute *c)
 }
 
 /* ---- reductions ---- */
+static bool is_under_window(Tuner *u, const Compute *c, int axis) /* do windows move along it? */
+{
+    Kernel *k = u->k;
+    LoadList loads = {0};
+    loads_of(k, u->mem, c->value, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        for (int d = 0; d < k->buf.at[n.id].rank; d++)
+            for (int j = 0; j < c->reduces; j++)
+                if (expr_uses(k, n.arg[d], axis) && expr_uses(k, n.arg[d], c->reduce[j])) return true;
+    }
+    return false;
+}
+
 /* Another space axis whose neighbours read mostly the same: a few of its values are kept in registers. */
 static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order *o, int lane, int64_t *tile)
 {
     Kernel *k = u->k;
     int most = u->t->registers / 2 / (LANES / (u->t->lanes ? u->t->lanes : 1)); /* half of the registers accumulate */
     if (most > 7) most = 7;
-    (void)c;
     for (int i = o->n; i--;) {
         int x = o->axis[i];
-        if (x == lane || extent(k, x) < 2) continue;
+        if (x == lane || extent(k, x) == 0 || extent(k, x) == 1) continue;
+        if (extent(k, x) < 0 && !is_under_window(u, c, x)) continue; /* a batch may be one */
         bool same = false;
         for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
-        *tile = best_divisor(extent(k, x), most < 2 ? 2 : most);
+        *tile = extent(k, x) < 0 ? SOME : best_divisor(extent(k, x), most < 2 ? 2 : most);
         if (same && *tile > 1) return x;
     }
     return 0;

@@ -420,6 +420,28 @@ static Expr shrink(Kernel *k, Expr r, int64_t c) /* r / c with a common factor t
     return expr_div(k, sum_expr(&s), expr_index(k, c / g));
 }
 
+/* r = g * x + low, low in [0, g), g a divisor of c: low changes nothing of r / c and stays as it is in r % c. 0: there is no such g. */
+static Expr split_low(Kernel *k, Prim p, Expr r, int64_t c)
+{
+    Sum s = sum_of(k, r, 0, 0);
+    if (s.full || dim_known(s.dim) || s.n < 2) return 0;
+    for (int t = 0; t < s.n; t++) {
+        int64_t g = gcd(s.term[t].c, c);
+        if (g <= 1) continue;
+        Sum high = {.k = k}, low = {.k = k};
+        for (int i = 0; i < s.n; i++)
+            if (s.term[i].c % g == 0) sum_term(&high, s.term[i].e, s.term[i].c / g);
+            else sum_term(&low, s.term[i].e, s.term[i].c);
+        sum_constant(&low, s.constant);
+        Expr x = sum_expr(&high), rest = sum_expr(&low);
+        if (!low.n || !below(k, rest, expr_index(k, g)) || range_now(k, x).lo < 0) continue;
+        Expr by = expr_index(k, c / g);
+        if (p == P_div) return expr_div(k, x, by);
+        return expr_add(k, expr_mul(k, expr_mod(k, x, by), expr_index(k, g)), rest);
+    }
+    return 0;
+}
+
 static Expr fold_division(Kernel *k, Prim p, Expr a, Expr b)
 {
     Expr q, r, e;
@@ -434,6 +456,7 @@ static Expr fold_division(Kernel *k, Prim p, Expr a, Expr b)
     if (below(k, r, b)) return p == P_div ? q : r;
     if (range_now(k, r).lo < 0) return 0;
     if (!expr_is(k, q, 0)) return p == P_div ? expr_add(k, q, expr_div(k, r, b)) : expr_mod(k, r, b);
+    if (constant && (e = split_low(k, p, r, c))) return e;
     return constant && p == P_div ? shrink(k, r, c) : 0;
 }
 

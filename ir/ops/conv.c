@@ -3,7 +3,6 @@
  * Conv is one contraction: Y[n, g*M+m, y...] = sum over (c, i...) of X[n, g*C+c, y*s + i*d - p...] * W[g*M+m, c, i...], the load of X
  * guarded only where padding exists, the bias an epilogue. One group has no group axis; one channel a group (depthwise) has no
  * channel reduction, so that it vectorises over channels.
- * ConvTranspose with stride s is s dense convolutions, one per output phase (y + p) mod s, interleaved: no zero is multiplied.
  * ConvDot (octet) is Conv over u8/i8 with i32 sums of raw products: what every quantized convolution expands into; padding has
  * the value P, the zero point of X. */
 #include "ir/ops/emit.h"
@@ -16,17 +15,17 @@
 #define CONV_ATTRS WINDOW_ATTRS "group:int=1 "
 
 /* ---- shape rules ---- */
-static bool check_groups(Infer *c, Dim channels, Dim per_group, int64_t group)
+bool window_groups(Infer *c, Dim channels, Dim per_group, int64_t group)
 {
     if (group < 1) return infer_error(c, "group is %lld, expected a positive number", (long long)group);
     return require_eq(c, channels, dim_mul(c->d, per_group, DIM(c, group)), "channels of X and of W times group");
 }
 
-static bool check_channels(Infer *c, uint32_t i, Dim channels, const char *why)
+bool window_bias(Infer *c, uint32_t i, Dim channels)
 {
     if (in_rank(c, i) < 0) return true;
-    if (in_rank(c, i) != 1) return infer_error(c, "%s has rank %d, expected 1", why, in_rank(c, i));
-    return require_eq(c, in_dim(c, i, 0), channels, why);
+    if (in_rank(c, i) != 1) return infer_error(c, "B has rank %d, expected 1", in_rank(c, i));
+    return require_eq(c, in_dim(c, i, 0), channels, "B");
 }
 
 static bool finish_conv(Infer *c, uint32_t wi, uint32_t bias)
@@ -38,10 +37,10 @@ static bool finish_conv(Infer *c, uint32_t wi, uint32_t bias)
     const char *why = NULL;
     if (!window_read(&w, c->d, c->n, x, wt->dim + 2, &why)) return infer_error(c, "%s", why);
     int64_t group = node_int(c->n, "group"), m;
-    if (!check_groups(c, x->dim[1], wt->dim[1], group)) return false;
+    if (!window_groups(c, x->dim[1], wt->dim[1], group)) return false;
     if (dim_is_const(c->d, wt->dim[0], &m) && m % group)
         return infer_error(c, "%lld output channels do not divide into %lld groups", (long long)m, (long long)group);
-    if (bias && in_has(c, bias) && !check_channels(c, bias, wt->dim[0], "B")) return false;
+    if (bias && in_has(c, bias) && !window_bias(c, bias, wt->dim[0])) return false;
     Dim out[MAX_RANK] = {x->dim[0], wt->dim[0]};
     for (int i = 0; i < w.n; i++) {
         out[i + 2] = w.out[i];
@@ -52,29 +51,6 @@ static bool finish_conv(Infer *c, uint32_t wi, uint32_t bias)
 
 static bool infer_conv(Infer *c) { return finish_conv(c, 1, 2); }
 static bool infer_conv_dot(Infer *c) { return finish_conv(c, 1, 0); }
-
-static bool infer_conv_transpose(Infer *c)
-{
-    const Type *x = in_type(c, 0), *wt = in_type(c, 1);
-    if (x->rank < 0 || wt->rank < 0) return out_unknown(c, 0);
-    if (wt->rank != x->rank) return infer_error(c, "W has rank %d, expected %d, the rank of X", wt->rank, x->rank);
-    Window w;
-    const char *why = NULL;
-    if (!window_read_transposed(&w, c->d, c->n, x, wt->dim + 2, &why)) return infer_error(c, "%s", why);
-    int64_t group = node_int(c->n, "group"), channels;
-    if (!check_groups(c, x->dim[1], dim_fdiv(c->d, wt->dim[0], DIM(c, group < 1 ? 1 : group)), group)) return false;
-    if (dim_is_const(c->d, wt->dim[0], &channels) && channels % group)
-        return infer_error(c, "%lld input channels do not divide into %lld groups", (long long)channels,
-                           (long long)group);
-    Dim m = dim_mul(c->d, wt->dim[1], DIM(c, group));
-    if (in_has(c, 2) && !check_channels(c, 2, m, "B")) return false;
-    Dim out[MAX_RANK] = {x->dim[0], m};
-    for (int i = 0; i < w.n; i++) {
-        out[i + 2] = w.out[i];
-        if (!require_ge(c, w.out[i], DIM(c, 0), "output size of ConvTranspose")) return false;
-    }
-    return out_shape(c, 0, x->rank, out);
-}
 
 /* ---- lowering ---- */
 typedef struct Conv {
@@ -186,140 +162,6 @@ static void lower_conv_dot(Lower *l)
     conv_stage(l, &c, 0);
 }
 
-/* ---- transposed ----
- * Dimension by dimension one of: dense (stride 1): index y + p - i*d; phases (dilation 1): y + p = s*q + r, taps i = r + s*t, index
- * q - t; gather (both): taps i, kept where y + p - i*d is a multiple of s. */
-typedef enum Form { FORM_DENSE, FORM_PHASES, FORM_GATHER } Form;
-
-static Form transposed_form(const Window *w, int i, bool room)
-{
-    if (w->stride[i] == 1) return FORM_DENSE;
-    return w->dilation[i] == 1 && room ? FORM_PHASES : FORM_GATHER;
-}
-
-typedef struct Taps {
-    Form form;
-    Expr index, tap, cond, tap_cond;
-    Dim quotients;
-    int phase;
-} Taps; /* tap_cond: the last taps of some phases do not exist */
-
-static Expr inside(Kernel *k, Expr index, Dim size)
-{
-    return expr_and(k, expr_le(k, expr_index(k, 0), index), expr_lt(k, index, expr_dim(k, size)));
-}
-
-static Taps transposed_taps(Lower *l, Conv *c, int i, bool room)
-{
-    Kernel *k = l->k;
-    const Window *w = &c->w;
-    Dims *d = k->dim;
-    Dim s = dim_const(d, w->stride[i]), one = dim_const(d, 1);
-    Taps t = {.form = transposed_form(w, i, room)};
-    if (t.form == FORM_PHASES) {
-        t.quotients = dim_cdiv(d, dim_add(d, w->out[i], w->lo[i]), s);
-        t.phase = push_space(c, low_axis(l, expr_dim(k, s)));
-        c->at[i] = push_space(c, low_axis(l, expr_dim(k, t.quotients)));
-        c->tap[i] = push_reduce(c, low_axis(l, expr_dim(k, dim_cdiv(d, w->kernel[i], s))));
-        t.index = expr_sub(k, expr_axis(k, c->at[i]), expr_axis(k, c->tap[i]));
-        t.tap = expr_add(k, expr_axis(k, t.phase), expr_mul(k, expr_axis(k, c->tap[i]), expr_dim(k, s)));
-        t.cond = inside(k, t.index, w->in[i]);
-        Dim q;
-        if (!dim_exact(d, w->kernel[i], s, &q)) t.tap_cond = expr_lt(k, t.tap, expr_dim(k, w->kernel[i]));
-        return t;
-    }
-    t.quotients = w->out[i];
-    c->at[i] = push_space(c, low_axis(l, expr_dim(k, w->out[i])));
-    t.tap = expr_axis(k, c->tap[i] = push_reduce(c, low_axis(l, expr_dim(k, w->kernel[i]))));
-    Expr y = expr_add(k, expr_axis(k, c->at[i]), expr_dim(k, w->lo[i]));
-    Expr from = expr_sub(k, y, expr_mul(k, t.tap, expr_index(k, w->dilation[i])));
-    t.index = from, t.cond = 0;
-    if (t.form == FORM_GATHER) {
-        /* Shifted by a multiple of the stride so that what is divided is never negative. */
-        Dim shift = dim_mul(d, dim_mul(d, dim_sub(d, w->kernel[i], one), dim_const(d, w->dilation[i])), one);
-        Expr moved = expr_add(k, from, expr_mul(k, expr_dim(k, shift), expr_dim(k, s)));
-        t.cond = expr_prim(k, P_eq, expr_mod(k, moved, expr_dim(k, s)), expr_index(k, 0), 0);
-        t.index = expr_sub(k, expr_div(k, moved, expr_dim(k, s)), expr_dim(k, shift));
-    }
-    t.cond = expr_and(k, t.cond, inside(k, t.index, w->in[i]));
-    return t;
-}
-
-/* Where the phases' results stand in the output: Y[y] = Z[(y + p) mod s, (y + p) / s]. */
-static void interleave(Lower *l, const Conv *c, int z, const Taps *taps, int bias, Dim per_group, bool grouped)
-{
-    Kernel *k = l->k;
-    int axis[MAX_RANK], n = 0;
-    Expr at[MAX_RANK] = {0};
-    low_axes(l, c->y, axis);
-    at[n++] = expr_axis(k, axis[0]);
-    Expr channel = expr_axis(k, axis[1]), m = expr_dim(k, per_group);
-    if (grouped) at[n++] = expr_div(k, channel, m), at[n++] = expr_mod(k, channel, m);
-    else at[n++] = channel;
-    for (int i = 0; i < c->w.n; i++) {
-        Expr y = expr_axis(k, axis[i + 2]), s = expr_index(k, c->w.stride[i]);
-        if (taps[i].form != FORM_PHASES) {
-            at[n++] = y;
-            continue;
-        }
-        y = expr_add(k, y, expr_dim(k, c->w.lo[i]));
-        at[n++] = expr_mod(k, y, s), at[n++] = expr_div(k, y, s);
-    }
-    Expr value = expr_load(k, z, at);
-    if (bias) value = expr_add(k, value, expr_cast(k, c->acc, expr_load(k, bias, (Expr[MAX_RANK]){channel})));
-    low_stage(l, c->y, axis, low_rank(l, c->y), low_store_as(l, c->y, value));
-}
-
-static void lower_conv_transpose(Lower *l)
-{
-    Kernel *k = l->k;
-    Conv c = {.x = low_in(l, 0),
-              .weights = low_in(l, 1),
-              .y = low_out(l, 0),
-              .acc = dtype_compute(low_type(l, low_in(l, 0)))};
-    const Type *xt = low_in_type(l, 0), *wt = low_in_type(l, 1);
-    const char *why = NULL;
-    bool good = window_read_transposed(&c.w, k->dim, l->n, xt, wt->dim + 2, &why);
-    assert(good && "infer accepted this node");
-    (void)good;
-    low_channels_last(l, c.x), low_channels_last(l, c.y);
-    int64_t group = node_int(l->n, "group");
-    Dim per_group_in = dim_fdiv(k->dim, wt->dim[0], dim_const(k->dim, group));
-    c.n = expr_axis(k, push_space(&c, low_axis(l, low_dim(l, c.y, 0))));
-    Expr g = group > 1 ? expr_axis(k, push_space(&c, low_axis(l, expr_index(k, group)))) : 0;
-    Expr o = expr_axis(k, push_space(&c, low_axis(l, low_dim(l, c.weights, 1))));
-    Expr in = expr_axis(k, push_reduce(&c, low_axis(l, expr_dim(k, per_group_in))));
-    if (g) in = expr_add(k, expr_mul(k, g, expr_dim(k, per_group_in)), in);
-    bool room = c.spaces + 2 * c.w.n <= MAX_RANK, phases = false;
-    Taps taps[MAX_SPATIAL];
-    Expr x[MAX_RANK] = {c.n, in}, w[MAX_RANK] = {in, o}, cond = 0, tap_cond = 0;
-    for (int i = 0; i < c.w.n; i++) {
-        taps[i] = transposed_taps(l, &c, i, room);
-        x[i + 2] = taps[i].index, w[i + 2] = taps[i].tap;
-        cond = expr_and(k, cond, taps[i].cond), tap_cond = expr_and(k, tap_cond, taps[i].tap_cond);
-        phases |= taps[i].form == FORM_PHASES;
-    }
-    DType t = low_type(l, c.x);
-    Expr left = expr_guard(k, cond, expr_load(k, c.x, x), low_const(l, t, 0)), right = expr_load(k, c.weights, w);
-    if (tap_cond) right = expr_guard(k, tap_cond, right, low_const(l, t, 0));
-    Expr value = expr_mul(k, expr_cast(k, c.acc, left), expr_cast(k, c.acc, right)), it = expr_it(k, c.acc);
-    Expr channel = g ? expr_add(k, expr_mul(k, g, low_dim(l, c.weights, 1)), o) : o;
-    int bias = low_in(l, 2);
-    if (phases) {
-        Expr dim[MAX_RANK];
-        for (int i = 0; i < c.spaces; i++) dim[i] = k->axis.at[c.space[i]].extent;
-        int z = low_temp(l, c.acc, c.spaces, dim);
-        low_reduce(l, z, c.space, c.spaces, c.reduce, c.reduces, P_add, value, 0);
-        interleave(l, &c, z, taps, bias, wt->dim[1], g != 0);
-        return;
-    }
-    if (bias) it = expr_add(k, it, expr_cast(k, c.acc, expr_load(k, bias, (Expr[MAX_RANK]){channel})));
-    Compute *s = low_reduce(l, c.y, c.space, c.spaces, c.reduce, c.reduces, P_add, value, low_store_as(l, c.y, it));
-    memset(s->at, 0, sizeof s->at);
-    s->at[0] = c.n, s->at[1] = channel;
-    for (int i = 0; i < c.w.n; i++) s->at[i + 2] = expr_axis(k, c.at[i]);
-}
-
 /* ---- ConvInteger: x, w, x_zero_point?, w_zero_point? ---- */
 static bool expand_conv_integer(Expand *x)
 {
@@ -330,9 +172,6 @@ static bool expand_conv_integer(Expand *x)
 const OpDef ops_conv[] = {
     OP(Conv, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float", .attrs = CONV_ATTRS, .infer = infer_conv,
        .lower = lower_conv, .quant = QUANT_INTEGER, .integer = "ConvInteger", .w_channel = 0, .y_channel = 1, .x_input = 1, .w_input = 1),
-    OP(ConvTranspose, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float",
-       .attrs = CONV_ATTRS "output_padding:ints output_shape:ints", .infer = infer_conv_transpose,
-       .lower = lower_conv_transpose),
     OP(ConvInteger, .since = 10, .sig = "x:T w:U x_zero_point:T? w_zero_point:U? -> y:i32", .T = "u8 i8", .U = "u8 i8",
        .attrs = CONV_ATTRS, .infer = infer_conv_dot, .expand = expand_conv_integer),
     OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:U P:T? -> Y:i32", .T = "u8 i8", .U = "i8 f32",

@@ -23,4 +23,7 @@ bool window_read_transposed(Window *w, Dims *d, const Node *n, const Type *x, co
 Expr window_index(Lower *l, const Window *w, int i, int at, int tap);
 /* The condition that this index lies inside the input; 0 where it always does. */
 Expr window_inside(Lower *l, const Window *w, int i, Expr index);
+/* conv.c: do the channels divide into groups; is input i, a bias, as long as there are channels? Both report. */
+bool window_groups(Infer *c, Dim channels, Dim per_group, int64_t group);
+bool window_bias(Infer *c, uint32_t i, Dim channels);
 #endif

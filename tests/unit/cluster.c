@@ -82,6 +82,36 @@ Test(cluster, concatenation_is_where_the_parts_are_stored)
     program_drop(p);
 }
 
+Test(cluster, results_made_of_digits)
+{ /* four phases are channels of one product: it stores each where it belongs, and takes what follows */
+    program_drop(clustered("kernel k(S) { in X[S, 5, 8] const W[12, 8], B[3] out Y[3, 2 * S, 10] tmp z[12, S, 5], a[3, 2 * S, 10]"
+                           " z[o, q, p] = sum(k: 8) X[q, p, k] * W[o, k]"
+                           " a[c, y, x] = z[(y % 2 * 2 + x % 2) * 3 + c, y / 2, x / 2]"
+                           " Y[c, y, x] = max(a[c, y, x] + B[c], 0) }",
+                           1));
+    program_drop(clustered("kernel k() { in X[4, 8] const W[8, 12] out Y[4, 12] tmp z[4, 12]" /* a shuffle: stored one by one */
+                           " z[m, n] = sum(k: 8) X[m, k] * W[k, n]"
+                           " Y[m, n] = z[m, n % 3 * 4 + n / 3] }",
+                           2));
+}
+
+Test(cluster, what_follows_pieces_goes_to_each)
+{
+    program_drop(clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8], B[16] out Y[4, 16], Z[4] tmp a[4, 8], b[4, 8], c[4, 16], d[4, 16]"
+                           " a[m, n] = sum(k: 8) X[m, k] * V[k, n]"
+                           " b[m, n] = sum(k: 8) X[m, k] * W[k, n]"
+                           " c[m, n * 2] for m: 4, n: 8 = a[m, n] c[m, n * 2 + 1] for m: 4, n: 8 = b[m, n]"
+                           " d[m, j] = max(c[m, j] + B[j], 0)"
+                           " Y[m, j] = exp(d[m, j]) Z[m] = sum(j: 16) d[m, j] }",
+                           4));
+    program_drop(clustered("kernel k() { in X[4, 8], R[4, 8] const V[8, 8] out Y[4, 16] tmp a[4, 8], c[4, 16], d[4, 16], e[4, 16]"
+                           " a[m, n] = sum(k: 8) X[m, k] * V[k, n]" /* d waits for e, which is made after the pieces */
+                           " c[m, n] for m: 4, n: 8 = a[m, n] c[m, n + 8] for m: 4, n: 8 = R[m, n]"
+                           " e[m, j] = sum(k: 8) R[m, k] * X[m, (j + k) % 8]"
+                           " Y[m, j] = c[m, j] + e[m, j] }",
+                           3));
+}
+
 Test(cluster, barriers)
 {
     program_drop(clustered("kernel k(N) { in X[N] out Y[N] tmp a[N] a[t] = X[t] + guard(0 < t, a[t - 1], 0) scan t Y[i] = a[i] * 2 }", 2));

@@ -49,6 +49,9 @@ Test(expr, division_undoes_a_split)
     cr_expect_eq(expr_mod(k, n, I(16)), n2);
     cr_expect_str_eq(text(expr_div(k, n, I(8))), "a1 * 4 + a2 * 2 + a3 / 8");
     cr_expect_eq(expr_mod(k, expr_mod(k, n, I(64)), I(16)), n2);
+    cr_expect_str_eq(text(expr_div(k, n, I(48))), "(a1 * 2 + a2) / 3", "a panel within a channel");
+    cr_expect_str_eq(text(expr_mod(k, n, I(48))), "(a1 * 2 + a2) % 3 * 16 + a3");
+    cr_expect_str_eq(text(expr_mod(k, n, I(24))), "(a1 * 32 + a2 * 16 + a3) % 24", "a panel over two");
     cr_expect_eq(expr_div(k, expr_div(k, axis(1000), I(3)), I(4)), expr_div(k, expr_axis(k, 4), I(12)));
 }
 

@@ -111,6 +111,16 @@ Test(layout, columns_that_are_apart_are_packed)
     program_drop(p);
 }
 
+Test(layout, constants_repeat_along_lanes)
+{
+    Program *p = laid_out("kernel k() { in X[5, 8] const W[8, 48], B[3, 1] out Y[3, 5, 16] tmp z[5, 48]"
+                          " z[m, n] = sum(k: 8) X[m, k] * W[k, n]"
+                          " Y[c, m, r] = z[m, r * 3 + c] + B[c, 0] }");
+    const Buf *b = buf_named(p, "B.repeated");
+    cr_assert(b->rank == 1 && b->data->dim[0] == 48 && b->layout.n == 0);
+    program_drop(p);
+}
+
 Test(layout, depthwise_weights_follow_the_channels)
 {
     Program *p = laid_out("kernel k() { in X[1, 20, 6, 6] const D[20, 1, 3, 3] out Y[1, 20, 4, 4] tmp a[1, 20, 6, 6] layout(0, 2, 3, 1), b[1, 20, 4, 4] layout(0, 2, 3, 1)"

@@ -122,6 +122,21 @@ Test(ops2, conv_transpose_phases)
     EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2), INTS("dilations", 2)), 1, NULL, VALS(x, w)), 1, 0, 12, 0, 23, 0, 30);
 }
 
+Test(ops2, conv_transpose_forms)
+{
+    Bench *b = bench(); /* two channels a phase; four convolutions; a phase without taps; groups; a dense one */
+    Val x = K(b, f32, 4, D(1, 1, 1, 2), 1, 10), w = K(b, f32, 4, D(1, 1, 2, 2), 1, 2, 3, 4), bias = K(b, f32, 1, D(1), 100);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2, 2)), 1, NULL, VALS(x, w, bias)), 101, 102, 110, 120, 103, 104, 130, 140);
+    Val w3 = K(b, f32, 4, D(1, 1, 3, 3), 1, 2, 3, 4, 5, 6, 7, 8, 9);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 2, 2), INTS("pads", 1, 1, 1, 1), INTS("output_padding", 1, 1)), 1, NULL, VALS(x, w3)),
+           5, 46, 50, 60, 8, 79, 80, 90);
+    Val w1 = K(b, f32, 4, D(1, 1, 1, 1), 2);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("strides", 1, 2)), 1, NULL, VALS(x, w1)), 2, 0, 20);
+    Val x2 = K(b, f32, 3, D(1, 2, 2), 1, 2, 3, 4), w2 = K(b, f32, 3, D(2, 1, 2), 1, 10, 1, -1);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INT("group", 2), INTS("strides", 2)), 1, NULL, VALS(x2, w2)), 1, 10, 2, 20, 3, -3, 4, -4);
+    EXPECT(b, op(b, NULL, "ConvTranspose", SETS(INTS("pads", 1, 0)), 1, NULL, VALS(x2, w2)), 13, 16);
+}
+
 Test(ops2, conv_reports_channels)
 {
     Bench *b = bench();
