@@ -245,6 +245,27 @@ int word_of(const Kernel *k, Expr left, Expr right, DType acc)
     return 0;
 }
 
+void stage_rename(Kernel *k, Compute *s, int from, int to)
+{
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    map[from] = expr_axis(k, to);
+    Expr *e[] = {&s->value, &s->epilogue, &s->keep, &s->check, &s->where};
+    for (size_t i = 0; i < COUNT_OF(e); i++)
+        if (*e[i]) *e[i] = expr_map(k, *e[i], map);
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_map(k, s->at[d], map);
+    for (int d = 0; d < s->rank; d++)
+        if (s->space[d] == from) s->space[d] = to;
+    for (int d = 0; d < s->reduces; d++)
+        if (s->reduce[d] == from) s->reduce[d] = to;
+}
+
+bool stage_has_axis(const Compute *s, int a)
+{
+    for (int d = 0; d < s->rank + s->reduces; d++)
+        if ((d < s->rank ? s->space[d] : s->reduce[d - s->rank]) == a) return true;
+    return false;
+}
+
 /* ---- shared loops ---- */
 static bool shares_axis(Kernel *k, Arena *mem, uint32_t first, uint32_t last, int a)
 {

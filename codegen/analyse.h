@@ -14,6 +14,8 @@ void loads_of(Kernel *k, Arena *mem, Expr e, LoadList *l);
 void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l);
 int axis_of_index(const Kernel *k, Expr e);                  /* the axis e is, or 0 */
 bool stage_is_plain(const Compute *c);                       /* only a value: no reduction, check, condition, scan, update or keep */
+void stage_rename(Kernel *k, Compute *s, int from, int to);  /* an axis becomes another of the same extent */
+bool stage_has_axis(const Compute *s, int a);
 bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinct axes and all of the space */
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */

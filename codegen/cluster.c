@@ -610,25 +610,6 @@ static int64_t points(const Kernel *k, const Compute *s)
     return n;
 }
 
-static void rename_axis(Kernel *k, Compute *s, int from, int to)
-{
-    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
-    map[from] = expr_axis(k, to);
-    Expr *e[] = {&s->value, &s->epilogue, &s->keep, &s->check, &s->where};
-    for (size_t i = 0; i < COUNT_OF(e); i++)
-        if (*e[i]) *e[i] = expr_map(k, *e[i], map);
-    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_map(k, s->at[d], map);
-    for (int d = 0; d < s->rank; d++)
-        if (s->space[d] == from) s->space[d] = to;
-}
-
-static bool has_axis(const Compute *s, int a)
-{
-    for (int d = 0; d < s->rank + s->reduces; d++)
-        if ((d < s->rank ? s->space[d] : s->reduce[d - s->rank]) == a) return true;
-    return false;
-}
-
 static void settle_group(Kernel *k, uint32_t first, uint32_t last)
 {
     const Compute lead = k->stage.at[first];
@@ -638,8 +619,8 @@ static void settle_group(Kernel *k, uint32_t first, uint32_t last)
         Compute *s = &k->stage.at[i];
         for (int d = 0; d < s->rank && d < lead.rank; d++) {
             if (s->space[d] == lead.space[d]) continue;
-            if (k->axis.at[s->space[d]].extent != k->axis.at[lead.space[d]].extent || has_axis(s, lead.space[d])) break;
-            rename_axis(k, s, s->space[d], lead.space[d]);
+            if (k->axis.at[s->space[d]].extent != k->axis.at[lead.space[d]].extent || stage_has_axis(s, lead.space[d])) break;
+            stage_rename(k, s, s->space[d], lead.space[d]);
         }
     }
     int axis[MAX_RANK], n = share_axes(k, first, last, axis);

@@ -247,6 +247,9 @@ static bool image_lower(Image *im)
     kernel_check(im->program, "clustering");
     program_layout(im->program, im->options->store.type ? &im->options->store : NULL);
     kernel_check(im->program, "layout");
+    bool cuda = im->options->emit && !strcmp(im->options->emit, "cuda"); /* there, stages that share loops are one thread */
+    if (!cuda) program_join(im->program);
+    kernel_check(im->program, "joining");
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);
     memcpy(in, im->input_of, sizeof *in * before), memcpy(out, im->output_of, sizeof *out * before);
     im->input_of = in, im->output_of = out;

@@ -3,6 +3,7 @@
  *   lower_graph (ir/lower.h)  Graph -> one Kernel of many stages, the program
  *   program_cluster           stages inlined into readers, epilogues attached
  *   program_layout            a Layout for every buffer; copies where a reader needs another order
+ *   program_join              products that follow each other share loops over blocks of rows
  *   program_cut               the program cut into kernels; equal kernels shared
  *   tune + schedule_apply     kernel + target facts -> directives -> loops
  *   plan_memory               every temporary an offset in the arena, or a formula
@@ -54,6 +55,8 @@ Kernel *program_cluster(Kernel *k);                  /* changes k's stages in pl
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
 /* ---- store.c ---- */
 void program_store(Kernel *k, const Storage *store);
+/* ---- join.c ---- */
+void program_join(Kernel *k);                        /* products that follow each other share loops, so that one runs on what the other just made */
 /* ---- cut.c ---- */
 typedef struct Cut {
     VEC(Kernel *) kernel;                            /* distinct kernels */
@@ -70,7 +73,7 @@ void tune(Kernel *k, const Target *t);               /* fills k->schedule (a for
 int schedule_split(Kernel *k, int axis, const int *factor, int n);
 Kernel *schedule_apply(const Kernel *k, const char **error); /* a copy with loops; NULL: the schedule does not fit (text in error) */
 Expr kernel_range(Kernel *k);                        /* extent of the parallel range: product of the leading parallel loops; constant 1 when there are none */
-size_t kernel_scratch(const Kernel *k);              /* llvm/: bytes of per-thread scratch a scheduled kernel needs on a CPU */
+Expr kernel_scratch(Kernel *k);                      /* llvm/: bytes of per-thread scratch a scheduled kernel needs on a CPU, a multiple of 64 */
 
 /* ---- llvm/ ---- */
 int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */

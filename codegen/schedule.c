@@ -17,7 +17,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { MAX_LOOPS = 40, LOCAL_ELEMENTS = 1024 };
+enum { MAX_LOOPS = 40, LOCAL_ELEMENTS = 1 << 18, ROW = 16 };
 typedef enum Guards { NOT_GUARDED, GUARD_SPACE, GUARD_ALL } Guards;
 typedef struct Nest {
     Kernel *k;
@@ -524,6 +524,20 @@ static void add_parts(Nest *x, int a, bool shared)
     }
 }
 
+/* An order that names only axes of this stage was meant for it; others say something of it when they name some. */
+static void add_orders(Nest *x, bool whole)
+{
+    const Schedule *s = &x->k->schedule;
+    for (const Step *t = s->step.at; t < s->step.at + s->step.n; t++) {
+        int own = 0;
+        if (t->what != STEP_ORDER) continue;
+        for (int i = 0; i < t->n; i++) own += has(x, t->axis[i]);
+        for (int i = 0; i < t->n && (own == t->n) == whole; i++)
+            if (!axis_of(x, t->axis[i])->parts && has(x, t->axis[i]))
+                add_axis(x, t->axis[i]); /* a split axis has no loop of its own */
+    }
+}
+
 static Nest nest_of(Kernel *k, const Compute *c, const char **error)
 {
     Nest x = {.k = k, .c = c, .check_at = -1, .error = error};
@@ -532,12 +546,7 @@ static Nest nest_of(Kernel *k, const Compute *c, const char **error)
             if (has(&x, t->axis[i]) && whole_of(k, t->axis[i]) != c->scan) add_parts(&x, t->axis[i], true);
     if (c->scan) add_parts(&x, c->scan, true);
     x.shared = x.n;
-    for (const Step *t = k->schedule.step.at; t < k->schedule.step.at + k->schedule.step.n; t++)
-        for (int i = 0; t->what == STEP_ORDER && i < t->n; i++) {
-            const Axis *a = axis_of(&x, t->axis[i]);
-            if (a->parts || !has(&x, t->axis[i])) continue; /* a split axis has no loop of its own */
-            add_axis(&x, t->axis[i]);
-        }
+    add_orders(&x, true), add_orders(&x, false);
     for (int d = 0; d < c->rank; d++) add_parts(&x, c->space[d], false);
     for (int d = 0; d < c->reduces; d++) add_parts(&x, c->reduce[d], false);
     while (x.outer < x.n && !reduced(&x, x.loop[x.outer])) x.outer++;
@@ -601,7 +610,7 @@ static bool note_read(void *ctx, Expr load)
     r->any = true;
     const Buf *b = &r->k->buf.at[r->buf];
     for (int d = 0; d < b->rank; d++)
-        if (b->flat[d] && n->arg[d] != r->def->at[d]) r->elsewhere = true;
+        if (b->block[d] && n->arg[d] != r->def->at[d]) r->elsewhere = true;
     return true;
 }
 
@@ -619,55 +628,94 @@ static int axis_at(const Kernel *k, Expr e)
     return n->kind == E_AXIS ? (int)n->id : 0;
 }
 
-/* A temporary needs no room for a dimension whose loop its whole group shares: m[r] inside `for r` is one number. */
-static void contract(Kernel *k, int buf, int first, int last, const char **error)
-{
-    const Compute *def = NULL;
-    for (int i = 0; i < (int)k->stage.n; i++)
-        if (k->stage.at[i].out == buf) {
-            if (def || i < first || i >= last) return;
-            def = &k->stage.at[i];
-        }
-    if (!def || def->scan || def->update || def->where) return;
-    Nest x = nest_of(k, def, error);
-    Buf b = k->buf.at[buf], whole = b;
-    int64_t size = 1, n;
-    bool any = false;
-    for (int d = 0; d < b.rank; d++) {
-        int a = axis_at(k, def->at[d]);
-        const Axis *axis = &k->axis.at[a];
-        b.flat[d] = a && is_shared(&x, axis->parts ? axis->part : a);
-        for (int i = 0; i < axis->parts; i++) b.flat[d] = b.flat[d] && is_shared(&x, axis->part + i);
-        any = any || b.flat[d];
-        if (b.flat[d]) continue;
-        if (!expr_is_index(k, b.dim[d], &n)) return;
-        size *= n;
-    }
-    if (!any || size > LOCAL_ELEMENTS) return;
-    k->buf.at[buf] = b;
-    Reads r = {.k = k, .buf = buf, .def = def};
-    bool outside = false;
-    for (int i = 0; i < (int)k->stage.n; i++) {
-        r.any = false;
-        note_reads(&r, &k->stage.at[i]);
-        const ExprNode *keep = k->stage.at[i].keep ? expr_node(k, k->stage.at[i].keep) : NULL;
-        outside = outside || (r.any && (i < first || i >= last)) || (keep && (int)keep->id == buf);
-    }
-    if (outside || r.elsewhere) {
-        k->buf.at[buf] = whole;
-        return;
-    }
-    b.kind = BUF_LOCAL, b.layout.n = 0;
-    for (int d = 0; d < b.rank; d++)
-        if (b.flat[d]) b.dim[d] = expr_index(k, 1);
-    k->buf.at[buf] = b;
-}
-
 static bool is_threaded(const Kernel *k)
 {
     for (uint32_t a = 1; a < k->axis.n; a++)
         if (k->axis.at[a].kind >= LOOP_THREAD_X) return true;
     return false;
+}
+
+/* How many elements of an axis the loops inside the shared ones run over: 1 when all its parts are shared, 0 when all elements are
+ * needed because no part is, or a part outside an inner one is not. */
+static int64_t inside_shared(const Nest *x, int a)
+{
+    const Axis *axis = axis_of(x, a);
+    int64_t kept = 1, n;
+    int shared = 0;
+    if (!axis->parts) return is_shared(x, a);
+    while (shared < axis->parts && is_shared(x, axis->part + shared)) shared++;
+    for (int i = shared; i < axis->parts; i++) {
+        if (is_shared(x, axis->part + i) || !expr_is_index(x->k, axis_of(x, axis->part + i)->extent, &n)) return 0;
+        kept *= n;
+    }
+    return shared ? kept : 0;
+}
+
+/* What a group keeps of a temporary: of a dimension whose loop it shares one block. False: nothing is gained. A size that only the
+ * call knows is possible where a stack is not all there is; rows are whole vectors, so that they can be stored without a mask. */
+static bool shrink(Nest *x, Buf *b)
+{
+    Kernel *k = x->k;
+    int64_t size = 1, n;
+    bool any = false;
+    for (int d = 0; d < b->rank; d++) {
+        int a = axis_at(k, x->c->at[d]);
+        b->block[d] = a ? (int32_t)inside_shared(x, a) : 0;
+        any = any || b->block[d];
+        if (b->block[d]) b->dim[d] = expr_index(k, b->block[d]);
+        else if (d == b->rank - 1 && (!expr_is_index(k, b->dim[d], &n) || n > ROW))
+            b->dim[d] = expr_mul(k, expr_div(k, expr_add(k, b->dim[d], expr_index(k, ROW - 1)), expr_index(k, ROW)),
+                                 expr_index(k, ROW));
+        if (expr_is_index(k, b->dim[d], &n)) size *= n;
+        else if (is_threaded(k)) return false;
+        if (size > LOCAL_ELEMENTS) return false;
+    }
+    return any;
+}
+
+static bool keeps(const Kernel *k, const Compute *s, int buf)
+{
+    return s->keep && (int)expr_node(k, s->keep)->id == buf;
+}
+
+/* The first stage that writes the buffer, its `at` where it does; false: not all that write it are plain stages of the group. */
+static bool first_writer(const Kernel *k, int buf, int first, int last, Compute *place)
+{
+    bool found = false;
+    for (int i = 0; i < (int)k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        if (s->out != buf && !keeps(k, s, buf)) continue;
+        if (i < first || i >= last || s->scan || s->update || s->where) return false;
+        if (!found) *place = *s;
+        if (!found && s->out != buf) memcpy(place->at, expr_node(k, s->keep)->arg, sizeof place->at);
+        found = true;
+    }
+    return found;
+}
+
+/* A temporary needs no room for a dimension whose loop its whole group shares: m[r] inside `for r` is one number. */
+static void contract(Kernel *k, int buf, int first, int last, const char **error)
+{
+    Compute place;
+    if (!first_writer(k, buf, first, last, &place)) return;
+    Nest x = nest_of(k, &place, error);
+    Buf b = k->buf.at[buf], whole = b;
+    if (!shrink(&x, &b)) return;
+    k->buf.at[buf] = b;
+    Reads r = {.k = k, .buf = buf, .def = &place};
+    bool outside = false;
+    for (int i = 0; i < (int)k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        r.any = false;
+        note_reads(&r, s);
+        outside = outside || (r.any && (i < first || i >= last));
+        for (int d = 0; s->out == buf && d < b.rank; d++)
+            r.elsewhere = r.elsewhere || (b.block[d] && s->at[d] != place.at[d]);
+    }
+    k->buf.at[buf] = whole;
+    if (outside || r.elsewhere) return;
+    b.kind = BUF_LOCAL, b.layout.n = 0;
+    k->buf.at[buf] = b;
 }
 
 /* Only loops that enclose everything, one directly in the other, are parallel; any other stays in its thread. */

@@ -11,8 +11,8 @@
 typedef struct StepInfo {
     uint32_t *size;
     uint32_t sizes;
-    uint32_t *range;
-} StepInfo; /* range: per level, a size reference */
+    uint32_t *range, *scratch;
+} StepInfo; /* range, scratch: per level, a size reference */
 typedef struct GuardRow {
     GuardKind kind;
     uint32_t a, b;
@@ -84,11 +84,13 @@ static void step_collect(Tables *t, uint32_t s)
     StepInfo *info = &t->step[s];
     info->sizes = c->sizes;
     info->size = NEW_ARRAY(t->mem, uint32_t, c->sizes + 1), info->range = NEW_ARRAY(t->mem, uint32_t, im->levels);
+    info->scratch = NEW_ARRAY(t->mem, uint32_t, im->levels);
     for (uint32_t i = 0; i < c->sizes; i++) info->size[i] = size_ref(t->z, c->size[i]);
     for (uint32_t l = 0; l < im->levels; l++) {
         Kernel *scheduled = im->level[l].kernel[c->kernel];
         Dim range = dim_of_expr(t->z->dim, scheduled, kernel_range(scheduled), c->size);
         info->range[l] = size_ref(t->z, range);
+        info->scratch[l] = size_ref(t->z, dim_of_expr(t->z->dim, scheduled, kernel_scratch(scheduled), c->size));
         if (!dim_is(t->z->dim, dim_canon(t->z->dim, range), 1)) t->plan.step[s].single = false;
     }
 }
@@ -265,6 +267,9 @@ static void plan_make(Tables *t)
     }
     for (uint32_t i = 0; i < which.n; i++) /* what the caller gets from the arena stays to the end */
         if (buf_at(t, (int)which.at[i])->kind == BUF_OUT) p->buf[which.at[i]].last = p->steps;
+    for (uint32_t s = 0; s < p->steps; s++)
+        for (uint32_t l = 0; l < t->im->levels; l++)
+            if (!size_const(z, t->step[s].scratch[l], &(int64_t){0})) t->dynamic = true;
     if (!t->dynamic) {
         plan_offsets(p, t->mem, which.at, which.n);
         return;
@@ -542,7 +547,7 @@ static double operations_guess(const Tables *t, const struct CutStep *c)
     return work;
 }
 
-static uint64_t put_slices(Tables *t, uint32_t level, uint32_t *most)
+static uint64_t put_slices(Tables *t, uint32_t level)
 {
     enum { WORTH = 32768 }; /* operations: some microseconds, several times what a barrier costs */
     OctetSlice *slice = NEW_ARRAY(t->mem, OctetSlice, t->plan.steps + 1);
@@ -550,12 +555,13 @@ static uint64_t put_slices(Tables *t, uint32_t level, uint32_t *most)
         uint32_t range = t->step[s].range[level];
         double items = (double)size_guess(t->z, t->z->entry.at[range].dim);
         double grain = WORTH / (operations_guess(t, &t->im->cut->step[s]) / items + 1);
-        size_t scratch = kernel_scratch(t->im->level[level].kernel[t->im->cut->step[s].kernel]);
-        assert(scratch < UINT32_MAX - PLAN_ALIGN);
+        uint32_t scratch = t->step[s].scratch[level];
+        int64_t bytes = -1;
+        bool none = size_const(t->z, scratch, &bytes) && bytes == 0;
         slice[s] = (OctetSlice){.range = size_at(t->z, range),
                                 .grain = grain < 1 ? 1 : (uint32_t)grain,
-                                .scratch_bytes = (uint32_t)scratch};
-        if (scratch > *most) *most = (uint32_t)(scratch + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
+                                .scratch = none ? UINT32_MAX : size_at(t->z, scratch)};
+        if (bytes > (int64_t)t->im->scratch) t->im->scratch = (uint32_t)bytes;
     }
     return PUT_ARRAY(t, slice, t->plan.steps);
 }
@@ -566,7 +572,6 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
     uint32_t n = im->levels, kernels = im->cut->kernel.n;
     const char **name = NEW_ARRAY(t->mem, const char *, n);
     uint64_t *needs = NEW_ARRAY(t->mem, uint64_t, n);
-    uint32_t *scratch = NEW_ARRAY(t->mem, uint32_t, n);
     uint64_t kernel_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8),
              slice_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8);
     for (uint32_t l = 0; l < n; l++) {
@@ -575,13 +580,10 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
         for (uint32_t k = 0; k < kernels; k++)
             elf_pointer_symbol(t->elf, ELF_RELRO, at + 8 * (uint64_t)k, im->level[l].symbol[k]);
         elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RELRO, at);
-        elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, put_slices(t, l, &scratch[l]));
+        elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, put_slices(t, l));
     }
     m->levels = n, m->kernels = kernels;
     POINT(t, model, OctetModel, level_needs, PUT_ARRAY(t, needs, n));
-    for (uint32_t l = 0; l < n; l++)
-        if (scratch[l] > im->scratch) im->scratch = scratch[l];
-    POINT(t, model, OctetModel, level_scratch, PUT_ARRAY(t, scratch, n));
     uint64_t names = put_strings(t, name, n, true);
     POINT_RELRO(t, model, OctetModel, level_name, names);
     POINT_RELRO(t, api_at, OctetApi, levels, names);

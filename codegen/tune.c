@@ -33,6 +33,7 @@ typedef struct Tuner {
     const Target *t;
     Arena *mem;      /* scratch */
     bool *outer;     /* per axis: a loop that encloses the stage */
+    int *inside;     /* per axis: 0, or its last part, a block of it, when the stages share the loop over its blocks */
     bool parallel;   /* may this stage have parallel loops? */
     int group, lane; /* axes to ask with: an axis as group * 16 + lane */
 } Tuner;
@@ -132,6 +133,7 @@ static void space_order(Tuner *u, const Compute *c, Order *o)
         int a = c->space[d], i = o->n;
         if (u->outer[a]) continue;
         Expr s = expr_step(k, at, a);
+        if (u->inside[a]) a = u->inside[a];
         int64_t mine = s ? expr_constant(k, s, INT64_MAX) : INT64_MAX;
         for (; i && mine != INT64_MAX && by[i - 1] < mine; i--) by[i] = by[i - 1], o->axis[i] = o->axis[i - 1];
         by[i] = mine, o->axis[i] = a, o->n++;
@@ -216,7 +218,8 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
     *cost = INT32_MAX;
     (void)c;
     for (int i = 0; i < n; i++) {
-        if (u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL)) continue;
+        if (u->outer[axis[i]] || k->axis.at[axis[i]].parent) continue; /* a part of a shared axis is no choice */
+        if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL) continue;
         int mine = lanes_cost(u, a, axis[i]) * 16;
         if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)
             mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
@@ -230,7 +233,9 @@ static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n,
 {
     Kernel *k = u->k;
     for (int i = 0; i < n; i++) {
-        if (axis[i] == but || u->outer[axis[i]] || (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)) continue;
+        if (axis[i] == but || u->outer[axis[i]] || k->axis.at[axis[i]].parent ||
+            (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES))
+            continue;
         for (uint32_t j = 0; j < a->at.n; j++) {
             Expr mine = expr_step(k, a->at.at[j].address, axis[i]), other = expr_step(k, a->at.at[j].address, but);
             if (!a->at.at[j].store && mine && other && expr_is(k, mine, 1) && expr_constant(k, other, 1000) > 4)
@@ -389,7 +394,7 @@ static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order
     if (most > 7) most = 7;
     for (int i = o->n; i--;) {
         int x = o->axis[i];
-        if (x == lane || extent(k, x) == 0 || extent(k, x) == 1) continue;
+        if (x == lane || extent(k, x) == 0 || extent(k, x) == 1 || k->axis.at[x].parent) continue;
         if (extent(k, x) < 0 && !is_under_window(u, c, x)) continue; /* a batch may be one */
         bool same = false;
         for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
@@ -650,6 +655,15 @@ static int panel_word(Kernel *k, const Contraction *r, int inner)
     return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
 }
 
+/* Columns that fit the registers beside so many rows. */
+static int columns_for(const Target *t, int64_t panels, int rows)
+{
+    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1), cols = 1;
+    for (int n = 2; n <= (panels > 0 ? 8 : 2); n++)
+        if ((panels <= 0 || panels % n == 0) && (rows * n + n) * registers + (registers > 1) <= budget) cols = n;
+    return cols;
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
@@ -662,14 +676,16 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int inner = c->reduce[c->reduces - 1];
     int word = panel_word(k, &r, inner);
     bool tiles = suits_tiles(u, c, &r, word);
+    int block = u->inside[r.row];
     Shape s = tiles ? choose_tiles(k, r.row, panels) : choose_shape(k, u->t, r.row, panels);
+    if (block) s.rows = (int)extent(k, block), s.cols = columns_for(u->t, panels, s.rows);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;
         return false;
     }
-    int row = schedule_split(k, r.row, (int[]){s.rows}, 1);
+    int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
     int64_t bytes = dtypes[expr_node(k, r.right)->type].bytes, weights = bytes * about(k, r.lane);
     Order o, loops = {0};
@@ -679,19 +695,22 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
-    bool panels_first = weights > 192 * 1024; /* a panel stays in the cache while all rows pass; else all panels do */
+    bool panels_first =
+        weights > 192 * 1024 && !block; /* a panel stays in the cache while all rows pass; else all panels do */
     if (is_ragged(k, row))
         panels_first = items_of(k, lane) >= 16; /* so that the ragged loop is the last parallel one */
     if (panels_first) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
-        if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
-    put(&loops, row), put(&loops, lane);
+        if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block) put(&loops, o.axis[i]);
+    if (!block) put(&loops, row);
+    put(&loops, lane);
     int outer = loops.n;
     for (int i = 0; i < c->reduces; i++) put(&loops, words && c->reduce[i] == inner ? words : c->reduce[i]);
     if (words) put(&loops, words + 1);
     put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
+    if (!block) mark(k, LOOP_UNROLL, row + 1); /* the rows of a block are the loop of other stages too */
+    mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
     step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, tiles ? "tiles" : "contract");
     parallelise(u, c, &loops, outer);
     return true;
@@ -728,20 +747,6 @@ static void tune_stage(Tuner *u, Compute *c)
     else if (!contraction_of(u->k, c, &r) || !tune_contraction(u, c, r)) tune_reduction(u, c);
 }
 
-static void rename_axis(Kernel *k, Compute *s, int from, int to)
-{
-    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
-    map[from] = expr_axis(k, to);
-    Expr *e[] = {&s->value, &s->epilogue, &s->keep, &s->check, &s->where};
-    for (size_t i = 0; i < COUNT_OF(e); i++)
-        if (*e[i]) *e[i] = expr_map(k, *e[i], map);
-    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_map(k, s->at[d], map);
-    for (int d = 0; d < s->rank; d++)
-        if (s->space[d] == from) s->space[d] = to;
-    for (int d = 0; d < s->reduces; d++)
-        if (s->reduce[d] == from) s->reduce[d] = to;
-}
-
 /* Axes that stages have in common but do not share are told apart. */
 static void separate(Tuner *u)
 {
@@ -752,11 +757,27 @@ static void separate(Tuner *u)
         Compute *s = &k->stage.at[i];
         for (int d = 0; d < s->rank + s->reduces; d++) {
             int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-            if (a >= (int)axes || u->outer[a]) continue;
-            if (seen[a]) rename_axis(k, s, a, kernel_axis(k, NULL, k->axis.at[a].extent));
+            if (a >= (int)axes || u->outer[a] || u->inside[a]) continue;
+            if (seen[a]) stage_rename(k, s, a, kernel_axis(k, NULL, k->axis.at[a].extent));
             else seen[a] = true;
         }
     }
+}
+
+/* Where the stages are products over the same rows, the loop they share runs over blocks of these: what a block needs of a temporary
+ * stays in the cache. Yields the first part of the axis, or the axis. */
+static int share_blocks(Tuner *u, int axis)
+{
+    Kernel *k = u->k;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Contraction r;
+        if (!contraction_of(k, &k->stage.at[i], &r) || r.row != axis) continue;
+        int64_t lanes = extent(k, r.lane);
+        Shape s = choose_shape(k, u->t, axis, lanes < 0 ? -1 : (lanes + LANES - 1) / LANES);
+        int part = schedule_split(k, axis, &s.rows, 1);
+        return u->inside[axis] = part + 1, part;
+    }
+    return axis;
 }
 
 /* The loops around all stages. The axis that suits lanes stays inside: a shared loop has none. */
@@ -775,7 +796,8 @@ static void share(Tuner *u)
                               k->buf.at[c->out].kind != BUF_TMP);
         }
         bool only = n == 1 && !scan;
-        if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces))) put(&o, axis[i]);
+        if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces)))
+            put(&o, scan ? axis[i] : share_blocks(u, axis[i]));
     }
     for (int i = 0; i < o.n; i++) u->outer[o.axis[i]] = true;
     if (scan) u->outer[scan] = true;
@@ -805,6 +827,7 @@ void tune(Kernel *k, const Target *t)
     forget(k);
     Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true};
     u.outer = NEW_ARRAY(&scratch, bool, k->axis.n + 256 + 32 * k->stage.n);
+    u.inside = NEW_ARRAY(&scratch, int, k->axis.n + 256 + 32 * k->stage.n);
     u.group = question_axis(k, (int64_t)1 << 24), u.lane = question_axis(k, LANES);
     if (t->gpu) { /* stages that must wait for each other run in one thread */
         if (k->stage.n == 1) tune_threads(&u, &k->stage.at[0]);

@@ -617,7 +617,8 @@ Expr expr_expand(Kernel *k, Expr e)
 static Expr phys_index(Kernel *k, const Buf *b, const LayoutAxis *a, const Expr *at)
 {
     Expr i = at[a->dim];
-    if (b->flat[a->dim]) return 0;
+    if (b->block[a->dim] == 1) return 0;
+    if (b->block[a->dim]) i = expr_mod(k, i, expr_index(k, b->block[a->dim]));
     if (a->div > 1) i = expr_div(k, i, expr_index(k, a->div));
     return a->size ? expr_mod(k, i, expr_index(k, a->size)) : i;
 }
@@ -657,7 +658,7 @@ Expr buf_elements(Kernel *k, int buf)
     LayoutAxis axis[MAX_PHYS];
     Expr n = expr_index(k, 1);
     for (int p = phys_axes(&b, axis) - 1; p >= 0; p--)
-        if (!b.flat[axis[p].dim]) n = expr_mul(k, n, phys_size(k, &b, &axis[p]));
+        if (b.block[axis[p].dim] != 1) n = expr_mul(k, n, phys_size(k, &b, &axis[p]));
     return n;
 }
 

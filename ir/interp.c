@@ -152,13 +152,13 @@ Place *interp_place(Run *r, int buf)
     const Buf *b = &r->k->buf.at[buf];
     *p = (Place){.data = p->data, .type = b->type, .rank = b->rank, .bytes = dtypes[b->type].bytes};
     if (!p->data && r->data) p->data = r->data[buf];
-    for (int d = 0; d < b->rank; d++) p->dim[d] = index_of(r, b->dim[d]), p->flat[d] = b->flat[d];
+    for (int d = 0; d < b->rank; d++) p->dim[d] = index_of(r, b->dim[d]), p->block[d] = b->block[d];
     LayoutAxis axis[MAX_PHYS];
     int n = b->layout.n ? b->layout.n : b->rank;
     for (int i = 0; i < n; i++) axis[i] = b->layout.n ? b->layout.axis[i] : (LayoutAxis){.dim = i, .div = 1};
     for (int i = 0; i < n; i++) {
         int32_t div = axis[i].div > 1 ? axis[i].div : 1;
-        if (b->flat[axis[i].dim]) continue;
+        if (b->block[axis[i].dim] == 1) continue;
         p->which[p->phys] = axis[i].dim, p->div[p->phys] = div;
         p->size[p->phys++] = axis[i].size ? axis[i].size : (p->dim[axis[i].dim] + div - 1) / div;
     }
@@ -178,8 +178,12 @@ int64_t interp_offset(const Place *p, const int64_t *at)
 {
     int64_t offset = 0;
     for (int d = 0; d < p->rank; d++)
-        if (!p->flat[d] && (at[d] < 0 || at[d] >= p->dim[d])) return -1;
-    for (int i = 0; i < p->phys; i++) offset = offset * p->size[i] + at[p->which[i]] / p->div[i] % p->size[i];
+        if (p->block[d] != 1 && (at[d] < 0 || (!p->block[d] && at[d] >= p->dim[d]))) return -1;
+    for (int i = 0; i < p->phys; i++) {
+        int64_t index = at[p->which[i]];
+        if (p->block[p->which[i]]) index %= p->block[p->which[i]];
+        offset = offset * p->size[i] + index / p->div[i] % p->size[i];
+    }
     return offset;
 }
 
@@ -273,7 +277,7 @@ static bool locate(Run *r, int buf, const Expr *at, const Place **place, int64_t
 {
     int64_t index[MAX_RANK];
     *place = interp_place(r, buf);
-    for (int d = 0; d < (*place)->rank; d++) index[d] = (*place)->flat[d] ? 0 : index_of(r, at[d]);
+    for (int d = 0; d < (*place)->rank; d++) index[d] = (*place)->block[d] == 1 ? 0 : index_of(r, at[d]);
     *offset = r->error ? -1 : interp_offset(*place, index);
     if (*offset < 0 || !(*place)->data) r->error = r->error ? r->error : INTERP_ERR_INDEX;
     return !r->error;

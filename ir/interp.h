@@ -37,7 +37,7 @@ typedef struct Code {
 typedef struct Place { /* how a buffer is addressed: sizes and layout as numbers */
     char *data;
     DType type;
-    bool flat[MAX_RANK];
+    int32_t block[MAX_RANK];
     int rank, phys;
     int64_t dim[MAX_RANK], size[MAX_PHYS];
     int32_t which[MAX_PHYS], div[MAX_PHYS];

@@ -187,7 +187,7 @@ static bool place_lanes(const Block *b, int buf, const Expr *at, const Place **p
     const Place *p = interp_place(b->r, buf);
     const Number *index[MAX_RANK] = {0};
     for (int d = 0; d < p->rank; d++)
-        if (!p->flat[d] && !(index[d] = values(b, at[d]))) return false;
+        if (p->block[d] != 1 && !(index[d] = values(b, at[d]))) return false;
     *place = p;
     if (!p->data || !offsets(b, p, index, offset)) return b->r->error = INTERP_ERR_INDEX, false;
     return true;

@@ -61,7 +61,7 @@ typedef struct Buf {
     DType type;
     int rank;
     Expr dim[MAX_RANK];
-    bool flat[MAX_RANK];     /* a dimension the schedule dropped: its index does not move the address */
+    int32_t block[MAX_RANK]; /* not 0: the schedule keeps so many elements of the dimension, an index counts modulo it; 1: dropped */
     Layout layout;
     bool slack;              /* 64 bytes behind the last element may be read: so is every temporary placed. Only said of bytes */
     const Tensor *data;      /* CONST: row-major, before layout */

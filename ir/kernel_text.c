@@ -21,7 +21,8 @@ const char *const loop_kinds[LOOP_KINDS] = {"for",     "unroll",  "vectorize", "
 static const struct {
     const char *name;
     Prim how;
-} reductions[] = {{"sum", P_add}, {"max", P_max}, {"larger", P_larger}, {"min", P_min}, {"prod", P_mul}, {"all", P_and}, {"any", P_or}};
+} reductions[] = {{"sum", P_add},  {"max", P_max}, {"larger", P_larger}, {"min", P_min},
+                  {"prod", P_mul}, {"all", P_and}, {"any", P_or}};
 static const char *const step_names[] = {"split", "order", "share", "partial", "", "call"};
 static const struct {
     const char *name;

@@ -224,7 +224,7 @@ static bool check_place(Check *c, const Stmt *s)
     if (b->kind >= BUF_LOCAL && !c->alive[s->buf]) return fail(c, "%s is used before it is allocated", b->name);
     for (int d = 0; d < b->rank; d++) {
         if (!s->at[d]) return fail(c, "a store to %s has not %d indices", b->name, b->rank);
-        if (!b->flat[d] && !check_expr(c, s->at[d], DT_i64, "an index")) return false;
+        if (b->block[d] != 1 && !check_expr(c, s->at[d], DT_i64, "an index")) return false;
     }
     c->written[s->buf] = true;
     return check_expr(c, s->value, b->type, "a stored value");

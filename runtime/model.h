@@ -10,7 +10,7 @@
 #include "octet.h"
 
 /* buf: the kernel's buffers in order; size: its free sizes in order; [lo, hi): part of the parallel range; scratch: per-thread
- * memory of the step's scratch_bytes, 64-byte aligned. Returns 0 or OCTET_ERR_INDEX. */
+ * memory of as many bytes as the step's slice says, 64-byte aligned. Returns 0 or OCTET_ERR_INDEX. */
 typedef int32_t (*OctetKernel)(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch);
 
 /* Programs that compute sizes: postfix, one result on the stack. Operators as in ir/dim.h DimOp. */
@@ -38,7 +38,7 @@ typedef struct OctetStep {
 typedef struct OctetSlice {
     uint32_t range;                /* size index of the parallel range's extent */
     uint32_t grain;                /* fewest range items worth a thread of their own, >= 1 */
-    uint32_t scratch_bytes;
+    uint32_t scratch;              /* size index of the bytes of scratch, a multiple of 64; UINT32_MAX: none */
 } OctetSlice;
 
 /* A step's OctetWork, its numbers as programs; an empty one: not known. */
@@ -85,7 +85,6 @@ struct OctetModel {
     uint32_t levels, kernels;
     const char *const *level_name; /* worst first, NULL-terminated */
     const uint64_t *level_needs;   /* OCTET_CPU_* bits of each level */
-    const uint32_t *level_scratch; /* per level: largest scratch of its steps, a multiple of 64 */
     const OctetKernel *const *level_kernel; /* per level: kernels entries */
     const OctetSlice *const *level_slice;   /* per level: steps entries */
     const char *const *step_name;

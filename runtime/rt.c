@@ -25,6 +25,8 @@ struct OctetContext {
     uint32_t phase;          /* phases done; 0: sizes are not valid */
     uint64_t plan;           /* bytes the plan takes so far, without scratch */
     uint64_t learnt;         /* most that a run with these input sizes turned out to need */
+    uint64_t scratch;        /* bytes a thread needs for the steps of the phases done */
+    uint64_t learnt_scratch; /* as learnt */
     uint64_t *profile;
     int64_t *size;
     uint64_t *block_at;
@@ -103,7 +105,7 @@ void octet_context_level(OctetContext *c, int32_t level)
 {
     const OctetModel *m = c->model;
     uint64_t have = octet_cpu_features(wanted_features(m));
-    c->level = c->best;
+    c->level = c->best, c->phase = 0; /* another level needs other sizes */
     for (int32_t i = 0; i <= level && i < (int32_t)m->levels; i++)
         if (!(m->level_needs[i] & ~have)) c->level = i;
 }
@@ -341,7 +343,7 @@ static OctetStatus outputs_size(OctetContext *c, OctetTensor *out)
     return OCTET_OK;
 }
 
-/* Kernel arguments that are sizes, for the steps of the phase just done. */
+/* Kernel arguments that are sizes, and how much scratch there must be, for the steps of the phase just done. */
 static void sizes_resolve(OctetContext *c)
 {
     const OctetModel *m = c->model;
@@ -350,6 +352,8 @@ static void sizes_resolve(OctetContext *c)
     for (uint32_t s = from; s < to; s++) {
         OctetSpan z = m->step[s].size;
         for (uint32_t i = z.at; i < z.at + z.n; i++) c->arg[i].size = c->size[m->arg[i]];
+        uint32_t scratch = c->level < 0 ? UINT32_MAX : m->level_slice[c->level][s].scratch;
+        if (scratch != UINT32_MAX && (uint64_t)c->size[scratch] > c->scratch) c->scratch = (uint64_t)c->size[scratch];
     }
 }
 
@@ -388,7 +392,10 @@ static int32_t threads_needed(const OctetContext *c, int32_t most)
     return (int32_t)n;
 }
 
-static uint64_t scratch_stride(const OctetContext *c) { return c->level < 0 ? 0 : c->model->level_scratch[c->level]; }
+static uint64_t scratch_stride(const OctetContext *c)
+{
+    return c->scratch > c->learnt_scratch ? c->scratch : c->learnt_scratch;
+}
 
 static uint64_t arena_needed(const OctetContext *c)
 {
@@ -400,7 +407,7 @@ static uint64_t arena_needed(const OctetContext *c)
 
 static OctetStatus sizes_prepare(OctetContext *c, const OctetTensor *in)
 {
-    c->phase = 0, c->plan = 0;
+    c->phase = 0, c->plan = 0, c->scratch = 0;
     OctetStatus s = phase_sizes(c, 0, in);
     if (s != OCTET_OK) return s;
     c->phase = 1;
@@ -501,6 +508,7 @@ static OctetStatus phase_advance(OctetContext *c)
     c->phase++;
     if (c->plan > c->learnt) c->learnt = c->plan;
     sizes_resolve(c);
+    if (c->scratch > c->learnt_scratch) c->learnt_scratch = c->scratch;
     s = arena_check(c);
     if (s == OCTET_OK) s = outputs_size(c, c->out);
     if (s == OCTET_OK) buffers_resolve(c);

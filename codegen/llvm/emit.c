@@ -259,8 +259,8 @@ static void emit_alloc(Emit *x, const Stmt *s)
 {
     const Buf *b = &x->k->buf.at[s->buf];
     if (x->scratch_at[s->buf]) {
-        V at = int64(x, (int64_t)x->scratch_at[s->buf] - 1);
-        x->buf[s->buf] = LLVMBuildInBoundsGEP2(x->entry, x->i8, x->scratch, &at, 1, b->name);
+        V at = emit_scalar(x, x->scratch_at[s->buf]);
+        x->buf[s->buf] = LLVMBuildInBoundsGEP2(x->b, x->i8, x->scratch, &at, 1, b->name);
         return;
     }
     int64_t n = 0;
@@ -293,28 +293,27 @@ void emit_stmts(Emit *x, const Stmt *s)
     for (; s; s = s->next) emit_stmt(x, s);
 }
 
-/* ---- local arrays too large for the stack ---- */
-static size_t place_locals(Kernel *k, const Stmt *s, size_t at, size_t *offset)
+/* ---- local arrays too large for the stack, or of a size that only the call knows ---- */
+/* Places them one behind the other from `at` on; yields where the last ends. */
+static Expr place_locals(Kernel *k, const Stmt *s, Expr at, Expr *offset)
 {
     for (; s; s = s->next) {
         int64_t n = 0;
         bool lanes = s->kind == S_FOR && s->loop == LOOP_VECTOR; /* a local array of every lane: small, on the stack */
-        if (s->kind == S_ALLOC && expr_is_index(k, buf_elements(k, s->buf), &n)) {
-            size_t bytes = (size_t)n * (size_t)dtypes[k->buf.at[s->buf].type].bytes;
-            if (bytes <= STACK_BYTES) continue;
-            if (offset) offset[s->buf] = at + 1;
-            at += (bytes + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
+        if (s->kind == S_ALLOC) {
+            Expr elements = buf_elements(k, s->buf), align = expr_index(k, SCRATCH_ALIGN);
+            int64_t bytes = dtypes[k->buf.at[s->buf].type].bytes;
+            if (expr_is_index(k, elements, &n) && n * bytes <= STACK_BYTES) continue;
+            Expr size = expr_add(k, expr_mul(k, elements, expr_index(k, bytes)), expr_index(k, SCRATCH_ALIGN - 1));
+            if (offset) offset[s->buf] = at;
+            at = expr_add(k, at, expr_mul(k, expr_div(k, size, align), align));
         }
         if (!lanes) at = place_locals(k, s->body, at, offset);
     }
     return at;
 }
 
-size_t kernel_scratch(const Kernel *k)
-{
-    Kernel *mutable_k = (Kernel *)k; /* sizes are expressions, made in the pool when asked for */
-    return place_locals(mutable_k, k->loops, 0, NULL);
-}
+Expr kernel_scratch(Kernel *k) { return place_locals(k, k->loops, expr_index(k, 0), NULL); }
 
 /* ---- the parallel range: [lo, hi) counts the points of the leading parallel loops, the last one fastest ---- */
 static const Stmt *leading_parallel(const Stmt *s)
@@ -450,8 +449,8 @@ void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem)
     Emit *x = emit_new(m, job->target, mem);
     uint32_t bufs = kernel_params(k);
     x->k = k, x->buf = NEW_ARRAY(mem, V, k->buf.n), x->var = NEW_ARRAY(mem, V, k->axis.n);
-    x->lane_private = NEW_ARRAY(mem, bool, k->buf.n), x->scratch_at = NEW_ARRAY(mem, size_t, k->buf.n);
-    place_locals(k, k->loops, 0, x->scratch_at);
+    x->lane_private = NEW_ARRAY(mem, bool, k->buf.n), x->scratch_at = NEW_ARRAY(mem, Expr, k->buf.n);
+    place_locals(k, k->loops, expr_index(k, 0), x->scratch_at);
     V body = emit_body(x, job->symbol, bufs);
     emit_wrapper(x, job->symbol, body, bufs);
     emit_drop(x);

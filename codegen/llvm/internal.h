@@ -38,7 +38,7 @@ typedef struct Emit {
     T i1, i8, i16, i32, i64, f32, f64, ptr;
     V *buf, *var;       /* per buffer, per axis */
     bool *lane_private; /* per buffer: allocated inside the lane loop, so every lane has its own */
-    size_t *scratch_at; /* per buffer: offset in scratch + 1; 0: on the stack */
+    Expr *scratch_at;   /* per buffer: offset in scratch; 0: on the stack */
     VEC(struct DimValue {
         uint32_t dim;
         V v;

@@ -12,11 +12,10 @@ V full_mask(Emit *x) { return x->mask ? x->mask : LLVMConstAllOnes(LLVMVectorTyp
 static bool holds_all_lanes(Emit *x, int buf)
 {
     const Buf *b = &x->k->buf.at[buf];
-    int64_t n;
     if (b->kind != BUF_LOCAL) return false;
     if (x->lane_private[buf]) return true;
     LayoutAxis inner = b->layout.n ? b->layout.axis[b->layout.n - 1] : (LayoutAxis){b->rank - 1, 1, 0};
-    return b->rank && !inner.size && expr_is_index(x->k, b->dim[inner.dim], &n) && n % x->lanes == 0;
+    return b->rank && !inner.size && expr_is(x->k, expr_mod(x->k, b->dim[inner.dim], expr_index(x->k, x->lanes)), 0);
 }
 
 Place place_of(Emit *x, int buf, const Expr *index)

@@ -43,8 +43,7 @@ static void turn_words(Emit *x, V *row)
     for (unsigned i = 0; i < SIDE; i += 2)
         pair[i] = unpack(x, row[i], row[i + 1], 1, false), pair[i + 1] = unpack(x, row[i], row[i + 1], 1, true);
     for (unsigned i = 0; i < SIDE; i += QUARTER)
-        for (unsigned c = 0; c < QUARTER; c++)
-            four[i + c] = unpack(x, pair[i + c / 2], pair[i + c / 2 + 2], 2, c % 2);
+        for (unsigned c = 0; c < QUARTER; c++) four[i + c] = unpack(x, pair[i + c / 2], pair[i + c / 2 + 2], 2, c % 2);
     for (unsigned c = 0; c < QUARTER; c++)
         for (unsigned odd = 0; odd < 2; odd++) {
             V low = quarters(x, four[c], four[c + 4], odd), high = quarters(x, four[c + 8], four[c + 12], odd);

@@ -119,7 +119,9 @@ static void check_level(Edges *x, LlvmJit *jit, const Target *t)
     cr_assert_eq(interp_compute(x->k, none, want), 0);
     int64_t range = 1;
     expr_is_index(s, kernel_range(s), &range);
-    cr_assert_eq(f(got + 1, none, 0, range, arena_alloc(&x->w.mem, kernel_scratch(s) + 64)), 0);
+    int64_t scratch = 0;
+    cr_assert(expr_is_index(s, kernel_scratch(s), &scratch));
+    cr_assert_eq(f(got + 1, none, 0, range, arena_alloc(&x->w.mem, (size_t)scratch + 64)), 0);
     const void *a = want[x->buf[0]], *b = want[x->buf[1]];
     for (int o = 0; o < x->outs; o++) {
         DType to = x->k->buf.at[x->out[o]].type;

@@ -143,8 +143,10 @@ Test(expr, addresses)
                      "a1 / 16 * 192 + a2 / 4 * 64 + a1 % 16 * 4 + a2 % 4");
     cr_expect_eq(buf_elements(k, plain), I(360));
     cr_expect_eq(buf_elements(k, panels), I(3 * 3 * 16 * 4));
-    k->buf.at[plain].flat[0] = true;
+    k->buf.at[plain].block[0] = 1;
     cr_expect_eq(buf_address(k, plain, (Expr[]){n, d}), d);
+    k->buf.at[plain].block[0] = 8;
+    cr_expect_str_eq(text(buf_address(k, plain, (Expr[]){n, d})), "a1 % 8 * 9 + a2");
 }
 
 Test(expr, expansion_reaches_every_type)

@@ -210,6 +210,9 @@ static inline Cut *program_through(Program *p)
     program_layout(p->k, NULL);
     program_check(p->k, "layout");
     program_compare(p, want, program_run(p, 0), "layout");
+    program_join(p->k);
+    program_check(p->k, "join");
+    program_compare(p, want, program_run(p, 0), "join");
     Cut *cut = program_cut(p->k, &p->mem);
     for (size_t l = 0; l < COUNT_OF(level); l++) program_compare(p, want, cut_run(p, cut, level[l]), level[l]);
     return cut;

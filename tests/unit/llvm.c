@@ -103,7 +103,7 @@ static void compare(Kernel *k, OctetKernel f, const Case *c, const Target *t, co
         memcpy(got[i].at, want[i].at, bytes);
         all[i + 1] = want[i].at, buf[i] = got[i].at;
     }
-    Fence scratch = fence_new(kernel_scratch(k), true);
+    Fence scratch = fence_new((size_t)number(k, kernel_scratch(k), size), true);
     cr_assert((uintptr_t)scratch.at % 64 == 0);
     int code = interp_loops(k, size, all);
     cr_expect(code == c->code, "%s: interpreter: code %d", k->name, code);
@@ -200,6 +200,15 @@ CASES(reductions,
      " schedule: parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2 }", 0, 0, 0},
     {"kernel sums(R, C) { in X: i32[R, C], Z: bool[R, C] out Y: i32[R], A: bool[R] Y[r] = sum(c: C) X[r, c] * X[r, c] A[r] = all(c: C) Z[r, c]"
      " schedule: parallel r; split c 16; vectorize c.1; partial c.1 }", 0, 0, 0})
+
+CASES(blocks, /* rows of a block are all there is of what lies between two products; how long they are the call says */
+    {"kernel attention(B, S) { in Q[B, S, 16], K[B, 16, S], V[B, S, 16] out Y[B, S, 16] tmp s[B, S, S], m[B, S], e[B, S, S], z[B, S]"
+     " s[b, q, t] = sum(d: 16) Q[b, q, d] * K[b, d, t] then it * 0.25 share 1 m[b, q] = larger(u: S) s[b, q, u] share 1"
+     " z[b, q] = sum(w: S) exp(s[b, q, w] - m[b, q]) keep e[b, q, w] then 1 / it share 1"
+     " Y[b, q, v] = sum(x: S) e[b, q, x] * V[b, x, v] then it * z[b, q] share 1"
+     " schedule: split q 6; share b q.0; parallel b q.0; split t 2 16; order t.0 d q.1 t.1 t.2; unroll t.1; vectorize t.2; call contract d;"
+     " split u 16; vectorize u.1; order q.1 u.0 u.1; partial u.1; split w 2 16; unroll w.1; vectorize w.2; order q.1 w.0 w.1 w.2; partial w.1 w.2;"
+     " split v 1 16; order v.0 x q.1 v.1 v.2; unroll v.1; vectorize v.2; call contract x }", 400, 0, 0})
 
 CASES(lanes_outside,
     {"kernel column_sums(M, N) { in X[M, N] out Y[N] Y[j] = sum(i: M) X[i, j] * X[i, j] schedule: split j 16; order j.0 j.1 i; vectorize j.1 }", 400, 40, 0},

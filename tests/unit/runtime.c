@@ -64,12 +64,11 @@ static const OctetStep step[] = {{0, {0, 2}, {4, 0}, 0}, {1, {2, 2}, {4, 0}, 1}}
 static const uint32_t arg[] = {0, 2, 2, 1};
 static const char *const level_name[] = {"first", "second", "never", NULL};
 static const uint64_t needs[] = {0, 0, (uint64_t)1 << 63};
-static const uint32_t no_scratch[] = {0, 0, 0};
 static const OctetKernel kernels[] = {twice, plus_one}, better[] = {twice, plus_two}, failing[] = {twice, refuse};
 static const OctetKernel *const level_kernel[] = {kernels, kernels, kernels},
                                 *const level_better[] = {kernels, better, kernels},
                                 *const level_failing[] = {failing, failing, failing};
-static const OctetSlice slice[] = {{0, 1, 0}, {0, 1, 0}};
+static const OctetSlice slice[] = {{0, 1, UINT32_MAX}, {0, 1, UINT32_MAX}};
 static const OctetSlice *const level_slice[] = {slice, slice, slice};
 static const char *const step_name[] = {"twice", "plus"};
 
@@ -105,7 +104,6 @@ static OctetModel model_make(void)
                         .kernels = 2,
                         .level_name = level_name,
                         .level_needs = needs,
-                        .level_scratch = no_scratch,
                         .level_kernel = level_kernel,
                         .level_slice = level_slice,
                         .step_name = step_name};
@@ -307,11 +305,11 @@ static int32_t rung_single(void *const *buf, const int64_t *size, int64_t lo, in
 static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
 {
     static const OctetTensorInfo x_info = {"X", 12, 1, {WIDE}, {0}}, y_info = {"Y", 12, 1, {WIDE}, {0}};
-    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, WIDE}, {OCTET_CODE_CONST, 0, 1}};
-    static const OctetSpan programs[] = {{0, 1}, {1, 1}};
-    static const OctetPhase phases[] = {{0, 0, 2, 0, 0}};
+    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, WIDE}, {OCTET_CODE_CONST, 0, 1}, {OCTET_CODE_CONST, 0, 64}};
+    static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 1}};
+    static const OctetPhase phases[] = {{0, 0, 3, 0, 0}};
     static const OctetKernel kernel[] = {rung, rung_single}, *const level_kernels[] = {kernel, kernel, kernel};
-    static const uint32_t scratch[] = {64, 64, 64}, at[] = {0};
+    static const uint32_t at[] = {0};
     enum { EACH = 4 * WIDE + 64 };
     OctetStep steps[LADDER];
     OctetSlice slices[LADDER];
@@ -322,7 +320,7 @@ static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
         uint32_t single = s % 3 == 0;
         uint32_t from = s % 10 == 8 ? s - 1 : s; /* as the rung before: the two do not depend on each other */
         steps[s] = (OctetStep){single, {2 * s, 2}, {0, 0}, s % 10 != 8};
-        slices[s] = (OctetSlice){single, s % 5 == 4 ? 3000 : 1 + s % 7, 64};
+        slices[s] = (OctetSlice){single, s % 5 == 4 ? 3000 : 1 + s % 7, 2};
         args[2 * s] = from, args[2 * s + 1] = s + 1;
         buffers[s] = s ? (OctetBuffer){SEG_ARENA, 0, (uint64_t)s * EACH} : (OctetBuffer){SEG_INPUT, 0, 0};
         names[s] = "rung";
@@ -330,10 +328,10 @@ static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
     buffers[LADDER] = (OctetBuffer){SEG_OUTPUT, 0, 0};
     const OctetSlice *const level_slices[] = {slices, slices, slices};
     OctetModel m = model_make();
-    m.input = &x_info, m.output = &y_info, m.input_dim = m.output_dim = at, m.symbols = 0, m.sizes = 2, m.guards = 0;
+    m.input = &x_info, m.output = &y_info, m.input_dim = m.output_dim = at, m.symbols = 0, m.sizes = 3, m.guards = 0;
     m.program = programs, m.code = codes, m.phase = phases, m.buffer = buffers, m.buffers = LADDER + 1, m.blocks = 0;
     m.step = steps, m.steps = LADDER, m.arg = args, m.args = 2 * LADDER, m.kernels = 2, m.step_name = names;
-    m.level_kernel = level_kernels, m.level_slice = level_slices, m.level_scratch = scratch;
+    m.level_kernel = level_kernels, m.level_slice = level_slices;
     m.arena_bytes = (uint64_t)(LADDER + 1) * EACH;
     uint32_t *x = malloc(sizeof *x * WIDE);
     for (uint32_t i = 0; i < WIDE; i++) x[i] = i * 2654435761u;
