@@ -255,20 +255,18 @@ static void fill_border(Layer *l, const Halo *h, const Loc *loc)
         fill_strip(l, h, d, false, share, loc), fill_strip(l, h, d, true, share, loc);
 }
 
-static void fill_whole(Layer *l, const Halo *h, const Loc *loc)
+/* The operand itself, moved: the padded temporary has a place for each of its elements. Lines of a copy without a test, where a guard would
+ * mask every vector. */
+static void fill_interior(Layer *l, const Halo *h, const Loc *loc)
 {
     Kernel *k = l->k;
-    Compute c = {.out = h->to, .rank = k->buf.at[h->to].rank, .loc = loc};
-    Expr cond = 0, at[MAX_RANK] = {0};
+    Compute c = {.out = h->to, .rank = k->buf.at[h->from].rank, .loc = loc};
+    Expr at[MAX_RANK] = {0};
     for (int d = 0; d < c.rank; d++) {
-        Expr size = k->buf.at[h->from].dim[d];
-        c.space[d] = kernel_axis(k, NULL, k->buf.at[h->to].dim[d]), c.at[d] = expr_axis(k, c.space[d]);
-        at[d] = expr_add(k, c.at[d], h->low[d]);
-        Expr above = expr_le(k, expr_index(k, 0), at[d]), below = expr_lt(k, at[d], size);
-        if (!expr_is(k, above, 1)) cond = expr_and(k, cond, above);
-        if (!expr_is(k, below, 1)) cond = expr_and(k, cond, below);
+        c.space[d] = kernel_axis(k, NULL, k->buf.at[h->from].dim[d]), at[d] = expr_axis(k, c.space[d]);
+        c.at[d] = expr_sub(k, at[d], h->low[d]);
     }
-    c.value = expr_guard(k, cond, expr_load(k, h->from, at), h->pad);
+    c.value = expr_load(k, h->from, at);
     append(l, c);
 }
 
@@ -379,8 +377,9 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
     for (uint32_t i = at; i < k->stage.n; i++)
         if (is_sum(&k->stage.at[i])) unguard(l, &k->stage.at[i], &h);
     const Loc *loc = k->stage.at[at].loc;
-    if (alone && can_grow(l, h.from)) grow(l, &h, at), fill_border(l, &h, loc);
-    else fill_whole(l, &h, loc);
+    if (alone && can_grow(l, h.from)) grow(l, &h, at);
+    else fill_interior(l, &h, loc);
+    fill_border(l, &h, loc);
     return true;
 }
 

@@ -6,7 +6,7 @@
  *
  * What stays f32, and why:
  *
- *   inputs, outputs   their type is the model's contract; a contraction reads a rounded copy
+ *   inputs, outputs   their type is the model's contract; contractions read a rounded copy of an input
  *   private           temporaries that only one group of stages touches (maxima and sums of a softmax, moments of a norm)
  *   places kept       a place that receives values while they are summed; what leaves the group is stored narrow in its last stage
  *   states            of scans, and targets of scattered updates: rounded again in every step, they would drift
@@ -17,7 +17,7 @@
 #include "codegen/analyse.h"
 #include <math.h>
 
-enum { LARGE = 4096, MANY = 16, DEEP = 4 };
+enum { LARGE = 4096, MANY = 16, DEEP = 4, FEW = 8 };
 
 #define F16_MAX 65504.0
 
@@ -35,13 +35,6 @@ static bool is_kept(const Store *s, const Compute *c)
     return s->keep && c->loc && c->loc->node && !regexec(s->keep, c->loc->node, 0, NULL, 0);
 }
 
-/* ---- which ---- */
-static void note_group(Store *s, int buf, const Compute *c)
-{
-    int mine = c->share ? c->share : -1;
-    s->group[buf] = !s->group[buf] || s->group[buf] == mine ? mine : -1;
-}
-
 static int64_t product(Kernel *k, const int *axis, int n)
 {
     int64_t all = 1;
@@ -49,14 +42,79 @@ static int64_t product(Kernel *k, const int *axis, int n)
     return all;
 }
 
+/* Is it a sum whose factors are to be stored narrow? */
+static bool is_operands(const Store *s, const Compute *c)
+{
+    Contraction r;
+    if (c->scan || is_kept(s, c) || !contraction_of(s->k, c, &r) || r.acc != DT_f32) return false;
+    return product(s->k, c->reduce, c->reduces) >= DEEP;
+}
+
+/* ---- copies of inputs ---- */
+/* The dimension that a summed axis alone walks: the longest, if it is longer than a few; -1: none. */
+static int summed_dim(const Kernel *k, const Compute *c, const ExprNode *load)
+{
+    int best = -1;
+    int64_t longest = FEW;
+    for (int d = 0; d < k->buf.at[load->id].rank; d++)
+        for (int i = 0; i < c->reduces; i++) {
+            int64_t n = expr_constant(k, k->axis.at[c->reduce[i]].extent, MANY);
+            if (axis_of_index(k, load->arg[d]) == c->reduce[i] && n >= longest) best = d, longest = n;
+        }
+    return best;
+}
+
+/* The input, rounded, with the dimension in question innermost. */
+static int input_copy(Store *s, int buf, int inner, const Loc *loc)
+{
+    Kernel *k = s->k;
+    Buf b = k->buf.at[buf];
+    Compute c = {.rank = b.rank, .loc = loc};
+    b.name = arena_printf(k->mem, "%s.%s", b.name, dtypes[s->type].name), b.kind = BUF_TMP, b.source = 0;
+    for (int d = 0; d < b.rank && inner >= 0 && inner < b.rank - 1; d++)
+        if (d != inner) b.layout.axis[b.layout.n++] = (LayoutAxis){d, 1, 0};
+    if (b.layout.n) b.layout.axis[b.layout.n++] = (LayoutAxis){inner, 1, 0};
+    for (int d = 0; d < b.rank; d++) c.space[d] = kernel_axis(k, NULL, b.dim[d]), c.at[d] = expr_axis(k, c.space[d]);
+    c.value = expr_load(k, buf, c.at), c.out = kernel_buf(k, b);
+    vec_push(k->mem, &k->stage, c);
+    memmove(k->stage.at + 1, k->stage.at, sizeof *k->stage.at * (k->stage.n - 1));
+    k->stage.at[0] = c;
+    return c.out;
+}
+
+/* Dot products take bf16 alone. A contraction that reads an f32 input in place would have to round it again for every use. */
+static void copy_inputs(Store *s)
+{
+    Kernel *k = s->k;
+    int *copy = NEW_ARRAY(s->mem, int, k->buf.n);
+    for (uint32_t i = 0; i < k->stage.n && s->type == DT_bf16; i++) {
+        LoadList loads = {0};
+        if (is_operands(s, &k->stage.at[i])) loads_of(k, s->mem, k->stage.at[i].value, &loads);
+        for (uint32_t l = 0; l < loads.at.n; l++) {
+            ExprNode n = *expr_node(k, loads.at.at[l]);
+            if (k->buf.at[n.id].kind != BUF_IN || k->buf.at[n.id].type != DT_f32) continue;
+            if (!copy[n.id]) {
+                const Compute *c = &k->stage.at[i++];
+                copy[n.id] = input_copy(s, (int)n.id, summed_dim(k, c, &n), c->loc);
+            }
+            Compute *c = &k->stage.at[i];
+            c->value = expr_replace(k, c->value, loads.at.at[l], expr_load(k, copy[n.id], n.arg));
+        }
+    }
+}
+
+/* ---- which ---- */
+static void note_group(Store *s, int buf, const Compute *c)
+{
+    int mine = c->share ? c->share : -1;
+    s->group[buf] = !s->group[buf] || s->group[buf] == mine ? mine : -1;
+}
+
 static void note_operands(Store *s, const Compute *c)
 {
     Kernel *k = s->k;
-    Contraction r;
     LoadList loads = {0};
-    if (c->scan || is_kept(s, c) || !contraction_of(k, c, &r) || r.acc != DT_f32) return;
-    if (product(k, c->reduce, c->reduces) < DEEP) return;
-    loads_of(k, s->mem, c->value, &loads);
+    if (is_operands(s, c)) loads_of(k, s->mem, c->value, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) s->operand[expr_node(k, loads.at.at[i])->id] = true;
 }
 
@@ -230,6 +288,7 @@ void program_store(Kernel *k, const Storage *store)
     DType t = store->type;
     Arena scratch = {0};
     leave_groups(k);
+    copy_inputs(&(Store){.k = k, .type = t, .keep = store->keep, .mem = &scratch});
     Store s = {.k = k, .type = t, .keep = store->keep, .mem = &scratch};
     s.narrow = NEW_ARRAY(&scratch, bool, k->buf.n), s.operand = NEW_ARRAY(&scratch, bool, k->buf.n);
     s.wide = NEW_ARRAY(&scratch, bool, k->buf.n), s.group = NEW_ARRAY(&scratch, int, k->buf.n);

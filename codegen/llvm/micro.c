@@ -231,6 +231,18 @@ static V word_cast(Micro *m, V words, T element, unsigned per_word)
     return LLVMBuildBitCast(m->x->b, words, LLVMVectorType(element, m->lanes / m->parts * per_word), "");
 }
 
+/* The first of two elements in every lane's word, zero as the second: a broadcasting load under a mask. */
+static V left_half(Micro *m)
+{
+    Emit *x = m->x;
+    V keep[2 * DOT_LANES];
+    unsigned lanes = m->lanes / m->parts;
+    for (unsigned i = 0; i < 2 * lanes; i++) keep[i] = LLVMConstInt(x->i16, i % 2 ? 0 : UINT16_MAX, 0);
+    x->var[m->t->dot] = int64(x, 0);
+    V one = splat(x, emit_scalar(x, m->left), 2 * lanes);
+    return word_cast(m, LLVMBuildAnd(x->b, one, LLVMConstVector(keep, 2 * lanes), ""), x->i32, 1);
+}
+
 /* The instruction that sums a word's products, or NULL: by halves. */
 static const char *dot_instruction(const Micro *m)
 {
@@ -294,6 +306,7 @@ static V right_panel(Micro *m, unsigned j, unsigned part)
 static V left_row(Micro *m, int i)
 {
     m->x->var[m->t->row] = m->row[i];
+    if (m->rest && m->word == 2) return left_half(m);
     return splat(m->x, left_word(m), m->lanes / m->parts); /* a broadcasting load */
 }
 

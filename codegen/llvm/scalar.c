@@ -226,14 +226,24 @@ static bool never_nan(V v)
     return LLVMIsAConstantFP(v) && !isnan(LLVMConstRealGetDouble(v, &lossy));
 }
 
+/* maxps and minps: the second operand if either is NaN. As an intrinsic where a NaN is put back behind it, or LLVM makes of both selects a
+ * chain of three comparisons and masks. */
+static V second_if_nan(Emit *x, Prim p, V a, V b)
+{
+    if (lanes_of(a) == 16 && element(LLVMTypeOf(a)) == x->f32 && x->target->lanes == 16)
+        return intrinsic(x, p == P_max ? "llvm.x86.avx512.max.ps.512" : "llvm.x86.avx512.min.ps.512", NULL, 0,
+                         (V[]){a, b, LLVMConstInt(x->i32, 4, 0)}, 3);
+    return select_(x, fcmp(x, p == P_max ? LLVMRealOGT : LLVMRealOLT, a, b), a, b);
+}
+
 /* The larger (smaller) of two, NaN if either is. x86's maxps gives its second operand when one is NaN: with a constant
  * on the other side that is all there is to do; otherwise a NaN on the first side is put back. */
 static V extremum(Emit *x, Prim p, V a, V b, bool first_is_plain, bool second_is_plain)
 {
     LLVMRealPredicate better = p == P_max ? LLVMRealOGT : LLVMRealOLT;
     if (second_is_plain && !first_is_plain) return select_(x, fcmp(x, better, b, a), b, a);
-    V m = select_(x, fcmp(x, better, a, b), a, b);
-    return first_is_plain ? m : select_(x, fcmp(x, LLVMRealUNO, a, a), a, m);
+    if (first_is_plain) return select_(x, fcmp(x, better, a, b), a, b);
+    return select_(x, fcmp(x, LLVMRealUNO, a, a), a, second_if_nan(x, p, a, b));
 }
 
 static bool int_constant(V v, int64_t *i) /* of all lanes */
