@@ -4,6 +4,7 @@
  * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction
  * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them.
  * So are those without bf16 values for the levels that add its instructions. */
+#include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/base/stage.h"
 #include "ir/lower.h"
@@ -282,7 +283,10 @@ static bool image_make(Image *im)
     if (!image_schedule(im, &jobs)) return false;
     if (o->emit) return emit_text(im, &jobs, o->text);
     progress(im, arena_printf(im->mem, "compiling %u kernels", (unsigned)jobs.n)), stage_begin(&stage, "kernels");
-    if (!llvm_compile(im->mem, im->diag, jobs.at, jobs.n, job_count(o), &im->object, &im->objects)) return false;
+    if (o->cache && !cache_open(o->cache, im->diag)) return false;
+    if (!llvm_compile(im->mem, im->diag, jobs.at, jobs.n, job_count(o), o->cache, &im->object)) return false;
+    if (o->cache) cache_trim(o->cache);
+    im->objects = jobs.n;
     stage_begin(&stage, "tables");
     Elf *tables = elf_new(im->mem, im->level[0].target->arch);
     if (!tables_build(im, tables)) return false;

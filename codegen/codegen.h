@@ -79,9 +79,11 @@ Expr kernel_scratch(Kernel *k);                      /* llvm/: bytes of per-thre
 int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */
 typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; } LlvmJob;
 typedef struct Bytes { const void *at; size_t n; } Bytes;
-/* Compiles scheduled kernels to relocatable ELF objects, on `threads` threads; every symbol hidden, signature OctetKernel.
- * objects: NEW_ARRAYed in mem, *nobjects of them. false: reported. */
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Bytes **objects, uint32_t *nobjects);
+/* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel.
+ * cache: NULL, or a folder of cache.h. objects: NEW_ARRAYed in mem. false: reported. */
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache, Bytes **objects);
+/* rename.c: an object's symbols `symbol` and `symbol.*` begin with `to` instead. */
+Bytes object_rename(Arena *mem, Bytes object, const char *symbol, const char *to);
 /* For tests and --emit: text of one kernel. assembly false: LLVM IR after optimisation. */
 bool llvm_text(Arena *mem, Diag *diag, const LlvmJob *job, bool assembly, const char **text);
 /* Runs one kernel in this process (tests, observers): NULL: reported. */

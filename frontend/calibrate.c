@@ -122,15 +122,16 @@ static void observer_drop(Observer *o)
     *o = (Observer){0};
 }
 
-static bool observer_new(Observer *o, const Graph *g, const Vals *watch, int threads, Arena *mem, Diag *diag)
+static bool observer_new(Observer *o, const Graph *g, const Vals *watch, const CalibrateOptions *how, Arena *mem,
+                         Diag *diag)
 {
     const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
     char *folder = arena_printf(mem, "%s/octet-XXXXXX", base);
     if (!mkdtemp(folder)) return diag_error(diag, NULL, "%s cannot be made: %s", folder, strerror(errno));
     const char *path = arena_printf(mem, "%s/observed.so", folder);
-    CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .quiet = true};
+    CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .cache = how->cache, .quiet = true};
     bool ok = codegen_graph(with_outputs(g, watch, mem), &c, diag) && artefact_load(path, &o->loaded, diag) &&
-              (o->session = session_new(&o->loaded, threads, diag));
+              (o->session = session_new(&o->loaded, how->threads, diag));
     unlink(path), unlink(arena_printf(mem, "%s/observed.h", folder)), rmdir(folder);
     if (!ok) observer_drop(o);
     return ok;
@@ -193,7 +194,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
         if (want[v]) vec_push(&mem, &watch, (Val){v});
     Watched *watched = NEW_ARRAY(&mem, Watched, watch.n + 1);
     for (uint32_t i = 0; i < watch.n; i++) watched[i].axis = channel_axis(g, watch.at[i]);
-    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o->threads, &mem, diag) &&
+    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o, &mem, diag) &&
               watch_samples(g, &w, &watch, &paths, watched, &mem, o, diag);
     for (uint32_t i = 0; ok && i < watch.n; i++) {
         const char *name = tensor_name(g, watch.at[i], &mem);
@@ -261,9 +262,8 @@ bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization 
         vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
     }
     Power *power = NEW_ARRAY(&mem, Power, layer.n + 1);
-    bool ok = samples_list(o->samples, &mem, &paths, diag) &&
-              observer_new(&w[0], plain, &watch[0], o->threads, &mem, diag) &&
-              observer_new(&w[1], quantized, &watch[1], o->threads, &mem, diag);
+    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w[0], plain, &watch[0], o, &mem, diag) &&
+              observer_new(&w[1], quantized, &watch[1], o, &mem, diag);
     for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++)
         ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
     for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(power[i].signal / power[i].noise);

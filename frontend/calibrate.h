@@ -10,6 +10,7 @@ typedef struct CalibrateOptions {
     const char *samples;           /* a directory of .npz (or .npy, one-input models), or one such file */
     const StatMethod *method;
     int threads;
+    const char *cache;             /* of the compiler, or NULL */
     bool quiet;
 } CalibrateOptions;
 

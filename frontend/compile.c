@@ -189,7 +189,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Quantization *q = dr->quant = quantization_new(dr);
     const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
     CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0),
-                          dr->o->value[OPT_quiet] != NULL};
+                          dr->o->value[OPT_cache], dr->o->value[OPT_quiet] != NULL};
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
@@ -256,6 +256,7 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .kind = out ? artefact_kind(out) : ARTEFACT_SO,
                         .jobs = (int)option_int(o, OPT_jobs, 0),
                         .max_threads = (int)option_int(o, OPT_threads, 0),
+                        .cache = o->value[OPT_cache],
                         .quiet = !wants_progress(o),
                         .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,

@@ -1,10 +1,12 @@
 /* compile.c - jobs in, relocatable objects out.
  *
- * Jobs are cut into batches; a batch is one LLVM context, one module, one object. Optimisation and code generation,
- * nearly all of the time, run on as many threads as asked for. Making the IR takes a lock: kernels share a pool of
- * expressions. Batches depend on the jobs alone, never on the threads, so the same jobs give the same bytes. */
+ * A job is one LLVM context, one module, one object. Optimisation and code generation, nearly all of the time, run on as
+ * many threads as asked for. Making the IR takes a lock: kernels share a pool of expressions. A kernel is compiled under the same
+ * name whatever it is called in its artefact, so that its unoptimised IR says all there is to know of its object. */
+#include "codegen/cache.h"
 #include "codegen/llvm/internal.h"
 #include <llvm-c/Analysis.h>
+#include <llvm-c/BitWriter.h>
 #include <llvm-c/Error.h>
 #include <llvm-c/LLJIT.h>
 #include <llvm-c/Target.h>
@@ -13,8 +15,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-
-enum { BATCH = 8 };
 
 typedef struct Triple {
     const char *arch, *triple;
@@ -46,41 +46,58 @@ static void initialize(void)
 typedef struct Unit {
     LLVMContextRef c;
     LLVMModuleRef m;
-    LLVMTargetMachineRef tm;
-    char *error; /* LLVM's, to be disposed */
+    LLVMTargetMachineRef tm; /* of the architecture; each function says its own cpu and features */
+    char *error;             /* LLVM's, to be disposed */
 } Unit;
 
-static bool unit_open(Unit *u, const Target *t)
+static LLVMTargetMachineRef machine_new(const Target *t, char **error)
 {
     initialize();
-    *u = (Unit){0};
     const char *triple = triple_of(t);
     LLVMTargetRef target;
     if (!triple) {
-        u->error = LLVMCreateMessage("no code generator for this architecture");
-        return false;
+        *error = LLVMCreateMessage("no code generator for this architecture");
+        return NULL;
     }
-    if (LLVMGetTargetFromTriple(triple, &target, &u->error)) return false;
+    if (LLVMGetTargetFromTriple(triple, &target, error)) return NULL;
     LLVMTargetMachineOptionsRef o = LLVMCreateTargetMachineOptions();
     LLVMTargetMachineOptionsSetRelocMode(o, LLVMRelocPIC);
     LLVMTargetMachineOptionsSetCodeGenOptLevel(o, LLVMCodeGenLevelAggressive);
-    u->tm = LLVMCreateTargetMachineWithOptions(target, triple, o); /* each function says its own cpu and features */
+    LLVMTargetMachineRef tm = LLVMCreateTargetMachineWithOptions(target, triple, o);
     LLVMDisposeTargetMachineOptions(o);
+    return tm;
+}
+
+static void module_open(Unit *u, const Target *t)
+{
     u->c = LLVMContextCreate(), u->m = LLVMModuleCreateWithNameInContext("octet", u->c);
     LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(u->tm);
-    LLVMSetTarget(u->m, triple), LLVMSetModuleDataLayout(u->m, layout);
+    LLVMSetTarget(u->m, triple_of(t)), LLVMSetModuleDataLayout(u->m, layout);
     LLVMDisposeTargetData(layout);
-    return true;
+}
+
+static void module_close(Unit *u)
+{
+    if (u->m) LLVMDisposeModule(u->m);
+    if (u->c) LLVMContextDispose(u->c);
+    if (u->error) LLVMDisposeMessage(u->error);
+    u->m = NULL, u->c = NULL, u->error = NULL;
+}
+
+static bool unit_open(Unit *u, const Target *t)
+{
+    *u = (Unit){0};
+    if ((u->tm = machine_new(t, &u->error))) module_open(u, t);
+    return u->tm != NULL;
 }
 
 static void unit_close(Unit *u)
 {
-    if (u->m) LLVMDisposeModule(u->m);
-    if (u->c) LLVMContextDispose(u->c);
+    module_close(u);
     if (u->tm) LLVMDisposeTargetMachine(u->tm);
-    if (u->error) LLVMDisposeMessage(u->error);
 }
 
+#define PIPELINE "default<O2>"
 static bool unit_optimise(Unit *u)
 {
     if (LLVMVerifyModule(u->m, LLVMReturnStatusAction, &u->error)) return false;
@@ -88,7 +105,7 @@ static bool unit_optimise(Unit *u)
     LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
     LLVMPassBuilderOptionsSetLoopVectorization(o, 0), LLVMPassBuilderOptionsSetSLPVectorization(o, 0);
     LLVMPassBuilderOptionsSetLoopUnrolling(o, 0); /* the schedule has decided all three */
-    LLVMErrorRef e = LLVMRunPasses(u->m, "default<O2>", u->tm, o);
+    LLVMErrorRef e = LLVMRunPasses(u->m, PIPELINE, u->tm, o);
     LLVMDisposePassBuilderOptions(o);
     if (!e) return true;
     char *text = LLVMGetErrorMessage(e);
@@ -109,11 +126,25 @@ static bool unit_report(const Unit *u, Diag *diag, const LlvmJob *job)
                       u->error ? u->error : "unknown reason");
 }
 
-static void add_jobs(Unit *u, const LlvmJob *job, uint32_t n)
+static void add_job(Unit *u, const LlvmJob *job)
 {
     Arena mem = {0};
-    for (uint32_t i = 0; i < n; i++) llvm_emit(u->m, &job[i], &mem);
+    llvm_emit(u->m, job, &mem);
     arena_drop(&mem);
+}
+
+/* Everything that decides which object comes out. */
+static CacheKey unit_key(const Unit *u)
+{
+    unsigned version[3];
+    char maker[96];
+    LLVMMemoryBufferRef code = LLVMWriteBitcodeToMemoryBuffer(u->m);
+    CacheKey whole[2] = {cache_key(LLVMGetBufferStart(code), LLVMGetBufferSize(code))};
+    LLVMDisposeMemoryBuffer(code);
+    LLVMGetVersion(&version[0], &version[1], &version[2]);
+    int n = snprintf(maker, sizeof maker, "LLVM %u.%u.%u " PIPELINE " O3 pic", version[0], version[1], version[2]);
+    whole[1] = cache_key(maker, (size_t)n);
+    return cache_key(whole, sizeof whole);
 }
 
 /* ---- many jobs ---- */
@@ -121,61 +152,78 @@ typedef struct Pool {
     Arena *mem;
     Diag *diag;
     const LlvmJob *job;
-    uint32_t jobs, batches;
+    uint32_t jobs;
+    const char *cache;
     Bytes *object;
     atomic_uint next;
     bool failed;
     pthread_mutex_t lock; /* kernels' pools, mem, diag, failed */
 } Pool;
+static const char any_name[] = "kernel";
 
-static void batch_compile(Pool *p, uint32_t b)
+static bool unit_object(Unit *u, const char *cache, Arena *mem, Bytes *object)
 {
-    const LlvmJob *job = &p->job[b * BATCH];
-    uint32_t n = p->jobs - b * BATCH < BATCH ? p->jobs - b * BATCH : BATCH;
-    Unit u;
-    LLVMMemoryBufferRef object = NULL;
-    bool ok = unit_open(&u, job->target);
-    if (ok) {
-        pthread_mutex_lock(&p->lock);
-        add_jobs(&u, job, n);
-        pthread_mutex_unlock(&p->lock);
-        ok = unit_optimise(&u) && unit_emit(&u, LLVMObjectFile, &object);
-    }
+    LLVMMemoryBufferRef made = NULL;
+    CacheKey key = {{0}};
+    if (cache) key = unit_key(u);
+    if (cache && cache_get(cache, key, mem, object)) return true;
+    if (!unit_optimise(u) || !unit_emit(u, LLVMObjectFile, &made)) return false;
+    size_t size = LLVMGetBufferSize(made);
+    *object = (Bytes){arena_copy(mem, LLVMGetBufferStart(made), size), size};
+    LLVMDisposeMemoryBuffer(made);
+    if (cache) cache_put(cache, key, *object);
+    return true;
+}
+
+static void job_compile(Pool *p, Unit *u, uint32_t i)
+{
+    const LlvmJob *job = &p->job[i];
+    LlvmJob same = {job->kernel, job->target, any_name};
+    Arena scratch = {0};
+    Bytes object = {0};
+    module_open(u, job->target);
     pthread_mutex_lock(&p->lock);
-    if (ok) {
-        size_t size = LLVMGetBufferSize(object);
-        p->object[b] = (Bytes){arena_copy(p->mem, LLVMGetBufferStart(object), size), size};
-    } else {
-        p->failed = true;
-        unit_report(&u, p->diag, job);
-    }
+    add_job(u, &same);
     pthread_mutex_unlock(&p->lock);
-    if (object) LLVMDisposeMemoryBuffer(object);
-    unit_close(&u);
+    bool ok = unit_object(u, p->cache, &scratch, &object);
+    pthread_mutex_lock(&p->lock);
+    if (ok) p->object[i] = object_rename(p->mem, object, any_name, job->symbol);
+    else p->failed = !unit_report(u, p->diag, job);
+    pthread_mutex_unlock(&p->lock);
+    module_close(u);
+    arena_drop(&scratch);
 }
 
 static void *work(void *pool)
 {
     Pool *p = pool;
-    for (uint32_t b; (b = atomic_fetch_add(&p->next, 1)) < p->batches;) batch_compile(p, b);
+    Unit u = {0};
+    u.tm = machine_new(p->job->target, &u.error); /* all levels of an artefact are of one architecture */
+    for (uint32_t i; u.tm && (i = atomic_fetch_add(&p->next, 1)) < p->jobs;) job_compile(p, &u, i);
+    if (!u.tm) {
+        pthread_mutex_lock(&p->lock);
+        p->failed = !unit_report(&u, p->diag, p->job);
+        pthread_mutex_unlock(&p->lock);
+    }
+    unit_close(&u);
     return NULL;
 }
 
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Bytes **objects,
-                  uint32_t *nobjects)
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache,
+                  Bytes **objects)
 {
     enum { MAX_THREADS = 256 };
-    Pool p = {.mem = mem, .diag = diag, .job = job, .jobs = jobs, .batches = (jobs + BATCH - 1) / BATCH};
+    Pool p = {.mem = mem, .diag = diag, .job = job, .jobs = jobs, .cache = cache};
     pthread_t thread[MAX_THREADS];
     int started = 0, want = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-    if ((uint32_t)want > p.batches) want = (int)p.batches;
-    p.object = NEW_ARRAY(mem, Bytes, p.batches);
+    if ((uint32_t)want > jobs) want = (int)jobs;
+    *objects = p.object = NEW_ARRAY(mem, Bytes, jobs + 1);
+    if (!jobs) return true;
     pthread_mutex_init(&p.lock, NULL);
     while (started < want - 1 && !pthread_create(&thread[started], NULL, work, &p)) started++;
     work(&p);
     while (started) pthread_join(thread[--started], NULL);
     pthread_mutex_destroy(&p.lock);
-    *objects = p.object, *nobjects = p.batches;
     return !p.failed;
 }
 
@@ -184,7 +232,7 @@ bool llvm_text(Arena *mem, Diag *diag, const LlvmJob *job, bool assembly, const 
     Unit u;
     LLVMMemoryBufferRef out = NULL;
     bool ok = unit_open(&u, job->target);
-    if (ok) add_jobs(&u, job, 1);
+    if (ok) add_job(&u, job);
     ok = ok && unit_optimise(&u) && (!assembly || unit_emit(&u, LLVMAssemblyFile, &out));
     if (!ok) unit_report(&u, diag, job);
     if (ok && out) *text = arena_text(mem, LLVMGetBufferStart(out), LLVMGetBufferSize(out));
@@ -253,7 +301,7 @@ OctetKernel llvm_jit_add(LlvmJit *j, const LlvmJob *job)
     LlvmJob named = *job;
     named.symbol = arena_printf(&j->mem, "%s_%u", job->symbol, j->count++);
     bool ok = unit_open(&u, job->target);
-    if (ok) add_jobs(&u, &named, 1);
+    if (ok) add_job(&u, &named);
     return jit_finish(j, &u, ok, &named);
 }
 

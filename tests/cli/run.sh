@@ -125,6 +125,11 @@ twice() {
     cmp "$work/a/$out" "$work/b/$out"
 }
 for kind in x.so x.o x.a x; do check "same-bytes-$kind" twice $kind; done
+cached() {
+  octet compile "$digits" -o c.so --quiet --cache "$work/kernels" && test -n "$(ls "$work/kernels")" && mv c.so c1.so && octet compile "$digits" -o c.so --quiet --cache "$work/kernels" &&
+    cmp c.so c1.so && rm c.so c1.so && octet compile "$digits" -o c.so --quiet && mv c.so c1.so && octet compile "$digits" -o c.so --quiet --cache "$work/kernels" && cmp c.so c1.so && rm c.so c1.so c.h
+}
+check same-bytes-cache cached
 check same-bytes-int8 twice y.so --quantize int8 --calibrate "$calibration"
 
 run_with() { octet run "$1" --input "$images" --output "$work/$2.npz" "${@:3}"; }
@@ -233,6 +238,8 @@ refused ranges-missing 1 'No such file' octet compile "$digits" -o n.so --quanti
 refused ranges-malformed 1 'ranges-bad.txt:2: expected NAME' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/ranges-bad.txt"
 
 # ---- output that cannot be written ----
+refused cache-no-folder 1 '--cache nowhere/kernels: cannot be made' octet compile "$digits" -o n.so --cache nowhere/kernels
+refused cache-a-file 1 'not a folder that can be written to' octet compile "$digits" -o n.so --cache "$digits"
 refused output-folder-missing 1 'cannot write nowhere/n.so: No such file' octet compile "$digits" -o nowhere/n.so
 mkdir "$work/taken.so"
 refused output-is-a-folder 1 'cannot write .*taken.so' octet compile "$digits" -o "$work/taken.so"

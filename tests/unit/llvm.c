@@ -308,10 +308,8 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
         cr_assert(job[i].kernel);
     }
     Bytes *one, *two;
-    uint32_t n, m;
-    cr_assert(llvm_compile(&mem, &diag, job, 20, 1, &one, &n) && llvm_compile(&mem, &diag, job, 20, 3, &two, &m));
-    cr_assert(n == m && n > 1);
-    for (uint32_t i = 0; i < n; i++) cr_expect(one[i].n == two[i].n && !memcmp(one[i].at, two[i].at, one[i].n));
+    cr_assert(llvm_compile(&mem, &diag, job, 20, 1, NULL, &one) && llvm_compile(&mem, &diag, job, 20, 3, NULL, &two));
+    for (uint32_t i = 0; i < 20; i++) cr_expect(one[i].n == two[i].n && !memcmp(one[i].at, two[i].at, one[i].n));
     arena_drop(&mem);
 }
 

@@ -1,0 +1,141 @@
+/* Finished kernels in a folder: what is found is what was kept, and what is damaged is not found. */
+#include "codegen/cache.h"
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <elf.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct Folder {
+    Arena mem;
+    Diag diag;
+    char path[64];
+} Folder;
+
+static void folder_new(Folder *f)
+{
+    *f = (Folder){.path = "/tmp/octet-cache-XXXXXX"};
+    f->diag.mem = &f->mem, f->diag.subject = "";
+    cr_assert(mkdtemp(f->path) && cache_open(f->path, &f->diag));
+}
+
+/* Calls `visit` on every file; returns how many there are. */
+static int folder_files(Folder *f, void (*visit)(const char *path))
+{
+    int n = 0;
+    DIR *d = opendir(f->path);
+    for (struct dirent *e; (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        visit(arena_printf(&f->mem, "%s/%s", f->path, e->d_name)), n++;
+    }
+    closedir(d);
+    return n;
+}
+
+static void file_remove(const char *path) { unlink(path); }
+
+static void folder_drop(Folder *f)
+{
+    folder_files(f, file_remove);
+    rmdir(f->path);
+    arena_drop(&f->mem);
+}
+
+Test(cache, keeps_bytes)
+{
+    Folder f;
+    folder_new(&f);
+    Bytes out, b = {"some bytes", 10};
+    CacheKey key = cache_key("a", 1), other = cache_key("b", 1);
+    cr_assert(!cache_get(f.path, key, &f.mem, &out));
+    cache_put(f.path, key, b), cache_put(f.path, key, b);
+    cr_assert(cache_get(f.path, key, &f.mem, &out) && out.n == b.n && !memcmp(out.at, b.at, b.n));
+    cr_assert(!cache_get(f.path, other, &f.mem, &out));
+    cache_trim(f.path);
+    cr_assert(cache_get(f.path, key, &f.mem, &out));
+    folder_drop(&f);
+}
+
+static int64_t damage_at; /* a byte to change; -1: cut off */
+static void file_damage(const char *path)
+{
+    struct stat st;
+    cr_assert(stat(path, &st) == 0);
+    if (damage_at < 0) {
+        cr_assert(truncate(path, st.st_size - 1) == 0);
+        return;
+    }
+    FILE *f = fopen(path, "r+b");
+    fseek(f, damage_at, SEEK_SET);
+    int c = fgetc(f);
+    fseek(f, damage_at, SEEK_SET), fputc(c ^ 1, f);
+    fclose(f);
+}
+
+Test(cache, damaged_files_are_not_found)
+{
+    Folder f;
+    folder_new(&f);
+    Bytes out, b = {"some bytes", 10};
+    CacheKey key = cache_key("a", 1);
+    for (damage_at = -1; damage_at < 8 + 16 + 16 + 8 + 10; damage_at++) {
+        cache_put(f.path, key, b);
+        cr_assert_eq(folder_files(&f, file_damage), 1);
+        cr_assert(!cache_get(f.path, key, &f.mem, &out), "byte %d", (int)damage_at);
+    }
+    cache_put(f.path, key, b); /* and is replaced */
+    cr_assert(cache_get(f.path, key, &f.mem, &out));
+    folder_drop(&f);
+}
+
+Test(cache, keys_differ)
+{
+    char text[64] = {0};
+    CacheKey zero = cache_key(text, sizeof text);
+    for (size_t i = 0; i < sizeof text; i++) {
+        text[i] = 1;
+        CacheKey k = cache_key(text, sizeof text), shorter = cache_key(text, i);
+        cr_assert(memcmp(&k, &zero, sizeof k) && memcmp(&k, &shorter, sizeof k));
+        text[i] = 0;
+    }
+}
+
+/* ---- whole kernels ---- */
+static LlvmJob job_new(Arena *mem, Diag *diag, const char *symbol)
+{
+    const char *error;
+    Kernel *k = kernel_parse(mem, dims_new(mem),
+                             "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", diag);
+    return (LlvmJob){schedule_apply(k, &error), target_find("avx2"), symbol};
+}
+
+static bool object_defines(Bytes b, const char *name)
+{
+    const Elf64_Ehdr *h = b.at;
+    const Elf64_Shdr *s = (const void *)((const char *)b.at + h->e_shoff);
+    for (uint32_t i = 0; i < h->e_shnum; i++) {
+        if (s[i].sh_type != SHT_SYMTAB) continue;
+        const Elf64_Sym *y = (const void *)((const char *)b.at + s[i].sh_offset);
+        const char *names = (const char *)b.at + s[s[i].sh_link].sh_offset;
+        for (uint64_t k = 1; k < s[i].sh_size / sizeof *y; k++)
+            if (!strcmp(names + y[k].st_name, name) && ELF64_ST_TYPE(y[k].st_info) == STT_FUNC) return true;
+    }
+    return false;
+}
+
+Test(cache, kernels_come_back_under_any_name)
+{
+    Folder f;
+    folder_new(&f);
+    LlvmJob a = job_new(&f.mem, &f.diag, "first"), b = job_new(&f.mem, &f.diag, "a_longer_name");
+    Bytes *made, *kept, *plain;
+    cr_assert(llvm_compile(&f.mem, &f.diag, &a, 1, 1, f.path, &made));
+    cr_assert(llvm_compile(&f.mem, &f.diag, &b, 1, 1, f.path, &kept));
+    cr_assert(llvm_compile(&f.mem, &f.diag, &b, 1, 1, NULL, &plain));
+    cr_assert(object_defines(*made, "first") && object_defines(*made, "first.body"));
+    cr_assert(object_defines(*kept, "a_longer_name") && object_defines(*kept, "a_longer_name.body"));
+    cr_assert(kept->n == plain->n && !memcmp(kept->at, plain->at, kept->n));
+    cr_assert_eq(folder_files(&f, file_remove), 1);
+    folder_drop(&f);
+}
