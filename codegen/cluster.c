@@ -323,8 +323,12 @@ static bool keeps_order(Kernel *k, const Compute *def, const Compute *reader, co
     int from = beside_dim(k, &k->buf.at[def->out]), to = beside_dim(k, &k->buf.at[reader->out]);
     if (from < 0 || to < 0) return true;
     int a = axis_of_index(k, def->at[from]);
+    Expr place = expr_map(k, reader->at[to], map);
+    for (int d = 0; !a && d < def->rank;
+         d++) /* stored at pieces of an axis: those that choose the neighbours choose them still */
+        if (expr_uses(k, def->at[from], def->space[d]) && !expr_uses(k, place, def->space[d])) return false;
     if (!a || expr_is(k, k->axis.at[a].extent, 1)) return true;
-    Lin l = lin_of(k, expr_map(k, reader->at[to], map));
+    Lin l = lin_of(k, place);
     bool kept = false, cut = false; /* cut in pieces that do not lie side by side: a shuffle */
     for (int i = 0; i < l.n; i++) {
         const ExprNode *n = expr_node(k, l.term[i].atom);
@@ -382,8 +386,8 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     for (uint32_t i = 0; i < c->load[stage].at.n; i++)
         if (c->load[stage].at.at[i] != load && (int)expr_node(k, c->load[stage].at.at[i])->id == buf) return false;
     Expr *map = c->map;
-    bool fits = at_axes ? invert(k, &d, &r, load, map) && keeps_order(k, &d, &r, map) : follow(k, &d, &r, load, map);
-    if (!fits || c->cost[def] + c->cost[stage] > 2 * MOST) return forget(c, &r);
+    bool fits = at_axes ? invert(k, &d, &r, load, map) : follow(k, &d, &r, load, map);
+    if (!fits || !keeps_order(k, &d, &r, map) || c->cost[def] + c->cost[stage] > 2 * MOST) return forget(c, &r);
     d = with_epilogue(k, d, &r, load, map);
     forget(c, &r);
     uint32_t place = stays ? def : stage, gone = stays ? stage : def;
@@ -619,7 +623,8 @@ static void settle_group(Kernel *k, uint32_t first, uint32_t last)
         Compute *s = &k->stage.at[i];
         for (int d = 0; d < s->rank && d < lead.rank; d++) {
             if (s->space[d] == lead.space[d]) continue;
-            if (k->axis.at[s->space[d]].extent != k->axis.at[lead.space[d]].extent || stage_has_axis(s, lead.space[d])) break;
+            if (k->axis.at[s->space[d]].extent != k->axis.at[lead.space[d]].extent || stage_has_axis(s, lead.space[d]))
+                break;
             stage_rename(k, s, s->space[d], lead.space[d]);
         }
     }

@@ -69,6 +69,17 @@ Test(cluster, copies_move_no_data)
                            1));
 }
 
+Test(cluster, a_product_is_not_stored_across)
+{ /* keys go where the scores want them by a copy that turns tiles, not one by one: the columns of the product stay side by side */
+    Program *p = clustered("kernel k(S) { in X[S, 32], Q[2, S, 16] const W[32, 32] out Y[2, S, S] tmp a[S, 32], k4[S, 2, 16], kt[2, 16, S]"
+                           " a[s, n] = sum(k: 32) X[s, k] * W[k, n] k4[s, h, d] = a[s, h * 16 + d] kt[h, d, s] = k4[s, h, d]"
+                           " Y[h, s, t] = sum(d: 16) Q[h, s, d] * kt[h, d, t] }",
+                           2);
+    const Compute *a = &p->k->stage.at[0];
+    cr_assert(expr_uses(p->k, a->at[p->k->buf.at[a->out].rank - 1], a->space[1]));
+    program_drop(p);
+}
+
 Test(cluster, concatenation_is_where_the_parts_are_stored)
 {
     Program *p = clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 16], Z[4, 24] tmp a[4, 8], b[4, 8], c[4, 16], d[4, 24]"
