@@ -12,6 +12,7 @@ static const Pass pipeline[] = {
     {"integer", pass_integer, NULL, "contractions between DequantizeLinear and QuantizeLinear are integer operators"},
     {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
     {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},
+    {"scale", pass_scale, quantizing, "the constants between an integer sum and the next quantizer are one factor and one summand"},
 };
 
 const Pass *pass_at(uint32_t i) { return i < COUNT_OF(pipeline) ? &pipeline[i] : NULL; }

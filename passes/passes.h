@@ -8,4 +8,5 @@ Graph *pass_simplify(const Graph *in, PassCtx *ctx); /* simplify.c */
 Graph *pass_quantize(const Graph *in, PassCtx *ctx); /* quantize.c */
 Graph *pass_integer(const Graph *in, PassCtx *ctx);  /* integer.c */
 Graph *pass_finish(const Graph *in, PassCtx *ctx);   /* integer.c */
+Graph *pass_scale(const Graph *in, PassCtx *ctx);    /* scale.c */
 #endif

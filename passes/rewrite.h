@@ -42,5 +42,6 @@ typedef struct Rule {
 /* One table of rules, ended by a row without name. fired, when not NULL, counts firings per rule. */
 Graph *rewrite(const Graph *in, PassCtx *ctx, const Rule *rules, uint32_t *fired);
 extern const Rule rules_simplify[];                        /* simplify.c */
+extern const Rule rules_scale[];                           /* scale.c */
 void rules_check(const Rule *rules);                       /* parses every pattern: a malformed one is a bug (asserts) */
 #endif

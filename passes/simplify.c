@@ -192,6 +192,7 @@ const Rule rules_simplify[] = {
     {"sub-zero",       "Sub(x, #k)",                      "x",  adds_zero,        NULL},
     {"mul-one",        "Mul(x, #k)",                      "x",  scales_one,       NULL},
     {"div-one",        "Div(x, #k)",                      "x",  scales_one,       NULL},
+    {"sum-two",        "Sum(x, y)",                       "Add(x, y)", NULL,        NULL},
     {"transpose-none", "Transpose(x)",                    "x",  is_identity_perm, NULL},
     {"transpose-pair", "Transpose(t@Transpose(x))",       NULL, NULL,             compose_perms},
     {"mul-conv",       "Mul(!c@Conv(x, #w, b?), #k)",     NULL, NULL,             scale_conv},

@@ -510,11 +510,24 @@ static V sat_float(Emit *x, DType to, V v)
     return float_to_int(x, to, clamp(x, v, lo, hi, lo < 0));
 }
 
+/* To unsigned: what is too large is 2^31 or more after x86's conversion, which gives 0x80000000 for all it cannot hold, and AVX-512 has
+ * one instruction for a least value and a truncation. */
+static V sat_rint_unsigned(Emit *x, DType to, V v, double plus)
+{
+    T t = LLVMTypeOf(v), over[2] = {like(x->i32, v), t};
+    V c = select_(x, fcmp(x, LLVMRealOGT, v, real_of(t, -plus)), v, real_of(t, -plus)); /* NaN: the least */
+    V i = intrinsic(x, "llvm.lrint", over, 2, &c, 1);
+    if (plus != 0) i = opi(x, LLVMAdd, i, (int64_t)plus);
+    return resize(x, DT_u32, intrinsic2(x, "llvm.umin", i, int_of(over[0], dtype_max(to))), reg_type(x, to));
+}
+
 V scalar_sat_rint(Emit *x, DType to, V v, double plus)
 {
     double lo = (double)dtype_min(to), hi = (double)dtype_max(to);
-    /* NaN must give 0 whatever `plus` is; with lo == 0 and plus == 0 the clamp does that already. */
-    V nan = lo != 0 || plus != 0 ? fcmp(x, LLVMRealUNO, v, v) : NULL;
+    if (lo == 0 && plus >= 0 && plus <= hi && dtypes[to].bits % 8 == 0 && !strcmp(x->target->arch, "x86_64"))
+        return sat_rint_unsigned(x, to, v, plus);
+    /* NaN must give 0 whatever `plus` is; with lo == 0 the clamp does that already. */
+    V nan = lo != 0 ? fcmp(x, LLVMRealUNO, v, v) : NULL;
     V c = clamp(x, v, lo - plus, hi - plus, false);
     T over[2] = {like(x->i32, v), LLVMTypeOf(v)};
     V i = intrinsic(x, "llvm.lrint", over, 2, &c, 1);
