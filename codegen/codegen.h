@@ -17,7 +17,7 @@
 
 /* ---- targets: instruction-set levels as rows of a table (codegen/target.c) ---- */
 typedef enum DotKind { DOT_NONE, DOT_VNNI512, DOT_VNNI256, DOT_AVX2, DOT_AVX512, DOT_AMX } DotKind;
-typedef enum PairKind { PAIR_FMA, PAIR_DPBF16, PAIR_CONVERT } PairKind;
+typedef enum PairKind { PAIR_FMA, PAIR_DPBF16, PAIR_AMX } PairKind;
 /* Stands in for the tile instructions on machines without them (tests): code made with it calls these addresses in this process. */
 typedef struct TileEmulator {
     void (*configure)(const void *config);
@@ -25,6 +25,7 @@ typedef struct TileEmulator {
     void (*load)(int32_t tile, const void *at, int64_t step);
     void (*store)(int32_t tile, void *at, int64_t step);
     void (*dot)(int32_t sum, int32_t left, int32_t right); /* u8 x i8 */
+    void (*dot_bf16)(int32_t sum, int32_t left, int32_t right);
 } TileEmulator;
 typedef struct Target {
     const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "avx512bf16" "amx"; "cuda" */
@@ -35,7 +36,7 @@ typedef struct Target {
     int registers;             /* vector registers */
     bool fma;                  /* has fused multiply-add */
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
-    PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, widened though f32 converts to bf16 in one instruction */
+    PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, or in tiles and the rest widened */
     bool gpu;
     const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;

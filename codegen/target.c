@@ -22,10 +22,10 @@ static const Target targets[] = {
     {.name = "avx512bf16", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni,+avx512bf16" WIDE,
      .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI | OCTET_CPU_AVX512BF16, .lanes = 16, .registers = 32, .fma = true,
      .dot = DOT_VNNI512, .pair = PAIR_DPBF16},
-    /* Where there are tiles VDPBF16PS takes twice as long as the two FMAs it replaces (docs/adr/0008). */
+    /* Where there are tiles, they sum bf16; for the rest VDPBF16PS would take as long as four FMAs do (docs/adr/0008). */
     {.name = "amx", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16" WIDE,
      .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI | OCTET_CPU_AVX512BF16 | OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16, .lanes = 16,
-     .registers = 32, .fma = true, .dot = DOT_AMX, .pair = PAIR_CONVERT},
+     .registers = 32, .fma = true, .dot = DOT_AMX, .pair = PAIR_AMX},
     {.name = "cuda", .arch = "cuda", .cpu = "", .features = "", .lanes = 1, .registers = 255, .fma = true, .gpu = true},
 };
 /* clang-format on */

@@ -5,7 +5,7 @@
  * address (0: the same for all lanes, 1: a vector load, else one by one), and how often is an element used.
  *
  *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers;
- *                 of bytes, where there are tile registers: the `tiles` call on up to four of them
+ *                 of bytes or bf16, where there are tile registers: the `tiles` call on up to four of them
  *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers
  *   reduction     lanes over the contiguous axis: a summed one gets partial results, a space one needs none
  *   map           lanes over the axis contiguous in the output, or tiles of two axes when a copy transposes
@@ -611,10 +611,11 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     ExprNode left = *expr_node(k, r->left);
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
-    if (u->t->dot != DOT_AMX || word != 4 || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
+    bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
+    if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
         return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
-    if (depth < TILE_STEP) return false;
+    if (depth * (4 / word) < TILE_STEP) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
     return expr_step(k, at, r->row) && by && expr_is(k, by, 1);
 }

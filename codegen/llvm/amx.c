@@ -1,7 +1,7 @@
-/* amx.c - the tile unit of x86 (AMX): u8 x i8 sums of a `tiles` call in tile registers.
+/* amx.c - the tile unit of x86 (AMX): u8 x i8 and bf16 x bf16 sums of a `tiles` call in tile registers.
  *
  * Comes in: the address formulas of a matched call (micro.c) and which rows and panels are wanted. Goes out: code that
- * leaves the i32 sums in memory, from where the ordinary epilogue reads them row by row.
+ * leaves the i32 or f32 sums in memory, from where the ordinary epilogue reads them row by row.
  *
  *   left   a row of the tile is a row of the output: any constant step between rows, straight from the activations
  *   right  the weight panels as they are: 16 rows (words of 4 bytes) of 16 lanes, 1 KB one after the other
@@ -15,7 +15,7 @@
 #include "codegen/llvm/internal.h"
 
 enum { SUMS = 0, LEFT = 4, RIGHT = 6, PER_SIDE = 2 }; /* tile numbers */
-enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64 };
+enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD_BYTES = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64 };
 
 /* ---- shapes ---- */
 /* In cycles of one panel and 16 words. A tile takes its time whatever its rows; a row by vectors is one instruction a
@@ -62,9 +62,11 @@ bool tiles_fit(Emit *x, TileSum *s)
 {
     Kernel *k = x->k;
     const Tile *t = s->t;
-    if (x->target->dot != DOT_AMX || !s->inner) return false;
-    if (!step_is(k, s->left_at, s->inner, WORD) || !step_is(k, s->left_at, t->dot, 1)) return false;
-    if (!step_is(k, s->right_at, s->inner, ROW_BYTES) || !step_is(k, s->right_at, t->lane, WORD)) return false;
+    bool bytes = s->word == WORD_BYTES;
+    int64_t lanes = ROW_BYTES / WORD_BYTES;
+    if (!s->inner || !(bytes ? x->target->dot == DOT_AMX : x->target->pair == PAIR_AMX)) return false;
+    if (!step_is(k, s->left_at, s->inner, s->word) || !step_is(k, s->left_at, t->dot, 1)) return false;
+    if (!step_is(k, s->right_at, s->inner, lanes * s->word) || !step_is(k, s->right_at, t->lane, s->word)) return false;
     s->row_step = expr_step(k, s->left_at, t->row);
     return s->row_step && words_of(x, s) != 0;
 }
@@ -110,10 +112,11 @@ static void tile_store(Emit *x, int tile, V at, V step)
     tile_op(x, "llvm.x86.tilestored64", EMULATED(x, store), (V[]){number(x, tile), at, step}, 3);
 }
 
-static void tile_dot(Emit *x, int sum, int left, int right)
+static void tile_dot(Emit *x, int word, int sum, int left, int right)
 {
     V arg[3] = {number(x, sum), number(x, left), number(x, right)};
-    tile_op(x, "llvm.x86.tdpbusd", EMULATED(x, dot), arg, 3);
+    if (word == WORD_BYTES) tile_op(x, "llvm.x86.tdpbusd", EMULATED(x, dot), arg, 3);
+    else tile_op(x, "llvm.x86.tdpbf16ps", EMULATED(x, dot_bf16), arg, 3);
 }
 
 /* The 64 bytes of LDTILECFG: palette 1, then bytes a row as 16 bits from byte 16 and rows from byte 48, per tile. */
@@ -121,7 +124,7 @@ void tiles_configure(Emit *x)
 {
     uint8_t config[CONFIG_BYTES] = {1};
     for (int t = 0; t < TILES; t++) {
-        config[16 + 2 * t] = (uint8_t)(t >= LEFT && t < RIGHT ? x->tiles.words * WORD : ROW_BYTES);
+        config[16 + 2 * t] = (uint8_t)(t >= LEFT && t < RIGHT ? x->tiles.words * WORD_BYTES : ROW_BYTES);
         config[48 + t] = (uint8_t)(t >= RIGHT ? x->tiles.words : x->tiles.rows);
     }
     V bytes = LLVMConstStringInContext2(x->c, (const char *)config, sizeof config, 1);
@@ -134,7 +137,7 @@ void tiles_configure(Emit *x)
 void tiles_busy(Emit *x)
 {
     for (int i = 0; i < PER_SIDE; i++)
-        for (int j = 0; j < PER_SIDE; j++) tile_dot(x, SUMS + i * PER_SIDE + j, LEFT + i, RIGHT + j);
+        for (int j = 0; j < PER_SIDE; j++) tile_dot(x, WORD_BYTES, SUMS + i * PER_SIDE + j, LEFT + i, RIGHT + j);
 }
 
 void tiles_free(Emit *x) { intrinsic(x, "llvm.x86.tilerelease", NULL, 0, NULL, 0); }
@@ -167,7 +170,8 @@ static V right_tile(Emit *x, const Group *g, int j)
 static void group_step(Emit *x, const Group *g)
 {
     x->var[g->s->t->dot] = int64(x, 0);
-    V step = emit_scalar(x, g->s->row_step), row_bytes = int64(x, ROW_BYTES);
+    Expr bytes = expr_index(x->k, WORD_BYTES / g->s->word); /* of an element */
+    V step = emit_scalar(x, expr_mul(x->k, g->s->row_step, bytes)), row_bytes = int64(x, ROW_BYTES);
     bool keep_right = g->cols <= PER_SIDE;
     assert(keep_right || g->rows == 1);
     for (int i = 0; i < g->rows; i++)
@@ -175,7 +179,7 @@ static void group_step(Emit *x, const Group *g)
             int left = LEFT + i % PER_SIDE, right = RIGHT + j % PER_SIDE;
             if (!i || !keep_right) tile_load(x, right, right_tile(x, g, j), row_bytes);
             if (!j) tile_load(x, left, left_tile(x, g, i), step);
-            tile_dot(x, SUMS + i * g->cols + j, left, right);
+            tile_dot(x, g->s->word, SUMS + i * g->cols + j, left, right);
         }
 }
 

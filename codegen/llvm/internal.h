@@ -124,9 +124,10 @@ void emit_stmts(Emit *x, const Stmt *s);
 bool emit_turned(Emit *x, const Stmt *s); /* false: nothing emitted, not such a loop */
 
 /* ---- amx.c ---- */
-typedef struct TileSum { /* a matched call in bytes */
+typedef struct TileSum { /* a matched call in words */
     const Tile *t;
-    int left_buf, right_buf, inner; /* inner: the innermost reduction loop, counts words of 4 bytes; 0: there is none */
+    int left_buf, right_buf, inner; /* inner: the innermost reduction loop, counts words; 0: there is none */
+    int word;                       /* elements of a word: 4 bytes, 2 bf16 */
     Expr left_at, right_at, words;  /* element offsets; whole words of the innermost loop */
     Expr row_step;                  /* set by tiles_fit */
 } TileSum;
@@ -137,7 +138,7 @@ void tiles_busy(Emit *x); /* one product for each of the four sums, of whatever 
 void tiles_free(Emit *x);
 enum { TILES_BUSY_OPERATIONS = 4 * 16 * 16 * 64 * 2 };
 Expr tiles_words(Emit *x, const TileSum *s); /* how many of the words are summed in tiles */
-/* i32 out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
+/* i32, or f32 for bf16, out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
 void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);
 
 /* ---- micro.c ---- */

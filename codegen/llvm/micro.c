@@ -134,8 +134,9 @@ static Expr whole_words(Micro *m) /* of the innermost loop */
 static bool match_tiles(Micro *m)
 {
     if (strcmp(m->s->name, "tiles") || !m->t->dot || !m->depths || !m->adjacent) return false;
-    if (m->left_type != DT_u8 || m->right_type != DT_i8) return false;
-    m->in_tiles = (TileSum){.t = m->t, .left_buf = m->left_buf, .right_buf = m->right_buf};
+    bool bytes = m->left_type == DT_u8 && m->right_type == DT_i8, pairs = m->left_type == DT_bf16;
+    if (!bytes && !pairs) return false;
+    m->in_tiles = (TileSum){.t = m->t, .left_buf = m->left_buf, .right_buf = m->right_buf, .word = m->word};
     m->in_tiles.left_at = m->left_at, m->in_tiles.right_at = m->right_at;
     m->in_tiles.inner = m->t->depth[m->depths - 1], m->in_tiles.words = whole_words(m);
     return tiles_fit(m->x, &m->in_tiles);

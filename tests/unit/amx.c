@@ -2,6 +2,7 @@
  * whole kernels must give what the interpreter gives, with every buffer between unmapped pages. */
 #include "codegen/codegen.h"
 #include <criterion/criterion.h>
+#include <math.h>
 #include <sys/mman.h>
 
 /* ---- the tile unit ---- */
@@ -67,7 +68,34 @@ static void emu_dot(int32_t c, int32_t a, int32_t b)
     for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
 }
 
-static const TileEmulator emulator = {emu_configure, emu_zero, emu_load, emu_store, emu_dot};
+static float bf16_at(const uint8_t *at)
+{
+    uint32_t bits = (uint32_t)(at[0] | at[1] << 8) << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+/* Even and odd products are summed apart over the whole depth, then added to the sum. */
+static void emu_dot_bf16(int32_t c, int32_t a, int32_t b)
+{
+    usable(a), usable(b), usable(c), unit.dots++;
+    cr_assert(a != b && b != c && a != c, "three different tiles");
+    cr_assert(unit.colsb[c] == unit.colsb[b] && unit.rows[c] == unit.rows[a] && unit.colsb[a] == 4 * unit.rows[b]);
+    for (int m = 0; m < unit.rows[c]; m++)
+        for (int n = 0; n < unit.colsb[c] / 4; n++) {
+            float sum, half[2] = {0, 0};
+            memcpy(&sum, &unit.data[c][m][4 * n], 4);
+            for (int k = 0; k < unit.colsb[a] / 2; k++)
+                half[k % 2] = fmaf(bf16_at(&unit.data[a][m][2 * k]), bf16_at(&unit.data[b][k / 2][4 * n + k % 2 * 2]),
+                                   half[k % 2]);
+            sum += half[0] + half[1];
+            memcpy(&unit.data[c][m][4 * n], &sum, 4);
+        }
+    for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
+}
+
+static const TileEmulator emulator = {emu_configure, emu_zero, emu_load, emu_store, emu_dot, emu_dot_bf16};
 
 static Target emulated(void)
 {
@@ -165,6 +193,8 @@ static void fill(const Buf *b, char *at, int64_t n, uint32_t *seed)
     for (int64_t i = 0; i < n; i++) {
         uint32_t r = (*seed = *seed * 1664525u + 1013904223u) >> 8;
         if (b->type == DT_f32) dtype_store(b->type, at, i, (double)(r % 4001) / 700);
+        else if (b->type == DT_bf16)
+            dtype_store(b->type, at, i, (double)(r % 17) - 8); /* sums of these are exact in any order */
         else dtype_store_int(b->type, at, i, (int64_t)(r % 256) - (b->type == DT_u8 ? 0 : 128));
     }
 }
@@ -209,6 +239,8 @@ static int code_run(const Code *c, const int64_t *size, uint32_t seed)
 /* clang-format off */
 #define GEMM_HEAD "in A: u8[M, K] const W: i8[N, K] layout(0/16, 1/4, 0%%16, 1%%4) in B[N] out Y: u8[M, N]"                                   \
     " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12)"
+#define GEMM16_HEAD "in A: bf16[M, K] const W: bf16[N, K] layout(0/16, 1/2, 0%%16, 1%%2) in B[N] out Y[M, N]"                                 \
+    " Y[m, n] = sum(k: K) f32(A[m, k]) * f32(W[n, k]) then max(it * 0.5 + B[n], 0)"
 #define GEMM_LOOPS "unroll m.1 n.1 k.1; vectorize n.2; call tiles k.0 }"
 /* clang-format on */
 
@@ -228,10 +260,13 @@ Test(amx, sizes_known_when_it_runs)
                  {3, 1, "order n.0 m.0 k.0 m.1 n.1 n.2 k.1"}};
     if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
     Session *s = session_new();
-    for (size_t i = 0; i < COUNT_OF(shape); i++) {
+    for (size_t both = 0; both < 2 * COUNT_OF(shape); both++) {
+        size_t i = both / 2;
         Code c = code_new(s, arena_printf(&s->mem,
-                                          "kernel gemm(M, N, K) { " GEMM_HEAD
-                                          " schedule: split m %d; split n %d 16; split k 4; %s; " GEMM_LOOPS,
+                                          both % 2 ? "kernel gemm16(M, N, K) { " GEMM16_HEAD
+                                                     " schedule: split m %d; split n %d 16; split k 2; %s; " GEMM_LOOPS
+                                                   : "kernel gemm(M, N, K) { " GEMM_HEAD
+                                                     " schedule: split m %d; split n %d 16; split k 4; %s; " GEMM_LOOPS,
                                           shape[i].rows, shape[i].cols, shape[i].order));
         static const int64_t fixed[][3] = {{0, 16, 64}, {1, 1, 1},     {64, 32, 64}, {50, 40, 130},
                                            {64, 17, 3}, {49, 33, 140}, {98, 16, 67}};
@@ -291,6 +326,14 @@ Test(amx, convolutions)
                                         window + st, w, ch, n, f, f, ch, n, 2, out, n, f, f, ch, st, di, st, di);
         Code c = code_new(s, text);
         cr_expect(code_run(&c, (int64_t[3]){0}, (uint32_t)i), "%s: no tiles", text);
+        text = arena_printf(&s->mem,
+                            "kernel conv16() { in X: bf16[2, %d, %d, %d] const F: bf16[%d, %d, %d, %d] "
+                            "layout(0/16, 1, 2, 3/2, 0%%16, 3%%2) in B[%d] out Y: bf16[2, %d, %d, %d]"
+                            " Y[b, h, w, o] = sum(i: %d, j: %d, c: %d) f32(X[b, h * %d + i * %d, w * %d + "
+                            "j * %d, c]) * f32(F[o, i, j, c]) then bf16(it + B[o]) }",
+                            window + st, w, ch, n, f, f, ch, n, 2, out, n, f, f, ch, st, di, st, di);
+        c = code_new(s, text);
+        cr_expect(code_run(&c, (int64_t[3]){0}, (uint32_t)i), "%s: no tiles", text);
     }
     session_drop(s);
 }
@@ -326,17 +369,12 @@ Test(amx, falls_back)
 }
 
 /* The instructions themselves: the configuration outside all loops, in the innermost one loads and products alone. */
-Test(amx, instructions)
+static void expect_instructions(const char *source, const char *product)
 {
     Arena mem = {0};
     Diag diag = {.mem = &mem, .subject = ""};
     const char *error = "", *text = NULL;
-    Kernel *k = kernel_parse(
-        &mem, dims_new(&mem),
-        "kernel gemm() { in A: u8[128, 512] const W: i8[64, 512] layout(0/16, 1/4, 0%16, 1%4) in B[64] out Y: u8[128, "
-        "64]"
-        " Y[m, n] = sum(k: 512) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12) }",
-        &diag);
+    Kernel *k = kernel_parse(&mem, dims_new(&mem), source, &diag);
     cr_assert(k);
     tune(k, target_find("amx"));
     k = schedule_apply(k, &error);
@@ -350,10 +388,10 @@ Test(amx, instructions)
              *body = strchr(block, ':');
         *body++ = 0;
         char *back = strstr(body, arena_printf(&mem, "%s\n", block)); /* jumps to its own start */
-        if (!back || !strstr(body, "tdpbusd")) continue;
+        if (!back || !strstr(body, product)) continue;
         *back = 0;
         int count[3] = {0}, vectors = strstr(body, "zmm") != NULL;
-        static const char *const name[3] = {"tdpbusd", "tileloadd", "tilestored"};
+        const char *const name[3] = {product, "tileloadd", "tilestored"};
         for (int i = 0; i < 3; i++)
             for (const char *p = body; (p = strstr(p, name[i])); p++) count[i]++;
         loops += count[0] == 4 && count[1] == 4 && !count[2] && !vectors;
@@ -361,4 +399,17 @@ Test(amx, instructions)
     cr_expect(loops, "four products from four loads: %s", text);
     cr_expect(strstr(text, "tilestored"));
     arena_drop(&mem);
+}
+
+Test(amx, instructions)
+{
+    expect_instructions(
+        "kernel gemm() { in A: u8[128, 512] const W: i8[64, 512] layout(0/16, 1/4, 0%16, 1%4) in B[64] out Y: u8[128, "
+        "64]"
+        " Y[m, n] = sum(k: 512) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.002 + B[n]) + 12) }",
+        "tdpbusd");
+    expect_instructions("kernel gemm16() { in A: bf16[128, 512] const W: bf16[64, 512] layout(0/16, 1/2, 0%16, 1%2) in "
+                        "B[64] out Y: bf16[128, 64]"
+                        " Y[m, n] = sum(k: 512) f32(A[m, k]) * f32(W[n, k]) then bf16(it + B[n]) }",
+                        "tdpbf16ps");
 }
