@@ -95,7 +95,7 @@ void llvm_jit_drop(LlvmJit *j);
 /* Loops that do nothing but one thing, to measure what this machine can do with a target's instructions. Called as a kernel:
  * buf[0] the data to read, size[0] its bytes (a multiple of PROBE_ALIGN), buf[1] PROBE_ALIGN bytes that receive a result;
  * hi - lo rounds, each `per_round` operations (READ: all bytes once). */
-typedef enum ProbeKind { PROBE_F32, PROBE_INT8, PROBE_READ } ProbeKind;
+typedef enum ProbeKind { PROBE_F32, PROBE_BF16, PROBE_INT8, PROBE_READ } ProbeKind;
 enum { PROBE_ALIGN = 4096 };
 OctetKernel llvm_probe(LlvmJit *j, const Target *t, ProbeKind kind, double *per_round); /* NULL: reported */
 

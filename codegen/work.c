@@ -122,8 +122,10 @@ static void contraction_say(Worker *w, const Compute *c, const Contraction *r, S
         *to = product(w, *to, extent(w, a));
     }
     s->size[WORK_DEPTH] = terms(w, c);
-    s->math = r->acc == DT_i32 && dtypes[left].bytes == 1 ? OCTET_MATH_INT8 : OCTET_MATH_F32;
-    const char *in = r->acc == DT_f32 && left != DT_f32 ? " in f32" : "";
+    s->math = r->acc == DT_i32 && dtypes[left].bytes == 1 ? OCTET_MATH_INT8
+              : left == DT_bf16 && right == DT_bf16       ? OCTET_MATH_BF16
+                                                          : OCTET_MATH_F32;
+    const char *in = r->acc == DT_f32 && dtypes[left].bytes == 1 ? " in f32" : "";
     s->what = left == right ? arena_printf(w->z->mem, "contraction %s%s", dtypes[left].name, in)
                             : arena_printf(w->z->mem, "contraction %s %s%s", dtypes[left].name, dtypes[right].name, in);
 }

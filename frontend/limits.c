@@ -84,7 +84,8 @@ static double crew_rate(Crew *c)
 
 static bool probes_run(Limits *l, const Target *t, const bool *unit, Crew *c, LlvmJit *jit)
 {
-    static const ProbeKind kinds[OCTET_MATHS] = {[OCTET_MATH_F32] = PROBE_F32, [OCTET_MATH_INT8] = PROBE_INT8};
+    static const ProbeKind kinds[OCTET_MATHS] = {
+        [OCTET_MATH_F32] = PROBE_F32, [OCTET_MATH_BF16] = PROBE_BF16, [OCTET_MATH_INT8] = PROBE_INT8};
     double per_round = 0;
     c->bytes = PROBE_ALIGN;
     for (int u = 0; u < OCTET_MATHS; u++) {

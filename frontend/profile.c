@@ -11,8 +11,9 @@
 typedef struct UnitInfo {
     const char *name, *rate;
 } UnitInfo;
-static const UnitInfo units[OCTET_MATHS] = {
-    [OCTET_MATH_F32] = {"f32", "GFLOP/s"}, [OCTET_MATH_INT8] = {"int8", "Gop/s"}};
+static const UnitInfo units[OCTET_MATHS] = {[OCTET_MATH_F32] = {"f32", "GFLOP/s"},
+                                            [OCTET_MATH_BF16] = {"bf16", "GFLOP/s"},
+                                            [OCTET_MATH_INT8] = {"int8", "Gop/s"}};
 
 typedef struct Row {
     int32_t step;

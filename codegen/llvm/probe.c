@@ -41,6 +41,11 @@ static V next_dot(Probe *p, V v)
     return intrinsic(p->x, name, NULL, 0, (V[]){v, p->a, p->b}, 3);
 }
 
+static V next_bf16(Probe *p, V v)
+{
+    return intrinsic(p->x, "llvm.x86.avx512bf16.dpbf16ps.512", NULL, 0, (V[]){v, p->a, p->b}, 3);
+}
+
 /* Without a dot product of bytes: products of 16-bit halves summed in pairs, and one more addition. */
 static V next_pairs(Probe *p, V v)
 {
@@ -62,7 +67,9 @@ static ProbeForm form_of(Emit *x, ProbeKind kind)
 {
     unsigned lanes = (unsigned)x->target->lanes;
     T f = LLVMVectorType(x->f32, lanes), i = LLVMVectorType(x->i32, lanes);
-    if (kind == PROBE_F32) return (ProbeForm){f, f, next_f32, 2.0 * lanes};
+    if (kind == PROBE_BF16 && x->target->pair == PAIR_DPBF16)
+        return (ProbeForm){f, LLVMVectorType(LLVMBFloatTypeInContext(x->c), 2 * lanes), next_bf16, 4.0 * lanes};
+    if (kind != PROBE_INT8) return (ProbeForm){f, f, next_f32, 2.0 * lanes};
     if (has_dot(x->target)) return (ProbeForm){i, LLVMVectorType(x->i8, 4 * lanes), next_dot, 8.0 * lanes};
     return (ProbeForm){i, LLVMVectorType(x->i16, 2 * lanes), next_pairs, 4.0 * lanes};
 }
@@ -117,7 +124,7 @@ static double arithmetic(Probe *p, ProbeKind kind)
     loop_body(x, &l);
     for (int i = 0; i < p->chains; i++) next[i] = f.next(p, p->state[i]);
     states_end(p, &l, next, 1);
-    result_store(p, states_sum(p, kind == PROBE_F32));
+    result_store(p, states_sum(p, kind != PROBE_INT8));
     return p->chains * f.operations;
 }
 

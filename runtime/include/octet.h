@@ -50,7 +50,7 @@ typedef void (*OctetTask)(void *arg, int32_t i);
 typedef void (*OctetParallelFor)(void *host, int32_t n, OctetTask task, void *arg);
 
 /* What a step has to do, for profiles. */
-typedef enum OctetMath { OCTET_MATH_F32, OCTET_MATH_INT8, OCTET_MATHS } OctetMath; /* the arithmetic that bounds it */
+typedef enum OctetMath { OCTET_MATH_F32, OCTET_MATH_BF16, OCTET_MATH_INT8, OCTET_MATHS } OctetMath; /* the arithmetic that bounds it */
 typedef struct OctetWork {
     const char *what;                      /* "contraction u8 i8", "window f32", "map f32", ... */
     int32_t math;                          /* OctetMath */

@@ -62,7 +62,7 @@ Test(work, limits_are_plausible)
     Arena mem = {0};
     Diag d = {.mem = &mem};
     Limits l;
-    bool all[OCTET_MATHS] = {true, true};
+    bool all[OCTET_MATHS] = {true, true, true};
     uint64_t have = target_host_features();
     for (uint32_t i = 0; target_at(i); i++) {
         const Target *t = target_at(i);
