@@ -487,6 +487,44 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     parallelise(u, c, &loops, outer);
 }
 
+static bool slides_along(Tuner *u, const Compute *c, const Accesses *a, int axis) /* is an image under a window? */
+{
+    Kernel *k = u->k;
+    for (uint32_t i = 0; i < a->at.n; i++)
+        for (int r = 0; r < c->reduces; r++)
+            if (!a->at.at[i].store && expr_uses(k, a->at.at[i].address, axis) &&
+                expr_uses(k, a->at.at[i].address, c->reduce[r]))
+                return true;
+    return false;
+}
+
+/* A window passes over an image: what it reads for one row of results is read again for the next. All channels of it are more than the
+ * nearest cache holds; some channels (this many vectors of them) at a time, it stays there. 0: it does anyway, or the image comes from
+ * so far that it should be read from end to end. */
+static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Order *o, int near, int lane)
+{
+    enum { NEAR_CACHE = 32 * 1024, OWN_CACHE = 1024 * 1024, MOST_VECTORS = 4 };
+    Kernel *k = u->k;
+    int64_t bytes = 0, taps = 1, n = extent(k, lane), wide = extent(k, near), image = 0;
+    for (uint32_t i = 0; i < a->at.n; i++)
+        if (!a->at.at[i].store && expr_uses(k, a->at.at[i].address, near)) {
+            const Buf *b = &k->buf.at[a->at.at[i].buf];
+            int64_t all = dtypes[b->type].bytes;
+            bytes += all;
+            for (int d = 0; d < b->rank; d++) all *= expr_constant(k, b->dim[d], 1); /* one of a batch */
+            image += all;
+        }
+    for (int i = 0; i + 1 < c->reduces; i++) taps *= about(k, c->reduce[i]); /* rows of the window */
+    bool rows = false;
+    for (int i = 0; i < o->n; i++)
+        rows = rows || (o->axis[i] != near && o->axis[i] != lane && slides_along(u, c, a, o->axis[i]));
+    if (!rows || n < 2 * LANES || n % LANES || wide < 0 || !slides_along(u, c, a, near)) return 0;
+    int64_t each = bytes * taps * wide * LANES;
+    if (each * (n / LANES) <= NEAR_CACHE || image > OWN_CACHE) return 0;
+    int64_t most = NEAR_CACHE / each;
+    return (int)best_divisor(n / LANES, most < 1 ? 1 : most > MOST_VECTORS ? MOST_VECTORS : most);
+}
+
 static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
 {
     Kernel *k = u->k;
@@ -495,17 +533,24 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     space_order(u, c, &o);
     int near = neighbours(u, c, a, &o, lane, &tile),
         narrow = extent(k, lane) == 8 || extent(k, lane) == 4 ? (int)extent(k, lane) : LANES;
-    int row = near ? schedule_split(k, near, (int[]){(int)tile}, 1) : 0, vector = schedule_split(k, lane, &narrow, 1);
+    int strip = near && narrow == LANES ? strip_vectors(u, c, a, &o, near, lane) : 0;
+    int row = near ? schedule_split(k, near, (int[]){(int)tile}, 1) : 0, part[3] = {0};
+    int first = strip > 1 ? schedule_split(k, lane, (int[]){strip, LANES}, 2) : schedule_split(k, lane, &narrow, 1);
+    part[0] = first, part[1] = strip > 1 ? first + 1 : 0, part[2] = first + (strip > 1 ? 2 : 1);
     if (near) mark(k, LOOP_UNROLL, row + 1);
-    mark(k, LOOP_VECTOR, vector + 1);
-    for (int i = 0; i < o.n; i++) put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? vector : o.axis[i]);
+    mark(k, LOOP_VECTOR, part[2]);
+    for (int i = 0; i < o.n; i++) {
+        if (strip && o.axis[i] != lane && slides_along(u, c, a, o.axis[i])) put(&loops, part[0]);
+        put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? part[0] : o.axis[i]);
+    }
+    put(&loops, part[1]);
     int outer = loops.n, apart = !near && is_run(u, c) ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
     int block = is_float_window(k, c) ? schedule_split(k, flatten_window(k, c), (int[]){TAPS}, 1) : 0;
     if (block) put(&loops, block), put(&loops, block + 1);
     if (apart) put(&loops, apart), put(&loops, apart + 1);
     for (int i = 0; i < c->reduces && !block && !apart; i++) put(&loops, c->reduce[i]);
     if (near) put(&loops, row + 1);
-    put(&loops, vector + 1);
+    put(&loops, part[2]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     if (apart)
         mark(k, LOOP_UNROLL, apart + 1), step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){apart + 1}, 1,

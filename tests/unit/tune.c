@@ -68,6 +68,19 @@ Test(tune, what_interleaves_is_woven)
     program_drop(p);
 }
 
+Test(tune, windows_keep_their_rows_in_the_cache)
+{
+    Program *p = program_new("kernel k() { in X[240, 32, 32] layout(1, 2, 0) const W[240, 5, 5] layout(1, 2, 0) out Y[240, 28, 28] layout(1, 2, 0)"
+                             " Y[c, h, w] = sum(i: 5, j: 5) X[c, h + i, w + j] * W[c, i, j] }");
+    Kernel *k = tuned(p, "avx512");
+    cr_assert(split_of(k, "c", 0) == 3 && split_of(k, "c", 1) == 16, "all of five rows are more than a cache");
+    program_drop(p);
+    p = program_new("kernel k() { in X[32, 32, 32] layout(1, 2, 0) const W[32, 5, 5] layout(1, 2, 0) out Y[32, 28, 28] layout(1, 2, 0)"
+                    " Y[c, h, w] = sum(i: 5, j: 5) X[c, h + i, w + j] * W[c, i, j] }");
+    cr_assert_eq(split_of(tuned(p, "avx512"), "c", 0), 16);
+    program_drop(p);
+}
+
 Test(tune, again_for_another_target)
 {
     Program *p = program_new("kernel k() { in A[56, 64] out Y[56, 64] Y[m, n] = exp(A[m, n]) }");
