@@ -134,10 +134,10 @@ void tiles_configure(Emit *x)
     tile_op(x, "llvm.x86.ldtilecfg", EMULATED(x, configure), &at, 1);
 }
 
-void tiles_busy(Emit *x)
+void tiles_busy(Emit *x, int word)
 {
     for (int i = 0; i < PER_SIDE; i++)
-        for (int j = 0; j < PER_SIDE; j++) tile_dot(x, WORD_BYTES, SUMS + i * PER_SIDE + j, LEFT + i, RIGHT + j);
+        for (int j = 0; j < PER_SIDE; j++) tile_dot(x, word, SUMS + i * PER_SIDE + j, LEFT + i, RIGHT + j);
 }
 
 void tiles_free(Emit *x) { intrinsic(x, "llvm.x86.tilerelease", NULL, 0, NULL, 0); }

@@ -134,9 +134,9 @@ typedef struct TileSum { /* a matched call in words */
 bool tiles_fit(Emit *x, TileSum *s);
 void tiles_want(Emit *x, const TileSum *s, int rows); /* of each such call, before the code */
 void tiles_configure(Emit *x);
-void tiles_busy(Emit *x); /* one product for each of the four sums, of whatever is in the tiles (probe.c) */
+void tiles_busy(Emit *x, int word); /* one product for each of the four sums, of whatever is in the tiles (probe.c) */
 void tiles_free(Emit *x);
-enum { TILES_BUSY_OPERATIONS = 4 * 16 * 16 * 64 * 2 };
+enum { TILES_BUSY_PRODUCTS = 4 * 16 * 16 * 16 }; /* of words */
 Expr tiles_words(Emit *x, const TileSum *s); /* how many of the words are summed in tiles */
 /* i32, or f32 for bf16, out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
 void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);

@@ -128,17 +128,17 @@ static double arithmetic(Probe *p, ProbeKind kind)
     return p->chains * f.operations;
 }
 
-static double tiles(Probe *p)
+static double tiles(Probe *p, int word) /* elements of a word: 4 bytes, 2 bf16 */
 {
     Emit *x = p->x;
     x->tiles = (TileShape){.most = 16, .rows = 16, .words = 16};
     tiles_configure(x);
     Loop l = loop_head(x, x->lo, x->hi);
     loop_body(x, &l);
-    tiles_busy(x);
+    tiles_busy(x, word);
     loop_close(x, &l, 1);
     tiles_free(x);
-    return TILES_BUSY_OPERATIONS;
+    return 2.0 * word * TILES_BUSY_PRODUCTS;
 }
 
 /* Every byte once a round, in whole pages. */
@@ -180,8 +180,10 @@ double probe_emit(LLVMModuleRef m, const Target *target, ProbeKind kind, const c
     LLVMPositionBuilderAtEnd(x->b, entry);
     LLVMPositionBuilderBefore(x->entry, LLVMBuildBr(x->b, start));
     LLVMPositionBuilderAtEnd(x->b, start);
-    bool in_tiles = kind == PROBE_INT8 && target->dot == DOT_AMX;
-    double operations = kind == PROBE_READ ? reading(&p) : in_tiles ? tiles(&p) : arithmetic(&p, kind);
+    int word = kind == PROBE_INT8 && target->dot == DOT_AMX     ? 4
+               : kind == PROBE_BF16 && target->pair == PAIR_AMX ? 2
+                                                                : 0;
+    double operations = kind == PROBE_READ ? reading(&p) : word ? tiles(&p, word) : arithmetic(&p, kind);
     LLVMBuildRet(x->b, LLVMConstInt(x->i32, 0, 0));
     emit_drop(x);
     return operations;

@@ -56,6 +56,20 @@ Test(work, other_forms)
     program_drop(p);
 }
 
+Test(work, probes_compile_for_every_level)
+{
+    Arena mem = {0};
+    Diag d = {.mem = &mem};
+    LlvmJit *jit = llvm_jit_new(&d);
+    for (uint32_t i = 0; target_at(i); i++)
+        for (ProbeKind kind = PROBE_F32; kind <= PROBE_READ && !target_at(i)->gpu; kind++) {
+            double operations = -1;
+            cr_assert(llvm_probe(jit, target_at(i), kind, &operations) && (operations > 0) == (kind != PROBE_READ));
+        }
+    llvm_jit_drop(jit);
+    arena_drop(&mem);
+}
+
 /* A probe that lost its loop to the optimiser, or does something else than it says, is off by far more. */
 Test(work, limits_are_plausible)
 {
