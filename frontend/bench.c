@@ -5,7 +5,6 @@
 #include "frontend/cli.h"
 #include "frontend/profile.h"
 #include "frontend/runner.h"
-#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -33,12 +32,6 @@ static double now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int usable_cpus(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 }
 
 static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o)

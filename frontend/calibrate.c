@@ -6,6 +6,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -144,13 +146,15 @@ static void progress(const CalibrateOptions *o, const char *what, uint32_t i, ui
 }
 
 typedef struct Watched {
+    Arena mem;
     Statistic stat;
     ChannelSums sums;
     int axis;
 } Watched; /* axis of channels, or -1 */
 
-static void watch_tensor(Watched *w, const Tensor *t, Arena *mem)
+static void watch_tensor(Watched *w, const Tensor *t)
 {
+    Arena *mem = &w->mem;
     int64_t outer = 1, inner = 1;
     stat_add(mem, &w->stat, t->data, tensor_count(t));
     if (w->axis < 0) return;
@@ -167,7 +171,34 @@ static void keep_means(const ChannelSums *s, Range *r, Arena *mem)
     r->mean = mean, r->channels = s->channels;
 }
 
-static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Watched *stat, Arena *mem,
+/* The tensors of a sample, by several threads: each tensor's values are seen by one, in their order. */
+typedef struct Watch {
+    Watched *stat;
+    const Tensor **out;
+    uint32_t n;
+    atomic_uint next;
+} Watch;
+
+static void *watch_some(void *arg)
+{
+    Watch *w = arg;
+    for (uint32_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) watch_tensor(&w->stat[i], w->out[i]);
+    return NULL;
+}
+
+static void watch_all(Watched *stat, const Tensor **out, uint32_t n, int threads)
+{
+    enum { MOST = 64 };
+    pthread_t thread[MOST];
+    int started = 0;
+    Watch w = {.stat = stat, .out = out, .n = n};
+    while (started < threads - 1 && started < MOST && !pthread_create(&thread[started], NULL, watch_some, &w))
+        started++;
+    watch_some(&w);
+    while (started) pthread_join(thread[--started], NULL);
+}
+
+static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const Paths *paths, Watched *stat,
                           const CalibrateOptions *o, Diag *diag)
 {
     for (uint32_t s = 0; s < paths->n; s++) {
@@ -175,7 +206,7 @@ static bool watch_samples(const Graph *g, Observer *w, const Vals *watch, const 
         const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1),
                      **out = NEW_ARRAY(&sample, const Tensor *, watch->n + 1);
         bool ok = sample_read(g, paths->at[s], &sample, in, diag) && session_run(w->session, &sample, in, out, diag);
-        for (uint32_t i = 0; ok && i < watch->n; i++) watch_tensor(&stat[i], out[i], mem);
+        if (ok) watch_all(stat, out, watch->n, o->threads);
         arena_drop(&sample);
         if (!ok) return false;
         progress(o, "calibrating, sample", s + 1, paths->n);
@@ -195,7 +226,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     Watched *watched = NEW_ARRAY(&mem, Watched, watch.n + 1);
     for (uint32_t i = 0; i < watch.n; i++) watched[i].axis = channel_axis(g, watch.at[i]);
     bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o, &mem, diag) &&
-              watch_samples(g, &w, &watch, &paths, watched, &mem, o, diag);
+              watch_samples(g, &w, &watch, &paths, watched, o, diag);
     for (uint32_t i = 0; ok && i < watch.n; i++) {
         const char *name = tensor_name(g, watch.at[i], &mem);
         const Statistic *stat = &watched[i].stat;
@@ -207,6 +238,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
         o->method->range(stat, &lo, &hi);
         keep_means(&watched[i].sums, range_set(q, name, lo, hi), q->mem);
     }
+    for (uint32_t i = 0; i < watch.n; i++) arena_drop(&watched[i].mem);
     observer_drop(&w);
     arena_drop(&mem);
     return ok;

@@ -188,7 +188,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
     const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
-    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, 0),
+    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, usable_cpus()),
                           dr->o->value[OPT_cache], dr->o->value[OPT_quiet] != NULL};
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);

@@ -1,6 +1,7 @@
 /* options.c - parses a command's arguments by the rows of options.def and prints its help from them. */
 #include "frontend/options.h"
 #include "frontend/cli.h"
+#include <sched.h>
 #include <stdlib.h>
 
 enum { COMPILE = 1, RUN = 2, VERIFY = 4, INSPECT = 8, BENCH = 16, OPERATORS = 32 };
@@ -147,4 +148,10 @@ void options_help(const Command *c, FILE *f)
         if (r->fallback) fprintf(f, " (default: %s)", r->fallback);
         fputc('\n', f);
     }
+}
+
+int usable_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 }

@@ -30,6 +30,7 @@ struct Options {
 /* argv: behind the command's name. false: reported, a usage error. */
 bool options_parse(Options *o, Diag *d, int argc, const char *const *argv);
 bool option_is(const Options *o, OptionId id, const char *value);
+int usable_cpus(void); /* that this process may run on: the default of --threads and --jobs */
 int64_t option_int(const Options *o, OptionId id, int64_t otherwise); /* INT and SIZE; checked by options_parse */
 void options_help(const Command *c, FILE *f);
 const Command *command_find(const char *name);

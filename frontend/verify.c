@@ -322,8 +322,7 @@ static bool job_ended(Verify *v, Job *job, const char **reason)
 
 static uint32_t job_count(const Options *o)
 {
-    cpu_set_t set;
-    int64_t n = option_int(o, OPT_jobs, sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set));
+    int64_t n = option_int(o, OPT_jobs, usable_cpus());
     return n < 1 ? 1 : n > MAX_JOBS ? MAX_JOBS : (uint32_t)n;
 }
 

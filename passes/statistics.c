@@ -31,17 +31,19 @@ static void widen(Statistic *s)
 
 void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n)
 {
-    double lo = INFINITY, hi = -INFINITY;
+    float lo = INFINITY, hi = -INFINITY;
     for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) s->bad++;
-        else lo = fmin(lo, x[i]), hi = fmax(hi, x[i]);
+        bool bad = !isfinite(x[i]);
+        s->bad += bad;
+        lo = !bad && x[i] < lo ? x[i] : lo, hi = !bad && x[i] > hi ? x[i] : hi;
     }
     s->seen += (uint64_t)n;
     if (lo > hi) return;
     if (!s->bin) {
         s->bin = NEW_ARRAY(mem, uint64_t, STAT_BINS);
         s->lo = lo, s->hi = hi, s->from = lo;
-        s->width = fmax((hi - lo) / STAT_BINS * (1 + 1e-9), fmax(fabs(lo), fabs(hi)) * 1e-12 + 1e-30);
+        s->width =
+            fmax(((double)hi - lo) / STAT_BINS * (1 + 1e-9), fmax(fabs((double)lo), fabs((double)hi)) * 1e-12 + 1e-30);
     }
     s->lo = fmin(s->lo, lo), s->hi = fmax(s->hi, hi);
     widen(s);
