@@ -117,6 +117,23 @@ bool stage_at_axes(const Kernel *k, const Compute *c)
     return true;
 }
 
+static bool depends_on_data(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    if (n->kind == E_LOAD || n->kind == E_IT) return true;
+    for (int i = 0; n->kind == E_PRIM && i < 3 && n->arg[i]; i++)
+        if (depends_on_data(k, n->arg[i])) return true;
+    return false;
+}
+
+bool stage_places(Kernel *k, const Compute *c)
+{
+    if (c->where && depends_on_data(k, c->where)) return false;
+    for (int d = 0; d < k->buf.at[c->out].rank; d++)
+        if (depends_on_data(k, c->at[d])) return false;
+    return true;
+}
+
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise)
 {
     int64_t v;

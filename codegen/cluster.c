@@ -20,7 +20,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { CHEAP = 2, CHEAP_NARROW = 5, MOST = 192, SERIAL_WORK = 32768 };
+enum { CHEAP = 2, CHEAP_NARROW = 5, MANY = 8, MOST = 192, SERIAL_WORK = 32768 };
 
 typedef struct Cluster {
     Kernel *k;
@@ -159,6 +159,7 @@ static bool is_worth(Cluster *c, uint32_t def, uint32_t stage, Expr load, int ti
     uint32_t others = readers(c, d->out);
     if (sums && again) return copy && simple_indices(c, d, load);
     if (copy) return others == 1 || simple_indices(c, d, load);
+    if (times > MANY) return false;
     int cheap = is_narrowing(c, def) ? CHEAP_NARROW : CHEAP;
     if (c->cost[def] <= cheap && c->load[def].at.n <= 2) return true;
     return others == 1 && times == 1 && !again;
@@ -377,9 +378,9 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     if (!is_single(c, buf) || c->dead[def] || def >= stage || readers(c, buf) != 1) return false;
     Compute d = k->stage.at[def];
     bool stays = d.share != 0;
-    bool at_axes = stage_at_axes(k, &d);
-    if (d.scan || d.where || d.update || d.keep) return false;
-    if (!d.how && !d.check && !d.share) return false; /* inlining was the question for those */
+    bool at_axes = stage_at_axes(k, &d) && !d.where;
+    if (d.scan || d.update || d.keep || (!at_axes && !stage_places(k, &d))) return false;
+    if (!d.how && !d.check && !d.share && at_axes) return false; /* inlining was the question for those */
     if (d.check && d.how) return false;
     if (stays && (r.share || !defined_before(c, stage, &c->load[stage], buf, def))) return false;
     if (c->use[r.out].defs > 1 && stays) return false;
@@ -572,7 +573,8 @@ static bool may_move(const Cluster *c, int buf,
     const struct Use *u = &c->use[buf];
     for (uint32_t i = 0; i < u->writer.n; i++) {
         const Compute *s = &c->k->stage.at[u->writer.at[i]];
-        if (u->writer.at[i] >= before || s->scan || s->update || s->where || s->keep) return false;
+        if (u->writer.at[i] >= before || s->scan || s->update || s->keep) return false;
+        if (s->where && !stage_places(c->k, s)) return false;
     }
     return u->writer.n > 0 && u->defs == u->writer.n; /* a place kept by another stage counts more */
 }

@@ -191,19 +191,31 @@ static bool in_bounds(Kernel *k, Expr cond, const Buf *b,
     return false;
 }
 
-/* The least and greatest value of an index, when it grows with every axis of the stage it uses. */
-static bool span(Kernel *k, const Compute *s, Expr e, Expr *lo, Expr *hi)
+/* The greatest value of an axis or of a digit of one, axis / c or axis % c; the least is 0. 0: it is neither. */
+static Expr digit_most(Kernel *k, Expr e)
 {
-    Expr *first = NEW_ARRAY(k->mem, Expr, k->axis.n), *last = NEW_ARRAY(k->mem, Expr, k->axis.n);
-    for (int d = 0; d < s->rank + s->reduces; d++) {
-        int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-        int64_t step;
-        if (!expr_uses(k, e, a)) continue;
-        Expr by = expr_step(k, e, a);
-        if (!by || !expr_is_index(k, by, &step) || step <= 0) return false;
-        first[a] = expr_index(k, 0), last[a] = minus_one(k, k->axis.at[a].extent);
-    }
-    *lo = expr_map(k, e, first), *hi = expr_map(k, e, last);
+    ExprNode n = *expr_node(k, e);
+    bool digit = n.kind == E_PRIM && (n.prim == P_div || n.prim == P_mod) && expr_is_index(k, n.arg[1], NULL);
+    int a = axis_of_index(k, digit ? n.arg[0] : e);
+    if (!a) return 0;
+    Expr last = minus_one(k, k->axis.at[a].extent);
+    if (!digit) return last;
+    return n.prim == P_div ? expr_div(k, last, n.arg[1]) : expr_prim(k, P_min, last, minus_one(k, n.arg[1]), 0);
+}
+
+/* The least and greatest value of an index that grows with every axis, or digit of an axis, in it. */
+static bool span(Kernel *k, Expr e, Expr *lo, Expr *hi)
+{
+    Lin l = lin_of(k, e);
+    *lo = *hi = e;
+    if (!l.ok) return false;
+    for (int axes = 0; axes < 2; axes++) /* digits first: their axes stand in them */
+        for (int i = 0; i < l.n; i++) {
+            Expr atom = l.term[i].atom, most = digit_most(k, atom);
+            if (expr_node(k, atom)->kind == E_SYM || axes != (axis_of_index(k, atom) != 0)) continue;
+            if (!most || l.term[i].by <= 0) return false;
+            *lo = expr_replace(k, *lo, atom, expr_index(k, 0)), *hi = expr_replace(k, *hi, atom, most);
+        }
     return true;
 }
 
@@ -222,7 +234,7 @@ static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
     if (!is_rereading(k, s, load, true)) return false;
     for (int d = 0; d < b.rank; d++) {
         Expr lo, hi;
-        if (!span(k, s, n.arg[d], &lo, &hi) || !expr_is_index(k, lo, NULL)) return false;
+        if (!span(k, n.arg[d], &lo, &hi) || !expr_is_index(k, lo, NULL)) return false;
         h->low[d] = expr_prim(k, P_min, lo, expr_index(k, 0), 0);
         Expr end = expr_prim(k, P_max, expr_add(k, hi, expr_index(k, 1)), b.dim[d], 0);
         want->dim[d] = expr_sub(k, end, h->low[d]);
@@ -305,7 +317,7 @@ static bool can_grow(Layer *l, int buf)
         const Compute *s = &l->out.at[i];
         if (s->keep && (int)expr_node(k, s->keep)->id == buf) return false;
         if (s->out != buf) continue;
-        if (s->scan || s->update || s->where || s->share) return false;
+        if (s->scan || s->update || (s->where && !stage_places(k, s))) return false;
         writers++;
     }
     return writers > 0;
@@ -337,11 +349,18 @@ static bool join_halo(Kernel *k, const Halo *h, Halo *all, Buf *want, const Buf 
     return true;
 }
 
+/* The guards of a sum over a window, or of a formula that looks at several places. */
+static void window_guards(Layer *l, const Compute *s, LoadList *guards)
+{
+    guards_of(l, s->value, guards);
+    if (!(s->how && s->reduces) && guards->at.n < 2) guards->at.n = 0;
+}
+
 static void unguard(Layer *l, Compute *s, const Halo *h)
 {
     Kernel *k = l->k;
     LoadList guards = {0};
-    guards_of(l, s->value, &guards);
+    window_guards(l, s, &guards);
     for (uint32_t i = 0; i < guards.at.n; i++) {
         Halo mine;
         Buf want;
@@ -353,8 +372,6 @@ static void unguard(Layer *l, Compute *s, const Halo *h)
     }
 }
 
-static bool is_sum(const Compute *s) { return s->how && s->reduces; }
-
 /* The operand under this guard, unguarded, in a padded temporary. */
 static bool add_halo(Layer *l, uint32_t at, Expr guard)
 {
@@ -365,7 +382,7 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
     if (!halo_of(k, &k->stage.at[at], guard, &h, &want)) return false;
     for (uint32_t i = at; i < k->stage.n; i++) {
         LoadList guards = {0};
-        if (is_sum(&k->stage.at[i])) guards_of(l, k->stage.at[i].value, &guards);
+        if (expr_reads(k, k->stage.at[i].value, h.from)) window_guards(l, &k->stage.at[i], &guards);
         for (uint32_t j = 0; j < guards.at.n; j++)
             if (halo_of(k, &k->stage.at[i], guards.at.at[j], &other, &more))
                 alone = join_halo(k, &other, &h, &want, &more) && alone;
@@ -375,7 +392,7 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
         want.layout = channels_last(want.rank); /* words of bytes need it */
     h.to = kernel_buf(k, want);
     for (uint32_t i = at; i < k->stage.n; i++)
-        if (is_sum(&k->stage.at[i])) unguard(l, &k->stage.at[i], &h);
+        if (expr_reads(k, k->stage.at[i].value, h.from)) unguard(l, &k->stage.at[i], &h);
     const Loc *loc = k->stage.at[at].loc;
     if (alone && can_grow(l, h.from)) grow(l, &h, at);
     else fill_interior(l, &h, loc);
@@ -387,9 +404,13 @@ static void add_halos(Layer *l)
 {
     Kernel *k = l->k;
     for (uint32_t i = 0; i < k->stage.n; i++) {
-        LoadList guards = {0};
-        if (is_sum(&k->stage.at[i])) guards_of(l, k->stage.at[i].value, &guards);
-        for (uint32_t j = 0; j < guards.at.n; j++) add_halo(l, i, guards.at.at[j]);
+        bool again = true;
+        while (again) { /* one takes all guards of its buffer away */
+            LoadList guards = {0};
+            again = false;
+            window_guards(l, &k->stage.at[i], &guards);
+            for (uint32_t j = 0; j < guards.at.n && !again; j++) again = add_halo(l, i, guards.at.at[j]);
+        }
         append(l, k->stage.at[i]);
     }
     take_stages(l);

@@ -569,6 +569,46 @@ static const char *called(const Nest *x)
     return NULL;
 }
 
+/* A condition on places that holds for all values of these loops when it holds for their last ones: then that one test is made. */
+static bool grows(Kernel *k, Expr cond, int axis)
+{
+    ExprNode n = *expr_node(k, cond);
+    if (n.kind != E_PRIM || !expr_uses(k, cond, axis)) return true;
+    if (n.prim == P_and) return grows(k, n.arg[0], axis) && grows(k, n.arg[1], axis);
+    int64_t by;
+    Expr step = n.prim == P_lt || n.prim == P_le ? expr_step(k, expr_sub(k, n.arg[0], n.arg[1]), axis) : 0;
+    return step && expr_is_index(k, step, &by) && by >= 0;
+}
+
+static Expr holds_for_all(Nest *x, int from)
+{
+    Kernel *k = x->k;
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    for (int i = from; i < x->n; i++) {
+        int a = x->loop[i];
+        if (!grows(k, x->c->where, a)) return 0;
+        map[a] = expr_sub(k, k->axis.at[a].extent, expr_index(k, 1));
+    }
+    return expr_map(k, x->c->where, map);
+}
+
+/* The loops of a stage that stores where a condition holds: unrolled ones once without it, for when it holds for all they make (what
+ * neighbours have in common is then computed once), and once with it. */
+static Stmt *wrap_where(Nest *x, Stmt *body)
+{
+    Kernel *k = x->k;
+    int from = x->n, unrolled = 0;
+    while (from > x->shared && axis_of(x, x->loop[from - 1])->kind != LOOP_SERIAL &&
+           axis_of(x, x->loop[from - 1])->kind != LOOP_PARALLEL && is_constant(k, axis_of(x, x->loop[from - 1])->extent))
+        from--, unrolled += axis_of(x, x->loop[from])->kind == LOOP_UNROLL;
+    Expr all = unrolled && body->kind == S_IF && !x->check ? holds_for_all(x, from) : 0;
+    if (!all || all == x->c->where) return wrap(x, body, x->shared, x->n, GUARD_ALL);
+    Stmt *whole = wrap(x, unguarded(k, body->body, -1), from, x->n, GUARD_ALL);
+    Stmt *rest = wrap(x, body, from, x->n, GUARD_ALL);
+    Stmt *both = seq(when(k, all, 0, whole), when(k, expr_prim(k, P_not, all, 0, 0), 0, rest));
+    return wrap(x, both, x->shared, from, GUARD_ALL);
+}
+
 static Stmt *stage(Kernel *k, const Compute *said, const char **error)
 {
     Compute own = *said, *c = &own; /* the stage stays as it was said; its loops are made of the parts */
@@ -585,6 +625,7 @@ static Stmt *stage(Kernel *k, const Compute *said, const char **error)
     bool inside = x.check && (x.check_at < 0 || x.check_at < x.shared); /* no loop of the stage's own to put it in */
     if (*error || !body) return NULL;
     if (inside) body = with_check(&x, body), x.check = 0;
+    if (c->where && !c->how) return wrap_where(&x, body);
     return wrap(&x, body, x.shared, c->how ? x.outer : x.n, GUARD_ALL);
 }
 

@@ -25,6 +25,7 @@ enum {
     STRIDED = 6,
     LEAST = 2048,
     MOST_ROWS = 14,
+    MOST_CHOICES = 8,
     BLOCK = 128
 };
 
@@ -319,20 +320,60 @@ static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Orde
     return true;
 }
 
+/* Does the axis choose among formulas? Unrolled, the choice is made when code is. */
+static bool chooses(const Kernel *k, Expr e, int axis)
+{
+    ExprNode n = *expr_node(k, e);
+    if (n.kind != E_PRIM || !expr_uses(k, e, axis)) return false;
+    ExprNode cond = *expr_node(k, n.arg[0]);
+    if (n.prim == P_guard && cond.kind == E_PRIM && cond.prim == P_eq && axis_of_index(k, cond.arg[0]) == axis &&
+        expr_is_index(k, cond.arg[1], NULL))
+        return true;
+    for (int i = 0; i < 3 && n.arg[i]; i++)
+        if (chooses(k, n.arg[i], axis)) return true;
+    return false;
+}
+
+/* Lanes, and around them all formulas that the choosing axes choose: what they have in common is computed once. */
+static void choices_in_lanes(Tuner *u, const Compute *c, const Order *o, int lane, const Order *pick)
+{
+    Kernel *k = u->k;
+    Order loops = {0};
+    int part = schedule_split(k, lane, (int[]){LANES}, 1);
+    for (int i = 0; i < o->n; i++) {
+        bool picked = false;
+        for (int j = 0; j < pick->n; j++) picked = picked || o->axis[i] == pick->axis[j];
+        if (o->axis[i] != lane && !picked) put(&loops, o->axis[i]);
+    }
+    put(&loops, part);
+    int outer = loops.n;
+    for (int j = 0; j < pick->n; j++) put(&loops, pick->axis[j]), mark(k, LOOP_UNROLL, pick->axis[j]);
+    put(&loops, part + 1), mark(k, LOOP_VECTOR, part + 1);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    parallelise(u, c, &loops, outer);
+}
+
 static void tune_map(Tuner *u, const Compute *c)
 {
     Kernel *k = u->k;
     Accesses a = accesses_of(u, c, false);
-    Order o, loops = {0};
+    Order o, loops = {0}, pick = {0};
     int cost;
     space_order(u, c, &o);
     bool ordered = is_scattered(k, c);
+    for (int i = 0; i < o.n; i++)
+        if (extent(k, o.axis[i]) > 1 && extent(k, o.axis[i]) <= MOST_CHOICES && chooses(k, c->value, o.axis[i]))
+            put(&pick, o.axis[i]);
     int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
     if (ordered) return; /* points in order, one after the other: the plain loops */
-    if (!a.odd && tune_woven(u, c, &a, &o)) return;
+    if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
     if (!lane) {
         step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);
         parallelise(u, c, &o, o.n);
+        return;
+    }
+    if (pick.n && !c->check) {
+        choices_in_lanes(u, c, &o, lane, &pick);
         return;
     }
     int across = loaded_lanes(u, &a, o.axis, o.n, lane), part[3], tile[2] = {0};

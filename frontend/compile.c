@@ -8,6 +8,7 @@
 #include "frontend/cli.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
+#include "passes/winograd.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -103,6 +104,9 @@ static bool check_keep(const Options *o, Diag *d)
 
 static bool makes_integers(const Options *o) { return o->value[OPT_quantize] && !storage_of(o); }
 
+/* Transformed weights and tiles need the precision of f32. */
+static bool filters(const Options *o) { return !option_is(o, OPT_winograd, "off") && !storage_of(o); }
+
 static bool check_quantize(const Options *o, Diag *d)
 {
     const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_report};
@@ -142,13 +146,14 @@ typedef struct Drive {
     Module *m;
     Arena *mem, scratch;
     Quantization *quant;
+    WinogradNote winograd;
     FILE *text;
     bool stopped;
 } Drive;
 
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
-    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q};
+    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q, filters(dr->o) ? &dr->winograd : NULL};
     PassRun run = {.print_after = dr->o->value[OPT_print_after],
                    .stop_after = dr->o->value[OPT_stop_after],
                    .disable = dr->o->value[OPT_disable],
@@ -200,7 +205,10 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
-    return calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag) ? done : NULL;
+    WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
+    bool measured = calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag);
+    dr->winograd = note;
+    return measured ? done : NULL;
 }
 
 static Graph *make_graph(Drive *dr, const char *path, Files *files)
@@ -241,9 +249,10 @@ static uint64_t file_size(const char *path)
 static bool write_report(Drive *dr, const char *path, const char *out)
 {
     const Quantization *q = dr->quant;
-    ReportHead head = {path, dr->o->value[OPT_method], dr->o->value[OPT_calibrate], file_size(path), file_size(out)};
-    if (!q) return true;
+    ReportHead head = {path, dr->o->value[OPT_method], dr->o->value[OPT_calibrate], file_size(path), file_size(out),
+                       &dr->winograd};
     if (!dr->o->value[OPT_quiet]) report_print(q, &head, stderr);
+    if (!q) return true;
     return !dr->o->value[OPT_report] || report_write(q, &head, dr->m->diag, dr->o->value[OPT_report]);
 }
 

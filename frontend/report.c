@@ -27,6 +27,11 @@ static const char *layer_name(const Layer *l, Arena *mem)
 void report_print(const Quantization *q, const ReportHead *h, FILE *f)
 {
     Arena mem = {0};
+    const WinogradNote *w = h->winograd;
+    if (w->convs)
+        fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
+                h->model, w->convs, w->of, w->error);
+    if (!q) return;
     const Layer **layer = in_order(q, &mem);
     uint32_t integer = 0;
     for (uint32_t i = 0; i < q->layer.n; i++) integer += layer[i]->state == LAYER_INTEGER;
@@ -75,6 +80,11 @@ bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const 
     cJSON_AddStringToObject(root, "method", h->method);
     if (h->samples) cJSON_AddStringToObject(root, "samples", h->samples);
     number(root, "model_bytes", (double)h->model_bytes), number(root, "artefact_bytes", (double)h->artefact_bytes);
+    if (h->winograd->convs) {
+        cJSON *w = cJSON_AddObjectToObject(root, "winograd");
+        number(w, "convolutions", h->winograd->convs), number(w, "of", h->winograd->of);
+        number(w, "sampled_error", h->winograd->error);
+    }
     cJSON *list = cJSON_AddArrayToObject(root, "layers");
     for (uint32_t i = 0; i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
     char *text = cJSON_Print(root);

@@ -2,11 +2,13 @@
 #ifndef OCTET_REPORT_H
 #define OCTET_REPORT_H
 #include "passes/quantize.h"
+#include "passes/winograd.h"
 
 typedef struct ReportHead {
     const char *model, *method, *samples; /* as given on the command line; samples NULL: ranges came from a file */
     uint64_t model_bytes, artefact_bytes;
+    const WinogradNote *winograd;
 } ReportHead;
-void report_print(const Quantization *q, const ReportHead *h, FILE *f);
+void report_print(const Quantization *q, const ReportHead *h, FILE *f); /* q NULL: nothing was quantized */
 bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const char *path); /* JSON, atomically */
 #endif

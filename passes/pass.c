@@ -5,6 +5,8 @@
 
 static bool quantizing(const PassCtx *ctx) { return ctx->quant != NULL; }
 
+static bool filtering(const PassCtx *ctx) { return ctx->winograd != NULL; }
+
 static const Pass pipeline[] = {
     {"expand", pass_expand, NULL, "only rows with a body or a lowering remain"},
     {"simplify", pass_simplify, NULL, "no identity, no pair that cancels, no affine map behind a contraction"},
@@ -13,6 +15,7 @@ static const Pass pipeline[] = {
     {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
     {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},
     {"scale", pass_scale, quantizing, "the constants between an integer sum and the next quantizer are one factor and one summand"},
+    {"winograd", pass_winograd, filtering, "float convolutions of stride 1 multiply less where that pays"},
 };
 
 const Pass *pass_at(uint32_t i) { return i < COUNT_OF(pipeline) ? &pipeline[i] : NULL; }

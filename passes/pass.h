@@ -12,6 +12,7 @@ typedef struct PassCtx {
     Arena *mem;                  /* the new graph lives here */
     Arena *scratch;              /* dropped after the pass */
     Quantization *quant;
+    struct WinogradNote *winograd; /* passes/winograd.h; NULL: convolutions stay as they are */
 } PassCtx;
 typedef Graph *PassFn(const Graph *in, PassCtx *ctx);
 typedef struct Pass {

@@ -9,4 +9,5 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx); /* quantize.c */
 Graph *pass_integer(const Graph *in, PassCtx *ctx);  /* integer.c */
 Graph *pass_finish(const Graph *in, PassCtx *ctx);   /* integer.c */
 Graph *pass_scale(const Graph *in, PassCtx *ctx);    /* scale.c */
+Graph *pass_winograd(const Graph *in, PassCtx *ctx); /* winograd.c */
 #endif

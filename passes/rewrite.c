@@ -180,7 +180,7 @@ static Graph *rewrite_round(const Graph *in, PassCtx *ctx, const CompiledRules *
     for (uint32_t i = 0; i < in->node.n; i++) {
         const Node *n = &in->node.at[i];
         if (!live[i]) continue;
-        Match start = {.in = in, .out = out, .map = map, .uses = uses, .scratch = ctx->scratch, .root = i};
+        Match start = {.in = in, .out = out, .map = map, .uses = uses, .scratch = ctx->scratch, .ctx = ctx, .root = i};
         uint32_t which = 0;
         Val v = n->nout == 1 ? fire(rules, &start, n->out, &which) : (Val){0};
         if (!v.id) {

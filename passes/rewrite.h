@@ -24,6 +24,7 @@ typedef struct Match {
     const Val *map;          /* old value -> new value */
     const uint16_t *uses;
     Arena *scratch;
+    PassCtx *ctx;
     uint32_t root;           /* node number in `in` */
     uint32_t binds;
     struct { const char *name; Val val; } bind[MAX_BINDS];

@@ -3,5 +3,5 @@
 
 const OpDef *const op_tables[] = {
     ops_elementwise, ops_shape, ops_index, ops_reduce,    ops_conv, ops_transposed, ops_matmul, ops_pool,  ops_norm,
-    ops_resize,      ops_quant, ops_rnn,   ops_microsoft, ops_attention, ops_nms,    ops_octet, NULL,
+    ops_resize,      ops_quant, ops_rnn,   ops_microsoft, ops_attention, ops_nms,    ops_winograd, ops_octet, NULL,
 };

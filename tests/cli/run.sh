@@ -174,7 +174,7 @@ check executable-agrees executable
 check selftest ./digits --selftest
 check executable-help ./digits --help
 check executable-bench ./digits --bench
-profile() { octet bench digits.so --threads 1 --runs 20 --profile --sort time --json > "$work/profile.json" && python3 "$root/tests/cli/profile.py" "$work/profile.json"; }
+profile() { octet compile "$digits" -o "$work/direct.so" --winograd off --quiet && octet bench "$work/direct.so" --threads 1 --runs 20 --profile --sort time --json > "$work/profile.json" && python3 "$root/tests/cli/profile.py" "$work/profile.json"; }
 check profile-json profile
 profile_says() { octet bench digits8.so --threads 1 --runs 20 --profile | grep -E "Gop/s .*% +k[0-9]+ +contraction u8 i8 64x32x1[0-9]+: .*'conv2'" > /dev/null; }
 check profile-table profile_says

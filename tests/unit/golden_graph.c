@@ -85,7 +85,7 @@ static void read_golden(Golden *x, const char *path)
 static PassCtx context(Golden *x)
 {
     bool quantizes = x->pass && !strcmp(x->pass->name, "quantize");
-    return (PassCtx){&x->w.module, &x->w.mem, &x->w.scratch, quantizes ? &x->q : NULL};
+    return (PassCtx){&x->w.module, &x->w.mem, &x->w.scratch, quantizes ? &x->q : NULL, NULL};
 }
 
 static void run_golden(Golden *x, const char *path)

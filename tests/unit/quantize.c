@@ -92,7 +92,7 @@ static const char two_layers[] =
 
 static Graph *quantized(const char *keep)
 {
-    PassCtx ctx = {&w.module, &w.mem, &w.scratch, &q};
+    PassCtx ctx = {&w.module, &w.mem, &w.scratch, &q, NULL};
     Graph *g = graph_parse(&w.module, &w.mem, two_layers);
     cr_assert(g);
     range_set(&q, "x", -1, 1), range_set(&q, "act/Relu:0", 0, 4);

@@ -1,0 +1,135 @@
+/* winograd.c - the table of minimal filtering algorithms, the transform of weights, and the cost model: see winograd.h.
+ *
+ * The rows interpolate at 0, 1, -1, 2, -2 and infinity. The fractions stand on the side of the filter, which is transformed in double; what
+ * is left to do while the model runs are sums and products with powers of two. Neighbouring bodies have common terms, written alike so
+ * that they are computed once.
+ *
+ * Costs are counted in multiplications, measured on a core with two 512-bit multiply-adds a cycle; narrower registers make
+ * multiplications dearer and leave the rest as it is, so that what pays there pays everywhere. */
+#include "ir/winograd.h"
+#include <math.h>
+
+static const Winograd table[] = {
+    {1, 1, {"d0"}, {"d0"}, {{1}}},
+    {2,
+     3,
+     {"d0 - d2", "d2 + d1", "d2 - d1", "d1 - d3"},
+     {"d0 + (d1 + d2)", "(d1 - d2) - d3"},
+     {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}}},
+    {4,
+     3,
+     {"(d4 - d2) + 4 * (d0 - d2)", "(d4 - 4 * d2) + (d3 - 4 * d1)", "(d4 - 4 * d2) - (d3 - 4 * d1)",
+      "(d4 - d2) + 2 * (d3 - d1)", "(d4 - d2) - 2 * (d3 - d1)", "(d5 - d3) + 4 * (d1 - d3)"},
+     {"d0 + ((d1 + d2) + (d3 + d4))", "(d1 - d2) + 2 * (d3 - d4)", "(d1 + d2) + 4 * (d3 + d4)",
+      "((d1 - d2) + 8 * (d3 - d4)) + d5"},
+     {{1.0 / 4, 0, 0},
+      {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+      {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+      {1.0 / 24, 1.0 / 12, 1.0 / 6},
+      {1.0 / 24, -1.0 / 12, 1.0 / 6},
+      {0, 0, 1}}},
+};
+
+const Winograd *winograd_find(int outputs, int taps)
+{
+    for (size_t i = 0; i < COUNT_OF(table); i++)
+        if (table[i].outputs == outputs && table[i].taps == taps) return &table[i];
+    return NULL;
+}
+
+/* ---- weights ---- */
+Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w)
+{
+    int64_t outs = w->dim[0], ins = w->dim[1];
+    int ny = winograd_points(f.y), nx = winograd_points(f.x), ry = f.y->taps, rx = f.x->taps;
+    Tensor *u = tensor_new(mem, DT_f32, 4, (int64_t[]){ny, nx, ins, outs});
+    float *to = (float *)(void *)u->data;
+    for (int64_t o = 0; o < outs; o++)
+        for (int64_t c = 0; c < ins; c++) {
+            const float *g = (const float *)w->data + (o * ins + c) * ry * rx;
+            double rows[WINOGRAD_POINTS][WINOGRAD_TAPS] = {{0}};
+            for (int i = 0; i < ny; i++)
+                for (int x = 0; x < rx; x++)
+                    for (int y = 0; y < ry; y++) rows[i][x] += f.y->filter[i][y] * (double)g[y * rx + x];
+            for (int i = 0; i < ny; i++)
+                for (int j = 0; j < nx; j++) {
+                    double v = 0;
+                    for (int x = 0; x < rx; x++) v += f.x->filter[j][x] * rows[i][x];
+                    to[((i * nx + j) * ins + c) * outs + o] = (float)v;
+                }
+        }
+    return u;
+}
+
+/* ---- what it costs ---- */
+enum {
+    LEAST_CHANNELS = 16,   /* fewer do not fill the lanes */
+    FREE = 56,             /* what a free size is taken for */
+    FETCH = 24,            /* a weight that comes from memory: so many multiplications */
+    CACHE = 1 << 20,       /* bytes of a core's second level */
+    LEAST_BLOCKS = 8,      /* so that threads have something to share */
+    FREE_ACROSS = 7        /* tiles of a block along a free size: few, since the last block may be mostly empty */
+};
+static const double DIRECT = 1.08, PRODUCT = 1.12, TRANSFORM = 6; /* a multiplication of either; an element of a tile, in and out */
+
+static int64_t tiles_along(int64_t size, const Winograd *f) { return (size + f->outputs - 1) / f->outputs; }
+
+static double cost(const WinogradShape *s, WinogradPair f)
+{
+    double points = winograd_points(f.y) * winograd_points(f.x), weights = (double)s->in * (double)s->out;
+    double tiles = (double)(tiles_along(s->height, f.y) * tiles_along(s->width, f.x));
+    return points * (weights * (tiles * PRODUCT + FETCH) + tiles * TRANSFORM * (double)(s->in + s->out));
+}
+
+bool winograd_choose(const WinogradShape *shape, WinogradPair *best)
+{
+    WinogradShape s = *shape;
+    bool free = s.height < 0 || s.width < 0, found = false;
+    if (s.height < 0) s.height = FREE;
+    if (s.width < 0) s.width = FREE;
+    if (s.in < LEAST_CHANNELS || s.out < LEAST_CHANNELS) return false;
+    double weights = (double)(s.in * s.out), taps = (double)(s.taps_y * s.taps_x);
+    double least = taps * weights * ((double)(s.height * s.width) * DIRECT + FETCH);
+    for (size_t i = 0; i < COUNT_OF(table) * COUNT_OF(table); i++) {
+        WinogradPair f = {&table[i / COUNT_OF(table)], &table[i % COUNT_OF(table)]};
+        if (f.y->taps != s.taps_y || f.x->taps != s.taps_x || f.y->outputs * f.x->outputs == 1) continue;
+        int64_t down, across;
+        if (free && !winograd_block(f, shape, &down, &across)) continue;
+        double c = cost(&s, f);
+        if (c < least) least = c, *best = f, found = true;
+    }
+    return found;
+}
+
+/* Among blocks that fit, the one that computes least: tiles past the end, rows that do not fill a register tile, and weights that are
+ * read again for every block all cost. */
+static double block_cost(int64_t rows, int64_t cols, int64_t down, int64_t across)
+{
+    enum { ROWS = 14 };
+    int64_t n = down * across, blocks = ((rows + down - 1) / down) * ((cols + across - 1) / across);
+    double calls = (double)(n / ROWS) + (n % ROWS ? 0.5 + 0.5 * (double)(n % ROWS) / ROWS : 0);
+    return (double)blocks * (calls + 0.25);
+}
+
+bool winograd_block(WinogradPair f, const WinogradShape *s, int64_t *down, int64_t *across)
+{
+    int64_t points = winograd_points(f.y) * winograd_points(f.x), weights = 4 * points * s->in * s->out;
+    int64_t tile = 4 * points * (s->in + s->out), most = CACHE * 3 / 4 / tile;
+    if (s->height < 0 || s->width < 0) {
+        *across = most < FREE_ACROSS ? most : FREE_ACROSS, *down = most / FREE_ACROSS < 4 ? most / FREE_ACROSS : 4;
+        return weights <= CACHE && *down > 0;
+    }
+    int64_t rows = tiles_along(s->height, f.y), cols = tiles_along(s->width, f.x), all = rows * cols * tile;
+    double least = INFINITY;
+    *down = rows, *across = cols;
+    if (all <= CACHE || most < 1) return false;
+    for (int64_t h = 1; h <= rows && h <= most; h++)
+        for (int64_t w = 1; w <= cols && h * w <= most; w++) {
+            double c = block_cost(rows, cols, h, w);
+            if (((rows + h - 1) / h) * ((cols + w - 1) / w) >= LEAST_BLOCKS && c < least) least = c, *down = h, *across = w;
+        }
+    int64_t blocks = ((rows + *down - 1) / *down) * ((cols + *across - 1) / *across);
+    bool blocked = least < INFINITY && (weights <= CACHE / 2 || blocks * weights < 2 * all);
+    if (!blocked) *down = rows, *across = cols;
+    return blocked;
+}
