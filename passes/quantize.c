@@ -36,9 +36,32 @@ Range *range_set(Quantization *q, const char *name, double lo, double hi)
 }
 
 /* ---- which nodes become integer ---- */
-enum { LEAST_DEPTH = 4 }; /* channels of a group that an integer dot product sums at once */
-
 static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
+static double elements(const Graph *g, const Type *t)
+{
+    enum { FREE = 64 }; /* what a free size is taken for */
+    double n = 1;
+    int64_t v;
+    for (int d = 0; d < t->rank; d++) n *= dim_is_const(g->module->dim, t->dim[d], &v) ? (double)v : FREE;
+    return n;
+}
+
+/* Is the integer form slower? Counted in float multiply-adds. READ: so many a core makes while it reads a byte of weights from beyond its
+ * own caches. An integer instruction sums DOT products of one group's channels in the time of one float product, so channels are padded
+ * to a multiple; an input costs QUANTIZE operations before, an output SCALE more than a float sum needs. What is
+ * too small to be seen in a profile is integer, as asked. */
+static bool is_slower(const Graph *g, const Node *n, const Tensor *w)
+{
+    enum { DOT = 4, READ = 3, QUANTIZE = 4, SCALE = 2, SMALL = 4096 };
+    double weights = (double)tensor_count(w), outputs = elements(g, val_type(g, n->out)),
+           inputs = elements(g, val_type(g, node_in(g, n, 0))),
+           channels = (double)w->dim[axis_at(n->op->w_input, w->rank)],
+           per_output = weights / (double)w->dim[axis_at(n->op->w_channel, w->rank)], products = outputs * per_output,
+           padded = ceil(channels / DOT) * DOT / channels;
+    double as_float = products + READ * 4 * weights, as_integer = products * padded / DOT + READ * weights;
+    return products > SMALL && as_integer + QUANTIZE * inputs + SCALE * outputs > as_float;
+}
 
 static const char *why_float(const Graph *g, const Node *n)
 {
@@ -48,9 +71,8 @@ static const char *why_float(const Graph *g, const Node *n)
     if (!w->konst) return "both operands are computed at run time";
     if (w->konst->type != DT_f32) return "its weights are not float32";
     if (w->konst->rank < 2) return "its weights are a vector";
-    if (op_attr_index(n->op, "group") >= 0 && node_int(n, "group") > 1 &&
-        w->konst->dim[axis_at(n->op->w_input, w->konst->rank)] < LEAST_DEPTH)
-        return "its groups have no integer dot products to gain from: float is as fast and more accurate";
+    if (tensor_count(w->konst) && is_slower(g, n, w->konst))
+        return "its products are too few to pay for conversions: float is as fast and more accurate";
     return NULL;
 }
 

@@ -1,7 +1,7 @@
 /* quantize.h - post-training quantization of a graph: ranges in, a graph with QuantizeLinear and DequantizeLinear out.
  *
- * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant and whose groups, if any, are no single channels (quantize_wanted()). Everything else
- * stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
+ * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant, where an estimate of both forms says
+ * that the integer one is faster (quantize_wanted()). Everything else stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
  * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale = max|w| / 127.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is

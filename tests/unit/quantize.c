@@ -138,3 +138,24 @@ Test(quantize, wanted_are_the_activations_of_contractions_with_constant_weights)
         cr_expect(want[v] == (!strcmp(name, "x") || !strcmp(name, "act/Relu:0")), "%s", name);
     }
 }
+
+Test(quantize, what_is_slower_in_integers_stays_float)
+{
+    static const struct {
+        int64_t in, out, kernel, group;
+        bool integer;
+    } row[] = {{64, 64, 1, 1, true}, {3, 32, 3, 1, true},   {32, 32, 1, 4, true}, /* dense, a first layer, groups of eight */
+               {64, 64, 3, 64, false}, {1, 16, 3, 1, false}, {64, 1, 1, 1, false}}; /* depthwise, one channel, one result */
+    const OpDef *conv = op_find("", "Conv");
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        Graph *g = graph_new(&w.module, &w.mem, "g");
+        Type t = {.dtype = DT_f32, .rank = 4};
+        int64_t x_dim[] = {1, row[i].in, 28, 28}, w_dim[] = {row[i].out, row[i].in / row[i].group, row[i].kernel, row[i].kernel};
+        for (int d = 0; d < 4; d++) t.dim[d] = dim_const(w.module.dim, x_dim[d]);
+        Attr *attr = op_attr_defaults(&w.mem, conv);
+        attr_set_int(conv, attr, "group", row[i].group);
+        Val x = graph_input(g, "x", t), in[2] = {x, graph_const(g, tensor_random(&w.mem, DT_f32, 4, w_dim, 1), "w")};
+        graph_output(g, graph_emit(g, conv, attr, in, 2, 1, NULL, NULL), "y");
+        cr_expect_eq(quantize_wanted(g, &w.scratch)[x.id], row[i].integer, "row %zu", i);
+    }
+}
