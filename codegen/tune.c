@@ -304,14 +304,49 @@ static bool weave_split(Tuner *u, const Accesses *a, const Order *o, Expr store,
     return false;
 }
 
+/* Words of a panel: lanes lie n apart, and n neighbours of another axis, whose rest goes elsewhere, fill the gaps. */
+static bool weave_words(Tuner *u, const Accesses *a, const Order *o, Expr store, Order *loops)
+{
+    Kernel *k = u->k;
+    Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
+    int64_t n, by;
+    for (int i = 0; i < o->n; i++)
+        for (int j = 0; j < o->n; j++) {
+            int words = o->axis[i], lane = o->axis[j];
+            map[lane] = expr_add(k, expr_mul(k, expr_axis(k, u->group), expr_index(k, LANES)), expr_axis(k, u->lane));
+            Expr step = expr_step(k, expr_map(k, store, map), u->lane), first = 0;
+            map[lane] = 0;
+            if (words == lane || !step || !expr_is_index(k, step, &n) || n < 2 || n > MOST_WOVEN) continue;
+            if (k->axis.at[words].parent || k->axis.at[lane].parent || !loads_run(u, a, NULL, lane)) continue;
+            bool fill = extent(k, lane) < 0 || extent(k, lane) >= LANES;
+            for (int64_t w = 0; w < n && fill; w++) {
+                map[words] = expr_add(k, expr_mul(k, expr_axis(k, u->group), expr_index(k, n)), expr_index(k, w));
+                Expr here = expr_map(k, store, map);
+                if (w == 0) first = here;
+                fill = lin_differ(k, here, first, &by) && by == w;
+            }
+            map[words] = 0;
+            if (!fill) continue;
+            int part = schedule_split(k, words, (int[]){(int)n}, 1), run = schedule_split(k, lane, (int[]){LANES}, 1);
+            loops->axis[0] = run, loops->axis[1] = run + 1, loops->axis[2] = part + 1, loops->n = 3;
+            return true;
+        }
+    return false;
+}
+
 static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Order *o)
 {
     Kernel *k = u->k;
     Expr store = buf_address(k, c->out, c->at);
     Order inner = {0}, loops = {0};
-    if (!weave_axes(u, a, o, store, &inner) && !weave_split(u, a, o, store, &inner)) return false;
-    for (int i = 0; i < o->n; i++)
-        if (o->axis[i] != inner.axis[2] && o->axis[i] != k->axis.at[inner.axis[0]].parent) put(&loops, o->axis[i]);
+    if (!weave_axes(u, a, o, store, &inner) && !weave_split(u, a, o, store, &inner) &&
+        !weave_words(u, a, o, store, &inner))
+        return false;
+    for (int i = 0; i < o->n; i++) {
+        int part = k->axis.at[o->axis[i]].part; /* what words leave of their axis is a loop outside */
+        if (o->axis[i] != inner.axis[2] && o->axis[i] != k->axis.at[inner.axis[0]].parent)
+            put(&loops, part ? part : o->axis[i]);
+    }
     int outer = loops.n;
     for (int i = 0; i < inner.n; i++) put(&loops, inner.axis[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
@@ -698,8 +733,7 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
     bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
-    if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS))
-        return false;
+    if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth * (4 / word) < TILE_STEP) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);

@@ -162,7 +162,7 @@ static bool is_woven(Emit *x, const Stmt *store, int axis, int64_t n)
            expr_is(x->k, across, n);
 }
 
-static V woven(Emit *x, V *v, unsigned n) /* v[0][0] v[1][0] .. v[0][1] v[1][1] .. */
+V woven(Emit *x, V *v, unsigned n) /* v[0][0] v[1][0] .. v[0][1] v[1][1] .. */
 {
     enum { MAX_LANES = 64 };
     V index[MAX_WOVEN * MAX_LANES], all = v[0];

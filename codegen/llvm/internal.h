@@ -119,6 +119,7 @@ Loop loop_head(Emit *x, V lo, V hi); /* phis may be added until loop_body() */
 void loop_body(Emit *x, Loop *l);
 void loop_close(Emit *x, Loop *l, int64_t step); /* l->body becomes the latch */
 void emit_stmts(Emit *x, const Stmt *s);
+V woven(Emit *x, V *v, unsigned n); /* n vectors dealt into each other: v[0][0] v[1][0] .. v[0][1] .. */
 
 /* ---- transpose.c ---- */
 bool emit_turned(Emit *x, const Stmt *s); /* false: nothing emitted, not such a loop */

@@ -2,7 +2,8 @@
  *
  * Comes in: a loop of 16 over an axis along which loads are contiguous, around 16 lanes of the axis along which the store is. Said
  * lane by lane that is a gather for every vector. Goes out: the 16 vectors with the lanes along the first axis, turned in registers (a row
- * becomes a lane), and 16 plain stores. Any other statement is left alone. */
+ * becomes a lane), and 16 plain stores, or fewer longer ones where a few values of the loop lie side by side (words of a panel). Any other statement is left alone. */
+#include "codegen/analyse.h"
 #include "codegen/llvm/internal.h"
 
 enum { SIDE = 16, QUARTER = 4 };
@@ -86,24 +87,40 @@ static bool note_load(void *ctx, Expr load)
     return true;
 }
 
+/* How many values of the loop lie side by side for one lane: 1, or the words of a panel (2 or 4, the lanes so far apart). 0: neither. */
+static int side_by_side(Kernel *k, const Stmt *store, int along, int lane)
+{
+    int64_t words, by;
+    Expr at = buf_address(k, store->buf, store->at), step = expr_step(k, at, lane), first = 0;
+    if (!step || !expr_is_index(k, step, &words) || (words != 1 && words != 2 && words != 4)) return 0;
+    if (words == 1) return (step = expr_step(k, at, along)) && !expr_is(k, step, 1);
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    for (int i = 0; i < SIDE; i++) {
+        map[along] = expr_index(k, i);
+        Expr here = expr_map(k, at, map);
+        if (i % words == 0) first = here;
+        if (!lin_differ(k, here, first, &by) || by != i % words) return 0;
+    }
+    return (int)words;
+}
+
 static bool sixteen(const Kernel *k, const Stmt *s)
 {
     return s && s->kind == S_FOR && !s->next && expr_is(k, s->lo, 0) && expr_is(k, s->hi, SIDE);
 }
 
-static bool is_turn(Emit *x, const Stmt *s)
+static int is_turn(Emit *x, const Stmt *s) /* 0, or the words of its stores */
 {
     Kernel *k = x->k;
     const Stmt *in = s->body, *store = in ? in->body : NULL;
     if (x->lane || x->mask || s->loop > LOOP_UNROLL || !expr_is(k, s->lo, 0) || !expr_is(k, s->hi, SIDE)) return false;
     if (!sixteen(k, in) || in->loop != LOOP_VECTOR || !store || store->kind != S_STORE || store->next) return false;
     if (k->buf.at[store->buf].type == DT_bool || k->buf.at[store->buf].kind == BUF_LOCAL) return false;
-    Expr at = buf_address(k, store->buf, store->at), along = expr_step(k, at, s->axis);
-    Expr lane = expr_step(k, at, in->axis);
-    if (!along || expr_is(k, along, 1) || !lane || !expr_is(k, lane, 1)) return false;
+    int words = side_by_side(k, store, s->axis, in->axis);
+    if (!words) return false;
     Turn t = {.k = k, .along = s->axis, .lane = in->axis};
     expr_loads(k, store->value, note_load, &t);
-    return t.any && !t.no;
+    return t.any && !t.no ? words : 0;
 }
 
 static void take_lanes(Emit *x, int axis)
@@ -114,7 +131,8 @@ static void take_lanes(Emit *x, int axis)
 
 bool emit_turned(Emit *x, const Stmt *s)
 {
-    if (!is_turn(x, s)) return false;
+    unsigned words = (unsigned)is_turn(x, s);
+    if (!words) return false;
     const Stmt *store = s->body->body;
     int lane = s->body->axis;
     V row[SIDE];
@@ -126,10 +144,11 @@ bool emit_turned(Emit *x, const Stmt *s)
     if (dtypes[x->k->buf.at[store->buf].type].bytes == 4) turn_words(x, row);
     else turn_any(x, row);
     take_lanes(x, lane);
-    for (unsigned i = 0; i < SIDE; i++) {
+    for (unsigned i = 0; i < SIDE; i += words) {
         x->var[s->axis] = int64(x, i);
         forget_all(x);
-        emit_store(x, store->buf, store->at, row[i]);
+        if (words == 1) emit_store(x, store->buf, store->at, row[i]);
+        else store_run(x, store->buf, place_of(x, store->buf, store->at).at, woven(x, row + i, words), NULL);
     }
     take_lanes(x, 0);
     return true;

@@ -180,6 +180,10 @@ CASES(elementwise,
      " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
     {"kernel turn_longs(M, N) { in X: i64[M, N], C: i64[M] out Y: i64[N, M] Y[j, i] = X[i, j] + C[i]"
      " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel turn_words(M, N) { in X: u8[M, N] out Y: u8[N, M] layout(1/16, 0/4, 1%16, 0%4) Y[j, i] = X[i, j]"
+     " schedule: split j 16; split i 16; order i.0 j.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
+    {"kernel weave_words(M, N) { in X: u8[M, N] out Y: u8[M, N] layout(1/16, 0/4, 1%16, 0%4) Y[i, j] = X[i, j]"
+     " schedule: split i 4; split j 16; order i.0 j.0 j.1 i.1; vectorize j.1; unroll i.1 }", 0, 0, 0},
     {"kernel turn_more(M, N) { in X[M, N], R[N], C[M], Z[N, M] out Y[N, M] Y[j, i] = X[i, j] * R[j] + C[i] * 2"
      " schedule: split j 16; split i 16; order j.0 i.0 j.1 i.1; vectorize i.1 }", 0, 0, 0},
     {"kernel two(M, N) { in X[M, N], C: bool[N] out Y[M, N], Z: bool[M, N]"
