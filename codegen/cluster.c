@@ -20,7 +20,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { CHEAP = 2, CHEAP_NARROW = 5, MANY = 8, MOST = 192, SERIAL_WORK = 32768 };
+enum { CHEAP = 2, CHEAP_NARROW = 5, MANY = 8, MOST = 192, FEW = 8, SERIAL_WORK = 32768 };
 
 typedef struct Cluster {
     Kernel *k;
@@ -244,11 +244,14 @@ static int digits_of(Kernel *k, Expr index, Expr at, Expr extent, Digit *digit, 
     Expr counts = expr_index(k, 1);
     while (n < l.n) {
         int next = -1;
-        for (int i = 0; i < l.n; i++)
-            if (expr_is(k, counts, l.term[i].by)) next = i;
-        if (next < 0 || !digit_of(k, l.term[next].atom, &digit[n])) return -1;
-        Expr size = digit_size(k, &digit[n]);
-        if (!size) return -1;
+        Expr size = 0;
+        for (int i = n; i < l.n && !expr_is(k, size, 1); i++) { /* digits of one value come first: they count nothing */
+            if (!expr_is(k, counts, l.term[i].by)) continue;
+            next = i;
+            if (!digit_of(k, l.term[i].atom, &digit[n]) || !(size = digit_size(k, &digit[n]))) return -1;
+        }
+        if (next < 0) return -1;
+        l.term[next] = l.term[n];
         digit[n].value = expr_div(k, at, counts);
         if (++n < l.n) digit[n - 1].value = expr_mod(k, digit[n - 1].value, size);
         counts = expr_mul(k, counts, size);
@@ -320,11 +323,14 @@ static bool follow(Kernel *k, const Compute *def, const Compute *reader, Expr lo
 /* What lies side by side in the output must lie side by side in what computes it, or the results are stored one by one. */
 static bool keeps_order(Kernel *k, const Compute *def, const Compute *reader, const Expr *map)
 {
-    if (expr_node(k, reader->value)->kind != E_LOAD) return true;
     int from = beside_dim(k, &k->buf.at[def->out]), to = beside_dim(k, &k->buf.at[reader->out]);
     if (from < 0 || to < 0) return true;
     int a = axis_of_index(k, def->at[from]);
     Expr place = expr_map(k, reader->at[to], map);
+    if (a && expr_constant(k, k->axis.at[a].extent, FEW) < FEW && place != def->at[from] &&
+        !expr_is(k, k->axis.at[a].extent, 1))
+        return false; /* better done where there are more of them beside each other */
+    if (expr_node(k, reader->value)->kind != E_LOAD) return true;
     for (int d = 0; !a && d < def->rank;
          d++) /* stored at pieces of an axis: those that choose the neighbours choose them still */
         if (expr_uses(k, def->at[from], def->space[d]) && !expr_uses(k, place, def->space[d])) return false;

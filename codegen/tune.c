@@ -785,11 +785,22 @@ static int columns_for(const Target *t, int64_t panels, int rows)
     return cols;
 }
 
+/* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. */
+static bool fills_panels(Tuner *u, const Compute *c, const Contraction *r)
+{
+    Kernel *k = u->k;
+    int64_t n = extent(k, r->lane), depth = 1, sum = LANES / 2; /* steps to add the lanes up */
+    if (n < 0 || n >= LANES / 2) return true;
+    for (int i = 0; i < c->reduces; i++) depth *= about(k, c->reduce[i]);
+    int word = panel_word(k, r, c->reduce[c->reduces - 1]);
+    return r->row && depth / (word ? word : 1) <= n * (depth / LANES + sum);
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
     int64_t n = extent(k, r.lane), panels = n < 0 ? -1 : (n + LANES - 1) / LANES;
-    if (u->outer[r.lane] || (r.row && u->outer[r.row]) || (n >= 0 && n < LANES / 2) || is_scattered(k, c)) return false;
+    if (u->outer[r.lane] || (r.row && u->outer[r.row]) || !fills_panels(u, c, &r) || is_scattered(k, c)) return false;
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
     int rank = c->rank;
     add_row(u, c, &r);

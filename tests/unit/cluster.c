@@ -95,11 +95,15 @@ Test(cluster, concatenation_is_where_the_parts_are_stored)
 
 Test(cluster, results_made_of_digits)
 { /* four phases are channels of one product: it stores each where it belongs, and takes what follows */
-    program_drop(clustered("kernel k(S) { in X[S, 5, 8] const W[12, 8], B[3] out Y[3, 2 * S, 10] tmp z[12, S, 5], a[3, 2 * S, 10]"
+    program_drop(clustered("kernel k(S) { in X[S, 9, 8] const W[12, 8], B[3] out Y[3, 2 * S, 18] tmp z[12, S, 9], a[3, 2 * S, 18]"
                            " z[o, q, p] = sum(k: 8) X[q, p, k] * W[o, k]"
                            " a[c, y, x] = z[(y % 2 * 2 + x % 2) * 3 + c, y / 2, x / 2]"
                            " Y[c, y, x] = max(a[c, y, x] + B[c], 0) }",
                            1));
+    program_drop(clustered("kernel k(S) { in X[S, 5, 8] const W[4, 8] out Y[1, 2 * S, 10] tmp z[4, S, 5]"
+                           " z[o, q, p] = sum(k: 8) X[q, p, k] * W[o, k]" /* few beside each other: tanh waits for more of them */
+                           " Y[c, y, x] = tanh(z[y % 2 * 2 + x % 2 + c, y / 2, x / 2]) }",
+                           2));
     program_drop(clustered("kernel k() { in X[4, 8] const W[8, 12] out Y[4, 12] tmp z[4, 12]" /* a shuffle: stored one by one */
                            " z[m, n] = sum(k: 8) X[m, k] * W[k, n]"
                            " Y[m, n] = z[m, n % 3 * 4 + n / 3] }",

@@ -46,6 +46,22 @@ Test(tune, few_columns_need_no_tile)
     Program *p = program_new("kernel k() { in A[56, 64] const W[64, 2] out Y[56, 2] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }");
     cr_assert_not(calls(tuned(p, "avx512")));
     program_drop(p);
+    p = program_new("kernel k() { in A: u8[56, 64] const W: i8[4, 64] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[56, 4]"
+                    " Y[m, n] = sum(k: 64) i32(A[m, k]) * i32(W[n, k]) }"); /* unless an instruction sums four terms */
+    cr_assert(calls(tuned(p, "avx512vnni")));
+    program_drop(p);
+}
+
+Test(tune, windows_over_free_sizes_share_what_they_read)
+{
+    Program *p = program_new("kernel k(S) { in X[32, S + 2] layout(1, 0) const W[32, 3] layout(1, 0) out Y[32, S] layout(1, 0)"
+                             " Y[c, x] = sum(i: 3) X[c, x + i] * W[c, i] }");
+    cr_assert_eq(split_of(tuned(p, "avx512"), "x", 0), 4);
+    program_drop(p);
+    p = program_new("kernel k(S) { in X[S, 32, 9] layout(0, 2, 1) const W out Y[S, 32]" /* a batch may be one */
+                    " Y[n, c] = sum(i: 9) X[n, c, i] then it * W }");
+    cr_assert_eq(split_of(tuned(p, "avx512"), "n", 0), -1);
+    program_drop(p);
 }
 
 Test(tune, bytes_are_summed_by_fours)
