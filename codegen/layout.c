@@ -24,10 +24,10 @@ typedef struct Layer {
     Kernel *k;
     Arena *mem;
     const Storage *store;
-    VEC(Compute) out;  /* the program being made */
-    int share;         /* numbers not yet used */
-    bool *turned;      /* per buffer: a constant whose layout is settled */
-    uint32_t *readers; /* per buffer */
+    VEC(Compute) out;           /* the program being made */
+    int share;                  /* numbers not yet used */
+    bool *turned;               /* per buffer: a constant whose layout is settled */
+    uint32_t *readers, counted; /* per buffer; for so many: later ones have one reader */
 } Layer;
 
 static Layout order(int n, const int *dim)
@@ -501,7 +501,7 @@ static int constant_in_order(Layer *l, int buf, const Layout *want)
 {
     Kernel *k = l->k;
     Buf b = k->buf.at[buf];
-    if (!b.layout.n && l->readers[buf] <= 1) return k->buf.at[buf].layout = *want, buf;
+    if (!b.layout.n && ((uint32_t)buf >= l->counted || l->readers[buf] <= 1)) return k->buf.at[buf].layout = *want, buf;
     for (int i = 1; i < (int)k->buf.n; i++) {
         const Buf *o = &k->buf.at[i];
         if (o->kind == BUF_CONST && o->data == b.data && o->rank == b.rank && same_layout(&o->layout, want)) return i;
@@ -624,6 +624,72 @@ static bool is_compact(Kernel *k, const Compute *s, Expr e)
     return spreads <= 2 * holds;
 }
 
+/* The constant with its dimensions a and b, in that order, as the last one. */
+static int merged_constant(Layer *l, int buf, int a, int b)
+{
+    Kernel *k = l->k;
+    Buf to = k->buf.at[buf];
+    const Tensor *from = to.data;
+    size_t size = (size_t)dtypes[from->type].bytes;
+    int64_t dim[MAX_RANK], step[MAX_RANK], all = 1, at[MAX_RANK] = {0};
+    int order[MAX_RANK], n = 0;
+    for (int d = from->rank; d--; all *= from->dim[d]) step[d] = all;
+    for (int d = 0; d < from->rank; d++)
+        if (d != a && d != b) order[n++] = d;
+    order[n] = a, order[n + 1] = b;
+    for (int d = 0; d < n; d++) dim[d] = from->dim[order[d]], to.dim[d] = expr_index(k, dim[d]);
+    dim[n] = from->dim[a] * from->dim[b], to.dim[n] = expr_index(k, dim[n]);
+    Tensor *t = tensor_new(k->mem, from->type, n + 1, dim);
+    for (int64_t i = 0; i < all; i++) { /* at: counts in the new order */
+        int64_t e = 0;
+        for (int d = 0; d < from->rank; d++) e += at[d] * step[order[d]];
+        memcpy((char *)(void *)t->data + (size_t)i * size, (const char *)from->data + (size_t)e * size, size);
+        for (int d = from->rank; d-- && ++at[d] == from->dim[order[d]];) at[d] = 0;
+    }
+    to.rank = n + 1, to.data = t, to.layout.n = 0, to.name = arena_printf(k->mem, "%s.rows", to.name);
+    return kernel_buf(k, to);
+}
+
+/* A first layer: its few channels leave words half empty, but the taps of a window's row lie side by side. Both are one summed axis then,
+ * with fewer words. Yields that axis, or `inner` as it was. */
+static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
+{
+    Kernel *k = l->k;
+    ExprNode left = *expr_node(k, c->left), right = *expr_node(k, c->right);
+    int64_t channels = expr_constant(k, k->axis.at[inner].extent, 0), taps = 0;
+    int window = 0, dim[2];
+    const Tensor *data = k->buf.at[right.id].data;
+    if (left.kind != E_LOAD || channels % word == 0 || !data || k->buf.at[right.id].rank != data->rank) return inner;
+    Expr at = buf_address(k, (int)left.id, left.arg);
+    for (int i = 0; i < s->reduces; i++) {
+        Expr step = s->reduce[i] == inner ? 0 : expr_step(k, at, s->reduce[i]);
+        if (step && expr_is(k, step, channels)) window = s->reduce[i];
+    }
+    taps = window ? expr_constant(k, k->axis.at[window].extent, 0) : 0;
+    if (!taps || (taps * channels + word - 1) / word >= taps * ((channels + word - 1) / word)) return inner;
+    for (int i = 0; i < 2; i++) {
+        int axis = i ? inner : window;
+        dim[i] = dim_of_axis(k, &right, axis);
+        if (dim[i] < 0 || axis_of_index(k, right.arg[dim[i]]) != axis) return inner;
+    }
+    int both = kernel_axis(k, NULL, expr_index(k, taps * channels));
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n), axis = expr_axis(k, both);
+    map[window] = expr_div(k, axis, expr_index(k, channels)), map[inner] = expr_mod(k, axis, expr_index(k, channels));
+    Expr moved = expr_map(k, c->left, map), index[MAX_RANK] = {0};
+    if (!step_is_one(k, moved, both)) return inner;
+    int buf = merged_constant(l, (int)right.id, dim[0], dim[1]), n = 0;
+    for (int d = 0; d < k->buf.at[right.id].rank; d++)
+        if (d != dim[0] && d != dim[1]) index[n++] = right.arg[d];
+    index[n] = axis;
+    Expr packed = expr_load(k, buf, index);
+    s->value = expr_replace(k, expr_replace(k, s->value, c->left, moved), c->right, packed);
+    c->left = moved, c->right = packed, n = 0;
+    for (int i = 0; i < s->reduces; i++)
+        if (s->reduce[i] != window && s->reduce[i] != inner) s->reduce[n++] = s->reduce[i];
+    s->reduce[n] = both, s->reduces = n + 1;
+    return both;
+}
+
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
 
@@ -673,6 +739,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     int64_t depth = word_of_axis ? expr_constant(k, k->axis.at[word_of_axis].extent, 1) : 0;
     if (!constant && word && depth % word) word_of_axis = 0; /* only a constant's padding is known to be zero */
     if (!word_of_axis) word = 0;
+    if (word && constant) word_of_axis = merge_taps(l, s, c, word_of_axis, word);
     int inner = word ? word_of_axis : word_axis(k, s, c->left);
     if (!word && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
         inner = 0; /* an image's channels: any order is as good */
@@ -773,7 +840,7 @@ static void settle_operands(Layer *l)
 {
     Kernel *k = l->k;
     uint32_t bufs = k->buf.n;
-    l->readers = NEW_ARRAY(l->mem, uint32_t, bufs);
+    l->readers = NEW_ARRAY(l->mem, uint32_t, bufs), l->counted = bufs;
     for (uint32_t i = 0; i < k->stage.n; i++) {
         LoadList loads = {0};
         stage_loads(k, l->mem, &k->stage.at[i], &loads);

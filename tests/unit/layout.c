@@ -54,6 +54,16 @@ Test(layout, groups_have_panels_of_their_own)
     program_drop(p);
 }
 
+Test(layout, taps_of_a_first_layer_share_words)
+{
+    Program *p = laid_out("kernel k() { in F[1, 3, 15, 17] const W: i8[16, 3, 7, 7] out Y: i32[1, 16, 5, 6]"
+                          " tmp X: u8[1, 3, 15, 17] layout(0, 2, 3, 1) X[b, x, y, z] = sat_u8(rint(F[b, x, y, z] * 50))"
+                          " Y[n, o, h, w] = sum(c: 3, i: 7, j: 7) i32(X[n, c, h * 2 + i, w * 2 + j]) * i32(W[o, c, i, j]) }");
+    expect_order(buf_named(p, "W.rows"), 5, (LayoutAxis[]){{0, 16, 0}, {1, 1, 0}, {2, 4, 0}, {0, 1, 16}, {2, 1, 4}});
+    cr_assert(expr_is(p->k, buf_named(p, "W.rows")->dim[2], 21));
+    program_drop(p);
+}
+
 Test(layout, convolutions_are_channels_last_inside)
 {
     Program *p = laid_out("kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3] out Y[1, 16, 7, 7]"
