@@ -65,12 +65,14 @@ Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w)
 enum {
     LEAST_CHANNELS = 16,   /* fewer do not fill the lanes */
     FREE = 56,             /* what a free size is taken for */
-    FETCH = 24,            /* a weight that comes from memory: so many multiplications */
+    FETCH = 16,            /* a weight that comes from memory: so many multiplications */
+    STEPS = 100000,        /* what three steps take more than one */
     CACHE = 1 << 20,       /* bytes of a core's second level */
+    NEAR = 3,              /* weights that a block reads again come from a nearer cache than tiles: by so much cheaper */
     LEAST_BLOCKS = 8,      /* so that threads have something to share */
     FREE_ACROSS = 7        /* tiles of a block along a free size: few, since the last block may be mostly empty */
 };
-static const double DIRECT = 1.08, PRODUCT = 1.12, TRANSFORM = 6; /* a multiplication of either; an element of a tile, in and out */
+static const double PRODUCT = 1.08, TRANSFORM = 8; /* against a multiplication of a direct sum: one of a tile; an element of it, in and out */
 
 static int64_t tiles_along(int64_t size, const Winograd *f) { return (size + f->outputs - 1) / f->outputs; }
 
@@ -78,7 +80,7 @@ static double cost(const WinogradShape *s, WinogradPair f)
 {
     double points = winograd_points(f.y) * winograd_points(f.x), weights = (double)s->in * (double)s->out;
     double tiles = (double)(tiles_along(s->height, f.y) * tiles_along(s->width, f.x));
-    return points * (weights * (tiles * PRODUCT + FETCH) + tiles * TRANSFORM * (double)(s->in + s->out));
+    return points * (weights * (tiles * PRODUCT + FETCH) + tiles * TRANSFORM * (double)(s->in + s->out)) + STEPS;
 }
 
 bool winograd_choose(const WinogradShape *shape, WinogradPair *best)
@@ -89,7 +91,7 @@ bool winograd_choose(const WinogradShape *shape, WinogradPair *best)
     if (s.width < 0) s.width = FREE;
     if (s.in < LEAST_CHANNELS || s.out < LEAST_CHANNELS) return false;
     double weights = (double)(s.in * s.out), taps = (double)(s.taps_y * s.taps_x);
-    double least = taps * weights * ((double)(s.height * s.width) * DIRECT + FETCH);
+    double least = taps * weights * ((double)(s.height * s.width) + FETCH);
     for (size_t i = 0; i < COUNT_OF(table) * COUNT_OF(table); i++) {
         WinogradPair f = {&table[i / COUNT_OF(table)], &table[i % COUNT_OF(table)]};
         if (f.y->taps != s.taps_y || f.x->taps != s.taps_x || f.y->outputs * f.x->outputs == 1) continue;
@@ -114,7 +116,7 @@ static double block_cost(int64_t rows, int64_t cols, int64_t down, int64_t acros
 bool winograd_block(WinogradPair f, const WinogradShape *s, int64_t *down, int64_t *across)
 {
     int64_t points = winograd_points(f.y) * winograd_points(f.x), weights = 4 * points * s->in * s->out;
-    int64_t tile = 4 * points * (s->in + s->out), most = CACHE * 3 / 4 / tile;
+    int64_t tile = 4 * points * (s->in + s->out), most = CACHE / 2 / tile;
     if (s->height < 0 || s->width < 0) {
         *across = most < FREE_ACROSS ? most : FREE_ACROSS, *down = most / FREE_ACROSS < 4 ? most / FREE_ACROSS : 4;
         return weights <= CACHE && *down > 0;
@@ -122,14 +124,14 @@ bool winograd_block(WinogradPair f, const WinogradShape *s, int64_t *down, int64
     int64_t rows = tiles_along(s->height, f.y), cols = tiles_along(s->width, f.x), all = rows * cols * tile;
     double least = INFINITY;
     *down = rows, *across = cols;
-    if (all <= CACHE || most < 1) return false;
+    if (all <= 2 * CACHE || most < 1) return false; /* what the last stage left is still near */
     for (int64_t h = 1; h <= rows && h <= most; h++)
         for (int64_t w = 1; w <= cols && h * w <= most; w++) {
             double c = block_cost(rows, cols, h, w);
             if (((rows + h - 1) / h) * ((cols + w - 1) / w) >= LEAST_BLOCKS && c < least) least = c, *down = h, *across = w;
         }
     int64_t blocks = ((rows + *down - 1) / *down) * ((cols + *across - 1) / *across);
-    bool blocked = least < INFINITY && (weights <= CACHE / 2 || blocks * weights < 2 * all);
+    bool blocked = least < INFINITY && blocks * weights < NEAR * 2 * all;
     if (!blocked) *down = rows, *across = cols;
     return blocked;
 }
