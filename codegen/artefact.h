@@ -25,6 +25,8 @@ typedef struct CodegenOptions {
     FILE *text;
 } CodegenOptions;
 
+/* Does every instruction-set level of this --target sum bf16 in tiles? */
+bool target_has_bf16_tiles(const char *target);
 bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* false: reported, and no file is left */
 
 /* ---- running an artefact in this process (calibration, `run`, `verify`, `bench`) ---- */

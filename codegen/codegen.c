@@ -52,6 +52,18 @@ static bool levels_choose(Image *im)
                       name);
 }
 
+bool target_has_bf16_tiles(const char *target)
+{
+    Arena mem = {0};
+    Diag quiet = {.mem = &mem, .subject = ""}; /* an unknown target is reported when it is compiled for */
+    CodegenOptions o = {.target = target};
+    Image im = {.mem = &mem, .diag = &quiet, .options = &o};
+    bool all = levels_choose(&im) && im.levels;
+    for (uint32_t l = 0; all && l < im.levels; l++) all = im.level[l].target->pair == PAIR_AMX;
+    arena_drop(&mem);
+    return all;
+}
+
 /* ---- buffers of inputs and outputs, and sizes that the model computes ---- */
 static void ends_find(Image *im)
 {
@@ -246,9 +258,11 @@ static bool image_lower(Image *im)
     kernel_check(im->program, "lowering");
     im->program = program_cluster(im->program);
     kernel_check(im->program, "clustering");
-    program_layout(im->program, im->options->store.type ? &im->options->store : NULL);
+    const Storage *store = &im->options->store;
+    program_layout(im->program, store->type || store->planes ? store : NULL);
     kernel_check(im->program, "layout");
-    bool cuda = im->options->emit && !strcmp(im->options->emit, "cuda"); /* there, stages that share loops are one thread */
+    bool cuda =
+        im->options->emit && !strcmp(im->options->emit, "cuda"); /* there, stages that share loops are one thread */
     if (!cuda) program_join(im->program);
     kernel_check(im->program, "joining");
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);

@@ -44,10 +44,11 @@ const Target *target_at(uint32_t i);                 /* all rows, worst first; N
 const Target *target_find(const char *name);         /* NULL: no such level */
 uint64_t target_host_features(void);                 /* OCTET_CPU_* of this machine (shares rt's detection) */
 
-/* How values between kernels and weights are stored; arithmetic is f32 in every case. */
+/* How values between kernels and weights are stored, and what float products are made of; sums are f32 in every case. */
 typedef struct Storage {
-    DType type;                /* bf16 or f16 */
-    const regex_t *keep;       /* NULL, or: nodes whose results and weights stay f32 */
+    DType type;                /* bf16 or f16; DT_NONE: as the model says */
+    int planes;                /* 0, or: the factors of float products are split in so many bf16 planes; type is DT_NONE then */
+    const regex_t *keep;       /* NULL, or: nodes whose results, weights and products stay f32 */
 } Storage;
 
 /* ---- cluster.c ---- */
@@ -56,6 +57,10 @@ Kernel *program_cluster(Kernel *k);                  /* changes k's stages in pl
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
 /* ---- store.c ---- */
 void program_store(Kernel *k, const Storage *store);
+void program_narrow(Kernel *k, DType t, const bool *narrow); /* per buffer: stored as t, rounded where it is stored, widened where it is read */
+bool is_deep_sum(Kernel *k, const Compute *c, const regex_t *keep); /* a contraction whose factors are worth other types */
+/* ---- split.c ---- */
+void program_split(Kernel *k, const Storage *store);
 /* ---- join.c ---- */
 void program_join(Kernel *k);                        /* products that follow each other share loops, so that one runs on what the other just made */
 /* ---- cut.c ---- */

@@ -7,7 +7,8 @@
  *   2. The channels-last order spreads along stages that work point by point.
  *   3. Halo: a sum that reads its operand under a guard (padding) reads a padded temporary without one. Where the operand is a
  *      temporary, its producers store into the padded one and only the border is filled.
- *   4. Where values are stored narrow, they become so here (store.c): all temporaries exist, and operands follow their types.
+ *   4. Where values are stored narrow, or factors split, they become so here (store.c, split.c): all temporaries exist, and operands follow
+ *      their types.
  *   5. Operands of contractions: constants on the right go to panels of 16 columns (dot products: a word of 32 bits of the summed axis
  *      together); right operands whose columns are not side by side, and left operands of dot products whose summed axis is not, are copied to where
  *      they are. Constants that vary along the vector axis of a depthwise sum are turned so that it is contiguous. */
@@ -867,7 +868,8 @@ void program_layout(Kernel *k, const Storage *store)
     take_stages(&l);
     spread_order(k);
     add_halos(&l);
-    if (store) program_store(k, store);
+    if (store && store->planes) program_split(k, store);
+    else if (store) program_store(k, store);
     settle_operands(&l);
     arena_drop(&scratch);
 }

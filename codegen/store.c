@@ -30,9 +30,9 @@ typedef struct Store {
     int *group; /* per buffer: the group of stages that alone touches it; 0: none yet, -1: several or none */
 } Store;
 
-static bool is_kept(const Store *s, const Compute *c)
+static bool is_kept(const Compute *c, const regex_t *keep)
 {
-    return s->keep && c->loc && c->loc->node && !regexec(s->keep, c->loc->node, 0, NULL, 0);
+    return keep && c->loc && c->loc->node && !regexec(keep, c->loc->node, 0, NULL, 0);
 }
 
 static int64_t product(Kernel *k, const int *axis, int n)
@@ -42,12 +42,11 @@ static int64_t product(Kernel *k, const int *axis, int n)
     return all;
 }
 
-/* Is it a sum whose factors are to be stored narrow? */
-static bool is_operands(const Store *s, const Compute *c)
+bool is_deep_sum(Kernel *k, const Compute *c, const regex_t *keep)
 {
     Contraction r;
-    if (c->scan || is_kept(s, c) || !contraction_of(s->k, c, &r) || r.acc != DT_f32) return false;
-    return product(s->k, c->reduce, c->reduces) >= DEEP;
+    if (c->scan || is_kept(c, keep) || !contraction_of(k, c, &r) || r.acc != DT_f32) return false;
+    return product(k, c->reduce, c->reduces) >= DEEP;
 }
 
 /* ---- copies of inputs ---- */
@@ -89,7 +88,7 @@ static void copy_inputs(Store *s)
     int *copy = NEW_ARRAY(s->mem, int, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n && s->type == DT_bf16; i++) {
         LoadList loads = {0};
-        if (is_operands(s, &k->stage.at[i])) loads_of(k, s->mem, k->stage.at[i].value, &loads);
+        if (is_deep_sum(k, &k->stage.at[i], s->keep)) loads_of(k, s->mem, k->stage.at[i].value, &loads);
         for (uint32_t l = 0; l < loads.at.n; l++) {
             ExprNode n = *expr_node(k, loads.at.at[l]);
             if (k->buf.at[n.id].kind != BUF_IN || k->buf.at[n.id].type != DT_f32) continue;
@@ -114,7 +113,7 @@ static void note_operands(Store *s, const Compute *c)
 {
     Kernel *k = s->k;
     LoadList loads = {0};
-    if (is_operands(s, c)) loads_of(k, s->mem, c->value, &loads);
+    if (is_deep_sum(k, c, s->keep)) loads_of(k, s->mem, c->value, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) s->operand[expr_node(k, loads.at.at[i])->id] = true;
 }
 
@@ -125,7 +124,7 @@ static void note_stage(Store *s, const Compute *c)
     stage_loads(k, s->mem, c, &loads);
     note_group(s, c->out, c);
     for (uint32_t i = 0; i < loads.at.n; i++) note_group(s, (int)expr_node(k, loads.at.at[i])->id, c);
-    if (c->scan || c->update || is_kept(s, c)) s->wide[c->out] = true;
+    if (c->scan || c->update || is_kept(c, s->keep)) s->wide[c->out] = true;
     if (c->keep) s->wide[expr_node(k, c->keep)->id] = true;
     note_operands(s, c);
 }
@@ -189,43 +188,40 @@ static void choose(Store *s)
 
 /* ---- how ---- */
 /* The largest finite f16 stands for everything above it: activations that f32 holds must not become infinite. */
-static Expr rounded(Store *s, Expr e)
+static Expr rounded(Kernel *k, DType t, Expr e)
 {
-    Kernel *k = s->k;
     ExprNode n = *expr_node(k, e);
-    if (n.type == s->type) return e;
-    if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == s->type) return n.arg[0]; /* a copy */
+    if (n.type == t) return e;
+    if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == t) return n.arg[0]; /* a copy */
     if (n.kind == E_PRIM && (n.prim == P_guard || n.prim == P_select))
-        return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(s, n.arg[1]), rounded(s, n.arg[2]));
-    if (s->type == DT_f16) {
+        return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(k, t, n.arg[1]), rounded(k, t, n.arg[2]));
+    if (t == DT_f16) {
         Expr most = expr_float(k, DT_f32, F16_MAX), least = expr_float(k, DT_f32, -F16_MAX);
         e = expr_prim(k, P_min, expr_prim(k, P_max, e, least, 0), most, 0);
     }
-    return expr_cast(k, s->type, e);
+    return expr_cast(k, t, e);
 }
 
-static Expr widened(Store *s, Expr e, const LoadList *loads)
+static Expr widened(Kernel *k, Expr e, const LoadList *loads, const bool *narrow)
 {
-    Kernel *k = s->k;
     for (uint32_t i = 0; e && i < loads->at.n; i++) {
         ExprNode n = *expr_node(k, loads->at.at[i]);
-        if (!s->narrow[n.id]) continue;
+        if (!narrow[n.id] || n.type != DT_f32) continue;
         e = expr_replace(k, e, loads->at.at[i], expr_cast(k, DT_f32, expr_load(k, (int)n.id, n.arg)));
     }
     return e;
 }
 
-static void store_stage(Store *s, Compute *c)
+static void store_stage(Kernel *k, Arena *mem, Compute *c, DType t, const bool *narrow)
 {
-    Kernel *k = s->k;
     LoadList loads = {0};
-    stage_loads(k, s->mem, c, &loads);
-    c->value = widened(s, c->value, &loads), c->epilogue = widened(s, c->epilogue, &loads);
-    c->check = widened(s, c->check, &loads), c->where = widened(s, c->where, &loads);
-    for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = widened(s, c->at[d], &loads);
-    if (!s->narrow[c->out]) return;
-    if (!c->how) c->value = rounded(s, c->value);
-    else c->epilogue = rounded(s, c->epilogue ? c->epilogue : expr_it(k, DT_f32));
+    stage_loads(k, mem, c, &loads);
+    Expr *e[] = {&c->value, &c->epilogue, &c->check, &c->where};
+    for (size_t i = 0; i < COUNT_OF(e); i++) *e[i] = widened(k, *e[i], &loads, narrow);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = widened(k, c->at[d], &loads, narrow);
+    if (!narrow[c->out]) return;
+    if (!c->how) c->value = rounded(k, t, c->value);
+    else c->epilogue = rounded(k, t, c->epilogue ? c->epilogue : expr_it(k, DT_f32));
 }
 
 /* What a group stores of a kept place leaves it through another buffer: the last stage of the group writes there. */
@@ -283,6 +279,18 @@ static const Tensor *converted(Kernel *k, DType t, const Tensor *from)
     return to;
 }
 
+void program_narrow(Kernel *k, DType t, const bool *narrow)
+{
+    Arena scratch = {0};
+    for (uint32_t b = 1; b < k->buf.n; b++) {
+        if (!narrow[b]) continue;
+        k->buf.at[b].type = t;
+        if (k->buf.at[b].kind == BUF_CONST) k->buf.at[b].data = converted(k, t, k->buf.at[b].data);
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) store_stage(k, &scratch, &k->stage.at[i], t, narrow);
+    arena_drop(&scratch);
+}
+
 void program_store(Kernel *k, const Storage *store)
 {
     DType t = store->type;
@@ -294,11 +302,6 @@ void program_store(Kernel *k, const Storage *store)
     s.wide = NEW_ARRAY(&scratch, bool, k->buf.n), s.group = NEW_ARRAY(&scratch, int, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n; i++) note_stage(&s, &k->stage.at[i]);
     choose(&s);
-    for (uint32_t b = 1; b < k->buf.n; b++) {
-        if (!s.narrow[b]) continue;
-        k->buf.at[b].type = t;
-        if (k->buf.at[b].kind == BUF_CONST) k->buf.at[b].data = converted(k, t, k->buf.at[b].data);
-    }
-    for (uint32_t i = 0; i < k->stage.n; i++) store_stage(&s, &k->stage.at[i]);
+    program_narrow(k, t, s.narrow);
     arena_drop(&scratch);
 }

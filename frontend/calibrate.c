@@ -124,14 +124,15 @@ static void observer_drop(Observer *o)
     *o = (Observer){0};
 }
 
-static bool observer_new(Observer *o, const Graph *g, const Vals *watch, const CalibrateOptions *how, Arena *mem,
-                         Diag *diag)
+static bool observer_new(Observer *o, const Graph *g, const Vals *watch, const Storage *store,
+                         const CalibrateOptions *how, Arena *mem, Diag *diag)
 {
     const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
     char *folder = arena_printf(mem, "%s/octet-XXXXXX", base);
     if (!mkdtemp(folder)) return diag_error(diag, NULL, "%s cannot be made: %s", folder, strerror(errno));
     const char *path = arena_printf(mem, "%s/observed.so", folder);
     CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .cache = how->cache, .quiet = true};
+    if (store) c.store = *store;
     bool ok = codegen_graph(with_outputs(g, watch, mem), &c, diag) && artefact_load(path, &o->loaded, diag) &&
               (o->session = session_new(&o->loaded, how->threads, diag));
     unlink(path), unlink(arena_printf(mem, "%s/observed.h", folder)), rmdir(folder);
@@ -225,7 +226,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
         if (want[v]) vec_push(&mem, &watch, (Val){v});
     Watched *watched = NEW_ARRAY(&mem, Watched, watch.n + 1);
     for (uint32_t i = 0; i < watch.n; i++) watched[i].axis = channel_axis(g, watch.at[i]);
-    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, o, &mem, diag) &&
+    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w, g, &watch, NULL, o, &mem, diag) &&
               watch_samples(g, &w, &watch, &paths, watched, o, diag);
     for (uint32_t i = 0; ok && i < watch.n; i++) {
         const char *name = tensor_name(g, watch.at[i], &mem);
@@ -294,11 +295,87 @@ bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization 
         vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
     }
     Power *power = NEW_ARRAY(&mem, Power, layer.n + 1);
-    bool ok = samples_list(o->samples, &mem, &paths, diag) && observer_new(&w[0], plain, &watch[0], o, &mem, diag) &&
-              observer_new(&w[1], quantized, &watch[1], o, &mem, diag);
+    bool ok = samples_list(o->samples, &mem, &paths, diag) &&
+              observer_new(&w[0], plain, &watch[0], NULL, o, &mem, diag) &&
+              observer_new(&w[1], quantized, &watch[1], NULL, o, &mem, diag);
     for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++)
         ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
     for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(power[i].signal / power[i].noise);
+    observer_drop(&w[0]), observer_drop(&w[1]);
+    arena_drop(&mem);
+    return ok;
+}
+
+/* ---- measuring a policy ---- */
+static const Tensor *made_up(const Graph *g, Val v, Arena *mem)
+{
+    const Type *type = val_type(g, v);
+    int64_t dim[MAX_RANK];
+    for (int d = 0; d < type->rank; d++)
+        if (!dim_is_const(g->module->dim, type->dim[d], &dim[d])) dim[d] = 1;
+    Tensor *t = tensor_new(mem, type->dtype, type->rank, dim);
+    uint32_t seed = 1;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        if (dtype_is_float(t->type)) dtype_store(t->type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);
+        else if (dtypes[t->type].cls != DC_OTHER) dtype_store_int(t->type, (void *)t->data, i, seed >> 31);
+    }
+    return t;
+}
+
+typedef struct Apart {
+    double signal, noise, most, off;
+} Apart;
+
+static void apart_add(Apart *p, const Tensor *a, const Tensor *b)
+{
+    int64_t n = tensor_count(a);
+    for (int64_t i = 0; i < n; i++) {
+        double x = dtype_load(a->type, a->data, i), e = fabs(x - dtype_load(b->type, b->data, i));
+        p->signal += x * x, p->noise += e * e;
+        if (fabs(x) > p->most) p->most = fabs(x);
+        if (!(e <= p->off)) p->off = e;
+    }
+}
+
+static bool compare_run(const Graph *g, const char *path, Observer *w, uint32_t n, Apart *apart, Diag *diag)
+{
+    Arena run = {0};
+    const Tensor **in = NEW_ARRAY(&run, const Tensor *, g->input.n + 1), **out[2];
+    bool ok = !path || sample_read(g, path, &run, in, diag);
+    for (uint32_t i = 0; !path && i < g->input.n; i++) in[i] = made_up(g, g->input.at[i], &run);
+    for (int k = 0; ok && k < 2; k++) {
+        out[k] = NEW_ARRAY(&run, const Tensor *, n + 1);
+        ok = session_run(w[k].session, &run, in, out[k], diag);
+    }
+    for (uint32_t i = 0; ok && i < n; i++) apart_add(&apart[i], out[0][i], out[1][i]);
+    arena_drop(&run);
+    return ok;
+}
+
+bool calibrate_difference(const Graph *g, const Storage *policy, const CalibrateOptions *o, Difference *d,
+                          bool *measured, Diag *diag)
+{
+    Arena mem = {0};
+    Paths paths = {0};
+    Vals watch = {0};
+    Observer w[2] = {{{0}, NULL}, {{0}, NULL}};
+    Diag quiet = {.mem = &mem, .subject = diag->subject};
+    for (uint32_t i = 0; i < g->output.n; i++)
+        if (dtype_is_float(val_type(g, g->output.at[i])->dtype)) vec_push(&mem, &watch, g->output.at[i]);
+    *d = (Difference){.made_up = !o->samples}, *measured = false;
+    Apart *apart = NEW_ARRAY(&mem, Apart, watch.n + 1);
+    bool ok = (!o->samples || samples_list(o->samples, &mem, &paths, diag)) &&
+              observer_new(&w[0], g, &watch, NULL, o, &mem, diag) &&
+              observer_new(&w[1], g, &watch, policy, o, &mem, diag);
+    if (!o->samples && watch.n) d->runs = ok && compare_run(g, NULL, w, watch.n, apart, &quiet);
+    for (; ok && d->runs < paths.n && d->runs < MEASURED; d->runs++)
+        if (!compare_run(g, paths.at[d->runs], w, watch.n, apart, diag)) ok = false;
+    for (uint32_t i = 0; i < watch.n; i++) {
+        d->relative = fmax(d->relative, sqrt(apart[i].noise / apart[i].signal));
+        d->largest = fmax(d->largest, apart[i].off / apart[i].most);
+    }
+    *measured = ok && d->runs && watch.n;
     observer_drop(&w[0]), observer_drop(&w[1]);
     arena_drop(&mem);
     return ok;

@@ -5,6 +5,7 @@
 #define OCTET_CALIBRATE_H
 #include "passes/quantize.h"
 #include "passes/statistics.h"
+#include "codegen/codegen.h"
 
 typedef struct CalibrateOptions {
     const char *samples;           /* a directory of .npz (or .npy, one-input models), or one such file */
@@ -20,4 +21,15 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
  * MEASURED samples. */
 enum { MEASURED = 8 };
 bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o, Diag *diag);
+
+/* How far outputs are from those of float32: of the worst output, errors over values in the Euclidean norm, and the largest error over the
+ * largest value. */
+typedef struct Difference {
+    double relative, largest;
+    uint32_t runs;
+    bool made_up;                  /* on random numbers of a fixed seed (0 and 1 for integers, free sizes 1), not on samples */
+} Difference;
+/* Computes with and without the policy on this machine, on the first MEASURED samples or, without samples, on random numbers. *measured
+ * false: the model does not run on random numbers, or has no float output. false: reported. */
+bool calibrate_difference(const Graph *g, const Storage *policy, const CalibrateOptions *o, Difference *d, bool *measured, Diag *diag);
 #endif

@@ -6,6 +6,7 @@
 #include "codegen/artefact.h"
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
+#include "frontend/policy.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
 #include "passes/winograd.h"
@@ -72,53 +73,8 @@ static bool check_stages(const Options *o, Diag *d)
     return true;
 }
 
-/* How --quantize stores values; DT_NONE: it does not, or it makes integers of them. */
-static DType storage_of(const Options *o)
-{
-    static const struct {
-        const char *name;
-        DType type;
-    } kinds[] = {{"bf16", DT_bf16}, {"fp16", DT_f16}};
-    for (size_t i = 0; i < COUNT_OF(kinds); i++)
-        if (option_is(o, OPT_quantize, kinds[i].name)) return kinds[i].type;
-    return DT_NONE;
-}
-
-enum { KEEP_SYNTAX = REG_EXTENDED | REG_NOSUB };
-
-static bool bad_keep(const char *keep, Diag *d)
-{
-    return diag_error(d, NULL, "--keep %s: not a regular expression", keep);
-}
-
-static bool check_keep(const Options *o, Diag *d)
-{
-    const char *keep = o->value[OPT_keep];
-    regex_t pattern;
-    if (!keep) return true;
-    if (!o->value[OPT_quantize]) return diag_error(d, NULL, "--keep needs --quantize");
-    if (regcomp(&pattern, keep, KEEP_SYNTAX)) return bad_keep(keep, d);
-    regfree(&pattern);
-    return true;
-}
-
-static bool makes_integers(const Options *o) { return o->value[OPT_quantize] && !storage_of(o); }
-
 /* Transformed weights and tiles need the precision of f32. */
-static bool filters(const Options *o) { return !option_is(o, OPT_winograd, "off") && !storage_of(o); }
-
-static bool check_quantize(const Options *o, Diag *d)
-{
-    const OptionId needs[] = {OPT_calibrate, OPT_ranges, OPT_save_ranges, OPT_report};
-    static const char *const names[] = {"--calibrate", "--ranges", "--save-ranges", "--report"};
-    if (!check_keep(o, d)) return false;
-    if (makes_integers(o))
-        return o->value[OPT_calibrate] || o->value[OPT_ranges] ||
-               diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
-    for (size_t i = 0; i < COUNT_OF(needs); i++)
-        if (o->value[needs[i]]) return diag_error(d, NULL, "%s needs --quantize int8", names[i]);
-    return true;
-}
+static bool filters(const Options *o) { return !option_is(o, OPT_winograd, "off") && policy_is_float(o); }
 
 /* ---- progress: a line that is overwritten, on a terminal only ---- */
 
@@ -246,14 +202,28 @@ static uint64_t file_size(const char *path)
     return path && !stat(path, &st) ? (uint64_t)st.st_size : 0;
 }
 
-static bool write_report(Drive *dr, const char *path, const char *out)
+/* How far the outputs are from float32, on the samples or on made-up inputs; for whoever reads it. */
+static bool measure_policy(Drive *dr, const Graph *g, Policy *p)
 {
+    const Options *o = dr->o;
+    CalibrateOptions c = {.samples = o->value[OPT_calibrate],
+                          .threads = (int)option_int(o, OPT_threads, 0),
+                          .cache = o->value[OPT_cache],
+                          .quiet = o->value[OPT_quiet] != NULL};
+    if (!policy_changes(p) || (o->value[OPT_quiet] && !o->value[OPT_report])) return true;
+    progress(o, "measuring");
+    return calibrate_difference(g, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
+}
+
+static bool write_report(Drive *dr, const Policy *p, const char *path, const char *out)
+{
+    const Options *o = dr->o;
     const Quantization *q = dr->quant;
-    ReportHead head = {path, dr->o->value[OPT_method], dr->o->value[OPT_calibrate], file_size(path), file_size(out),
-                       &dr->winograd};
-    if (!dr->o->value[OPT_quiet]) report_print(q, &head, stderr);
-    if (!q) return true;
-    return !dr->o->value[OPT_report] || report_write(q, &head, dr->m->diag, dr->o->value[OPT_report]);
+    ReportHead head = {path, o->value[OPT_method], o->value[OPT_calibrate], file_size(path), file_size(out),
+                       p,    &dr->winograd};
+    progress(o, "");
+    if (!o->value[OPT_quiet]) report_print(q, &head, stderr);
+    return !o->value[OPT_report] || report_write(q, &head, dr->m->diag, o->value[OPT_report]);
 }
 
 static bool make_artefact(Drive *dr, const Graph *g, const char *path, const char *out)
@@ -270,15 +240,14 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,
                         .text = dr->text};
-    const char *keep = o->value[OPT_keep];
-    regex_t kept;
+    Policy p;
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
+    if (!policy_read(&p, o, dr->m->diag)) return false;
     progress(o, "generating code");
-    c.store.type = storage_of(o);
-    if (keep && regcomp(&kept, keep, KEEP_SYNTAX)) return bad_keep(keep, dr->m->diag);
-    if (keep) c.store.keep = &kept;
-    bool ok = codegen_graph(g, &c, dr->m->diag) && (emit_what || write_report(dr, path, out));
-    if (c.store.keep) regfree(&kept);
+    c.store = p.store;
+    bool ok = codegen_graph(g, &c, dr->m->diag) &&
+              (emit_what || (measure_policy(dr, g, &p) && write_report(dr, &p, path, out)));
+    policy_drop(&p);
     return ok;
 }
 
@@ -309,7 +278,7 @@ static bool check_usage(const Options *o, Diag *d)
     const char *out = o->value[OPT_out], *report = o->value[OPT_report], *path = o->arg.at[0];
     size_t n = report ? strlen(report) : 0;
     ImportOptions io;
-    if (!check_stages(o, d) || !check_quantize(o, d) || !import_options(o, d, &io)) return false;
+    if (!check_stages(o, d) || !policy_check(o, d) || !import_options(o, d, &io)) return false;
     if (n > 5 && !strcmp(report + n - 5, ".html"))
         return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];

@@ -13,9 +13,10 @@ static int by_position(const void *a, const void *b)
 
 static const Layer **in_order(const Quantization *q, Arena *mem)
 {
-    const Layer **l = NEW_ARRAY(mem, const Layer *, q->layer.n + 1);
-    for (uint32_t i = 0; i < q->layer.n; i++) l[i] = &q->layer.at[i];
-    qsort(l, q->layer.n, sizeof *l, by_position);
+    uint32_t n = q ? q->layer.n : 0;
+    const Layer **l = NEW_ARRAY(mem, const Layer *, n + 1);
+    for (uint32_t i = 0; i < n; i++) l[i] = &q->layer.at[i];
+    qsort(l, n, sizeof *l, by_position);
     return l;
 }
 
@@ -24,9 +25,34 @@ static const char *layer_name(const Layer *l, Arena *mem)
     return *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
 }
 
+/* What the numbers of a policy were measured on. */
+static const char *measured_on(const Policy *p, Arena *mem)
+{
+    if (p->difference.made_up) return "RANDOM INPUTS, not samples (--calibrate)";
+    return arena_printf(mem, "%u sample%s", p->difference.runs, p->difference.runs == 1 ? "" : "s");
+}
+
+static void policy_print(const ReportHead *h, FILE *f)
+{
+    Arena mem = {0};
+    const Policy *p = h->policy;
+    if (p->why) fprintf(f, "%s: --fp32 is exact: %s\n", h->model, p->why);
+    if (policy_changes(p)) {
+        fprintf(f, "%s: %s %s", h->model, p->storage ? "values are stored as" : "float products are",
+                p->storage ? p->storage : p->fp32);
+        if (p->measured)
+            fprintf(f, "; outputs differ from float32 by %.2g, at most %.2g of the largest, on %s",
+                    p->difference.relative, p->difference.largest, measured_on(p, &mem));
+        else fputs("; what that costs could not be measured on random inputs (--calibrate)", f);
+        fputc('\n', f);
+    }
+    arena_drop(&mem);
+}
+
 void report_print(const Quantization *q, const ReportHead *h, FILE *f)
 {
     Arena mem = {0};
+    policy_print(h, f);
     const WinogradNote *w = h->winograd;
     if (w->convs)
         fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
@@ -71,13 +97,27 @@ static cJSON *layer_json(const Layer *l, Arena *mem)
     return o;
 }
 
+static void policy_json(cJSON *root, const Policy *p)
+{
+    cJSON_AddStringToObject(root, "fp32", p->fp32);
+    if (p->why) cJSON_AddStringToObject(root, "fp32_why", p->why);
+    if (!policy_changes(p)) return;
+    cJSON *e = cJSON_AddObjectToObject(root, "error");
+    number(e, "relative", p->measured ? p->difference.relative : (double)NAN);
+    number(e, "largest", p->measured ? p->difference.largest : (double)NAN);
+    cJSON_AddStringToObject(e, "inputs", p->difference.made_up ? "random" : "samples");
+    number(e, "runs", p->difference.runs);
+}
+
 bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const char *path)
 {
     Arena mem = {0};
     const Layer **layer = in_order(q, &mem);
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddStringToObject(root, "model", h->model), cJSON_AddStringToObject(root, "quantize", "int8");
-    cJSON_AddStringToObject(root, "method", h->method);
+    cJSON_AddStringToObject(root, "model", h->model);
+    if (q || h->policy->storage) cJSON_AddStringToObject(root, "quantize", q ? "int8" : h->policy->storage);
+    if (q) cJSON_AddStringToObject(root, "method", h->method);
+    policy_json(root, h->policy);
     if (h->samples) cJSON_AddStringToObject(root, "samples", h->samples);
     number(root, "model_bytes", (double)h->model_bytes), number(root, "artefact_bytes", (double)h->artefact_bytes);
     if (h->winograd->convs) {
@@ -86,7 +126,7 @@ bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const 
         number(w, "sampled_error", h->winograd->error);
     }
     cJSON *list = cJSON_AddArrayToObject(root, "layers");
-    for (uint32_t i = 0; i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
+    for (uint32_t i = 0; q && i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
     char *text = cJSON_Print(root);
     const char *temporary;
     FILE *f = file_create(&mem, diag, path, &temporary);

@@ -1,6 +1,7 @@
 /* runner.c - opens what is to be run; see runner.h. */
 #include "frontend/runner.h"
 #include "frontend/interpret.h"
+#include "frontend/policy.h"
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@ static bool has_suffix(const char *path, const char *suffix)
 static bool open_graph(Runner *r, const Options *o, Diag *d, const char *path)
 {
     Module *m = module_new(r->mem, d, path);
-    if (option_is(o, OPT_quantize, "bf16") || option_is(o, OPT_quantize, "fp16"))
+    if (o->value[OPT_quantize] && !makes_integers(o))
         return diag_error(d, NULL, "--interp computes with the types of the model; --quantize %s stores other ones",
                           o->value[OPT_quantize]);
     const Graph *g = r->graph = compile_graph(o, m, r->mem, path, &r->files);

@@ -168,6 +168,24 @@ near() {
   done
 }
 check narrow-storage near
+# Products of bf16 planes: nearer with every plane, and where tiles are not promised exact, which the summary says.
+products() {
+  run_with digits.so float && octet compile "$digits" -o "$work/products.so" --fp32 bf16 --quiet && run_with "$work/products.so" products &&
+    python3 "$root/tests/cli/close.py" 0.02 "$work/float.npz" "$work/products.npz" && threads "$work/products.so"
+}
+check fp32-bf16 products
+error_of() { octet compile "$digits" -o "$work/planes.so" --target amx --quiet --report "$work/planes.json" "$@" && python3 -c 'import json, sys; e = json.load(open(sys.argv[1]))["error"]; print(e["relative"] * 1e9 // 1, e["inputs"])' "$work/planes.json"; }
+planes() {
+  local one two three
+  one=$(error_of --fp32 bf16) && two=$(error_of --fp32 bf16x2) && three=$(error_of --fp32 bf16x3 --calibrate "$calibration") || return 1
+  [[ $one == *random && $two == *random && $three == *samples ]] || return 1
+  python3 -c 'import sys; a, b, c = map(float, sys.argv[1:]); sys.exit(not (1e5 < a < 2e7 and 1e2 < b < 1e5 and 0 < c < 3e3))' "${one% *}" "${two% *}" "${three% *}"
+}
+check fp32-planes planes
+exact_says() { octet compile "$digits" -o "$work/exact.so" --fp32 bf16x2 2> "$work/says" && grep -q 'is exact: only tiles' "$work/says"; }
+check fp32-exact-says exact_says
+says_random() { octet compile "$digits" -o "$work/says.so" --quantize bf16 2> "$work/says" && grep -q 'stored as bf16; outputs differ .* on RANDOM INPUTS' "$work/says"; }
+check narrow-storage-says says_random
 check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize bf16 --keep conv2 --quiet
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
@@ -190,6 +208,8 @@ refused usage-command 2 "unknown command 'frobnicate'" octet frobnicate
 refused usage-option 2 "unknown option '--frobnicate'" octet compile "$digits" -o n.so --frobnicate
 refused usage-value 2 'unknown value' octet compile "$digits" -o n.so --method luck
 refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits" -o n.so --quantize int8
+refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quantize bf16 --fp32 bf16
+refused usage-report-alone 2 'needs --quantize or --fp32' octet compile "$digits" -o n.so --report r.json
 refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt
 refused usage-keep 2 'not a regular expression' octet compile "$digits" -o n.so --quantize bf16 --keep '('
 refused usage-standard-output 2 'cannot go to standard output' octet compile "$digits" -o -

@@ -338,6 +338,18 @@ Test(amx, convolutions)
     session_drop(s);
 }
 
+/* Products of planes (codegen/split.c): the planes are chosen by an outer loop of the sum. */
+Test(amx, planes)
+{
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    Code c = code_new(s, "kernel planes() { in A: bf16[2, 40, 130] const W: bf16[2, 32, 130] layout(1/16, 0, 2/2, 1%16, 2%2) in B[32] out Y[40, 32]"
+                         " Y[m, n] = sum(t: 3, k: 130) f32(A[select(t < 1, 1, 0), m, k]) * f32(W[select(t < 1, 0, select(t < 2, 1, 0)), n, k])"
+                         " then it + B[n] }");
+    cr_expect(code_run(&c, (int64_t[3]){0}, 1), "no tiles");
+    session_drop(s);
+}
+
 /* Whatever tiles cannot load is done with vectors: the call means the same. */
 Test(amx, falls_back)
 {

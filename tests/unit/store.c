@@ -96,3 +96,49 @@ Test(store, f16_saturates)
     cr_expect_eq(type_named(p, "a"), DT_f16);
     program_drop(p);
 }
+
+/* ---- split.c ---- */
+static Program *split(const char *text, int planes, double room)
+{
+    static const char *const level[] = {"portable", "avx512bf16", "amx"};
+    Program *p = program_new(text);
+    p->symbol[0] = 5;
+    program_fill(p);
+    void **want = program_reference(p);
+    program_cluster(p->k);
+    program_layout(p->k, &(Storage){.planes = planes});
+    program_check(p->k, "layout");
+    program_near(p, want, program_run(p, 0), "layout", room);
+    Cut *cut = program_cut(p->k, &p->mem);
+    for (size_t l = 0; l < COUNT_OF(level); l++) program_near(p, want, cut_run(p, cut, level[l]), level[l], room);
+    return p;
+}
+
+/* Errors of sums of some hundred products of factors about 1: 2^-9, 2^-17 and 2^-25 of them. */
+Test(split, planes)
+{
+    static const char text[] = "kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3] out Y[1, 16, 7, 7], Z[1, 32, 7, 7]"
+                               " tmp a[1, 32, 7, 7] layout(0, 2, 3, 1), r[1, 32, 7, 7]"
+                               " a[n, o, h, w] = sum(c: 3, i: 3, j: 3) X[n, c, h + i, w + j] * W[o, c, i, j]"
+                               " r[n, o, h, w] = max(a[n, o, h, w], 0) Z[n, o, h, w] = r[n, o, h, w] * 2"
+                               " Y[n, p, h, w] = sum(k: 32, i: 3, j: 3) guard(" INSIDE("h + i - 1", "7") " && " INSIDE("w + j - 1", "7")
+                               ", r[n, k, h + i - 1, w + j - 1], 0) * V[p, k, i, j] }";
+    static const double room[] = {0.3, 6e-4, 4e-6};
+    for (int planes = 1; planes <= 3; planes++) {
+        Program *p = split(text, planes, room[planes - 1]);
+        cr_expect_eq(type_named(p, "Z"), DT_f32);
+        cr_expect_eq(type_named(p, planes == 1 ? "V" : "V.planes"), DT_bf16);
+        program_drop(p);
+    }
+}
+
+Test(split, matrices)
+{
+    static const char text[] = "kernel k(N) { in A[N, 67] const W[67, 40], V[40, 24] out Y[N, 24] tmp h[N, 40]"
+                               " h[m, n] = sum(k: 67) A[m, k] * W[k, n] then max(it, 0) Y[i, o] = sum(j: 40) h[i, j] * V[j, o] }";
+    for (int planes = 1; planes <= 3; planes++) {
+        Program *p = split(text, planes, planes == 1 ? 0.2 : planes == 2 ? 4e-4 : 4e-6);
+        cr_expect_eq(type_named(p, "h"), planes == 1 ? DT_bf16 : DT_f32, "what only sums read is bf16 to begin with");
+        program_drop(p);
+    }
+}

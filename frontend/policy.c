@@ -1,0 +1,99 @@
+/* policy.c - see policy.h. */
+#include "frontend/policy.h"
+#include "codegen/artefact.h"
+
+enum { KEEP_SYNTAX = REG_EXTENDED | REG_NOSUB };
+
+/* How --quantize stores values. A value that is not here makes integers of them. */
+typedef struct StoreKind {
+    const char *name;
+    DType type;
+} StoreKind;
+static const StoreKind store_kinds[] = {{"bf16", DT_bf16}, {"fp16", DT_f16}};
+
+/* What --fp32 makes products of. Several planes are several products for one: that pays only where tiles make them. */
+typedef struct ProductKind {
+    const char *name;
+    int planes;
+    bool tiles;
+} ProductKind;
+static const ProductKind product_kinds[] = {
+    {"exact", 0, false}, {"bf16", 1, false}, {"bf16x2", 2, true}, {"bf16x3", 3, true}};
+
+static const StoreKind *store_kind(const Options *o)
+{
+    for (size_t i = 0; i < COUNT_OF(store_kinds); i++)
+        if (option_is(o, OPT_quantize, store_kinds[i].name)) return &store_kinds[i];
+    return NULL;
+}
+
+static const ProductKind *product_kind(const Options *o)
+{
+    for (size_t i = 0; i < COUNT_OF(product_kinds); i++)
+        if (option_is(o, OPT_fp32, product_kinds[i].name)) return &product_kinds[i];
+    return &product_kinds[0];
+}
+
+bool makes_integers(const Options *o) { return o->value[OPT_quantize] && !store_kind(o); }
+
+static bool keep_read(Policy *p, const char *keep, Diag *d)
+{
+    if (!keep) return true;
+    if (regcomp(&p->kept, keep, KEEP_SYNTAX)) return diag_error(d, NULL, "--keep %s: not a regular expression", keep);
+    p->store.keep = &p->kept;
+    return true;
+}
+
+bool policy_read(Policy *p, const Options *o, Diag *d)
+{
+    const StoreKind *s = store_kind(o);
+    const ProductKind *f = product_kind(o);
+    *p = (Policy){.storage = s ? s->name : NULL, .fp32 = f->name};
+    if (f->tiles && !target_has_bf16_tiles(o->value[OPT_target])) {
+        p->why = "only tiles make several products faster than one exact product, and the target does not promise them "
+                 "(--target amx)";
+        p->fp32 = product_kinds[0].name, f = &product_kinds[0];
+    }
+    p->store.type = s ? s->type : DT_NONE, p->store.planes = f->planes;
+    return keep_read(p, o->value[OPT_keep], d);
+}
+
+void policy_drop(Policy *p)
+{
+    if (p->store.keep) regfree(&p->kept);
+    p->store.keep = NULL;
+}
+
+bool policy_changes(const Policy *p) { return p->store.type || p->store.planes; }
+
+bool policy_is_float(const Options *o)
+{
+    const ProductKind *f = product_kind(o);
+    return !store_kind(o) && (!f->planes || (f->tiles && !target_has_bf16_tiles(o->value[OPT_target])));
+}
+
+static bool needs(const Options *o, OptionId id, const char *name, const char *what, Diag *d)
+{
+    return !o->value[id] || diag_error(d, NULL, "%s needs %s", name, what);
+}
+
+bool policy_check(const Options *o, Diag *d)
+{
+    bool products = product_kind(o)->planes > 0;
+    Policy p;
+    if (store_kind(o) && products)
+        return diag_error(d, NULL, "--fp32 %s splits float32 values, and --quantize %s leaves none",
+                          product_kind(o)->name, store_kind(o)->name);
+    if (!policy_read(&p, o, d)) return false;
+    policy_drop(&p);
+    if (makes_integers(o))
+        return o->value[OPT_calibrate] || o->value[OPT_ranges] ||
+               diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
+    if (!needs(o, OPT_ranges, "--ranges", "--quantize int8", d) ||
+        !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d))
+        return false;
+    if (o->value[OPT_quantize] || products) return true;
+    return needs(o, OPT_calibrate, "--calibrate", "--quantize or --fp32", d) &&
+           needs(o, OPT_keep, "--keep", "--quantize or --fp32", d) &&
+           needs(o, OPT_report, "--report", "--quantize or --fp32", d);
+}
