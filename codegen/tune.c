@@ -13,6 +13,7 @@
  * A vector is 16 lanes on every level: LLVM makes 2 or 4 registers of it. Stages of one kernel share the loops they can; each then has
  * axes of its own, so that one stage's lanes are not another's. Scans run their axis in order. */
 #include "codegen/analyse.h"
+#include "codegen/blocking.h"
 #include <assert.h>
 
 enum {
@@ -24,8 +25,8 @@ enum {
     GATHER = 24,
     STRIDED = 6,
     LEAST = 2048,
-    MOST_ROWS = 14,
     MOST_CHOICES = 8,
+    MOST_ROWS = 30,
     BLOCK = 128
 };
 
@@ -659,73 +660,8 @@ static void tune_reduction(Tuner *u, Compute *c)
 }
 
 /* ---- contractions ---- */
-typedef struct Shape {
-    int rows, cols;
-} Shape;
-
-static double tile_cost(const Target *t, int64_t m, int64_t panels, int rows, int cols)
-{
-    int registers = LANES / t->lanes; /* of one panel */
-    double flops = rows * cols * registers / 2.0, loads = (rows + cols * registers) * 0.575, chain = 4;
-    double depth = flops > loads ? flops : loads;
-    if (depth < chain) depth = chain;
-    depth += 0.5 * cols * registers;                         /* panels come from the second level cache */
-    if (rows > MOST_ROWS) depth += 0.5 * (rows - MOST_ROWS); /* an address each, and there are 16 registers for them */
-    double whole = (double)(m / rows), rest = m % rows ? 0.8 + 0.2 * (double)(m % rows) / rows : 0;
-    return (whole + rest) * (double)(panels / cols) * depth;
-}
-
-static Shape choose_shape(Kernel *k, const Target *t, int row, int64_t panels)
-{
-    Shape best = {1, 1};
-    int64_t m = extent(k, row);
-    double least = 1e300;
-    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1);
-    int64_t rows_of = m < 0 ? 24 : m; /* an unknown number of rows: something that wastes little */
-    for (int cols = 1; cols <= 8; cols++) {
-        if (panels > 0 ? panels % cols : cols > 2) continue;
-        for (int rows = 1; rows <= 30 && rows <= rows_of; rows++) {
-            if (rows * cols * registers + cols * registers + (registers > 1) > budget && rows * cols > 1) continue;
-            bool exact = m < 0 && rows > 1 && divides(k, row, rows);
-            if (m < 0 && rows > 8 && !exact) continue;
-            double cost = tile_cost(t, exact ? rows * 100 : rows_of, panels > 0 ? panels : 8, rows, cols);
-            if (exact) cost *= (double)rows_of / (rows * 100);
-            if (cost < least) least = cost, best = (Shape){rows, cols};
-        }
-    }
-    return best;
-}
-
-/* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
-enum { TILE_ROWS = 16, TILE_SUMS = 4, TILE_STEP = 64, LEAST_ROWS = 4, REST_COST = 20 };
-
-static int64_t tiles_cost(int64_t rows, int cols, int tile) /* of rows x cols panels, in cycles a step */
-{
-    int64_t tiles = rows / tile;
-    return (tiles ? 16 * tiles * cols + 4 * (tiles + cols) : 0) + rows % tile * 14 * cols; /* the rest with vectors */
-}
-
-static Shape choose_tiles(Kernel *k, int row, int64_t panels)
-{
-    Shape best = {0, 0};
-    int64_t m, most, least = INT64_MAX;
-    expr_range(k, k->axis.at[row].extent, &m, &most);
-    bool unknown = m < LEAST_ROWS && m < most;
-    if (unknown) m = UNKNOWN;
-    int64_t most_rows = unknown ? 2 * TILE_ROWS : m; /* there may be few: no call should waste much */
-    for (int cols = 1; cols <= TILE_SUMS; cols++)
-        for (int rows = 1; rows <= TILE_ROWS * TILE_SUMS / cols && rows <= most_rows; rows++) {
-            int tile = tile_rows_for(rows), tiles = rows / tile;
-            if (rows % tile || tiles * cols > TILE_SUMS || (panels > 0 ? panels % cols : cols > 2)) continue;
-            int64_t rest = m % rows, cost = m / rows * tiles_cost(rows, cols, tile);
-            if (rest) cost += REST_COST + tiles_cost(rest, cols, tile);
-            cost = cost * (panels > 0 ? panels : 8) / cols;
-            if (cost < least || (cost == least && tiles == cols)) least = cost, best = (Shape){rows, cols};
-        }
-    return best;
-}
-
 /* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. */
+enum { TILE_STEP = 64, LEAST_ROWS = 4 };
 static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int word)
 {
     Kernel *k = u->k;
@@ -776,13 +712,29 @@ static int panel_word(Kernel *k, const Contraction *r, int inner)
     return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
 }
 
-/* Columns that fit the registers beside so many rows. */
-static int columns_for(const Target *t, int64_t panels, int rows)
+static int64_t bytes_of(Kernel *k, Expr factor) /* in memory; -1: unknown */
 {
-    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1), cols = 1;
-    for (int n = 2; n <= (panels > 0 ? 8 : 2); n++)
-        if ((panels <= 0 || panels % n == 0) && (rows * n + n) * registers + (registers > 1) <= budget) cols = n;
-    return cols;
+    ExprNode n = *expr_node(k, factor);
+    int64_t elements = n.kind == E_LOAD ? expr_constant(k, buf_elements(k, (int)n.id), -1) : -1;
+    return elements < 0 ? -1 : elements * dtypes[n.type].bytes;
+}
+
+static Product product_of(Kernel *k, const Compute *c, const Contraction *r, int together) /* summed by one instruction */
+{
+    int64_t n = extent(k, r->lane), most;
+    Product p = {.rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1};
+    for (int i = 0; i < c->reduces; i++) p.steps *= about(k, c->reduce[i]);
+    p.steps = (p.steps + together - 1) / together;
+    for (int i = 0; i < c->rank; i++)
+        if (c->space[i] != r->row && !expr_uses(k, r->right, c->space[i])) p.times *= about(k, c->space[i]);
+    p.unit = 1;
+    for (int64_t i = 2; i <= MOST_ROWS && p.rows < 0; i++)
+        if (divides(k, r->row, p.unit * i)) p.unit *= i--;
+    expr_range(k, k->axis.at[r->row].extent, &p.least, &most);
+    p.image = bytes_of(k, r->left);
+    p.left = together * dtypes[expr_node(k, r->left)->type].bytes;
+    p.right = LANES * together * dtypes[expr_node(k, r->right)->type].bytes;
+    return p;
 }
 
 /* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. */
@@ -799,7 +751,6 @@ static bool fills_panels(Tuner *u, const Compute *c, const Contraction *r)
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
-    int64_t n = extent(k, r.lane), panels = n < 0 ? -1 : (n + LANES - 1) / LANES;
     if (u->outer[r.lane] || (r.row && u->outer[r.row]) || !fills_panels(u, c, &r) || is_scattered(k, c)) return false;
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
     int rank = c->rank;
@@ -809,8 +760,9 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int word = panel_word(k, &r, inner);
     bool tiles = suits_tiles(u, c, &r, word);
     int block = u->inside[r.row];
-    Shape s = tiles ? choose_tiles(k, r.row, panels) : choose_shape(k, u->t, r.row, panels);
-    if (block) s.rows = (int)extent(k, block), s.cols = columns_for(u->t, panels, s.rows);
+    Product p = product_of(k, c, &r, word ? word : 1);
+    p.tile = block ? extent(k, block) : 0;
+    Blocking s = tiles && !block ? blocking_tiles(&p) : blocking_vectors(&p, u->t);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
@@ -819,19 +771,13 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     }
     int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
-    int64_t bytes = dtypes[expr_node(k, r.right)->type].bytes, weights = bytes * about(k, r.lane);
     Order o, loops = {0};
-    for (int i = 0; i < c->reduces; i++) weights *= about(k, c->reduce[i]);
     space_order(u, c, &o);
     bool batch[MAX_STEP];
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
-    bool panels_first =
-        weights > 192 * 1024 && !block; /* a panel stays in the cache while all rows pass; else all panels do */
-    if (is_ragged(k, row))
-        panels_first = items_of(k, lane) >= 16; /* so that the ragged loop is the last parallel one */
-    if (panels_first) put(&loops, lane);
+    if (s.panels_first) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block) put(&loops, o.axis[i]);
     if (!block) put(&loops, row);
@@ -904,8 +850,8 @@ static int share_blocks(Tuner *u, int axis)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Contraction r;
         if (!contraction_of(k, &k->stage.at[i], &r) || r.row != axis) continue;
-        int64_t lanes = extent(k, r.lane);
-        Shape s = choose_shape(k, u->t, axis, lanes < 0 ? -1 : (lanes + LANES - 1) / LANES);
+        Product p = product_of(k, &k->stage.at[i], &r, 1);
+        Blocking s = blocking_vectors(&p, u->t);
         int part = schedule_split(k, axis, &s.rows, 1);
         return u->inside[axis] = part + 1, part;
     }

@@ -1,0 +1,114 @@
+/* blocking.c - how a contraction is cut.
+ *
+ * Comes in: the sizes of a product and the facts of a level. Goes out: the register tile and the loop order of least cost. Every candidate is
+ * priced in cycles by the same few facts; nothing asks for the machine the compiler runs on, so the same input makes the same program.
+ *
+ *   a step     of a tile (one value of the summed axis) takes as long as its products, its loads or the latency of an addition
+ *   the rest   rows that do not fill a tile make a smaller one, priced like any other
+ *   traffic    a factor is read again for every pass of the other: from the first level cache for nothing, from the second for
+ *              little, from behind it for more. Which of the two passes is the loop order. */
+#include "codegen/blocking.h"
+#include <math.h>
+
+enum { LANES = 16, LINE = 64, MOST_COLS = 8, MOST_ROWS = 30, UNKNOWN = 64 };
+
+/* What is assumed of one core, on every level. */
+static const struct {
+    double products, loads; /* vectors multiplied and added, vectors loaded, in a cycle */
+    double latency;         /* of an addition, in cycles */
+    double tile;            /* cycles to begin and end a tile */
+    double near_line,
+        far_line;         /* cycles a line costs beside the arithmetic: from the second level cache, from behind it */
+    double first, second; /* bytes of a cache that one factor may count on */
+    int64_t addresses;    /* rows that have a register for their address */
+} core = {2, 1.74, 4, 20, 0.5, 2, 24 << 10, 768 << 10, 14};
+
+static double most(double a, double b) { return a > b ? a : b; }
+
+/* ---- vector registers ---- */
+static double step_cycles(const Target *t, int64_t rows, int cols)
+{
+    double panels = cols * (LANES / t->lanes); /* in registers */
+    double cycles = most((double)rows * panels / core.products, ((double)rows + panels) / core.loads);
+    cycles = most(cycles, core.latency);
+    return rows > core.addresses ? cycles + 0.5 * (double)(rows - core.addresses) : cycles;
+}
+
+static double line_cycles(double held) /* of a factor of which so many bytes are read before one is read again */
+{
+    return held <= core.first ? 0 : held <= core.second ? core.near_line : core.far_line;
+}
+
+/* Of all results, in cycles a step. What is read for the first time costs the same in every candidate. Several threads share out the tiles
+ * of the outer loops: some wait for the last. */
+static double product_cycles(const Product *p, const Target *t, const Blocking *b, int64_t rows)
+{
+    int64_t whole = rows / b->rows, rest = rows % b->rows;
+    double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), times = (double)(p->times < 0 ? UNKNOWN : p->times);
+    double groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols,
+           passes = times * (double)(whole + (rest > 0));
+    double image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
+    double group = steps * b->cols * p->right, slice = image * b->rows / ((double)rows * times);
+    double panel_lines = (passes - 1) * groups * b->cols * p->right / LINE;
+    double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
+    double cycles = (double)whole * step_cycles(t, b->rows, b->cols) + (rest ? step_cycles(t, rest, b->cols) : 0);
+    cycles = times * groups * cycles + passes * groups * core.tile / steps;
+    cycles += panel_lines * line_cycles(b->panels_first ? group : groups * group);
+    cycles += row_lines * line_cycles(b->panels_first ? image : slice);
+    double items = b->panels_first || !rest ? passes * groups : passes;
+    return p->rows < 0 ? cycles : cycles * (1 + 0.5 / items);
+}
+
+static bool fits(const Target *t, int rows, int cols) /* accumulators, panels, and what a row or a product needs */
+{
+    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1);
+    return rows * cols == 1 || (rows + 1) * cols * registers + (registers > 1) <= budget;
+}
+
+static bool divides_panels(const Product *p, int cols) { return p->panels > 0 ? p->panels % cols == 0 : cols <= 2; }
+
+Blocking blocking_vectors(const Product *p, const Target *t)
+{
+    enum { ANY_ROWS = 24, SAFE_ROWS = 8 }; /* unknown rows: a number that wastes little; a tile that few rows fill */
+    Blocking best = {p->tile ? (int)p->tile : 1, 1, false};
+    int64_t rows = p->rows < 0 ? ANY_ROWS : p->rows;
+    double least = INFINITY;
+    for (int i = 0; i < MOST_COLS * MOST_ROWS * 2; i++) {
+        Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, i % 2};
+        if (p->tile ? b.rows != p->tile || b.panels_first : b.rows > rows) continue;
+        if (!divides_panels(p, b.cols) || !fits(t, b.rows, b.cols)) continue;
+        bool exact = p->rows < 0 && b.rows > 1 && p->unit % b.rows == 0;
+        if (p->rows < 0 && b.rows > SAFE_ROWS && !exact) continue;
+        int64_t all = exact ? (ANY_ROWS + b.rows - 1) / b.rows * b.rows : rows;
+        double cost = product_cycles(p, t, &b, all) / (double)all;
+        if (cost < least) least = cost, best = b;
+    }
+    return best;
+}
+
+/* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
+enum { TILE_ROWS = 16, TILE_SUMS = 4, REST_COST = 20, FEW = 4 };
+
+static int64_t tiles_cost(int64_t rows, int cols, int tile) /* of rows x cols panels, in cycles a step */
+{
+    int64_t tiles = rows / tile;
+    return (tiles ? 16 * tiles * cols + 4 * (tiles + cols) : 0) + rows % tile * 14 * cols; /* the rest with vectors */
+}
+
+Blocking blocking_tiles(const Product *p)
+{
+    Blocking best = {0, 0, false};
+    bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
+    int64_t least = INT64_MAX, rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows;
+    int64_t most_rows = few ? 2 * TILE_ROWS : rows;
+    for (int cols = 1; cols <= TILE_SUMS; cols++)
+        for (int n = 1; n <= TILE_ROWS * TILE_SUMS / cols && n <= most_rows; n++) {
+            int tile = tile_rows_for(n), tiles = n / tile;
+            if (n % tile || tiles * cols > TILE_SUMS || !divides_panels(p, cols)) continue;
+            int64_t rest = rows % n, cost = rows / n * tiles_cost(n, cols, tile);
+            if (rest) cost += REST_COST + tiles_cost(rest, cols, tile);
+            cost = cost * (p->panels > 0 ? p->panels : MOST_COLS) / cols;
+            if (cost < least || (cost == least && tiles == cols)) least = cost, best.rows = n, best.cols = cols;
+        }
+    return best;
+}

@@ -1,0 +1,23 @@
+/* blocking.h - how a contraction is cut into register tiles, and in which order they are walked. */
+#ifndef OCTET_BLOCKING_H
+#define OCTET_BLOCKING_H
+#include "codegen/codegen.h"
+
+/* What is multiplied. A step is one value of the summed axis, or as many as one instruction sums. Sizes below 0 are unknown. */
+typedef struct Product {
+    int64_t rows, panels, steps; /* results: rows x panels of 16 columns, each a sum of `steps` steps */
+    int64_t times;               /* so many times over: the other axes that choose rows */
+    int64_t unit, least;         /* rows that are unknown: a multiple of unit, at least so many */
+    int64_t tile;                /* rows of a tile where they are given and a block of rows is an outer loop; else 0 */
+    int64_t image;               /* bytes of all rows as they lie in memory */
+    int left, right;             /* bytes a step reads of one row, of one panel */
+} Product;
+
+typedef struct Blocking {
+    int rows, cols;    /* of a tile; cols in panels */
+    bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
+} Blocking;
+
+Blocking blocking_vectors(const Product *p, const Target *t); /* tiles of vector registers */
+Blocking blocking_tiles(const Product *p);                    /* of tile registers; rows 0: none fit */
+#endif

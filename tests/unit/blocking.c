@@ -1,0 +1,52 @@
+/* Blocking: the tile and the loop order a product gets, where it matters. */
+#include "codegen/blocking.h"
+#include <criterion/criterion.h>
+
+static Product floats(int64_t rows, int64_t columns, int64_t depth)
+{
+    return (Product){.rows = rows,
+                     .panels = columns / 16,
+                     .steps = depth,
+                     .times = 1,
+                     .unit = 1,
+                     .least = 0,
+                     .left = 4,
+                     .right = 64,
+                     .image = rows < 0 ? -1 : rows * depth * 4};
+}
+
+Test(blocking, tiles_fill_the_registers_and_fit_them)
+{
+    static const char *const level[] = {"portable", "avx2", "avx512"};
+    for (int i = 0; i < 3; i++) {
+        const Target *t = target_find(level[i]);
+        Product p = floats(1024, 1024, 1024);
+        Blocking b = blocking_vectors(&p, t);
+        int registers = 16 / t->lanes, held = (b.rows + 1) * b.cols * registers;
+        cr_expect(held <= t->registers && b.rows * b.cols * registers >= 8, "%s: %d x %d", level[i], b.rows, b.cols);
+    }
+}
+
+Test(blocking, rows_that_are_unknown_get_a_tile_that_few_rows_fill)
+{
+    Product p = floats(-1, 1024, 1024);
+    cr_expect_leq(blocking_vectors(&p, target_find("avx512")).rows, 8);
+    p.unit = 12;
+    cr_expect_eq(blocking_vectors(&p, target_find("avx512")).rows, 12);
+}
+
+/* Weights that no cache holds pass once, group by group; few weights stay while the image passes. */
+Test(blocking, the_larger_factor_passes_once)
+{
+    const Target *t = target_find("avx512");
+    Product weights = floats(128, 4096, 1024), image = floats(12544, 64, 64);
+    cr_expect(blocking_vectors(&weights, t).panels_first);
+    cr_expect_eq(blocking_vectors(&image, t).panels_first, false);
+}
+
+Test(blocking, one_row_takes_many_panels)
+{
+    Product p = floats(1, 1024, 1024);
+    Blocking b = blocking_vectors(&p, target_find("avx512"));
+    cr_expect(b.rows == 1 && b.cols >= 4, "%d panels", b.cols);
+}
