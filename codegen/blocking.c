@@ -17,11 +17,12 @@ static const struct {
     double products, loads; /* vectors multiplied and added, vectors loaded, in a cycle */
     double latency;         /* of an addition, in cycles */
     double tile;            /* cycles to begin and end a tile */
-    double near_line,
-        far_line;         /* cycles a line costs beside the arithmetic: from the second level cache, from behind it */
-    double first, second; /* bytes of a cache that one factor may count on */
-    int64_t addresses;    /* rows that have a register for their address */
-} core = {2, 1.74, 4, 20, 0.5, 2, 24 << 10, 768 << 10, 14};
+    double near_line;       /* cycles a line costs beside the arithmetic: from the second level cache, */
+    double far_line;        /* from behind it, */
+    double lost_line;       /* and when it was there already and is fetched once more */
+    double first, second;   /* bytes of a cache that one factor may count on */
+    int64_t addresses;      /* rows that have a register for their address */
+} core = {2, 1.74, 4, 20, 0.5, 2, 0.06, 24 << 10, 768 << 10, 14};
 
 static double most(double a, double b) { return a > b ? a : b; }
 
@@ -32,6 +33,16 @@ static double step_cycles(const Target *t, int64_t rows, int cols)
     double cycles = most((double)rows * panels / core.products, ((double)rows + panels) / core.loads);
     cycles = most(cycles, core.latency);
     return rows > core.addresses ? cycles + 0.5 * (double)(rows - core.addresses) : cycles;
+}
+
+/* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
+static bool is_crowded(const Product *p, int rows)
+{
+    enum { SETS = 64, WAYS = 8 };
+    int sets = SETS;
+    for (int64_t lines = p->pitch / LINE; p->pitch && p->pitch % LINE == 0 && lines % 2 == 0 && sets > 1; lines /= 2)
+        sets /= 2;
+    return (rows + sets - 1) / sets > WAYS;
 }
 
 static double line_cycles(double held) /* of a factor of which so many bytes are read before one is read again */
@@ -52,6 +63,7 @@ static double product_cycles(const Product *p, const Target *t, const Blocking *
     double panel_lines = (passes - 1) * groups * b->cols * p->right / LINE;
     double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
     double cycles = (double)whole * step_cycles(t, b->rows, b->cols) + (rest ? step_cycles(t, rest, b->cols) : 0);
+    if (is_crowded(p, b->rows)) cycles += (double)rows * core.lost_line;
     cycles = times * groups * cycles + passes * groups * core.tile / steps;
     cycles += panel_lines * line_cycles(b->panels_first ? group : groups * group);
     cycles += row_lines * line_cycles(b->panels_first ? image : slice);
@@ -70,12 +82,13 @@ static bool divides_panels(const Product *p, int cols) { return p->panels > 0 ? 
 Blocking blocking_vectors(const Product *p, const Target *t)
 {
     enum { ANY_ROWS = 24, SAFE_ROWS = 8 }; /* unknown rows: a number that wastes little; a tile that few rows fill */
-    Blocking best = {p->tile ? (int)p->tile : 1, 1, false};
+    Blocking best = {p->tile > 0 ? (int)p->tile : 1, 1, false};
     int64_t rows = p->rows < 0 ? ANY_ROWS : p->rows;
     double least = INFINITY;
     for (int i = 0; i < MOST_COLS * MOST_ROWS * 2; i++) {
         Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, i % 2};
-        if (p->tile ? b.rows != p->tile || b.panels_first : b.rows > rows) continue;
+        if (p->tile > 0 ? b.rows != p->tile : b.rows > rows) continue;
+        if (p->tile && b.panels_first) continue;
         if (!divides_panels(p, b.cols) || !fits(t, b.rows, b.cols)) continue;
         bool exact = p->rows < 0 && b.rows > 1 && p->unit % b.rows == 0;
         if (p->rows < 0 && b.rows > SAFE_ROWS && !exact) continue;

@@ -8,8 +8,9 @@ typedef struct Product {
     int64_t rows, panels, steps; /* results: rows x panels of 16 columns, each a sum of `steps` steps */
     int64_t times;               /* so many times over: the other axes that choose rows */
     int64_t unit, least;         /* rows that are unknown: a multiple of unit, at least so many */
-    int64_t tile;                /* rows of a tile where they are given and a block of rows is an outer loop; else 0 */
+    int64_t tile;                /* a loop over tiles of so many rows encloses everything; -1: of any number; 0: it need not */
     int64_t image;               /* bytes of all rows as they lie in memory */
+    int64_t pitch;               /* bytes from one row to the next; 0: unknown */
     int left, right;             /* bytes a step reads of one row, of one panel */
 } Product;
 

@@ -694,6 +694,40 @@ static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
 
+/* A factor that lies the other way: each step of a sum touches another page, and in the caches few places. Turned it is worth the pass
+ * when much reads it. */
+static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one element, at least */
+{
+    int64_t uses = 1;
+    for (int i = 0; i < s->rank; i++)
+        if (!expr_uses(k, factor, s->space[i])) uses *= expr_constant(k, k->axis.at[s->space[i]].extent, 1);
+    return uses;
+}
+
+static bool is_spread(Kernel *k, const Compute *s, Expr factor, int across)
+{
+    enum { APART = 256, LARGE = 32 * 1024, USES = 128 }; /* elements; elements; how often one is used */
+    ExprNode n = *expr_node(k, factor);
+    int64_t size = expr_constant(k, k->axis.at[across].extent, 1), apart = 0;
+    if (n.kind != E_LOAD) return false;
+    for (int i = 0; i < s->reduces; i++) {
+        Expr by = expr_step(k, buf_address(k, (int)n.id, n.arg), s->reduce[i]);
+        size *= expr_constant(k, k->axis.at[s->reduce[i]].extent, 1);
+        apart = by ? expr_constant(k, by, 0) : 0;
+    }
+    return apart >= APART && size >= LARGE && uses_of(k, s, factor) >= USES;
+}
+
+/* Rows that begin a multiple of a page apart share the sets of a cache: a line more between them, and they do not. */
+static void space_rows(Kernel *k, int buf)
+{
+    enum { PAGE = 4096, LINE = 64 };
+    Buf *b = &k->buf.at[buf];
+    int64_t n, bytes = dtypes[b->type].bytes;
+    if (expr_is_index(k, b->dim[b->rank - 1], &n) && n * bytes % (PAGE / 4) == 0)
+        b->dim[b->rank - 1] = expr_index(k, n + LINE / bytes);
+}
+
 /* The left operand, computed beforehand with its longest summed axis innermost. Yields that axis; 0: it stays as it is. */
 static int lay_rows(Layer *l, Compute *s, Contraction *c)
 {
@@ -706,7 +740,9 @@ static int lay_rows(Layer *l, Compute *s, Contraction *c)
     int n = axes_used(k, s, c->left, inner, 0, axis);
     if (!inner || n > MAX_RANK) return 0;
     Expr was = c->left;
-    c->left = read_at_axes(k, materialise(l, s, was, axis, n, "rows"), axis);
+    int rows = materialise(l, s, was, axis, n, "rows");
+    space_rows(k, rows);
+    c->left = read_at_axes(k, rows, axis);
     s->value = expr_replace(k, s->value, was, c->left);
     return inner;
 }
@@ -737,6 +773,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     bool constant = right.kind == E_LOAD && k->buf.at[right.id].kind == BUF_CONST;
     int word = word_of(k, c->left, c->right, c->acc), word_of_axis = word ? word_axis(k, s, c->left) : 0;
     if (word && !word_of_axis && pays(k, c->lane)) word_of_axis = lay_rows(l, s, c);
+    else if (c->row && is_spread(k, s, c->left, c->row)) lay_rows(l, s, c);
     int64_t depth = word_of_axis ? expr_constant(k, k->axis.at[word_of_axis].extent, 1) : 0;
     if (!constant && word && depth % word) word_of_axis = 0; /* only a constant's padding is known to be zero */
     if (!word_of_axis) word = 0;
@@ -748,7 +785,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
         if (turn_constant(l, s, c->right, c->lane, inner, word)) order_reduces(s, inner);
         return;
     }
-    bool ready = !word && step_is_one(k, c->right, c->lane);
+    bool ready = !word && step_is_one(k, c->right, c->lane) && !is_spread(k, s, c->right, c->lane);
     if (ready || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
     Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);

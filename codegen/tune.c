@@ -351,7 +351,34 @@ static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Orde
     int outer = loops.n;
     for (int i = 0; i < inner.n; i++) put(&loops, inner.axis[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    mark(k, LOOP_VECTOR, inner.axis[1]), mark(k, LOOP_UNROLL, inner.axis[2]);
+    mark(k, LOOP_VECTOR, inner.axis[inner.n - 2]), mark(k, LOOP_UNROLL, inner.axis[inner.n - 1]);
+    parallelise(u, c, &loops, outer);
+    return true;
+}
+
+/* Panels (codegen/layout.c): the lanes of one panel lie side by side and the next value of some other axis behind them. PIECE values of
+ * it at a time, so that a few streams are written and few pages touched. */
+enum { PIECE = 64 };
+static bool tune_panels(Tuner *u, const Compute *c, const Order *o, int lane)
+{
+    Kernel *k = u->k;
+    Expr at = buf_address(k, c->out, c->at);
+    int behind = 0, part[3];
+    if (expr_step(k, at, lane)) return false;
+    for (int i = 0; i < o->n; i++) {
+        Expr by = o->axis[i] == lane ? 0 : expr_step(k, at, o->axis[i]);
+        if (by && expr_is(k, by, LANES) && about(k, o->axis[i]) > PIECE) behind = o->axis[i];
+    }
+    if (!behind) return false;
+    Order loops = {0};
+    int piece = schedule_split(k, behind, (int[]){PIECE}, 1), parts = split_lanes(k, lane, 4, part);
+    for (int i = 0; i < o->n; i++)
+        if (o->axis[i] != lane && o->axis[i] != behind) put(&loops, o->axis[i]);
+    put(&loops, part[0]), put(&loops, piece);
+    int outer = loops.n;
+    put(&loops, piece + 1);
+    for (int i = 1; i < parts; i++) put(&loops, part[i]);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     parallelise(u, c, &loops, outer);
     return true;
 }
@@ -425,6 +452,7 @@ static void tune_map(Tuner *u, const Compute *c)
         parallelise(u, c, &loops, outer + 1);
         return;
     }
+    if (tune_panels(u, c, &o, lane)) return;
     int64_t around = 1, n = about(k, lane);
     for (int i = 0; i < o.n; i++) around *= o.axis[i] == lane ? 1 : about(k, o.axis[i]);
     if (u->parallel && around < ITEMS && n >= 4096) { /* pieces of one long row */
@@ -719,6 +747,13 @@ static int64_t bytes_of(Kernel *k, Expr factor) /* in memory; -1: unknown */
     return elements < 0 ? -1 : elements * dtypes[n.type].bytes;
 }
 
+static int64_t pitch_of(Kernel *k, Expr factor, int row) /* bytes between rows; 0: unknown */
+{
+    ExprNode n = *expr_node(k, factor);
+    Expr by = n.kind == E_LOAD ? expr_step(k, buf_address(k, (int)n.id, n.arg), row) : 0;
+    return by ? expr_constant(k, by, 0) * dtypes[n.type].bytes : 0;
+}
+
 static Product product_of(Kernel *k, const Compute *c, const Contraction *r, int together) /* summed by one instruction */
 {
     int64_t n = extent(k, r->lane), most;
@@ -731,7 +766,7 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r, int
     for (int64_t i = 2; i <= MOST_ROWS && p.rows < 0; i++)
         if (divides(k, r->row, p.unit * i)) p.unit *= i--;
     expr_range(k, k->axis.at[r->row].extent, &p.least, &most);
-    p.image = bytes_of(k, r->left);
+    p.image = bytes_of(k, r->left), p.pitch = pitch_of(k, r->left, r->row);
     p.left = together * dtypes[expr_node(k, r->left)->type].bytes;
     p.right = LANES * together * dtypes[expr_node(k, r->right)->type].bytes;
     return p;
@@ -851,6 +886,7 @@ static int share_blocks(Tuner *u, int axis)
         Contraction r;
         if (!contraction_of(k, &k->stage.at[i], &r) || r.row != axis) continue;
         Product p = product_of(k, &k->stage.at[i], &r, 1);
+        p.tile = -1;
         Blocking s = blocking_vectors(&p, u->t);
         int part = schedule_split(k, axis, &s.rows, 1);
         return u->inside[axis] = part + 1, part;

@@ -46,6 +46,22 @@ Test(layout, weights_become_panels)
     program_drop(p);
 }
 
+/* Large factors that lie across are turned once when much reads them; rows then do not begin a multiple of a page apart. */
+Test(layout, what_lies_across_is_turned)
+{
+    Program *p = laid_out("kernel k() { in A[128, 256], B[256, 256] out Y[128, 256] Y[m, n] = sum(k: 256) A[m, k] * B[k, n] }");
+    expect_order(&p->k->buf.at[p->k->buf.n - 1], 3, (LayoutAxis[]){{1, 16, 0}, {0, 1, 0}, {1, 1, 16}});
+    program_drop(p);
+    p = laid_out("kernel k() { in A[8, 256], B[256, 256] out Y[8, 256] Y[m, n] = sum(k: 256) A[m, k] * B[k, n] }");
+    cr_assert_eq(p->k->stage.n, 1, "few rows read it");
+    program_drop(p);
+    p = laid_out("kernel k() { in A[256, 256] const B[256, 128] out Y[256, 128] Y[m, n] = sum(k: 256) A[k, m] * B[k, n] }");
+    const Buf *rows = &p->k->buf.at[p->k->buf.n - 1];
+    int64_t pitch;
+    cr_assert(p->k->stage.n == 2 && expr_is_index(p->k, rows->dim[1], &pitch) && pitch == 256 + 16);
+    program_drop(p);
+}
+
 Test(layout, groups_have_panels_of_their_own)
 {
     Program *p = laid_out("kernel k() { in A: u8[4, 40] const W: i8[36, 20] out Y: i32[4, 36]"

@@ -245,7 +245,9 @@ CASES(woven_stores,
     {"kernel image(H, W) { in X[3, H, W] out Y: u8[3, H, W] layout(1, 2, 0) Y[c, h, w] = sat_u8(rint(X[c, h, w] * 50) + 120)"
      " schedule: split w 16; order h w.0 w.1 c; parallel h; vectorize w.1; unroll c }", 0, 0, 0},
     {"kernel shuffle(N) { in X[N, 44] out Y[N, 44], Z: bool[N, 44] Y[i, j] = X[i, j % 2 * 22 + j / 2] Z[i, k] = X[i, k % 4 * 11 + k / 4] < 0"
-     " schedule: split j 16 2; split k 16 4; vectorize j.1; unroll j.2; vectorize k.1; unroll k.2 }", 0, 0, 0})
+     " schedule: split j 16 2; split k 16 4; vectorize j.1; unroll j.2; vectorize k.1; unroll k.2 }", 0, 0, 0},
+    {"kernel words(N) { in X: i8[8, N] out Y: i8[8, N] layout(1/16, 0/4, 1%16, 0%4) Y[k, n] = X[k, n]"
+     " schedule: split k 4; split n 4 16; order n.0 k.0 n.1 n.2 k.1; parallel n.0; unroll n.1; vectorize n.2; unroll k.1 }", 0, 90, 0})
 
 CASES(casts,
     {"kernel quantize(N) { in X[N], S[1] out Y: u8[N], Z: i8[N], W: i16[N], V: u16[N]"

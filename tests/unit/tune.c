@@ -97,6 +97,23 @@ Test(tune, windows_keep_their_rows_in_the_cache)
     program_drop(p);
 }
 
+/* Copies into panels: pieces of the axis behind the lanes, and for dot products words of several values. */
+Test(tune, panels_are_written_in_pieces)
+{
+    Program *p = program_new("kernel k() { in X[512, 96] out Y[512, 96] layout(1/16, 0, 1%16) Y[k, n] = X[k, n] }");
+    cr_assert_eq(split_of(tuned(p, "avx512"), "k", 0), 64);
+    program_drop(p);
+    static const struct { const char *text; int word; } row[] = {
+        {"kernel k() { in X: i8[64, 96] out Y: i8[64, 96] layout(1/16, 0/4, 1%16, 0%4) Y[k, n] = X[k, n] }", 4},
+        {"kernel k() { in X: f16[64, 96] out Y: f16[64, 96] layout(1/16, 0/2, 1%16, 0%2) Y[k, n] = X[k, n] }", 2}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        p = program_new(row[i].text);
+        int word = split_of(tuned(p, "avx512"), "k", 0);
+        cr_expect_eq(word, row[i].word, "kernel %zu: %d", i, word);
+        program_drop(p);
+    }
+}
+
 Test(tune, again_for_another_target)
 {
     Program *p = program_new("kernel k() { in A[56, 64] out Y[56, 64] Y[m, n] = exp(A[m, n]) }");
