@@ -6,7 +6,7 @@ set(blobs ${CMAKE_CURRENT_BINARY_DIR}/runtime)
 file(MAKE_DIRECTORY ${blobs})
 set(flags -std=c11 -D_GNU_SOURCE -O2 -fPIC -fvisibility=hidden -ffunction-sections -fno-asynchronous-unwind-tables
   -ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}/= -ffp-contract=off -Wall -Wextra -I${runtime}/include)
-set(headers ${runtime}/include/octet.h ${runtime}/model.h ${runtime}/team.h)
+set(headers ${runtime}/include/octet.h ${runtime}/model.h ${runtime}/team.h ${runtime}/cpus.h)
 set(assembly ${blobs}/blobs.S)
 set(text "")
 set(files "")

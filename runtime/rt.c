@@ -5,6 +5,7 @@
  * by the thread that completed the first. Nothing is allocated and nothing global is written: the context holds the size
  * table, the offsets of a dynamic plan and the resolved arguments of every step. On one thread a run makes no system call. */
 #include "model.h"
+#include "cpus.h"
 #include "team.h"
 #include <stdio.h>
 #include <string.h>

@@ -14,7 +14,6 @@
 #define OCTET_TEAM_H
 #include <limits.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -67,13 +66,6 @@ static inline void cpu_relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("isb" ::: "memory");
 #endif
-}
-
-/* More threads than CPUs would only stand in each other's way. */
-static inline int32_t usable_cpus(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : INT32_MAX;
 }
 
 static inline uint64_t nanoseconds_now(void)
