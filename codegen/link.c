@@ -154,7 +154,7 @@ typedef struct Tool {
     "-shared " HARDEN " -soname $SO --version-script $MAP -o $OUT $OBJECTS -L/lib64 -L/usr/lib64 "                     \
     "-L/lib/x86_64-linux-gnu -L/usr/lib/x86_64-linux-gnu -lm -lc"
 static const Tool link_shared[] = {{"cc", "-shared -nostartfiles " HARDEN_CC
-                                          " -Wl,-soname,$SO -Wl,--version-script,$MAP -o $OUT $OBJECTS -lm -lpthread"},
+                                          " -Xlinker -soname=$SO -Xlinker --version-script=$MAP -o $OUT $OBJECTS -lm -lpthread"},
                                    {"ld.lld-22", LD_SHARED},
                                    {"ld.lld", LD_SHARED},
                                    {"ld", LD_SHARED},
@@ -184,9 +184,8 @@ static void word_fill(Link *l, Words *to, const char *word, const Fill *f)
     if (!strcmp(word, "$OBJECTS")) {
         for (uint32_t i = 0; i < l->object.n; i++) vec_push(l->mem, to, l->object.at[i]);
         bool plain = !strncmp(to->at[0], "ld", 2); /* the linker itself, not a compiler that calls it */
-        if (f->large)
-            vec_push(l->mem, to,
-                     plain ? arena_printf(l->mem, "-T%s", f->large) : arena_printf(l->mem, "-Wl,-T,%s", f->large));
+        if (f->large && !plain) vec_push(l->mem, to, "-Xlinker"); /* -Wl would end a path at its first comma */
+        if (f->large) vec_push(l->mem, to, arena_printf(l->mem, "-T%s", f->large));
         return;
     }
     for (size_t i = 0; i < COUNT_OF(keys); i++) {

@@ -351,7 +351,7 @@ static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Orde
     int outer = loops.n;
     for (int i = 0; i < inner.n; i++) put(&loops, inner.axis[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    mark(k, LOOP_VECTOR, inner.axis[inner.n - 2]), mark(k, LOOP_UNROLL, inner.axis[inner.n - 1]);
+    mark(k, LOOP_VECTOR, inner.axis[1]), mark(k, LOOP_UNROLL, inner.axis[2]);
     parallelise(u, c, &loops, outer);
     return true;
 }

@@ -50,6 +50,7 @@ check compile-executable octet compile "$digits" -o digits --quiet
 check compile-int8 octet compile "$digits" -o digits8.so --quantize int8 --calibrate "$calibration" --quiet
 check compile-int8-executable octet compile "$digits" -o digits8 --quantize int8 --calibrate "$calibration" --quiet
 check compile-bf16 octet compile "$digits" -o "$work/digits-bf16.so" --quantize bf16 --quiet
+check compile-odd-path octet compile "$digits" -o "$work/a, b.so" --quiet
 check compile-fp16 octet compile "$digits" -o "$work/digits-fp16.so" --quantize fp16 --quiet
 check leaves-no-temporaries test -z "$(ls -A "$TMPDIR")"
 check only-what-was-asked test "$(ls | tr '\n' ' ')" = "digits digits.h digits.o digits.so digits8 digits8.h digits8.so libdigits.a libdigits.h "
