@@ -71,12 +71,6 @@ static double product_cycles(const Product *p, const Target *t, const Blocking *
     return p->rows < 0 ? cycles : cycles * (1 + 0.5 / items);
 }
 
-static bool fits(const Target *t, int rows, int cols) /* accumulators, panels, and what a row or a product needs */
-{
-    int registers = LANES / t->lanes, budget = t->registers - 1 - (t->fma ? 0 : 1);
-    return rows * cols == 1 || (rows + 1) * cols * registers + (registers > 1) <= budget;
-}
-
 static bool divides_panels(const Product *p, int cols) { return p->panels > 0 ? p->panels % cols == 0 : cols <= 2; }
 
 Blocking blocking_vectors(const Product *p, const Target *t)
@@ -89,7 +83,7 @@ Blocking blocking_vectors(const Product *p, const Target *t)
         Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, i % 2};
         if (p->tile > 0 ? b.rows != p->tile : b.rows > rows) continue;
         if (p->tile && b.panels_first) continue;
-        if (!divides_panels(p, b.cols) || !fits(t, b.rows, b.cols)) continue;
+        if (!divides_panels(p, b.cols) || !target_tile_fits(t, b.rows, b.cols, p->how)) continue;
         bool exact = p->rows < 0 && b.rows > 1 && p->unit % b.rows == 0;
         if (p->rows < 0 && b.rows > SAFE_ROWS && !exact) continue;
         int64_t all = exact ? (ANY_ROWS + b.rows - 1) / b.rows * b.rows : rows;

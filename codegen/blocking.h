@@ -11,6 +11,7 @@ typedef struct Product {
     int64_t tile;                /* a loop over tiles of so many rows encloses everything; -1: of any number; 0: it need not */
     int64_t image;               /* bytes of all rows as they lie in memory */
     int64_t pitch;               /* bytes from one row to the next; 0: unknown */
+    TileStep how;                /* instructions of a step */
     int left, right;             /* bytes a step reads of one row, of one panel */
 } Product;
 

@@ -39,5 +39,23 @@ const Target *target_find(const char *name)
     return NULL;
 }
 
+bool target_sums_words(const Target *t, DType left, DType right)
+{
+    if (left == DT_bf16) return t->pair == PAIR_DPBF16;
+    if (left != DT_u8 || right != DT_i8) return false;
+    return t->dot == DOT_VNNI512 || t->dot == DOT_VNNI256 || t->dot == DOT_AMX;
+}
+
+/* Halves are kept of the side that has fewer registers, the other side's pass: two of them, a product, and one for what takes a
+ * signed word apart or a mask. */
+bool target_tile_fits(const Target *t, int rows, int panels, TileStep step)
+{
+    enum { PANEL = 16, PASSING = 5 };
+    int registers = PANEL / t->lanes, sums = rows * panels * registers, right = panels * registers;
+    if (rows * panels == 1) return true;
+    if (step == TILE_HALVES) return sums + 2 * (rows < right ? rows : right) + PASSING <= t->registers;
+    return sums + right + (registers > 1) <= t->registers - (step == TILE_FUSED && t->fma ? 1 : 2);
+}
+
 /* The artefact's own detection, so that a target chosen here is one the artefact would choose. */
 uint64_t target_host_features(void) { return octet_cpu_features(UINT64_MAX); }

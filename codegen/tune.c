@@ -754,7 +754,8 @@ static int64_t pitch_of(Kernel *k, Expr factor, int row) /* bytes between rows; 
     return by ? expr_constant(k, by, 0) * dtypes[n.type].bytes : 0;
 }
 
-static Product product_of(Kernel *k, const Compute *c, const Contraction *r, int together) /* summed by one instruction */
+static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
+                          int together) /* summed by one instruction */
 {
     int64_t n = extent(k, r->lane), most;
     Product p = {.rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1};
@@ -770,6 +771,13 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r, int
     p.left = together * dtypes[expr_node(k, r->left)->type].bytes;
     p.right = LANES * together * dtypes[expr_node(k, r->right)->type].bytes;
     return p;
+}
+
+static TileStep tile_step(Tuner *u, const Contraction *r, int word)
+{
+    DType left = (DType)expr_node(u->k, r->left)->type, right = (DType)expr_node(u->k, r->right)->type;
+    if (word) return target_sums_words(u->t, left, right) ? TILE_FUSED : TILE_HALVES;
+    return r->acc == DT_f32 && u->t->fma ? TILE_FUSED : TILE_APART;
 }
 
 /* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. */
@@ -796,7 +804,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     bool tiles = suits_tiles(u, c, &r, word);
     int block = u->inside[r.row];
     Product p = product_of(k, c, &r, word ? word : 1);
-    p.tile = block ? extent(k, block) : 0;
+    p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word);
     Blocking s = tiles && !block ? blocking_tiles(&p) : blocking_vectors(&p, u->t);
     int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
@@ -882,16 +890,21 @@ static void separate(Tuner *u)
 static int share_blocks(Tuner *u, int axis)
 {
     Kernel *k = u->k;
-    for (uint32_t i = 0; i < k->stage.n; i++) {
-        Contraction r;
-        if (!contraction_of(k, &k->stage.at[i], &r) || r.row != axis) continue;
-        Product p = product_of(k, &k->stage.at[i], &r, 1);
-        p.tile = -1;
-        Blocking s = blocking_vectors(&p, u->t);
-        int part = schedule_split(k, axis, &s.rows, 1);
-        return u->inside[axis] = part + 1, part;
+    TileStep how = TILE_FUSED; /* what needs most: the rows are those of all */
+    Contraction r, first = {0};
+    uint32_t at = 0;
+    for (uint32_t i = k->stage.n; i-- > 0;) {
+        const Compute *c = &k->stage.at[i];
+        if (!contraction_of(k, c, &r) || r.row != axis) continue;
+        TileStep one = tile_step(u, &r, panel_word(k, &r, c->reduce[c->reduces - 1]));
+        first = r, at = i, how = one > how ? one : how;
     }
-    return axis;
+    if (!first.row) return axis;
+    Product p = product_of(k, &k->stage.at[at], &first, 1);
+    p.tile = -1, p.how = how;
+    Blocking s = blocking_vectors(&p, u->t);
+    int part = schedule_split(k, axis, &s.rows, 1);
+    return u->inside[axis] = part + 1, part;
 }
 
 /* The loops around all stages. The axis that suits lanes stays inside: a shared loop has none. */

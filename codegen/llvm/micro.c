@@ -247,10 +247,8 @@ static V left_half(Micro *m)
 /* The instruction that sums a word's products, or NULL: by halves. */
 static const char *dot_instruction(const Micro *m)
 {
-    DotKind d = m->x->target->dot;
-    if (m->left_type == DT_bf16) return m->x->target->pair == PAIR_DPBF16 ? "llvm.x86.avx512bf16.dpbf16ps.512" : NULL;
-    if (m->left_type != DT_u8 || m->right_type != DT_i8) return NULL;
-    if (d != DOT_VNNI512 && d != DOT_VNNI256 && d != DOT_AMX) return NULL;
+    if (!target_sums_words(m->x->target, m->left_type, m->right_type)) return NULL;
+    if (m->left_type == DT_bf16) return "llvm.x86.avx512bf16.dpbf16ps.512";
     return m->parts == 1 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256";
 }
 
