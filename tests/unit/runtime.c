@@ -471,7 +471,7 @@ Test(runtime, sizes_from_data_come_in_phases)
     static const OctetBlock blocks[] = {{0, 1, 2, 0}, {1, 2, 4, 0}};
     static const OctetStep steps[] = {{0, {0, 2}, {0, 0}, 0}, {1, {2, 1}, {3, 1}, 1}};
     static const uint32_t args[] = {0, 1, 2, 1}, out_dim[] = {1}, out_at[] = {2};
-    static const OctetSlice slices[] = {{3, 1, 0}, {1, 1, 0}};
+    static const OctetSlice slices[] = {{3, 1, UINT32_MAX}, {1, 1, UINT32_MAX}};
     static const OctetSlice *const level_slices[] = {slices, slices, slices};
     static const OctetKernel kernel[] = {count, fill}, *const level_kernels[] = {kernel, kernel, kernel};
     OctetModel m = model_make();
@@ -486,6 +486,7 @@ Test(runtime, sizes_from_data_come_in_phases)
     size_t first = 0, bytes = 0;
     cr_assert_eq(octet_prepare(c, &in, &out, &first), OCTET_OK);
     cr_assert_eq(out.dim[0], -1);
+    cr_assert_eq(first % 64, 0, "as the header says");
     void *small = aligned_alloc(64, first);
     cr_assert_eq(octet_run(c, &in, &out, small, first), OCTET_ERR_ARENA);
     cr_assert_eq(octet_prepare(c, &in, &out, &bytes), OCTET_OK);
