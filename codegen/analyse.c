@@ -193,7 +193,12 @@ static int only_axis(Kernel *k, const Compute *c, Expr by, Expr other)
     return found;
 }
 
-static bool is_constant_load(const Kernel *k, Expr e)
+bool layout_equal(const Layout *a, const Layout *b)
+{
+    return a->n == b->n && !memcmp(a->axis, b->axis, sizeof(LayoutAxis) * (size_t)a->n);
+}
+
+bool is_constant_load(const Kernel *k, Expr e)
 {
     const ExprNode *n = expr_node(k, e);
     return n->kind == E_LOAD && k->buf.at[n->id].kind == BUF_CONST;

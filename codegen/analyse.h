@@ -13,6 +13,8 @@ typedef struct LoadList { VEC(Expr) at; } LoadList;          /* distinct loads, 
 void loads_of(Kernel *k, Arena *mem, Expr e, LoadList *l);
 void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l);
 int axis_of_index(const Kernel *k, Expr e);                  /* the axis e is, or 0 */
+bool is_constant_load(const Kernel *k, Expr e);
+bool layout_equal(const Layout *a, const Layout *b);
 bool stage_is_plain(const Compute *c);                       /* only a value: no reduction, check, condition, scan, update or keep */
 void stage_rename(Kernel *k, Compute *s, int from, int to);  /* an axis becomes another of the same extent */
 bool stage_has_axis(const Compute *s, int a);

@@ -550,12 +550,6 @@ static void move_stage(Kernel *k, Compute *s, int from, int to, const Expr *off)
     s->out = to;
 }
 
-static bool same_order(const Buf *a, const Buf *b)
-{
-    return a->layout.n == b->layout.n &&
-           !memcmp(a->layout.axis, b->layout.axis, sizeof(LayoutAxis) * (size_t)a->layout.n);
-}
-
 /* A copy of a whole temporary to constant offsets in another buffer: off[d] is where it starts. */
 static bool copies_whole(Kernel *k, const Compute *s, Expr *off)
 {
@@ -595,7 +589,7 @@ static bool try_retarget(Cluster *c, uint32_t stage)
     if (k->buf.at[from].kind != BUF_TMP || from == to || !may_move(c, from, stage)) return false;
     Buf *target = &k->buf.at[to];
     if (target->kind == BUF_TMP && !target->layout.n) target->layout = k->buf.at[from].layout;
-    if (!same_order(target, &k->buf.at[from]) && target->kind != BUF_TMP) return false;
+    if (!layout_equal(&target->layout, &k->buf.at[from].layout) && target->kind != BUF_TMP) return false;
     c->dead[stage] = true, c->load[stage].at.n = 0;
     for (uint32_t i = 0; i < c->use[from].writer.n; i++) {
         move_stage(k, &k->stage.at[c->use[from].writer.at[i]], from, to, off);

@@ -111,11 +111,8 @@ static bool is_turned(Kernel *k, const Compute *s)
     for (int d = 0; d < s->rank; d++)
         if (expr_uses(k, s->at[1], s->space[d])) channel = channel ? -1 : s->space[d];
     if (channel <= 0) return false;
-    const ExprNode *l = expr_node(k, c.left), *r = expr_node(k, c.right);
-    bool by_left = l->kind == E_LOAD && k->buf.at[l->id].kind == BUF_CONST && expr_uses(k, c.left, channel) &&
-                   !expr_uses(k, c.right, channel);
-    bool by_right = r->kind == E_LOAD && k->buf.at[r->id].kind == BUF_CONST && expr_uses(k, c.right, channel) &&
-                    !expr_uses(k, c.left, channel);
+    bool by_left = is_constant_load(k, c.left) && expr_uses(k, c.left, channel) && !expr_uses(k, c.right, channel);
+    bool by_right = is_constant_load(k, c.right) && expr_uses(k, c.right, channel) && !expr_uses(k, c.left, channel);
     return by_left || by_right;
 }
 
@@ -492,11 +489,6 @@ static void order_reduces(Compute *s, int inner)
     if (inner && n < s->reduces) s->reduce[n] = inner;
 }
 
-static bool same_layout(const Layout *a, const Layout *b)
-{
-    return a->n == b->n && !memcmp(a->axis, b->axis, sizeof(LayoutAxis) * (size_t)a->n);
-}
-
 /* The constant in this order: itself when nobody reads it otherwise, or another image of the same data. */
 static int constant_in_order(Layer *l, int buf, const Layout *want)
 {
@@ -505,7 +497,7 @@ static int constant_in_order(Layer *l, int buf, const Layout *want)
     if (!b.layout.n && ((uint32_t)buf >= l->counted || l->readers[buf] <= 1)) return k->buf.at[buf].layout = *want, buf;
     for (int i = 1; i < (int)k->buf.n; i++) {
         const Buf *o = &k->buf.at[i];
-        if (o->kind == BUF_CONST && o->data == b.data && o->rank == b.rank && same_layout(&o->layout, want)) return i;
+        if (o->kind == BUF_CONST && o->data == b.data && o->rank == b.rank && layout_equal(&o->layout, want)) return i;
     }
     b.name = arena_printf(k->mem, "%s.panels", b.name), b.layout = *want;
     return kernel_buf(k, b);
@@ -757,8 +749,7 @@ static void round_operand(Layer *l, Compute *s, Contraction *c)
     for (int i = 0; i < 2; i++) {
         Expr e = *side[i];
         ExprNode n = *expr_node(k, e);
-        bool constant = n.kind == E_LOAD && k->buf.at[n.id].kind == BUF_CONST;
-        if (n.type != DT_f32 || constant || expr_node(k, *side[1 - i])->type != t) continue;
+        if (n.type != DT_f32 || is_constant_load(k, e) || expr_node(k, *side[1 - i])->type != t) continue;
         if (!pays(k, i ? c->row : c->lane)) continue;
         *side[i] = expr_cast(k, t, e);
         s->value = expr_mul(k, expr_cast(k, DT_f32, c->left), expr_cast(k, DT_f32, c->right));
@@ -769,8 +760,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
 {
     Kernel *k = l->k;
     round_operand(l, s, c);
-    ExprNode right = *expr_node(k, c->right);
-    bool constant = right.kind == E_LOAD && k->buf.at[right.id].kind == BUF_CONST;
+    bool constant = is_constant_load(k, c->right);
     int word = word_of(k, c->left, c->right, c->acc), word_of_axis = word ? word_axis(k, s, c->left) : 0;
     if (word && !word_of_axis && pays(k, c->lane)) word_of_axis = lay_rows(l, s, c);
     else if (c->row && is_spread(k, s, c->left, c->row)) lay_rows(l, s, c);

@@ -3,6 +3,7 @@
  * Comes in: the cut program with its kernels scheduled for every level. Order: sizes of all steps and buffers are
  * collected, the plan is made, sizes are numbered by phase, then the tables are put one after the other and OctetModel
  * and OctetApi point at them. */
+#include "codegen/analyse.h"
 #include "codegen/image.h"
 #include <assert.h>
 #include <stddef.h>
@@ -409,11 +410,6 @@ static bool weight_fill(void *ctx, FILE *f)
 {
     const Weight *w = ctx;
     return constant_write(w->t, w->l, f);
-}
-
-static bool layout_equal(const Layout *a, const Layout *b)
-{
-    return a->n == b->n && !memcmp(a->axis, b->axis, sizeof(LayoutAxis) * (size_t)a->n);
 }
 
 /* Tells most weights apart without reading all of them: what looks equal is compared. */

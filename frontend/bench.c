@@ -5,8 +5,8 @@
 #include "frontend/cli.h"
 #include "frontend/profile.h"
 #include "frontend/runner.h"
+#include "ir/base/stage.h"
 #include <stdlib.h>
-#include <time.h>
 
 enum { LEAST_RUNS = 10, MOST_RUNS = 100000 };
 static const double BUDGET = 1.0; /* seconds */
@@ -27,13 +27,6 @@ typedef struct Bench {
     uint64_t *profile;
 } Bench;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o)
 {
     int64_t dim[OCTET_MAX_RANK];
@@ -49,14 +42,7 @@ static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o
             dim[i] = 1,
             fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
     }
-    Tensor *t = tensor_new(mem, (DType)info->dtype, info->rank, dim);
-    uint32_t seed = 1;
-    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        if (dtype_is_float(t->type)) dtype_store(t->type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);
-        else if (dtypes[t->type].cls != DC_OTHER) dtype_store_int(t->type, (void *)t->data, i, seed >> 31);
-    }
-    return t;
+    return tensor_made_up(mem, (DType)info->dtype, info->rank, dim);
 }
 
 static bool failed(Bench *b, Diag *d, OctetStatus s)
@@ -107,19 +93,19 @@ static int by_value(const void *a, const void *b)
 static bool measure(Bench *b, const Options *o, Diag *d)
 {
     const OctetApi *api = b->api;
-    double start = now();
-    for (int i = 0; i < 3 && (i == 0 || now() - start < BUDGET); i++) {
+    double start = seconds_now();
+    for (int i = 0; i < 3 && (i == 0 || seconds_now() - start < BUDGET); i++) {
         if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
-        if (i == 0) b->first = now() - start;
+        if (i == 0) b->first = seconds_now() - start;
     }
     if (o->value[OPT_profile])
         b->profile = NEW_ARRAY(b->mem, uint64_t, api->steps + 1), api->context_profile(b->context, b->profile);
     int64_t asked = option_int(o, OPT_runs, 0), most = asked > 0 && asked < MOST_RUNS ? asked : MOST_RUNS;
     b->time = NEW_ARRAY(b->mem, double, most);
-    start = now();
+    start = seconds_now();
     for (double before = start; b->runs < most && (asked || b->runs < LEAST_RUNS || before - start < BUDGET);) {
         if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
-        double after = now();
+        double after = seconds_now();
         b->time[b->runs++] = after - before;
         before = after;
     }

@@ -253,30 +253,44 @@ static Val value_named(const Graph *g, const char *name, Arena *mem)
     return (Val){0};
 }
 
-typedef struct Power {
-    double signal, noise;
-} Power;
+/* How far two runs are apart: sums of squares of what should be and of what is off, the most of either. */
+typedef struct Apart {
+    double signal, noise, most, off;
+} Apart;
 
-static void power_add(Power *p, const Tensor *a, const Tensor *b)
+static void apart_add(Apart *p, const Tensor *a, const Tensor *b)
 {
     int64_t n = tensor_count(a);
     for (int64_t i = 0; i < n; i++) {
-        double x = dtype_load(a->type, a->data, i), e = x - dtype_load(b->type, b->data, i);
+        double x = dtype_load(a->type, a->data, i), e = fabs(x - dtype_load(b->type, b->data, i));
         p->signal += x * x, p->noise += e * e;
+        if (fabs(x) > p->most) p->most = fabs(x);
+        if (!(e <= p->off)) p->off = e;
     }
 }
 
-static bool measure_sample(const Graph *g, const char *path, Observer *w, uint32_t n, Power *power, Diag *diag)
+static const Tensor *made_up(const Graph *g, Val v, Arena *mem)
 {
-    Arena sample = {0};
-    const Tensor **in = NEW_ARRAY(&sample, const Tensor *, g->input.n + 1), **out[2];
-    bool ok = sample_read(g, path, &sample, in, diag);
+    const Type *type = val_type(g, v);
+    int64_t dim[MAX_RANK];
+    for (int d = 0; d < type->rank; d++)
+        if (!dim_is_const(g->module->dim, type->dim[d], &dim[d])) dim[d] = 1;
+    return tensor_made_up(mem, type->dtype, type->rank, dim);
+}
+
+/* Both programs on one sample, or on made-up numbers where path is NULL. */
+static bool compare_run(const Graph *g, const char *path, Observer *w, uint32_t n, Apart *apart, Diag *diag)
+{
+    Arena run = {0};
+    const Tensor **in = NEW_ARRAY(&run, const Tensor *, g->input.n + 1), **out[2];
+    bool ok = !path || sample_read(g, path, &run, in, diag);
+    for (uint32_t i = 0; !path && i < g->input.n; i++) in[i] = made_up(g, g->input.at[i], &run);
     for (int k = 0; ok && k < 2; k++) {
-        out[k] = NEW_ARRAY(&sample, const Tensor *, n + 1);
-        ok = session_run(w[k].session, &sample, in, out[k], diag);
+        out[k] = NEW_ARRAY(&run, const Tensor *, n + 1);
+        ok = session_run(w[k].session, &run, in, out[k], diag);
     }
-    for (uint32_t i = 0; ok && i < n; i++) power_add(&power[i], out[0][i], out[1][i]);
-    arena_drop(&sample);
+    for (uint32_t i = 0; ok && i < n; i++) apart_add(&apart[i], out[0][i], out[1][i]);
+    arena_drop(&run);
     return ok;
 }
 
@@ -294,65 +308,19 @@ bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization 
         if (!a.id || !b.id || val_type(quantized, b)->dtype != val_type(plain, a)->dtype) continue;
         vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
     }
-    Power *power = NEW_ARRAY(&mem, Power, layer.n + 1);
+    Apart *apart = NEW_ARRAY(&mem, Apart, layer.n + 1);
     bool ok = samples_list(o->samples, &mem, &paths, diag) &&
               observer_new(&w[0], plain, &watch[0], NULL, o, &mem, diag) &&
               observer_new(&w[1], quantized, &watch[1], NULL, o, &mem, diag);
     for (uint32_t s = 0; ok && s < paths.n && s < MEASURED; s++)
-        ok = measure_sample(plain, paths.at[s], w, layer.n, power, diag);
-    for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(power[i].signal / power[i].noise);
+        ok = compare_run(plain, paths.at[s], w, layer.n, apart, diag);
+    for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(apart[i].signal / apart[i].noise);
     observer_drop(&w[0]), observer_drop(&w[1]);
     arena_drop(&mem);
     return ok;
 }
 
 /* ---- measuring a policy ---- */
-static const Tensor *made_up(const Graph *g, Val v, Arena *mem)
-{
-    const Type *type = val_type(g, v);
-    int64_t dim[MAX_RANK];
-    for (int d = 0; d < type->rank; d++)
-        if (!dim_is_const(g->module->dim, type->dim[d], &dim[d])) dim[d] = 1;
-    Tensor *t = tensor_new(mem, type->dtype, type->rank, dim);
-    uint32_t seed = 1;
-    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        if (dtype_is_float(t->type)) dtype_store(t->type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);
-        else if (dtypes[t->type].cls != DC_OTHER) dtype_store_int(t->type, (void *)t->data, i, seed >> 31);
-    }
-    return t;
-}
-
-typedef struct Apart {
-    double signal, noise, most, off;
-} Apart;
-
-static void apart_add(Apart *p, const Tensor *a, const Tensor *b)
-{
-    int64_t n = tensor_count(a);
-    for (int64_t i = 0; i < n; i++) {
-        double x = dtype_load(a->type, a->data, i), e = fabs(x - dtype_load(b->type, b->data, i));
-        p->signal += x * x, p->noise += e * e;
-        if (fabs(x) > p->most) p->most = fabs(x);
-        if (!(e <= p->off)) p->off = e;
-    }
-}
-
-static bool compare_run(const Graph *g, const char *path, Observer *w, uint32_t n, Apart *apart, Diag *diag)
-{
-    Arena run = {0};
-    const Tensor **in = NEW_ARRAY(&run, const Tensor *, g->input.n + 1), **out[2];
-    bool ok = !path || sample_read(g, path, &run, in, diag);
-    for (uint32_t i = 0; !path && i < g->input.n; i++) in[i] = made_up(g, g->input.at[i], &run);
-    for (int k = 0; ok && k < 2; k++) {
-        out[k] = NEW_ARRAY(&run, const Tensor *, n + 1);
-        ok = session_run(w[k].session, &run, in, out[k], diag);
-    }
-    for (uint32_t i = 0; ok && i < n; i++) apart_add(&apart[i], out[0][i], out[1][i]);
-    arena_drop(&run);
-    return ok;
-}
-
 bool calibrate_difference(const Graph *g, const Storage *policy, const CalibrateOptions *o, Difference *d,
                           bool *measured, Diag *diag)
 {

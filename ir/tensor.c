@@ -42,6 +42,18 @@ static bool strings_equal(const char *const *a, const char *const *b, int64_t n)
     return true;
 }
 
+Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim)
+{
+    Tensor *t = tensor_new(a, type, rank, dim);
+    uint32_t seed = 1;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        if (dtype_is_float(type)) dtype_store(type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);
+        else if (dtypes[type].cls != DC_OTHER) dtype_store_int(type, (void *)t->data, i, seed >> 31);
+    }
+    return t;
+}
+
 bool tensor_equal(const Tensor *a, const Tensor *b)
 {
     if (a->type != b->type || a->rank != b->rank) return false;

@@ -1,7 +1,7 @@
 /* pass.c - read the table to know what the compiler does to a graph; the runner prints, verifies and times each pass. */
+#include "ir/base/stage.h"
 #include "passes/passes.h"
 #include <assert.h>
-#include <time.h>
 
 static bool quantizing(const PassCtx *ctx) { return ctx->quant != NULL; }
 
@@ -20,21 +20,14 @@ static const Pass pipeline[] = {
 
 const Pass *pass_at(uint32_t i) { return i < COUNT_OF(pipeline) ? &pipeline[i] : NULL; }
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static bool named(const char *want, const Pass *p) { return want && !strcmp(want, p->name); }
 
 static Graph *pass_run(const Pass *p, const Graph *in, PassCtx *ctx, const PassRun *run)
 {
-    double start = seconds();
+    double start = seconds_now();
     Graph *g = p->run(in, ctx);
     const char *why = NULL;
-    if (run->time) fprintf(run->text, "%-16s %8.1f ms  %u nodes\n", p->name, (seconds() - start) * 1e3, g->node.n);
+    if (run->time) fprintf(run->text, "%-16s %8.1f ms  %u nodes\n", p->name, (seconds_now() - start) * 1e3, g->node.n);
     if (run->verify && !ctx->module->diag->errors && !graph_verify(g, &why)) {
         fprintf(stderr, "octet: internal error: after pass '%s': %s\n", p->name, why);
         graph_print(g, stderr);

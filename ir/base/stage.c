@@ -2,7 +2,7 @@
 #include "ir/base/stage.h"
 #include <time.h>
 
-static double seconds(void)
+double seconds_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -12,7 +12,7 @@ static double seconds(void)
 void stage_begin(Stage *s, const char *name)
 {
     if (!s->text) return;
-    double now = seconds();
+    double now = seconds_now();
     if (s->name) fprintf(s->text, "%-16s %8.1f ms\n", s->name, (now - s->since) * 1e3);
     s->name = name, s->since = now;
 }

@@ -3,6 +3,8 @@
 #define OCTET_STAGE_H
 #include <stdio.h>
 
+double seconds_now(void); /* of a clock that only goes forward */
+
 typedef struct Stage {
     FILE *text;       /* NULL: nothing is printed */
     const char *name; /* in progress, or NULL */
