@@ -193,7 +193,7 @@ static Expr rounded(Kernel *k, DType t, Expr e)
     ExprNode n = *expr_node(k, e);
     if (n.type == t) return e;
     if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == t) return n.arg[0]; /* a copy */
-    if (n.kind == E_PRIM && (n.prim == P_guard || n.prim == P_select))
+    if (n.kind == E_PRIM && prim_chooses(n.prim))
         return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(k, t, n.arg[1]), rounded(k, t, n.arg[2]));
     if (t == DT_f16) {
         Expr most = expr_float(k, DT_f32, F16_MAX), least = expr_float(k, DT_f32, -F16_MAX);

@@ -169,7 +169,7 @@ static bool prim_compares(Prim p, DType t) { return dtype_is_float(t) ? prims[p]
 
 static DType prim_type(const Kernel *k, Prim p, const Expr *a)
 {
-    if (p == P_select || p == P_guard) return type_of(k, a[1]);
+    if (prim_chooses(p)) return type_of(k, a[1]);
     return prim_compares(p, type_of(k, a[0])) ? DT_bool : type_of(k, a[0]);
 }
 
@@ -266,7 +266,7 @@ static Expr fold_choice(Kernel *k, Expr cond, Expr a, Expr b)
 static Expr fold(Kernel *k, Prim p, Expr a, Expr b, Expr c)
 {
     DType t = type_of(k, a);
-    if (p == P_select || p == P_guard) return fold_choice(k, a, b, c);
+    if (prim_chooses(p)) return fold_choice(k, a, b, c);
     Expr e = fold_constants(k, p, (Expr[]){a, b, c});
     if (e) return e;
     const ExprNode *n = expr_node(k, a);
@@ -284,11 +284,10 @@ Expr expr_prim(Kernel *k, Prim p, Expr a, Expr b, Expr c)
            !c == (prims[p].arity < 3));
     if (p == P_bits) return expr_bits(k, a);
     if (p == P_gt || p == P_ge) return expr_prim(k, p == P_gt ? P_lt : P_le, b, a, 0);
-    bool choice = p == P_select || p == P_guard;
-    assert(!choice || (type_of(k, a) == DT_bool && type_of(k, b) == type_of(k, c)));
-    assert(choice || !b || type_of(k, a) == type_of(k, b));
-    assert(choice || !c || type_of(k, a) == type_of(k, c));
-    assert(choice || prim_takes(p, type_of(k, a)));
+    assert(!prim_chooses(p) || (type_of(k, a) == DT_bool && type_of(k, b) == type_of(k, c)));
+    assert(prim_chooses(p) || !b || type_of(k, a) == type_of(k, b));
+    assert(prim_chooses(p) || !c || type_of(k, a) == type_of(k, c));
+    assert(prim_chooses(p) || prim_takes(p, type_of(k, a)));
     if (commutes(p) && expr_is_const(k, a) && !expr_is_const(k, b)) return expr_prim(k, p, b, a, c);
     Expr e = fold(k, p, a, b, c);
     return e ? e : expr_raw(k, p, prim_type(k, p, (Expr[]){a, b, c}), (Expr[]){a, b, c});

@@ -256,7 +256,7 @@ static Range prim_range(Kernel *k, const ExprNode *n)
         Range r = range_of(k, n->arg[0]);
         return r.lo >= all.lo && r.hi <= all.hi ? r : all;
     }
-    if (n->prim == P_select || n->prim == P_guard) return both(range_of(k, n->arg[1]), range_of(k, n->arg[2]));
+    if (prim_chooses(n->prim)) return both(range_of(k, n->arg[1]), range_of(k, n->arg[2]));
     if (n->type != DT_i64 || !n->arg[1]) return all;
     Range a = range_of(k, n->arg[0]), b = range_of(k, n->arg[1]);
     switch (n->prim) {

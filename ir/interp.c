@@ -65,7 +65,7 @@ static uint32_t compile_choice(Build *b, Expr e, const ExprNode *n)
 static uint32_t compile_prim(Build *b, Expr e, const ExprNode *n)
 {
     Inst i = {.type = n->type, .prim = n->prim, .from = expr_node(b->r->k, n->arg[0])->type};
-    if (n->prim == P_select || n->prim == P_guard) return compile_choice(b, e, n);
+    if (prim_chooses(n->prim)) return compile_choice(b, e, n);
     for (int j = 0; j < prims[n->prim].arity; j++) i.arg[j] = compile(b, n->arg[j]);
     i.to = fresh(b, e);
     bool f = dtype_is_float((DType)i.from);

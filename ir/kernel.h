@@ -155,6 +155,7 @@ Number number_convert(DType to, bool saturate, DType from, Number v);
 Number number_bits(DType from, Number v);                    /* of type type_bits(from) */
 DType type_bits(DType t);                                    /* f32 <-> i32, f64 <-> i64; DT_NONE for others */
 bool prim_takes(Prim p, DType t);                            /* defined on operands of this type */
+bool prim_chooses(Prim p);                                   /* takes one of its last two operands, by the first, a bool */
 
 /* ---- expr.c: building folds and shares ---- */
 Kernel *kernel_new(Arena *mem, Dims *dim, const char *name);

@@ -43,7 +43,7 @@ static bool check_load(Check *c, const ExprNode *n)
 static bool check_prim(Check *c, const ExprNode *n)
 {
     const PrimInfo *p = &prims[n->prim];
-    bool choice = n->prim == P_select || n->prim == P_guard,
+    bool choice = prim_chooses(n->prim),
          change = n->prim == P_cast || n->prim == P_sat || n->prim == P_bits;
     for (int i = 0; i < MAX_RANK; i++)
         if (!n->arg[i] != (i >= p->arity)) return fail(c, "%s has not %d operands", p->name, p->arity);

@@ -32,6 +32,8 @@ const PrimInfo prims[PRIM_COUNT] = {
 };
 #undef BITS
 
+bool prim_chooses(Prim p) { return p == P_select || p == P_guard; }
+
 bool prim_takes(Prim p, DType t) { return dtype_is_float(t) ? !prims[p].none : !prims[p].integer.none; }
 
 /* ---- meaning on floats ---- */

@@ -96,7 +96,7 @@ static bool settle(Scalar *s, Prim p, Expr *a, int first, int n)
     DType t = type_of(s, a[first]), to = DT_NONE, real = dtype_is_float(s->number) ? s->number : DT_f32;
     for (int i = first; i < n; i++)
         if (!expr_is_const(s->k, a[i])) return true;
-    if (p == P_select || p == P_guard) to = t == DT_bool ? DT_NONE : dtype_is_float(t) ? real : s->number;
+    if (prim_chooses(p)) to = t == DT_bool ? DT_NONE : dtype_is_float(t) ? real : s->number;
     else if (!prim_takes(p, t)) to = real;
     for (int i = first; i < n && to; i++) a[i] = scalar_fit(s, a[i], to);
     return !s->error;
@@ -104,7 +104,7 @@ static bool settle(Scalar *s, Prim p, Expr *a, int first, int n)
 
 static Expr apply(Scalar *s, Prim p, Expr *a)
 {
-    int n = prims[p].arity, first = p == P_select || p == P_guard;
+    int n = prims[p].arity, first = prim_chooses(p);
     if (s->error) return 0;
     if (first && !(a[0] = scalar_fit(s, a[0], DT_bool))) return 0;
     if (!unify(s, a, first, n) || !settle(s, p, a, first, n)) return 0;

@@ -30,7 +30,7 @@ static void add_stage(Edges *x, Edge e)
     Kernel *k = x->k;
     int axis = kernel_axis(k, NULL, expr_index(k, COUNT));
     Expr at[MAX_RANK] = {expr_axis(k, axis)}, a = expr_load(k, x->buf[0], at), b = expr_load(k, x->buf[1], at), c = expr_load(k, x->buf[2], at), r;
-    bool chooses = e.p == P_select || e.p == P_guard;
+    bool chooses = prim_chooses(e.p);
     if (e.p == P_cast) r = expr_cast(k, e.to, a);
     else if (e.p == P_sat) r = expr_sat(k, e.to, a);
     else if (chooses) r = expr_prim(k, e.p, expr_load(k, x->buf[3], at), a, b);
@@ -69,7 +69,7 @@ static void edges_new(Edges *x, DType t)
     for (int i = 0; i < 4; i++)
         x->buf[i] = kernel_buf(x->k, (Buf){.name = names[i], .kind = BUF_IN, .type = i == 3 ? DT_bool : t, .rank = 1, .dim = {expr_index(x->k, COUNT)}});
     for (Prim p = P_NONE + 1; p < PRIM_COUNT; p++)
-        if (prim_takes(p, t) || p == P_select || p == P_guard) add_prim(x, p);
+        if (prim_takes(p, t) || prim_chooses(p)) add_prim(x, p);
 }
 
 static void *input(Edges *x, int which)
