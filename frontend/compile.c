@@ -133,6 +133,7 @@ static Quantization *quantization_new(Drive *dr)
 {
     Quantization *q = NEW(dr->mem, Quantization);
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
+    q->weights = weight_method_find(dr->o->value[OPT_weights]);
     return q;
 }
 

@@ -92,6 +92,7 @@ static cJSON *layer_json(const Layer *l, Arena *mem)
     number(a, "lowest", l->lo), number(a, "highest", l->hi), number(a, "scale", l->scale),
         number(a, "zero_point", l->zero_point);
     cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
+    cJSON_AddStringToObject(w, "method", l->method);
     number(w, "elements", (double)l->weights), number(w, "sqnr_db", l->weight_sqnr);
     number(o, "sqnr_db", l->sqnr);
     return o;

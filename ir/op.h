@@ -45,6 +45,7 @@ struct OpDef {
     const char *integer;         /* QUANT_INTEGER: the ai.onnx row of the same product on integers, (x, w, x_zero, w_zero) -> i32 */
     int8_t w_channel, y_channel; /* QUANT_INTEGER: the axis of output channels in input 1 and in the output */
     int8_t x_input, w_input;     /* QUANT_INTEGER: the axis of input channels in input 0 and in input 1 (one group) */
+    int8_t w_taps;               /* QUANT_INTEGER: from this axis of input 1 on, axes are summed over too; its other axes are batches. 0: none */
     Dim (*value)(Dims *, DType t, const Dim *arg, uint32_t n); /* elementwise rows that compute with sizes: one element of the
                                   result, all arguments known; t: type of input 0; id 0: not a size (ops/rules.c calls it) */
     unsigned flags;

@@ -141,15 +141,6 @@ static Channels channels_of(const Tensor *t, int axis)
     return c;
 }
 
-static float channel_scale(const float *w, Channels c, int64_t k)
-{
-    float most = 0;
-    for (int64_t o = 0; o < c.outer; o++)
-        for (int64_t i = 0; i < c.inner; i++) most = fmaxf(most, fabsf(w[(o * c.n + k) * c.inner + i]));
-    float s = most / 127;
-    return s > 0 && isnormal(s) ? s : 1;
-}
-
 int channel_axis(const Graph *g, Val v)
 {
     int rank = val_type(g, v)->rank, found = -1;
@@ -163,19 +154,16 @@ int channel_axis(const Graph *g, Val v)
     return found >= 0 && dim_is_const(g->module->dim, val_type(g, v)->dim[found], NULL) ? found : -1;
 }
 
-/* What rounding took from every output channel on average: sum over its weights of (w - q * scale) * mean(x). NULL: not known. */
-static float *lost_by_rounding(Quantizer *z, const Node *n, const Tensor *w, const Tensor *q, const float *scale,
-                               const Range *r)
+/* What rounding took from every output channel on average: sum over its weights of (w - value) * mean(x). NULL: not known. */
+static float *lost_by_rounding(Quantizer *z, const Node *n, const Tensor *w, const Tensor *value, const Range *r)
 {
     Channels out = channels_of(w, axis_at(n->op->w_channel, w->rank)),
              in = channels_of(w, axis_at(n->op->w_input, w->rank));
     if (!r->mean || in.n != r->channels) return NULL;
     float *lost = NEW_ARRAY(z->ctx->mem, float, out.n);
-    for (int64_t i = 0, count = tensor_count(w); i < count; i++) {
-        int64_t o = i / out.inner % out.n;
-        lost[o] += (((const float *)w->data)[i] - (float)((const int8_t *)q->data)[i] * scale[o]) *
-                   r->mean[i / in.inner % in.n];
-    }
+    const float *is = w->data, *becomes = value->data;
+    for (int64_t i = 0, count = tensor_count(w); i < count; i++)
+        lost[i / out.inner % out.n] += (is[i] - becomes[i]) * r->mean[i / in.inner % in.n];
     return lost;
 }
 
@@ -190,34 +178,31 @@ static Val add_channels(Quantizer *z, const Node *n, Val y, const float *v, int6
     return emit(z->out, "Add", n->loc, 2, y, graph_const(z->out, t, NULL));
 }
 
-/* Weights as s8 with one scale an output channel; yields their DequantizeLinear. */
+static WeightForm weight_form(const Quantization *q)
+{
+    return q->form.code ? q->form : (WeightForm){.code = DT_i8};
+}
+
+/* The weights' codes, in a DequantizeLinear. */
 static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
-    const Tensor *w = val->konst;
-    int axis = n->op->w_channel < 0 ? w->rank + n->op->w_channel : n->op->w_channel;
-    Channels c = channels_of(w, axis);
-    Tensor *q = tensor_new(z->ctx->mem, DT_i8, w->rank, w->dim), *s = tensor_new(z->ctx->mem, DT_f32, 1, &c.n);
-    const float *from = w->data;
-    double signal = 0, noise = 0;
-    for (int64_t k = 0; k < c.n; k++) {
-        float scale = channel_scale(from, c, k);
-        ((float *)(void *)s->data)[k] = scale;
-        for (int64_t o = 0; o < c.outer; o++)
-            for (int64_t i = 0; i < c.inner; i++) {
-                int64_t at = (o * c.n + k) * c.inner + i;
-                double v = fmax(-127, fmin(127, rint((double)from[at] / scale))), e = v * scale - from[at];
-                ((int8_t *)(void *)q->data)[at] = (int8_t)v;
-                signal += (double)from[at] * from[at], noise += e * e;
-            }
-    }
-    layer->weights = tensor_count(w), layer->weight_sqnr = 10 * log10(signal / noise);
-    *lost = lost_by_rounding(z, n, w, q, s->data, r);
+    const WeightMethod *method = z->q->weights ? z->q->weights : weight_method_at(0);
+    WeightForm form = weight_form(z->q);
+    Arena work = {0};
+    WeightMatrix m = weight_matrix(z->in, n, &work);
+    WeightCodes codes = method->find(&m, &form, &work);
+    CodeTensors t = weight_tensors(&m, &codes, z->ctx->mem);
+    layer->weights = tensor_count(val->konst), layer->weight_sqnr = weight_sqnr(&m, &codes);
+    layer->method = method->name;
+    *lost = lost_by_rounding(z, n, val->konst, weight_values(&m, &codes, &work), r);
+    arena_drop(&work);
     const OpDef *op = op_find("", "DequantizeLinear");
     Attr *attr = op_attr_defaults(z->out->mem, op);
-    attr_set_int(op, attr, "axis", axis);
-    Val in[2] = {graph_const(z->out, q, val->name), graph_const(z->out, s, NULL)};
-    return graph_emit(z->out, op, attr, in, 2, 1, n->loc, NULL);
+    attr_set_int(op, attr, "axis", t.axis), attr_set_int(op, attr, "block_size", t.block);
+    Val in[3] = {graph_const(z->out, t.code, val->name), graph_const(z->out, t.scale, NULL)};
+    if (t.zero) in[2] = graph_const(z->out, t.zero, NULL);
+    return graph_emit(z->out, op, attr, in, t.zero ? 3 : 2, 1, n->loc, NULL);
 }
 
 /* Whether input k of a node reads the 8-bit form of a tensor that some contraction wants in 8 bits. Sums of signed tensors do not:

@@ -3,13 +3,15 @@
  * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant, where an estimate of both forms says
  * that the integer one is faster (quantize_wanted()). Everything else stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
- * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale = max|w| / 127.
+ * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale =
+ * max|w| / 127; passes/weights.h has other forms and methods.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
  * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
  * Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference". */
 #ifndef OCTET_QUANTIZE_H
 #define OCTET_QUANTIZE_H
 #include "passes/pass.h"
+#include "passes/weights.h"
 #include <regex.h>
 
 typedef struct Range {
@@ -28,6 +30,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;
     int64_t weights;             /* elements */
+    const char *method;          /* INTEGER: how its weights were rounded (passes/weights.h) */
     double weight_sqnr;          /* dB, of the quantized weights against the float ones */
     double sqnr;                 /* dB, of its output in the quantized model against the float model; NaN: not measured */
 } Layer;
@@ -36,6 +39,8 @@ struct Quantization {
     Arena *mem;
     Map index;                   /* name -> number + 1 in range */
     VEC(Range) range;
+    WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
+    const WeightMethod *weights; /* NULL: the first */
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
 };

@@ -1,0 +1,269 @@
+/* weights.c - see weights.h. Everything here is plain loops over rows and columns, in one order: the same weights give the same
+ * codes on every machine. */
+#include "passes/weights.h"
+#include <assert.h>
+#include <math.h>
+
+/* ---- the matrix ---- */
+static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
+/* Offsets of all combinations of the axes of a set (bits), the last axis fastest; n of them. */
+static int64_t *offsets_of(const Tensor *t, unsigned set, int64_t *n, Arena *mem)
+{
+    int64_t stride[MAX_RANK], step = 1;
+    for (int d = t->rank; d-- > 0; step *= t->dim[d]) stride[d] = step;
+    *n = 1;
+    for (int d = 0; d < t->rank; d++)
+        if (set >> d & 1) *n *= t->dim[d];
+    int64_t *at = NEW_ARRAY(mem, int64_t, *n + 1);
+    for (int64_t i = 0; i < *n; i++) {
+        int64_t rest = i;
+        for (int d = t->rank; d-- > 0;) {
+            if (!(set >> d & 1)) continue;
+            at[i] += rest % t->dim[d] * stride[d];
+            rest /= t->dim[d];
+        }
+    }
+    return at;
+}
+
+/* All sums of one offset of each list, those of the second fastest. */
+static int64_t *offsets_join(const int64_t *a, int64_t na, const int64_t *b, int64_t nb, Arena *mem)
+{
+    int64_t *at = NEW_ARRAY(mem, int64_t, na * nb + 1);
+    for (int64_t i = 0; i < na; i++)
+        for (int64_t k = 0; k < nb; k++) at[i * nb + k] = a[i] + b[k];
+    return at;
+}
+
+/* Groups of a convolution: its input has so many times the channels that its weights have. */
+static int64_t groups_of(const Graph *g, const Node *n, int64_t channels)
+{
+    const Type *x = val_type(g, node_in(g, n, 0));
+    int64_t all;
+    if (!n->op->w_taps || !channels || !dim_is_const(g->module->dim, x->dim[axis_at(n->op->x_input, x->rank)], &all))
+        return 1;
+    return all / channels;
+}
+
+WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
+{
+    const Tensor *t = graph_val(g, node_in(g, n, 1))->konst;
+    int out = axis_at(n->op->w_channel, t->rank), in = axis_at(n->op->w_input, t->rank);
+    unsigned taps = 0, batches = 0;
+    for (int d = 0; d < t->rank; d++)
+        if (d != out && d != in) *(n->op->w_taps && d >= n->op->w_taps ? &taps : &batches) |= 1u << d;
+    WeightMatrix m = {.tensor = t, .channel_axis = out, .input_axis = in};
+    int64_t outs, all_taps;
+    const int64_t *batch_at = offsets_of(t, batches, &m.batches, mem), *out_at = offsets_of(t, 1u << out, &outs, mem),
+                  *tap_at = offsets_of(t, taps, &all_taps, mem), *in_at = offsets_of(t, 1u << in, &m.channels, mem);
+    m.out = m.batches * outs, m.in = all_taps * m.channels;
+    m.row = offsets_join(batch_at, m.batches, out_at, outs, mem);
+    m.col = offsets_join(tap_at, all_taps, in_at, m.channels, mem);
+    m.blocks = m.batches * groups_of(g, n, m.channels);
+    m.w = NEW_ARRAY(mem, float, m.out * m.in + 1);
+    for (int64_t r = 0; r < m.out; r++)
+        for (int64_t c = 0; c < m.in; c++) m.w[r * m.in + c] = ((const float *)t->data)[m.row[r] + m.col[c]];
+    return m;
+}
+
+/* ---- codes ---- */
+int weight_code_most(const WeightForm *f) { return (int)dtype_max(f->code); }
+int weight_code_least(const WeightForm *f)
+{
+    return f->code == DT_i8 && !f->asymmetric ? -127 : (int)dtype_min(f->code);
+}
+int weight_code_middle(const WeightForm *f) { return dtypes[f->code].cls == DC_INT ? 0 : (weight_code_most(f) + 1) / 2; }
+
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem)
+{
+    WeightCodes c = {.form = *f, .owners = m->out, .groups = 1};
+    int64_t per_tap = f->group ? divide_up(m->channels, f->group) : 0;
+    if (f->group) c.groups = m->channels ? m->in / m->channels * per_tap : 1;
+    else c.owners = m->out / (m->batches ? m->batches : 1);
+    c.group = NEW_ARRAY(mem, int32_t, m->in + 1);
+    for (int64_t j = 0; f->group && j < m->in; j++)
+        c.group[j] = (int32_t)(j / m->channels * per_tap + j % m->channels / f->group);
+    c.code = NEW_ARRAY(mem, int16_t, m->out * m->in + 1);
+    c.scale = NEW_ARRAY(mem, float, c.owners * c.groups + 1), c.zero = NEW_ARRAY(mem, int16_t, c.owners * c.groups + 1);
+    return c;
+}
+
+/* ---- grids: the scale and zero point of a group from its extremes ---- */
+typedef struct Extremes {
+    float lo, hi; /* lo <= 0 <= hi */
+} Extremes;
+
+static Extremes *extremes_of(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
+{
+    Extremes *e = NEW_ARRAY(mem, Extremes, c->owners * c->groups + 1);
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            Extremes *x = &e[codes_at(c, r, j)];
+            float w = m->w[r * m->in + j];
+            x->lo = fminf(x->lo, w), x->hi = fmaxf(x->hi, w);
+        }
+    return e;
+}
+
+typedef struct Grid {
+    float scale;
+    int zero;
+} Grid;
+
+static float usable(float scale) { return isnormal(scale) ? scale : 1; }
+
+/* Symmetric codes reach one step further down than up; the larger extreme gets that step, with a negative scale where it is positive. */
+static Grid grid_of(const WeightForm *f, Extremes e)
+{
+    int least = weight_code_least(f), most = weight_code_most(f), middle = weight_code_middle(f);
+    if (f->asymmetric) {
+        float s = usable((float)(((double)e.hi - e.lo) / (most - least)));
+        return (Grid){s, (int)fmin(most, fmax(least, rint(least - (double)e.lo / s)))};
+    }
+    float size = fmaxf(-e.lo, e.hi);
+    if (middle - least == most - middle) return (Grid){usable(size / (float)(most - middle)), middle};
+    float s = usable(size / (float)(middle - least));
+    return (Grid){e.hi > -e.lo ? -s : s, middle};
+}
+
+static int code_of(const WeightForm *f, Grid g, float w)
+{
+    return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale) + g.zero));
+}
+
+static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = (int16_t)g.zero; }
+
+static void round_nearest(const WeightMatrix *m, WeightCodes *c)
+{
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            int64_t at = codes_at(c, r, j);
+            c->code[r * m->in + j] =
+                (int16_t)code_of(&c->form, (Grid){c->scale[at], c->zero[at]}, m->w[r * m->in + j]);
+        }
+}
+
+/* ---- methods ---- */
+static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, Arena *mem)
+{
+    WeightCodes c = codes_new(m, f, mem);
+    const Extremes *e = extremes_of(m, &c, mem);
+    for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
+    round_nearest(m, &c);
+    return c;
+}
+
+/* The square errors of every group on grids from extremes that have been shrunk alike. */
+static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, double *error)
+{
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            int64_t at = codes_at(c, r, j);
+            float w = m->w[r * m->in + j];
+            double e = (double)(code_of(&c->form, g[at], w) - g[at].zero) * g[at].scale - w;
+            error[at] += e * e;
+        }
+}
+
+/* Clipping the few largest weights gives the others a finer grid: STEPS shrunk grids compete, in square error of the weights. */
+static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, Arena *mem)
+{
+    enum { STEPS = 20 };
+    WeightCodes c = codes_new(m, f, mem);
+    int64_t n = c.owners * c.groups;
+    const Extremes *e = extremes_of(m, &c, mem);
+    double *best = NEW_ARRAY(mem, double, n + 1), *error = NEW_ARRAY(mem, double, n + 1);
+    Grid *g = NEW_ARRAY(mem, Grid, n + 1);
+    for (int step = 0; step < STEPS; step++) {
+        float by = 1 - (float)step / (2 * STEPS);
+        for (int64_t at = 0; at < n; at++) g[at] = grid_of(f, (Extremes){e[at].lo * by, e[at].hi * by}), error[at] = 0;
+        add_errors(m, &c, g, error);
+        for (int64_t at = 0; at < n; at++)
+            if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
+    }
+    round_nearest(m, &c);
+    return c;
+}
+
+static const WeightMethod methods[] = {
+    {"rtn", "to the nearest code of a grid from the least to the largest weight", find_rtn},
+    {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", find_mse},
+};
+
+const WeightMethod *weight_method_at(uint32_t i) { return i < COUNT_OF(methods) ? &methods[i] : NULL; }
+
+const WeightMethod *weight_method_find(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(methods); i++)
+        if (!strcmp(methods[i].name, name)) return &methods[i];
+    return NULL;
+}
+
+/* ---- as tensors ---- */
+/* Where the scale of a row and a group lies in its tensor: like the weights, with groups for input channels. */
+static Tensor *scale_tensor(const WeightMatrix *m, const WeightCodes *c, DType type, Arena *mem)
+{
+    if (!c->form.group) return tensor_new(mem, type, 1, &c->owners);
+    int64_t dim[MAX_RANK];
+    memcpy(dim, m->tensor->dim, sizeof dim);
+    dim[m->input_axis] = divide_up(dim[m->input_axis], c->form.group);
+    return tensor_new(mem, type, m->tensor->rank, dim);
+}
+
+/* The number of the scale tensor's element that belongs to element i of the weights. */
+static int64_t scale_at(const WeightMatrix *m, const WeightCodes *c, const Tensor *scale, int64_t i)
+{
+    const Tensor *t = m->tensor;
+    int64_t at = 0, step = 1, index;
+    for (int d = t->rank; d-- > 0; i /= t->dim[d]) {
+        index = i % t->dim[d];
+        if (!c->form.group) {
+            if (d == m->channel_axis) return index;
+            continue;
+        }
+        at += (d == m->input_axis ? index / c->form.group : index) * step;
+        step *= scale->dim[d];
+    }
+    return at;
+}
+
+CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
+{
+    bool grouped = c->form.group != 0, zeros = c->form.asymmetric || weight_code_middle(&c->form);
+    CodeTensors t = {.code = tensor_new(mem, c->form.code, m->tensor->rank, m->tensor->dim),
+                     .scale = scale_tensor(m, c, DT_f32, mem),
+                     .zero = zeros ? scale_tensor(m, c, c->form.code, mem) : NULL,
+                     .axis = grouped ? m->input_axis : m->channel_axis,
+                     .block = c->form.group};
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            int64_t i = m->row[r] + m->col[j], from = codes_at(c, r, j), at = scale_at(m, c, t.scale, i);
+            ((int8_t *)(void *)t.code->data)[i] = (int8_t)c->code[r * m->in + j];
+            ((float *)(void *)t.scale->data)[at] = c->scale[from];
+            if (zeros) ((int8_t *)(void *)t.zero->data)[at] = (int8_t)c->zero[from];
+        }
+    return t;
+}
+
+Tensor *weight_values(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
+{
+    Tensor *t = tensor_new(mem, DT_f32, m->tensor->rank, m->tensor->dim);
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++)
+            ((float *)(void *)t->data)[m->row[r] + m->col[j]] = codes_value(c, r, j, m->in);
+    return t;
+}
+
+double weight_sqnr(const WeightMatrix *m, const WeightCodes *c)
+{
+    double signal = 0, noise = 0;
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            double w = m->w[r * m->in + j], e = codes_value(c, r, j, m->in) - w;
+            signal += w * w, noise += e * e;
+        }
+    return 10 * log10(signal / noise);
+}

@@ -1,0 +1,67 @@
+/* weights.h - constant float weights as integer codes with scales: what a contraction's weights look like to every method, and
+ * the methods as rows of a table.
+ *
+ * A method sees a matrix W[out][in] whatever the operator: rows are output channels (of every batch, batches outermost), columns
+ * are what is summed over, taps outermost: column j multiplies tap j / channels of input channel j % channels. Which axis is what is read
+ * from the operator's row (ir/op.h: w_channel, w_input, w_taps).
+ * A weight is scale * (code - zero). Codes, scales and zero points found here are what ships: nothing is rounded twice. */
+#ifndef OCTET_WEIGHTS_H
+#define OCTET_WEIGHTS_H
+#include "ir/op.h"
+
+typedef struct WeightForm {
+    DType code;                  /* i8, u8, i4 or u4 */
+    bool asymmetric;             /* a zero point with every scale; otherwise it is the middle of the codes */
+    int64_t group;               /* so many consecutive input channels share a scale, the last ones perhaps fewer; 0: a whole output channel */
+} WeightForm;
+int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127 */
+int weight_code_middle(const WeightForm *f);                                      /* the zero point of symmetric codes */
+
+typedef struct WeightMatrix {
+    const Tensor *tensor;        /* where it comes from */
+    int channel_axis, input_axis; /* of the tensor */
+    int64_t out, in;
+    int64_t channels;            /* of the input: taps = in / channels */
+    int64_t batches;             /* row r is output channel r % (out / batches) of batch r / (out / batches) */
+    int64_t blocks;              /* rows are in so many equal blocks; each multiplies inputs of its own (groups, batches) */
+    int64_t *row, *col;          /* element (r, c) is number row[r] + col[c] of the tensor */
+    float *w;                    /* [out][in] */
+} WeightMatrix;
+/* The constant f32 weights (input 1) of a row with QUANT_INTEGER. */
+WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem);
+
+typedef struct WeightCodes {
+    WeightForm form;
+    int64_t owners, groups;      /* scales are [owners][groups]; row r has those of owner r % owners: without groups, batches share theirs */
+    int32_t *group;              /* of every column */
+    int16_t *code;               /* [out][in] */
+    float *scale;
+    int16_t *zero;
+} WeightCodes;
+static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
+{
+    return row % c->owners * c->groups + c->group[col];
+}
+static inline float codes_value(const WeightCodes *c, int64_t row, int64_t col, int64_t in)
+{
+    int64_t at = codes_at(c, row, col);
+    return (float)(c->code[row * in + col] - c->zero[at]) * c->scale[at];
+}
+
+/* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. */
+typedef struct CodeTensors {
+    Tensor *code, *scale, *zero;
+    int axis;
+    int64_t block;
+} CodeTensors;
+CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *mem);
+Tensor *weight_values(const WeightMatrix *m, const WeightCodes *c, Arena *mem); /* dequantized, f32, as m's tensor lies */
+double weight_sqnr(const WeightMatrix *m, const WeightCodes *c);                /* dB, of the codes' values against the weights */
+
+typedef struct WeightMethod {
+    const char *name, *help;
+    WeightCodes (*find)(const WeightMatrix *m, const WeightForm *f, Arena *mem);
+} WeightMethod;
+const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the first is the default */
+const WeightMethod *weight_method_find(const char *name);
+#endif
