@@ -42,7 +42,7 @@ static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o
             dim[i] = 1,
             fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
     }
-    return tensor_made_up(mem, (DType)info->dtype, info->rank, dim);
+    return tensor_made_up(mem, (DType)info->dtype, info->rank, dim, 0);
 }
 
 static bool failed(Bench *b, Diag *d, OctetStatus s)

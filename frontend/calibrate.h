@@ -3,17 +3,24 @@
  * with the number of samples. The same machinery measures, layer by layer, how far the quantized model is from the float one. */
 #ifndef OCTET_CALIBRATE_H
 #define OCTET_CALIBRATE_H
-#include "passes/quantize.h"
-#include "passes/statistics.h"
 #include "codegen/codegen.h"
+#include "frontend/samples.h"
+#include "passes/quantize.h"
 
 typedef struct CalibrateOptions {
-    const char *samples;           /* a directory of .npz (or .npy, one-input models), or one such file */
+    SampleSource *samples;         /* NULL: none */
     const StatMethod *method;
     int threads;
     const char *cache;             /* of the compiler, or NULL */
     bool quiet;
 } CalibrateOptions;
+
+/* Values of a graph under samples. The graph with `watch` as its outputs is compiled for this machine and run on the first `most` samples
+ * (0: all); `each` sees the values of a sample, out[i] that of watch[i], and they are gone when it returns. what: for the progress line, or
+ * NULL. false: reported. */
+typedef bool ObserveFn(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag);
+bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what, ObserveFn *each,
+             void *ctx, Diag *diag);
 
 /* Fills q's ranges for the tensors of quantize_wanted(g). g: the graph after the pass "simplify". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);

@@ -102,6 +102,7 @@ typedef struct Drive {
     Module *m;
     Arena *mem, scratch;
     Quantization *quant;
+    SampleSource *samples; /* once asked for */
     WinogradNote winograd;
     FILE *text;
     bool stopped;
@@ -137,6 +138,28 @@ static Quantization *quantization_new(Drive *dr)
     return q;
 }
 
+static void drive_end(Drive *dr)
+{
+    progress(dr->o, "");
+    samples_close(dr->samples);
+    arena_drop(&dr->scratch);
+}
+
+/* false: the samples cannot be had; reported */
+static bool calibrate_options(Drive *dr, CalibrateOptions *c)
+{
+    const Options *o = dr->o;
+    bool wants = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
+    if (wants && !dr->samples)
+        dr->samples = samples_open(dr->mem, o->value[OPT_calibrate], o->value[OPT_calibrate_cmd], dr->m->diag);
+    *c = (CalibrateOptions){.samples = dr->samples,
+                            .method = stat_method_find(o->value[OPT_method]),
+                            .threads = (int)option_int(o, OPT_threads, usable_cpus()),
+                            .cache = o->value[OPT_cache],
+                            .quiet = o->value[OPT_quiet] != NULL};
+    return !wants || dr->samples;
+}
+
 static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
 {
     Diag *d = dr->m->diag;
@@ -149,15 +172,13 @@ static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const Calibr
 static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
-    const StatMethod *method = stat_method_find(dr->o->value[OPT_method]);
-    CalibrateOptions c = {dr->o->value[OPT_calibrate], method, (int)option_int(dr->o, OPT_threads, usable_cpus()),
-                          dr->o->value[OPT_cache], dr->o->value[OPT_quiet] != NULL};
+    CalibrateOptions c;
     const char *stop = dr->o->value[OPT_stop_after];
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     stage_begin(&stage, "ranges");
-    if (!find_ranges(dr, simple, q, &c)) return NULL;
+    if (!calibrate_options(dr, &c) || !find_ranges(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
@@ -190,8 +211,7 @@ Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, 
 {
     Drive dr = {.o = o, .m = m, .mem = mem, .text = stdout};
     Graph *g = make_graph(&dr, path, files);
-    arena_drop(&dr.scratch);
-    progress(o, "");
+    drive_end(&dr);
     return g;
 }
 
@@ -207,21 +227,24 @@ static uint64_t file_size(const char *path)
 static bool measure_policy(Drive *dr, const Graph *g, Policy *p)
 {
     const Options *o = dr->o;
-    CalibrateOptions c = {.samples = o->value[OPT_calibrate],
-                          .threads = (int)option_int(o, OPT_threads, 0),
-                          .cache = o->value[OPT_cache],
-                          .quiet = o->value[OPT_quiet] != NULL};
+    CalibrateOptions c;
     if (!policy_changes(p) || (o->value[OPT_quiet] && !o->value[OPT_report])) return true;
     progress(o, "measuring");
-    return calibrate_difference(g, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
+    return calibrate_options(dr, &c) && calibrate_difference(g, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
 }
 
 static bool write_report(Drive *dr, const Policy *p, const char *path, const char *out)
 {
     const Options *o = dr->o;
     const Quantization *q = dr->quant;
-    ReportHead head = {path, o->value[OPT_method], o->value[OPT_calibrate], file_size(path), file_size(out),
-                       p,    &dr->winograd};
+    ReportHead head = {.model = path,
+                       .method = o->value[OPT_method],
+                       .samples = dr->samples ? samples_text(dr->samples) : NULL,
+                       .random = dr->samples && samples_are_random(dr->samples),
+                       .model_bytes = file_size(path),
+                       .artefact_bytes = file_size(out),
+                       .policy = p,
+                       .winograd = &dr->winograd};
     progress(o, "");
     if (!o->value[OPT_quiet]) report_print(q, &head, stderr);
     return !o->value[OPT_report] || report_write(q, &head, dr->m->diag, o->value[OPT_report]);
@@ -260,8 +283,7 @@ bool compile_file(const Options *o, Arena *mem, Diag *d, const char *path, const
     bool ok = g != NULL;
     if (ok && dr.stopped) graph_print(g, dr.text);
     else if (ok) ok = make_artefact(&dr, g, path, out);
-    progress(o, "");
-    arena_drop(&dr.scratch);
+    drive_end(&dr);
     files_drop(&files);
     return ok;
 }
@@ -300,8 +322,7 @@ static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path
     Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = f};
     Graph *g = make_graph(&dr, path, &files);
     bool ok = g && (dr.stopped ? (graph_print(g, f), true) : make_artefact(&dr, g, path, NULL));
-    progress(o, "");
-    arena_drop(&dr.scratch);
+    drive_end(&dr);
     files_drop(&files);
     if (f != stdout) return file_commit(d, f, temporary, out, ok);
     if (!fflush(f) && !ferror(f)) return ok;

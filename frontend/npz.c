@@ -154,7 +154,8 @@ static void from_fortran(const Header *h, uint8_t *to, const uint8_t *from, int6
     }
 }
 
-static const Tensor *parse_npy(Arena *mem, Diag *d, const char *name, const uint8_t *p, size_t n)
+/* borrow: the elements stay where they are, if they can */
+static const Tensor *parse_npy(Arena *mem, Diag *d, const char *name, const uint8_t *p, size_t n, bool borrow)
 {
     Reader r = {d, name, NULL, NULL};
     Header h = {0};
@@ -166,9 +167,17 @@ static const Tensor *parse_npy(Arena *mem, Diag *d, const char *name, const uint
     if (size > n - at || size > MAX_HEADER) return fail(&r, "truncated"), NULL;
     r.p = (const char *)p + at, r.end = r.p + size;
     if (!read_header(&r, &h) || !count_elements(&r, &h, n - at - size, &count)) return NULL;
+    bool swapped = h.big && dtypes[h.type].bytes > 1, turned = h.fortran && h.rank > 1;
+    bool aligned = ((uintptr_t)(p + at + size) & (HEADER_ALIGN - 1)) == 0;
+    if (borrow && aligned && !swapped && !turned && h.type != DT_bool) {
+        Tensor *t = NEW(mem, Tensor);
+        *t = (Tensor){.type = h.type, .rank = h.rank, .data = p + at + size};
+        memcpy(t->dim, h.dim, sizeof h.dim);
+        return t;
+    }
     Tensor *t = tensor_new(mem, h.type, h.rank, h.dim);
     uint8_t *to = (uint8_t *)t->data;
-    if (h.fortran && h.rank > 1) from_fortran(&h, to, p + at + size, count);
+    if (turned) from_fortran(&h, to, p + at + size, count);
     else if (count) memcpy(to, p + at + size, n - at - size);
     bool complex = h.type == DT_c64 || h.type == DT_c128;
     size_t bytes = (size_t)dtypes[h.type].bytes;
@@ -180,7 +189,13 @@ static const Tensor *parse_npy(Arena *mem, Diag *d, const char *name, const uint
 const Tensor *npy_read(Arena *mem, Diag *diag, const char *path)
 {
     FileBytes f;
-    return file_bytes(mem, NULL, diag, path, &f) ? parse_npy(mem, diag, path, f.at, f.n) : NULL;
+    return file_bytes(mem, NULL, diag, path, &f) ? parse_npy(mem, diag, path, f.at, f.n, false) : NULL;
+}
+
+const Tensor *npy_map(Arena *mem, Files *files, Diag *diag, const char *path)
+{
+    FileBytes f;
+    return file_bytes(mem, files, diag, path, &f) ? parse_npy(mem, diag, path, f.at, f.n, true) : NULL;
 }
 
 /* ---- zip ---- */
@@ -200,7 +215,7 @@ static bool read_entry(Arena *mem, Diag *d, const char *path, zip_t *z, zip_uint
     bool ok = f && zip_fread(f, bytes, st.size) == (zip_int64_t)st.size;
     if (f) ok = !zip_fclose(f) && ok;
     if (!ok) return diag_error(d, NULL, "%s: cannot be unpacked", label);
-    const Tensor *t = parse_npy(mem, d, label, bytes, st.size);
+    const Tensor *t = parse_npy(mem, d, label, bytes, st.size, false);
     size_t n = strlen(st.name);
     if (n > 4 && !strcmp(st.name + n - 4, ".npy")) n -= 4;
     if (t) vec_push(mem, out, (NamedTensor){arena_text(mem, st.name, n), t});
@@ -210,8 +225,12 @@ static bool read_entry(Arena *mem, Diag *d, const char *path, zip_t *z, zip_uint
 bool npz_read(Arena *mem, Diag *diag, const char *path, NamedTensors *out)
 {
     FileBytes f;
+    return file_bytes(mem, NULL, diag, path, &f) && npz_parse(mem, diag, path, f, out);
+}
+
+bool npz_parse(Arena *mem, Diag *diag, const char *path, FileBytes f, NamedTensors *out)
+{
     zip_error_t error;
-    if (!file_bytes(mem, NULL, diag, path, &f)) return false;
     zip_error_init(&error);
     zip_source_t *source = zip_source_buffer_create(f.at, f.n, 0, &error);
     zip_t *z = source ? zip_open_from_source(source, ZIP_RDONLY, &error) : NULL;

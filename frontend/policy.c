@@ -84,16 +84,19 @@ bool policy_check(const Options *o, Diag *d)
     if (store_kind(o) && products)
         return diag_error(d, NULL, "--fp32 %s splits float32 values, and --quantize %s leaves none",
                           product_kind(o)->name, store_kind(o)->name);
+    if (o->value[OPT_calibrate] && o->value[OPT_calibrate_cmd])
+        return diag_error(d, NULL, "samples come from --calibrate or from --calibrate-cmd, not from both");
     if (!policy_read(&p, o, d)) return false;
     policy_drop(&p);
     if (makes_integers(o))
-        return o->value[OPT_calibrate] || o->value[OPT_ranges] ||
+        return o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd] || o->value[OPT_ranges] ||
                diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
     if (!needs(o, OPT_ranges, "--ranges", "--quantize int8", d) ||
         !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d))
         return false;
     if (o->value[OPT_quantize] || products) return true;
     return needs(o, OPT_calibrate, "--calibrate", "--quantize or --fp32", d) &&
+           needs(o, OPT_calibrate_cmd, "--calibrate-cmd", "--quantize or --fp32", d) &&
            needs(o, OPT_keep, "--keep", "--quantize or --fp32", d) &&
            needs(o, OPT_report, "--report", "--quantize or --fp32", d);
 }

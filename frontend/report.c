@@ -61,7 +61,8 @@ void report_print(const Quantization *q, const ReportHead *h, FILE *f)
     const Layer **layer = in_order(q, &mem);
     uint32_t integer = 0;
     for (uint32_t i = 0; i < q->layer.n; i++) integer += layer[i]->state == LAYER_INTEGER;
-    fprintf(f, "%s: %u of %u contractions are int8 (%s)\n", h->model, integer, q->layer.n, h->method);
+    fprintf(f, "%s: %u of %u contractions are int8 (%s%s)\n", h->model, integer, q->layer.n, h->method,
+            h->random ? ", RANDOM DATA" : "");
     for (uint32_t i = 0; i < q->layer.n; i++)
         if (layer[i]->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", layer_name(layer[i], &mem), layer[i]->loc->op, layer[i]->why);
@@ -120,6 +121,8 @@ bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const 
     if (q) cJSON_AddStringToObject(root, "method", h->method);
     policy_json(root, h->policy);
     if (h->samples) cJSON_AddStringToObject(root, "samples", h->samples);
+    if (q || h->samples)
+        cJSON_AddStringToObject(root, "calibration", h->random ? "random" : h->samples ? "samples" : "ranges");
     number(root, "model_bytes", (double)h->model_bytes), number(root, "artefact_bytes", (double)h->artefact_bytes);
     if (h->winograd->convs) {
         cJSON *w = cJSON_AddObjectToObject(root, "winograd");

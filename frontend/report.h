@@ -7,6 +7,7 @@
 
 typedef struct ReportHead {
     const char *model, *method, *samples; /* as given on the command line; samples NULL: ranges came from a file */
+    bool random;                          /* the samples are random numbers */
     uint64_t model_bytes, artefact_bytes;
     const Policy *policy;
     const WinogradNote *winograd;

@@ -5,6 +5,7 @@
  * (NaN equals NaN); everything else must be equal. */
 #include "frontend/cli.h"
 #include "frontend/runner.h"
+#include "frontend/samples.h"
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -122,28 +123,6 @@ static bool compare(Arena *mem, Diag *d, const char *name, const Tensor *got, co
 
 /* ---- one case ---- */
 
-static uint32_t place_of(const char *const *names, uint32_t n, const char *name, uint32_t otherwise)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (!strcmp(names[i], name)) return i;
-    return otherwise;
-}
-
-/* tensors[i]: the file's tensor for names[i], by the name inside the file or else by the file's number. skips: there may be
- * files for which there is no name. */
-static bool read_set(Arena *mem, Diag *d, const char *folder, const char *prefix, bool skips, const char *const *names,
-                     uint32_t n, const Tensor **tensors)
-{
-    for (uint32_t i = 0;; i++) {
-        const char *path = arena_printf(mem, "%s/%s_%u.pb", folder, prefix, i), *name = "";
-        if (!is_there(path)) return true;
-        const Tensor *t = import_tensor(mem, d, path, &name);
-        if (!t) return false;
-        uint32_t at = place_of(names, n, name, *name && skips ? n : i);
-        if (at < n) tensors[at] = t;
-    }
-}
-
 /* *ran: the model took the inputs, whatever came out. */
 static bool run_set(Runner *r, Diag *d, const char *folder, bool frozen, double rtol, double atol, bool *ran)
 {
@@ -151,8 +130,8 @@ static bool run_set(Runner *r, Diag *d, const char *folder, bool frozen, double 
     const Tensor **in = NEW_ARRAY(&mem, const Tensor *, r->inputs + 1);
     const Tensor **want = NEW_ARRAY(&mem, const Tensor *, r->outputs + 1),
                  **got = NEW_ARRAY(&mem, const Tensor *, r->outputs + 1);
-    bool ok = read_set(&mem, d, folder, "input", frozen, r->input, r->inputs, in) &&
-              read_set(&mem, d, folder, "output", false, r->output, r->outputs, want);
+    bool ok = test_set_read(&mem, d, folder, "input", frozen, r->input, r->inputs, in) &&
+              test_set_read(&mem, d, folder, "output", false, r->output, r->outputs, want);
     for (uint32_t i = 0; ok && i < r->inputs; i++)
         if (!in[i]) ok = diag_error(d, NULL, "the case has no data for input '%s'", r->input[i]);
     ok = *ran = ok && runner_run(r, &mem, in, got, d);

@@ -42,10 +42,10 @@ static bool strings_equal(const char *const *a, const char *const *b, int64_t n)
     return true;
 }
 
-Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim)
+Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim, uint32_t seed)
 {
     Tensor *t = tensor_new(a, type, rank, dim);
-    uint32_t seed = 1;
+    seed = seed * 2654435769u + 1;
     for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
         seed = seed * 1664525u + 1013904223u;
         if (dtype_is_float(type)) dtype_store(type, (void *)t->data, i, (double)(seed >> 8) / (1 << 23) - 1);

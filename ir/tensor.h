@@ -19,6 +19,7 @@ size_t tensor_bytes(const Tensor *t);
 Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim);   /* zeroed, writable through (void *)t->data until handed out */
 Tensor *tensor_scalar(Arena *a, DType type, double v);
 Tensor *tensor_ints(Arena *a, const int64_t *v, int64_t n);               /* 1-D i64 */
-Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim); /* of a fixed seed: in [-1, 1), or 0 and 1 */
+/* Random: in [-1, 1), or 0 and 1; the same for the same seed. */
+Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim, uint32_t seed);
 bool tensor_equal(const Tensor *a, const Tensor *b);                      /* same type, dims and bytes */
 #endif

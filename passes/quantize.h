@@ -11,6 +11,7 @@
 #ifndef OCTET_QUANTIZE_H
 #define OCTET_QUANTIZE_H
 #include "passes/pass.h"
+#include "passes/statistics.h"
 #include "passes/weights.h"
 #include <regex.h>
 
@@ -19,6 +20,7 @@ typedef struct Range {
     double lo, hi;               /* lo <= hi, finite */
     const float *mean;           /* of every channel, or NULL: not known */
     int64_t channels;
+    const Statistic *stat;       /* what calibration saw, or NULL: it comes from a file */
 } Range;
 
 typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """make.py FOLDER: writes the bad models and samples that tests/cli/run.sh feeds to octet. Nothing but Python's own library is needed:
 the few protobuf messages are written byte by byte (field numbers of onnx.proto)."""
+import glob
 import os
 import struct
 import sys
@@ -84,7 +85,24 @@ def sample(path, **arrays):
             z.writestr(name + '.npy', data)
 
 
-def main(out):
+def same_samples(out, folder):
+    """The samples of a folder in every other form that a source may have."""
+    rows = []
+    for path in sorted(glob.glob(f'{folder}/*.npz')):
+        with zipfile.ZipFile(path) as z: raw = z.read('image.npy')
+        rows.append(raw[10 + int.from_bytes(raw[8:10], 'little'):])
+    os.makedirs(f'{out}/same/npy')
+    for i, row in enumerate(rows):
+        with open(f'{out}/same/npy/{i:02}.npy', 'wb') as f: f.write(npy('<f4', DIGIT_SHAPE, row))
+        os.makedirs(f'{out}/same/sets/test_data_set_{i:02}')
+        with open(f'{out}/same/sets/test_data_set_{i:02}/input_0.pb', 'wb') as f:
+            f.write(b''.join(number(1, d) for d in DIGIT_SHAPE) + number(2, 1) + text(8, 'image') + text(9, row))
+    with open(f'{out}/same/stack.npy', 'wb') as f: f.write(npy('<f4', (len(rows),) + DIGIT_SHAPE, b''.join(rows)))
+    with open(f'{out}/same/flat.npy', 'wb') as f: f.write(npy('<f4', (len(rows),) + DIGIT_SHAPE[1:], b''.join(rows)))
+    sample(f'{out}/same/stack.npz', image=npy('<f4', (len(rows),) + DIGIT_SHAPE, b''.join(rows)))
+
+
+def main(out, calibration):
     def put(name, data):
         with open(f'{out}/{name}', 'wb') as f:
             f.write(data)
@@ -115,6 +133,8 @@ def main(out):
     sample(f'{out}/c-type/0.npz', image=npy('<i8', DIGIT_SHAPE, bytes(8 * 64)))
     sample(f'{out}/c-nan/0.npz', image=floats(DIGIT_SHAPE, float('nan')))
     sample(f'{out}/c-short/0.npz', image=good[:-10])
+    sample(f'{out}/c-many/0.npz', image=npy('<i8', DIGIT_SHAPE, bytes(8 * 64)), label=good)
+    same_samples(out, calibration)
     os.makedirs(f'{out}/c-none')
     os.makedirs(f'{out}/c-text')
     put('c-text/0.npz', b'these are no arrays')
@@ -122,4 +142,4 @@ def main(out):
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -12,7 +12,7 @@ digits=$root/samples/digits/digits.onnx calibration=$root/samples/digits/calibra
 export TMPDIR=$work/tmp
 mkdir -p "$TMPDIR" "$work/bad" "$work/out"
 cd "$work/out" || exit 1
-python3 "$root/tests/cli/make.py" "$work/bad" || { echo "FAIL make.py"; echo "0 passed, 1 failed"; exit 1; }
+python3 "$root/tests/cli/make.py" "$work/bad" "$calibration" || { echo "FAIL make.py"; echo "0 passed, 1 failed"; exit 1; }
 
 ok() { echo "ok $1"; passed=$((passed + 1)); }
 bad() { echo "FAIL $1: $2"; failed=$((failed + 1)); }
@@ -54,6 +54,21 @@ check compile-odd-path octet compile "$digits" -o "$work/a, b.so" --quiet
 check compile-fp16 octet compile "$digits" -o "$work/digits-fp16.so" --quantize fp16 --quiet
 check leaves-no-temporaries test -z "$(ls -A "$TMPDIR")"
 check only-what-was-asked test "$(ls | tr '\n' ' ')" = "digits digits.h digits.o digits.so digits8 digits8.h digits8.so libdigits.a libdigits.h "
+
+# Every form of the same samples gives the same ranges.
+ranges_of() { octet compile "$digits" -o "$work/ranged.so" --quiet --quantize int8 --target native --save-ranges "$work/$1.ranges" "${@:2}"; }
+same_ranges() { ranges_of other "$@" && cmp "$work/first.ranges" "$work/other.ranges"; }
+check ranges-npz ranges_of first --calibrate "$calibration"
+check ranges-npy same_ranges --calibrate "$work/bad/same/npy"
+check ranges-sets same_ranges --calibrate "$work/bad/same/sets"
+check ranges-stack-npy same_ranges --calibrate "$work/bad/same/stack.npy"
+check ranges-stack-npz same_ranges --calibrate "$work/bad/same/stack.npz"
+check ranges-command same_ranges --calibrate-cmd "cat $calibration/*.npz"
+check ranges-one-batch same_ranges --calibrate "$work/bad/same/flat.npy"
+check ranges-fixed-batch ranges_of fixed --calibrate "$work/bad/same/flat.npy" --dim batch=1
+check ranges-fixed-batch-same cmp "$work/first.ranges" "$work/fixed.ranges"
+calibrate_random() { ranges_of random --calibrate random:4 --report "$work/random.json" > "$work/said" 2>&1 && grep -q 'RANDOM DATA' "$work/said" && grep -q '"calibration":.*"random"' "$work/random.json"; }
+check ranges-random calibrate_random
 
 # No undefined symbol that libc, libm or libpthread do not have: a program of nothing else links.
 undefined_symbols() {
@@ -254,7 +269,21 @@ quantize() { echo octet compile "$digits" -o n.so --quiet --quantize int8 --cali
   refused calibrate-nan 1 'holds NaN' $(quantize "$b/c-nan")
   refused calibrate-short 1 '0.npz' $(quantize "$b/c-short")
   refused calibrate-text 1 '0.npz' $(quantize "$b/c-text")
+  refused calibrate-all-of-it 1 "'label' is no input" $(quantize "$b/c-many")
+  refused calibrate-all-at-once 1 "is i64\[1,1,8,8\], the model expects" $(quantize "$b/c-many")
+  refused calibrate-random-none 1 'expected random:N' $(quantize random:0)
 }
+by_command() { octet compile "$digits" -o n.so --quiet --quantize int8 --calibrate-cmd "$1"; }
+export -f by_command
+export digits
+refused command-fails 1 'failed with status 3 after 64 samples' bash -c "by_command 'cat $calibration/*.npz; exit 3'"
+refused command-dies 1 'killed by signal 9 after 64 samples' bash -c "by_command 'cat $calibration/*.npz; kill -9 \$\$'"
+refused command-garbage 1 'sample 0: not an .npz file' bash -c "by_command 'yes'"
+refused command-text-after 1 'sample 64: not an .npz file' bash -c "by_command 'cat $calibration/*.npz; echo done'"
+refused command-cut 1 'sample 3: the output ends inside it' bash -c "by_command 'cat $calibration/*.npz | head -c 2000'"
+refused command-silent 1 'wrote no samples' bash -c 'by_command true'
+refused command-unknown 1 'failed with status 127' bash -c 'by_command no-such-program'
+refused command-and-files 2 'not from both' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --calibrate-cmd true
 refused ranges-missing 1 'No such file' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/none.txt"
 refused ranges-malformed 1 'ranges-bad.txt:2: expected NAME' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/ranges-bad.txt"
 
