@@ -41,6 +41,10 @@ int word_of(const Kernel *k, Expr left, Expr right, DType acc);
 /* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */
 int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);
 
+/* widen.c: does a stage with these loads make numbers of constant codes? Which buffers hold such numbers: 1 + the stage that makes them. */
+bool is_widening(Kernel *k, const LoadList *l);
+int *widened_buffers(Kernel *k, Arena *mem);
+
 /* fuse.c: axes that run through memory as one become one. A kernel of several stages stays as it is. */
 void kernel_fuse(Kernel *k);
 #endif

@@ -156,6 +156,7 @@ static bool is_worth(Cluster *c, uint32_t def, uint32_t stage, Expr load, int ti
     const Compute *s = &k->stage.at[stage], *d = &k->stage.at[def];
     bool in_value = expr_reads(k, s->value, d->out) > 0, sums = s->how && in_value;
     bool again = is_rereading(k, s, load, sums), copy = is_copy(k, d);
+    if (!copy && is_widening(k, &c->load[def])) return !sums; /* looked up: only what is read; else widen.c says where */
     uint32_t others = readers(c, d->out);
     if (sums && again) return copy && simple_indices(c, d, load);
     if (copy) return others == 1 || simple_indices(c, d, load);

@@ -263,6 +263,8 @@ static bool image_lower(Image *im)
     kernel_check(im->program, "layout");
     bool cuda =
         im->options->emit && !strcmp(im->options->emit, "cuda"); /* there, stages that share loops are one thread */
+    program_widen(im->program, !cuda);
+    kernel_check(im->program, "widening");
     if (!cuda) program_join(im->program);
     kernel_check(im->program, "joining");
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);

@@ -3,6 +3,7 @@
  *   lower_graph (ir/lower.h)  Graph -> one Kernel of many stages, the program
  *   program_cluster           stages inlined into readers, epilogues attached
  *   program_layout            a Layout for every buffer; copies where a reader needs another order
+ *   program_widen             weights that are codes are widened a block of columns at a time, beside their product
  *   program_join              products that follow each other share loops over blocks of rows
  *   program_cut               the program cut into kernels; equal kernels shared
  *   tune + schedule_apply     kernel + target facts -> directives -> loops
@@ -60,6 +61,8 @@ typedef struct Storage {
 Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
 /* ---- layout.c ---- */
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
+/* ---- widen.c ---- */
+void program_widen(Kernel *k, bool join);            /* weights that are codes: widened by the kernel that multiplies with them; join false: while they are read */
 /* ---- store.c ---- */
 void program_store(Kernel *k, const Storage *store);
 void program_narrow(Kernel *k, DType t, const bool *narrow); /* per buffer: stored as t, rounded where it is stored, widened where it is read */

@@ -28,6 +28,7 @@ typedef struct Layer {
     VEC(Compute) out;           /* the program being made */
     int share;                  /* numbers not yet used */
     bool *turned;               /* per buffer: a constant whose layout is settled */
+    int *widened, bufs;         /* for so many buffers: not 0 where a stage makes numbers of codes (widen.c) */
     uint32_t *readers, counted; /* per buffer; for so many: later ones have one reader */
 } Layer;
 
@@ -756,9 +757,20 @@ static void round_operand(Layer *l, Compute *s, Contraction *c)
     }
 }
 
+static bool is_widened(const Layer *l, Expr e)
+{
+    const ExprNode *n = expr_node(l->k, e);
+    return n->kind == E_LOAD && (int)n->id < l->bufs && l->widened[n->id];
+}
+
 static void settle_contraction(Layer *l, Compute *s, Contraction *c)
 {
     Kernel *k = l->k;
+    if (is_widened(l, c->right)) { /* widen.c: it lies as the product wants it */
+        if (c->row && is_spread(k, s, c->left, c->row)) lay_rows(l, s, c);
+        order_reduces(s, word_axis(k, s, c->left));
+        return;
+    }
     round_operand(l, s, c);
     bool constant = is_constant_load(k, c->right);
     int word = word_of(k, c->left, c->right, c->acc), word_of_axis = word ? word_axis(k, s, c->left) : 0;
@@ -869,6 +881,7 @@ static void settle_operands(Layer *l)
     Kernel *k = l->k;
     uint32_t bufs = k->buf.n;
     l->readers = NEW_ARRAY(l->mem, uint32_t, bufs), l->counted = bufs;
+    l->widened = widened_buffers(k, l->mem), l->bufs = (int)bufs;
     for (uint32_t i = 0; i < k->stage.n; i++) {
         LoadList loads = {0};
         stage_loads(k, l->mem, &k->stage.at[i], &loads);

@@ -13,6 +13,7 @@
  *   positions         what is made of integers alone (ranges, masks, angles of rotary embeddings): 16 bits do not hold 1001
  *   statistics        sums over many elements that no contraction reads: there are few of them
  *   small constants   biases and scales: there are few of them
+ *   weights of few bits, which are widened where they are used, and their scales
  *   weights that the type cannot hold, and what the user keeps by the name of its node */
 #include "codegen/analyse.h"
 #include <math.h>
@@ -127,6 +128,20 @@ static void note_stage(Store *s, const Compute *c)
     if (c->scan || c->update || is_kept(c, s->keep)) s->wide[c->out] = true;
     if (c->keep) s->wide[expr_node(k, c->keep)->id] = true;
     note_operands(s, c);
+}
+
+/* Weights made of codes (widen.c) are widened beside their product; scales keep their type. */
+static void note_widened(Store *s)
+{
+    Kernel *k = s->k;
+    int *def = widened_buffers(k, s->mem);
+    for (uint32_t b = 1; b < k->buf.n; b++) {
+        LoadList loads = {0};
+        if (!def[b]) continue;
+        s->wide[b] = true;
+        stage_loads(k, s->mem, &k->stage.at[def[b] - 1], &loads);
+        for (uint32_t i = 0; i < loads.at.n; i++) s->wide[expr_node(k, loads.at.at[i])->id] = true;
+    }
 }
 
 static int64_t elements(const Kernel *k, const Buf *b)
@@ -301,6 +316,7 @@ void program_store(Kernel *k, const Storage *store)
     s.narrow = NEW_ARRAY(&scratch, bool, k->buf.n), s.operand = NEW_ARRAY(&scratch, bool, k->buf.n);
     s.wide = NEW_ARRAY(&scratch, bool, k->buf.n), s.group = NEW_ARRAY(&scratch, int, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n; i++) note_stage(&s, &k->stage.at[i]);
+    note_widened(&s);
     choose(&s);
     program_narrow(k, t, s.narrow);
     arena_drop(&scratch);

@@ -36,6 +36,7 @@ typedef struct Tuner {
     Arena *mem;      /* scratch */
     bool *outer;     /* per axis: a loop that encloses the stage */
     int *inside;     /* per axis: 0, or its last part, a block of it, when the stages share the loop over its blocks */
+    int *columns;    /* per axis: 0, or its first of three parts (blocks, panels, lanes), when they share the loop over blocks of columns */
     bool parallel;   /* may this stage have parallel loops? */
     int group, lane; /* axes to ask with: an axis as group * 16 + lane */
 } Tuner;
@@ -416,9 +417,53 @@ static void choices_in_lanes(Tuner *u, const Compute *c, const Order *o, int lan
     parallelise(u, c, &loops, outer);
 }
 
+/* The run along the axis after which something else is read, if it is longer than the TOGETHER codes of a byte: a group of weights has one
+ * scale. *period: the shortest found so far, 0: none. */
+enum { TOGETHER = 4 };
+static void find_period(Kernel *k, Expr e, int axis, int64_t *period)
+{
+    ExprNode n = *expr_node(k, e);
+    int64_t by;
+    if (!expr_uses(k, e, axis)) return;
+    bool divides = n.kind == E_PRIM && n.prim == P_div && axis_of_index(k, n.arg[0]) == axis;
+    if (divides && expr_is_index(k, n.arg[1], &by) && by > TOGETHER && (!*period || by < *period)) *period = by;
+    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) find_period(k, n.arg[i], axis, period);
+}
+
+/* A block of columns of a constant (codegen/widen.c), one line of lanes after the other; neighbours that share bytes together. */
+static bool tune_columns(Tuner *u, const Compute *c)
+{
+    Kernel *k = u->k;
+    int lane = 0, inner = 0;
+    int64_t period = 0, found;
+    Order loops = {0};
+    for (int i = 0; i < c->rank; i++)
+        if (u->columns[c->space[i]]) lane = c->space[i];
+    if (!lane) return false;
+    for (int i = 0; i < c->rank; i++) {
+        int a = c->space[i];
+        if (a == lane || u->outer[a]) continue;
+        found = 0, find_period(k, c->value, a, &found);
+        if (found || !period) inner = a, period = found;
+    }
+    put(&loops, u->columns[lane] + 1);
+    for (int i = 0; i < c->rank; i++)
+        if (c->space[i] != lane && c->space[i] != inner && !u->outer[c->space[i]]) put(&loops, c->space[i]);
+    if (inner) {
+        int few = TOGETHER, run = (int)(period / few);
+        int part = run > 1 ? schedule_split(k, inner, (int[]){run, few}, 2) : schedule_split(k, inner, &few, 1);
+        for (int i = 0; i < k->axis.at[inner].parts; i++) put(&loops, part + i);
+        mark(k, LOOP_UNROLL, part + k->axis.at[inner].parts - 1);
+    }
+    put(&loops, u->columns[lane] + 2);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    return true;
+}
+
 static void tune_map(Tuner *u, const Compute *c)
 {
     Kernel *k = u->k;
+    if (tune_columns(u, c)) return;
     Accesses a = accesses_of(u, c, false);
     Order o, loops = {0}, pick = {0};
     int cost;
@@ -806,7 +851,9 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     Product p = product_of(k, c, &r, word ? word : 1);
     p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word);
     Blocking s = tiles && !block ? blocking_tiles(&p) : blocking_vectors(&p, u->t);
-    int lane = schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
+    int columns = u->columns[r.lane];
+    if (columns) s.cols = (int)extent(k, columns + 1);
+    int lane = columns ? columns : schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;
@@ -820,11 +867,11 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
-    if (s.panels_first) put(&loops, lane);
+    if (s.panels_first && !columns) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block) put(&loops, o.axis[i]);
     if (!block) put(&loops, row);
-    put(&loops, lane);
+    if (!columns) put(&loops, lane);
     int outer = loops.n;
     for (int i = 0; i < c->reduces; i++) put(&loops, words && c->reduce[i] == inner ? words : c->reduce[i]);
     if (words) put(&loops, words + 1);
@@ -878,7 +925,7 @@ static void separate(Tuner *u)
         Compute *s = &k->stage.at[i];
         for (int d = 0; d < s->rank + s->reduces; d++) {
             int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-            if (a >= (int)axes || u->outer[a] || u->inside[a]) continue;
+            if (a >= (int)axes || u->outer[a] || u->inside[a] || u->columns[a]) continue;
             if (seen[a]) stage_rename(k, s, a, kernel_axis(k, NULL, k->axis.at[a].extent));
             else seen[a] = true;
         }
@@ -907,6 +954,30 @@ static int share_blocks(Tuner *u, int axis)
     return u->inside[axis] = part + 1, part;
 }
 
+/* Where a stage makes the right factor of the product beside it, the loop they share runs over blocks of columns: what is made of a block
+ * stays in the cache while all rows are multiplied with it. Yields the first part of the axis; 0: there is no such product. */
+static int share_columns(Tuner *u, int axis)
+{
+    enum { BLOCK_ELEMENTS = 1 << 16 };
+    Kernel *k = u->k;
+    Contraction r;
+    uint32_t at = 0;
+    while (at < k->stage.n && !(contraction_of(k, &k->stage.at[at], &r) && r.lane == axis)) at++;
+    if (at == k->stage.n || expr_node(k, r.right)->kind != E_LOAD) return 0;
+    int factor = (int)expr_node(k, r.right)->id;
+    bool made = false;
+    for (uint32_t i = 0; i < at; i++) made = made || k->stage.at[i].out == factor;
+    if (!made || k->buf.at[factor].kind != BUF_TMP) return 0;
+    Product p = product_of(k, &k->stage.at[at], &r, 1);
+    p.how = tile_step(u, &r, 0);
+    int64_t most = BLOCK_ELEMENTS / (p.steps * LANES);
+    Blocking s = blocking_vectors(&p, u->t);
+    int cols = s.cols > most ? (int)(most < 1 ? 1 : most) : s.cols;
+    int part = schedule_split(k, axis, (int[]){cols, LANES}, 2);
+    mark(k, LOOP_UNROLL, part + 1), mark(k, LOOP_VECTOR, part + 2);
+    return u->columns[axis] = part;
+}
+
 /* The loops around all stages. The axis that suits lanes stays inside: a shared loop has none. */
 static void share(Tuner *u)
 {
@@ -923,6 +994,11 @@ static void share(Tuner *u)
                               k->buf.at[c->out].kind != BUF_TMP);
         }
         bool only = n == 1 && !scan;
+        int columns = scan ? 0 : share_columns(u, axis[i]);
+        if (columns) {
+            put(&o, columns);
+            continue;
+        }
         if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces)))
             put(&o, scan ? axis[i] : share_blocks(u, axis[i]));
     }
@@ -955,6 +1031,7 @@ void tune(Kernel *k, const Target *t)
     Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true};
     u.outer = NEW_ARRAY(&scratch, bool, k->axis.n + 256 + 32 * k->stage.n);
     u.inside = NEW_ARRAY(&scratch, int, k->axis.n + 256 + 32 * k->stage.n);
+    u.columns = NEW_ARRAY(&scratch, int, k->axis.n + 256 + 32 * k->stage.n);
     u.group = question_axis(k, (int64_t)1 << 24), u.lane = question_axis(k, LANES);
     if (t->gpu) { /* stages that must wait for each other run in one thread */
         if (k->stage.n == 1) tune_threads(&u, &k->stage.at[0]);

@@ -22,6 +22,7 @@ typedef struct Integer {
     Graph *out;
     Val *map;
     const uint16_t *uses;
+    const bool *numbers; /* finish: per Val, somebody needs it as numbers, not as codes */
 } Integer;
 
 /* ---- looking ---- */
@@ -247,6 +248,49 @@ static Val contract(Integer *x, const Node *n)
     return emit(x->out, "Add", n->loc, 2, y, along_channel(x, b, rank, axis, n->loc));
 }
 
+/* ---- constants that stay codes ---- */
+/* A product whose sums are deep and whose weights are many: its kernel widens them a block at a time (codegen/widen.c). Shallow sums
+ * (depthwise convolutions) read their few weights as floats. */
+static bool multiplies_codes(const Graph *g, const Node *n, uint32_t input)
+{
+    enum { LEAST_WEIGHTS = 8192, LEAST_DEPTH = 32 };
+    const Type *t = input == 1 && n->op->quant == QUANT_INTEGER ? val_type(g, node_in(g, n, 1)) : NULL;
+    int64_t all = 1, size, columns = 1;
+    for (int d = 0; t && d < t->rank; d++) {
+        if (!dim_is_const(g->module->dim, t->dim[d], &size)) return false;
+        if (d == (n->op->w_channel < 0 ? t->rank + n->op->w_channel : n->op->w_channel)) columns = size;
+        all *= size;
+    }
+    return t && t->rank >= 2 && all >= LEAST_WEIGHTS && all / columns >= LEAST_DEPTH;
+}
+
+/* A row that moves elements (or converts floats): what is said of its result holds of its input. A look-up, whose place the call says,
+ * reads few elements of a table, and widens those. */
+static bool moves_codes(const Graph *g, const Node *n, uint32_t input, const bool *numbers)
+{
+    bool casts = node_is(n, "Cast") && dtype_is_float(val_type(g, n->out)->dtype), fixed = true;
+    if (!casts && (!moves(g, n) || !is_data(n, input))) return false;
+    for (uint32_t i = 0; i < n->nin; i++) {
+        Val v = node_in(g, n, i);
+        if (i != input && v.id && is_data(n, i)) return false;
+        if (i != input && v.id) fixed = fixed && graph_val(g, v)->konst;
+    }
+    return fixed ? !numbers[n->out.id] : !casts;
+}
+
+static const bool *needs_numbers(const Graph *g, Arena *scratch)
+{
+    bool *numbers = NEW_ARRAY(scratch, bool, g->val.n + 1);
+    const bool *live = graph_live(g, scratch);
+    for (uint32_t i = 0; i < g->output.n; i++) numbers[g->output.at[i].id] = true;
+    for (uint32_t i = g->node.n; i-- > 0;) {
+        const Node *n = &g->node.at[i];
+        for (uint32_t k = 0; live[i] && k < n->nin; k++)
+            if (!multiplies_codes(g, n, k) && !moves_codes(g, n, k, numbers)) numbers[node_in(g, n, k).id] = true;
+    }
+    return numbers;
+}
+
 /* ---- the passes ---- */
 typedef Val Move(Integer *, const Node *);
 
@@ -254,7 +298,7 @@ static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint
 {
     Integer x = {
         .ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
-    x.map = graph_begin(x.out, in, ctx->scratch);
+    x.map = graph_begin(x.out, in, ctx->scratch), x.numbers = needs_numbers(in, ctx->scratch);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
         const Node *n = &in->node.at[i];
@@ -300,11 +344,13 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx)
     return steps_run(g, ctx, integer, COUNT_OF(integer));
 }
 
-/* A DQ of constants that no integer contraction took is a float constant: contractions read packed floats, and elementwise
- * readers save the arithmetic. Only tables that are looked up (a moving row reads them) keep their 8 bits: they save memory. */
+/* A DQ of constants that no integer contraction took: weights of a product stay codes, and so do tables that are looked up; for all
+ * others it is a float constant, which saves the arithmetic. */
 static Val fold_constant(Integer *x, const Node *n)
 {
     if (!is_q(n) && !is_dq(n)) return (Val){0};
+    if (is_dq(n) && !x->numbers[n->out.id] && dtypes[val_type(x->in, node_in(x->in, n, 0))->dtype].bits <= 8)
+        return (Val){0};
     const Tensor *t = evaluate(x, x->in, n);
     return t ? graph_const(x->out, t, graph_val(x->in, n->out)->name) : (Val){0};
 }

@@ -610,6 +610,32 @@ static void block(Micro *m, V first)
     store_rows(m, first);
 }
 
+static void partial_block(Micro *m, V first, int n)
+{
+    Micro part = *m;
+    part.rows = n;
+    block(&part, first);
+}
+
+/* Up to n rows, the first of which exists. One alone (a matrix times a vector) does not pay for the missing ones. */
+static void few_rows(Micro *m, V first, int n)
+{
+    Emit *x = m->x;
+    if (m->fixed_row || n == 1) {
+        partial_block(m, first, n);
+        return;
+    }
+    x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, 1), "");
+    V more = emit_scalar(x, m->t->row_guard);
+    Branch several = branch_open(x, more);
+    partial_block(m, first, n);
+    branch_close(x, several);
+    Branch one = branch_open(x, LLVMBuildNot(x->b, more, ""));
+    x->var[m->t->row] = first;
+    partial_block(m, first, 1);
+    branch_close(x, one);
+}
+
 /* Rows [from, from + rows) in blocks of n and then of one. */
 static void blocks(Micro *m, V from, int rows, int n)
 {
@@ -622,9 +648,7 @@ static void blocks(Micro *m, V from, int rows, int n)
         x->var[m->t->row] = l.i;
         Branch b = {NULL, NULL};
         if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
-        Micro part = *m;
-        part.rows = n;
-        block(&part, l.i);
+        few_rows(m, l.i, n);
         if (!m->fixed_row) branch_close(x, b);
         loop_close(x, &l, n);
         rows -= whole, from = to;

@@ -27,6 +27,7 @@ static char *golden_text(const char *source)
     Program *p = program_new(source);
     program_cluster(p->k);
     program_layout(p->k, NULL);
+    program_widen(p->k, true);
     program_check(p->k, "layout");
     kernel_print(p->k, f);
     Cut *c = program_cut(p->k, &p->mem);

@@ -210,6 +210,9 @@ static inline Cut *program_through(Program *p)
     program_layout(p->k, NULL);
     program_check(p->k, "layout");
     program_compare(p, want, program_run(p, 0), "layout");
+    program_widen(p->k, true);
+    program_check(p->k, "widen");
+    program_compare(p, want, program_run(p, 0), "widen");
     program_join(p->k);
     program_check(p->k, "join");
     program_compare(p, want, program_run(p, 0), "join");

@@ -1,0 +1,130 @@
+/* Weights that are codes: packed in bytes, widened a block of columns at a time beside their product, or where they are looked up. Every
+ * step leaves the results as they are; what the constants take in memory is what their bits take. */
+#include "codegen/analyse.h"
+#include "tests/unit/kernel_runs.h"
+
+static const Buf *find(const Program *p, const char *name)
+{
+    for (uint32_t b = 1; b < p->k->buf.n; b++)
+        if (!strcmp(p->k->buf.at[b].name, name)) return &p->k->buf.at[b];
+    return NULL;
+}
+
+static uint32_t shared(const Program *p)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->k->stage.n; i++) n += p->k->stage.at[i].share != 0;
+    return n;
+}
+
+static Program *through(const char *text, int64_t rows)
+{
+    Program *p = program_new(text);
+    p->symbol[0] = rows;
+    program_through(p);
+    return p;
+}
+
+#define BLOCKS " w[k, n] = (f32(i32(Q[k, n]) - i32(Z[k / 32, n]))) * S[k / 32, n]"
+#define PRODUCT " Y[m, n] = sum(k: 96) X[m, k] * w[k, n]"
+
+/* One row, several, a number that only the call knows; columns that fill panels and such that do not. */
+Test(widen, blocks_of_four_bits)
+{
+    static const char *const head[] = {
+        "kernel k() { in X[1, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[1, 80] tmp w[96, 80]" BLOCKS PRODUCT " }",
+        "kernel k() { in X[40, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[40, 80] tmp w[96, 80]" BLOCKS PRODUCT " }",
+        "kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }",
+        "kernel k(M) { in X[M, 96] const Q: i4[96, 75], Z: i4[3, 75], S[3, 75] out Y[M, 75] tmp w[96, 75]" BLOCKS PRODUCT " }",
+        "kernel k(M) { in X[M, 96] const Q: u2[96, 64], Z: u2[3, 64], S[3, 64] out Y[M, 64] tmp w[96, 64]" BLOCKS PRODUCT " }"};
+    for (size_t i = 0; i < COUNT_OF(head); i++)
+        for (int64_t rows = 1; rows < 30; rows += 12) {
+            Program *p = through(head[i], rows);
+            const Buf *q = find(p, "Q.packed");
+            cr_assert(q, "%s", head[i]);
+            cr_expect_eq(q->type, DT_u8);
+            cr_expect_eq(tensor_count(q->data), tensor_count(find(p, "Q")->data) * dtypes[find(p, "Q")->type].bits / 8);
+            cr_expect_eq(shared(p), 2, "the stage that widens and the product");
+            program_drop(p);
+        }
+}
+
+/* Codes of a byte, with a scale per column; float codes; scales that are read the other way round; depths that do not divide. */
+Test(widen, columns)
+{
+    static const char *const text[] = {
+        "kernel k(M) { in X[M, 50] const Q: i8[50, 64], S[64] out Y[M, 64] tmp w[50, 64]"
+        " w[k, n] = f32(Q[k, n]) * S[n] Y[m, n] = sum(k: 50) X[m, k] * w[k, n] }",
+        "kernel k(M) { in X[M, 50] const Q: f8e4m3fn[64, 50], S[64] out Y[M, 64] tmp w[64, 50]"
+        " w[n, k] = f32(Q[n, k]) * S[n] Y[m, n] = sum(k: 50) X[m, k] * w[n, k] }",
+        "kernel k(M) { in X[M, 33] const Q: u4[64, 33], S[64, 3] out Y[M, 64] tmp w[64, 33]"
+        " w[n, k] = (f32(i32(Q[n, k]) - 7)) * S[n, k / 16] Y[m, n] = sum(k: 33) X[m, k] * w[n, k] }"};
+    for (size_t i = 0; i < COUNT_OF(text); i++) {
+        Program *p = through(text[i], 5);
+        cr_expect_eq(shared(p), 2, "%s", text[i]);
+        program_drop(p);
+    }
+}
+
+Test(widen, convolution_and_batches)
+{
+    Program *p = through("kernel k() { in X[1, 64, 9, 9] const Q: u4[32, 64, 3, 3], S[32, 2, 3, 3] out Y[1, 32, 7, 7] tmp w[32, 64, 3, 3]"
+                         " w[o, c, i, j] = (f32(i32(Q[o, c, i, j]) - 8)) * S[o, c / 32, i, j]"
+                         " Y[n, o, h, v] = sum(c: 64, i: 3, j: 3) X[n, c, h + i, v + j] * w[o, c, i, j] }",
+                         1);
+    cr_expect(find(p, "Q.packed"));
+    cr_expect_eq(find(p, "Q.packed")->data->dim[1], 32, "packed along what has blocks");
+    program_drop(p);
+    p = through("kernel k(M) { in X[3, M, 64] const Q: i4[3, 64, 48], S[3, 2, 48] out Y[3, M, 48] tmp w[3, 64, 48]"
+                " w[b, k, n] = f32(Q[b, k, n]) * S[b, k / 32, n] Y[b, m, n] = sum(k: 64) X[b, m, k] * w[b, k, n] }",
+                3);
+    cr_expect_eq(shared(p), 2);
+    program_drop(p);
+}
+
+/* A table that is looked up and multiplied with is stored once; a look-up widens what it reads. */
+Test(widen, look_up)
+{
+    Program *p = through("kernel k(M) { in I: i64[M], X[M, 64] const Q: u4[80, 64], S[80, 2] out E[M, 64], Y[M, 80] tmp w[80, 64]"
+                         " w[n, k] = (f32(i32(Q[n, k]) - 8)) * S[n, k / 32]"
+                         " E[m, k] = w[min(abs(I[m]), 79), k] Y[m, n] = sum(k: 64) X[m, k] * w[n, k] }",
+                         4);
+    uint32_t images = 0;
+    for (uint32_t b = 1; b < p->k->buf.n; b++) images += !strcmp(p->k->buf.at[b].name, "Q.packed");
+    cr_expect_eq(images, 1);
+    for (uint32_t i = 0; i < p->k->stage.n; i++)
+        cr_expect(strcmp(p->k->buf.at[p->k->stage.at[i].out].name, "w"), "nobody needs all of it as numbers");
+    program_drop(p);
+}
+
+/* Scales that f16 holds are f16; others are not. */
+Test(widen, scales)
+{
+    Program *p = program_new("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }");
+    p->symbol[0] = 3;
+    program_fill(p);
+    float *s = (float *)(uintptr_t)find(p, "S")->data->data;
+    for (int i = 0; i < 240; i++) s[i] = (float)(i + 1) / 64;
+    void **want = program_reference(p);
+    program_cluster(p->k), program_layout(p->k, NULL), program_widen(p->k, true);
+    program_compare(p, want, program_run(p, 0), "widen");
+    cr_expect(find(p, "S.f16"));
+    program_drop(p);
+    p = through("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }", 3);
+    cr_expect_null(find(p, "S.f16"), "random floats need more bits");
+    program_drop(p);
+}
+
+/* Where stages cannot share loops (GPUs), a product reads the codes themselves. */
+Test(widen, in_place)
+{
+    Program *p = program_new("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }");
+    p->symbol[0] = 3;
+    program_fill(p);
+    void **want = program_reference(p);
+    program_cluster(p->k), program_layout(p->k, NULL), program_widen(p->k, false);
+    program_check(p->k, "widen");
+    program_compare(p, want, program_run(p, 0), "widen");
+    cr_expect_eq(p->k->stage.n, 1);
+    program_drop(p);
+}
