@@ -102,7 +102,7 @@ int axis_of_index(const Kernel *k, Expr e)
 
 bool stage_is_plain(const Compute *c)
 {
-    return !c->how && !c->check && !c->where && !c->scan && !c->update && !c->keep;
+    return !c->how && !c->check && !c->where && !c->scan && !c->update && !c->keep && !c->when;
 }
 
 bool stage_at_axes(const Kernel *k, const Compute *c)

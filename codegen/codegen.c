@@ -70,9 +70,10 @@ static void ends_find(Image *im)
     Kernel *p = im->program;
     uint32_t in = 0, out = 0;
     im->input_of = NEW_ARRAY(im->mem, int, p->buf.n), im->output_of = NEW_ARRAY(im->mem, int, p->buf.n);
+    im->value_of = NEW_ARRAY(im->mem, Val, p->buf.n);
     for (uint32_t b = 1; b < p->buf.n; b++) {
         if (p->buf.at[b].kind == BUF_IN) im->input_of[b] = (int)++in;
-        if (p->buf.at[b].kind == BUF_OUT) im->output_of[b] = (int)++out;
+        if (p->buf.at[b].kind == BUF_OUT) im->value_of[b] = im->g->output.at[out], im->output_of[b] = (int)++out;
     }
     assert(in == im->g->input.n && out == im->g->output.n &&
            "lower_graph: a buffer for every input and output, in order");
@@ -103,8 +104,10 @@ static void data_sizes_find(Image *im)
                 continue;
             if (p->buf.at[b].kind == BUF_IN || p->buf.at[b].kind == BUF_CONST) continue;
             p->buf.at[b].kind = BUF_OUT;
+            im->value_of[b] = (Val){v};
             im->sizes.symbol[i] =
-                (SizeSymbol){.how = {SOURCE_BUFFER, (uint32_t)b, k, (int32_t)val->type.dtype}, .defined = true};
+                (SizeSymbol){.how = {SOURCE_BUFFER, (uint32_t)b, k, (int32_t)val->type.dtype, UINT32_MAX},
+                             .defined = true};
         }
     }
 }
@@ -246,6 +249,19 @@ static bool emit_cuda(Image *im, FILE *f)
 }
 
 /* ---- all of it ---- */
+/* What leaves the program, an output or a size that the model computes, is wanted where the node that makes it counts. */
+static void demand_find(Image *im, uint32_t bufs)
+{
+    Kernel *p = im->program;
+    Dim *wanted = NEW_ARRAY(im->mem, Dim, p->buf.n), when;
+    for (uint32_t b = 1; b < bufs; b++) {
+        if (!im->value_of[b].id) continue;
+        when = graph_when(im->g, im->value_of[b]);
+        wanted[b] = when.id ? dim_canon(p->dim, when) : dim_const(p->dim, 1);
+    }
+    program_demand(p, wanted);
+}
+
 static bool image_lower(Image *im)
 {
     im->program = lower_graph(im->g, im->mem, &im->buf_of);
@@ -270,6 +286,7 @@ static bool image_lower(Image *im)
     int *in = NEW_ARRAY(im->mem, int, im->program->buf.n), *out = NEW_ARRAY(im->mem, int, im->program->buf.n);
     memcpy(in, im->input_of, sizeof *in * before), memcpy(out, im->output_of, sizeof *out * before);
     im->input_of = in, im->output_of = out;
+    demand_find(im, before);
     im->cut = program_cut(im->program, im->mem);
     for (uint32_t k = 0; k < im->cut->kernel.n; k++) kernel_check(im->cut->kernel.at[k], "cutting");
     return true;

@@ -74,7 +74,7 @@ void program_join(Kernel *k);                        /* products that follow eac
 /* ---- cut.c ---- */
 typedef struct Cut {
     VEC(Kernel *) kernel;                            /* distinct kernels */
-    struct CutStep { uint32_t kernel; uint32_t bufs, sizes; const int *buf; const Dim *size; const Loc *loc; } *step; /* buf[i]: program buffer of the kernel's parameter i+1; size[i]: its i-th free size */
+    struct CutStep { uint32_t kernel; uint32_t bufs, sizes; const int *buf; const Dim *size; const Loc *loc; Dim when; } *step; /* buf[i]: program buffer of the kernel's parameter i+1; size[i]: its i-th free size; when: 1 where the step runs at all, id 0: always */
     uint32_t steps;
 } Cut;
 Cut *program_cut(Kernel *program, Arena *mem);

@@ -165,6 +165,7 @@ static void stage(Extract *x, const Compute *from)
     to.out = buffer(x, from->out, false);
     to.scan = from->scan ? axis(x, from->scan) : 0;
     to.share = from->share ? 1 : 0; /* numbers of the program mean nothing here */
+    to.when = 0;                    /* the step says it */
     vec_push(x->k->mem, &x->k->stage, to);
     c->now[from->out] = true;
 }
@@ -277,6 +278,19 @@ static uint32_t find_kernel(const Cutter *c, const Kernel *k, uint64_t hash)
 }
 
 /* ---- the program ---- */
+/* Where the stages first .. end - 1 run, or one of them; id 0: always. */
+static Dim group_when(Kernel *p, uint32_t first, uint32_t end)
+{
+    Dim all = dim_const(p->dim, 0);
+    for (uint32_t i = first; i < end; i++) {
+        const ExprNode *n = p->stage.at[i].when ? expr_node(p, p->stage.at[i].when) : NULL;
+        if (!n) return (Dim){0};
+        Dim when = n->kind == E_INT ? dim_const(p->dim, n->u.i) : (Dim){n->id};
+        all = dim_same(all, when) ? all : dim_either(p->dim, all, when);
+    }
+    return all;
+}
+
 static void add_step(Cutter *c, const Extract *x, uint32_t kernel, uint32_t first, uint32_t end)
 {
     struct CutStep s = {.kernel = kernel, .bufs = x->buf.n, .sizes = x->size.n};
@@ -284,6 +298,7 @@ static void add_step(Cutter *c, const Extract *x, uint32_t kernel, uint32_t firs
     s.size = arena_copy(c->mem, x->size.at, sizeof(Dim) * x->size.n);
     for (uint32_t i = first; i < end; i++)
         if (c->p->stage.at[i].loc) s.loc = c->p->stage.at[i].loc;
+    s.when = group_when(c->p, first, end);
     vec_push(c->mem, &c->step, s);
 }
 

@@ -8,6 +8,7 @@
 typedef struct SizeSymbol {
     OctetSymbol how;         /* SOURCE_BUFFER: index is a buffer of the program */
     uint32_t phase;          /* when its value is known */
+    uint32_t when;           /* SOURCE_BUFFER: 1 + the reference of where the buffer is written at all; 0: always */
     bool defined, used;
     uint32_t at;             /* its place in the size table, once numbered */
 } SizeSymbol;
@@ -75,6 +76,7 @@ typedef struct Image {
     const char *name;        /* prefix of every symbol */
     Kernel *program;
     int *buf_of;             /* per Val */
+    Val *value_of;           /* per buffer of the lowered program: what leaves it there, an output or a size that is computed; id 0: nothing does */
     int *output_of, *input_of; /* per program buffer: 1 + which output, input; 0: none */
     Cut *cut;
     Level *level;

@@ -81,7 +81,7 @@ static bool adopt_axes(Join *j, Compute *s)
 static bool take(Join *j, uint32_t at, bool last)
 {
     Compute s = j->k->stage.at[at];
-    if (j->n == MEMBERS || s.scan || s.update || s.where || s.check || !adopt_axes(j, &s)) return false;
+    if (j->n == MEMBERS || s.scan || s.update || s.where || s.check || s.when || !adopt_axes(j, &s)) return false;
     int kept = s.keep ? (int)expr_node(j->k, s.keep)->id : 0;
     if (!last && (j->k->buf.at[s.out].kind != BUF_TMP || (kept && j->k->buf.at[kept].kind != BUF_TMP))) return false;
     if (!last) j->inside[s.out] = j->inside[kept] = true;

@@ -27,11 +27,11 @@ void sizes_inputs(Sizes *z, const Graph *g)
 {
     for (uint32_t i = 0; i < g->input.n; i++)
         for (int a = 0; a < val_type(g, g->input.at[i])->rank; a++)
-            symbol_define(z, val_type(g, g->input.at[i])->dim[a], (OctetSymbol){SOURCE_DIM, i, (uint32_t)a, 0});
+            symbol_define(z, val_type(g, g->input.at[i])->dim[a], (OctetSymbol){SOURCE_DIM, i, (uint32_t)a, 0, UINT32_MAX});
     for (uint32_t i = 0; i < g->input.n; i++) {
         const Value *v = graph_val(g, g->input.at[i]);
         for (uint32_t k = 0; v->elem && k < v->elems; k++)
-            symbol_define(z, v->elem[k], (OctetSymbol){SOURCE_VALUE, i, k, (int32_t)v->type.dtype});
+            symbol_define(z, v->elem[k], (OctetSymbol){SOURCE_VALUE, i, k, (int32_t)v->type.dtype, UINT32_MAX});
     }
 }
 

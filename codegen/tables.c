@@ -13,7 +13,8 @@ typedef struct StepInfo {
     uint32_t *size;
     uint32_t sizes;
     uint32_t *range, *scratch;
-} StepInfo; /* range, scratch: per level, a size reference */
+    Dim *items;
+} StepInfo; /* range, scratch: per level, a size reference; 0 where the step is skipped; items: the range where it runs */
 typedef struct GuardRow {
     GuardKind kind;
     uint32_t a, b;
@@ -29,6 +30,7 @@ typedef struct Tables {
     uint32_t *runtime_buf; /* per program buffer: its index in the runtime's table */
     VEC(int) used;         /* the program buffers with an index, in order */
     uint32_t *bytes;       /* per program buffer in the arena: size reference of its bytes */
+    Dim *written;          /* per program buffer: where some step writes it; id 0: none does */
     uint32_t *block;       /* per program buffer: its block, dynamic plan */
     VEC(int) blocks;       /* program buffers, by phase */
     uint64_t *weight_at;   /* per program buffer */
@@ -61,10 +63,33 @@ static void buffer_use(Tables *t, int b)
 {
     if (t->runtime_buf[b] != UINT32_MAX) return;
     t->runtime_buf[b] = vec_push(t->mem, &t->used, b);
-    if (!in_arena(t, b)) return;
+}
+
+/* A size of what is computed only under a condition: it may be anything, or absurd, elsewhere, and is 0 there. */
+static Dim size_when(const Tables *t, Dim size, Dim when)
+{
+    return when.id && !dim_is_const(t->z->dim, size, NULL) ? dim_mul(t->z->dim, size, when) : size;
+}
+
+/* Bytes of the buffers in the arena, 0 where nothing writes them. */
+static void bytes_collect(Tables *t)
+{
+    Dims *d = t->z->dim;
     Kernel *p = t->im->program;
-    Dim elements = dim_of_expr(t->z->dim, p, buf_elements(p, b), NULL);
-    t->bytes[b] = size_ref(t->z, dim_mul(t->z->dim, elements, dim_const(t->z->dim, dtypes[buf_at(t, b)->type].bytes)));
+    for (uint32_t s = 0; s < t->plan.steps; s++)
+        for (uint32_t i = 0; i < t->plan.step[s].bufs; i++) {
+            Dim *w = &t->written[t->plan.step[s].buf[i]], when = t->im->cut->step[s].when;
+            if (!t->plan.step[s].writes[i] || dim_is(d, *w, 1)) continue;
+            if (!when.id) *w = dim_const(d, 1);
+            else if (!dim_same(*w, when)) *w = w->id ? dim_either(d, *w, when) : when;
+        }
+    for (uint32_t i = 0; i < t->used.n; i++) {
+        int b = t->used.at[i];
+        if (!in_arena(t, b)) continue;
+        Dim elements = dim_canon(d, dim_of_expr(d, p, buf_elements(p, b), NULL));
+        Dim bytes = dim_mul(d, elements, dim_const(d, dtypes[buf_at(t, b)->type].bytes));
+        t->bytes[b] = size_ref(t->z, size_when(t, bytes, t->written[b]));
+    }
 }
 
 static void step_collect(Tables *t, uint32_t s)
@@ -85,14 +110,16 @@ static void step_collect(Tables *t, uint32_t s)
     StepInfo *info = &t->step[s];
     info->sizes = c->sizes;
     info->size = NEW_ARRAY(t->mem, uint32_t, c->sizes + 1), info->range = NEW_ARRAY(t->mem, uint32_t, im->levels);
-    info->scratch = NEW_ARRAY(t->mem, uint32_t, im->levels);
+    info->scratch = NEW_ARRAY(t->mem, uint32_t, im->levels), info->items = NEW_ARRAY(t->mem, Dim, im->levels);
     for (uint32_t i = 0; i < c->sizes; i++) info->size[i] = size_ref(t->z, c->size[i]);
     for (uint32_t l = 0; l < im->levels; l++) {
         Kernel *scheduled = im->level[l].kernel[c->kernel];
         Dim range = dim_of_expr(t->z->dim, scheduled, kernel_range(scheduled), c->size);
-        info->range[l] = size_ref(t->z, range);
-        info->scratch[l] = size_ref(t->z, dim_of_expr(t->z->dim, scheduled, kernel_scratch(scheduled), c->size));
-        if (!dim_is(t->z->dim, dim_canon(t->z->dim, range), 1)) t->plan.step[s].single = false;
+        Dim scratch = dim_canon(t->z->dim, dim_of_expr(t->z->dim, scheduled, kernel_scratch(scheduled), c->size));
+        info->items[l] = range = dim_canon(t->z->dim, range);
+        info->range[l] = size_ref(t->z, c->when.id ? dim_mul(t->z->dim, range, c->when) : range);
+        info->scratch[l] = size_ref(t->z, size_when(t, scratch, c->when));
+        if (!dim_is(t->z->dim, range, 1)) t->plan.step[s].single = false;
     }
 }
 
@@ -111,16 +138,29 @@ static const char *const guard_words[] = {[GUARD_EQ] = "must equal",
                                           [GUARD_EQ_OR_ONE] = "must be 1 or equal",
                                           [GUARD_NE] = "must differ from"};
 
+/* Both sides of a guard that counts only under a condition: the same, or sides for which it holds. */
+static void guard_sides(Dims *d, const Guard *g, Dim *a, Dim *b)
+{
+    Dim same = {0};
+    if (!g->when.id) return;
+    if (g->kind == GUARD_EQ_OR_ONE) *a = dim_select(d, g->when, *a, dim_const(d, 1));
+    else if (g->kind == GUARD_NE) same = dim_sub(d, dim_mul(d, g->when, dim_sub(d, *a, *b)), dim_not(d, g->when));
+    else *a = dim_mul(d, g->when, *a), *b = dim_mul(d, g->when, *b);
+    if (same.id) *a = same, *b = dim_const(d, 0);
+}
+
 /* A guard compares the sizes as they came in: with learnt equalities applied it would compare a size with itself. */
 static void guard_collect(Tables *t, const Guard *g)
 {
     Dims *d = t->z->dim;
     GuardRow row = {.kind = g->kind};
-    bool raw = symbols_defined(t, g->a) && symbols_defined(t, g->b);
-    if (!raw && (dim_has_data(d, g->a) || dim_has_data(d, g->b)))
+    Dim a = g->a, b = g->b;
+    guard_sides(d, g, &a, &b);
+    bool raw = symbols_defined(t, a) && symbols_defined(t, b);
+    if (!raw && (dim_has_data(d, a) || dim_has_data(d, b)))
         return; /* of a value that a pass replaced: it has a guard of its own */
-    row.a = raw ? size_ref_raw(t->z, g->a) : size_ref(t->z, g->a);
-    row.b = raw ? size_ref_raw(t->z, g->b) : size_ref(t->z, g->b);
+    row.a = raw ? size_ref_raw(t->z, a) : size_ref(t->z, a);
+    row.b = raw ? size_ref_raw(t->z, b) : size_ref(t->z, b);
     const char *condition =
         arena_printf(t->mem, "%s %s %s", dim_text(d, g->a, t->mem), guard_words[g->kind], dim_text(d, g->b, t->mem));
     if (g->why && strlen(condition) > LONG_CONDITION)
@@ -140,6 +180,7 @@ static void dims_guard(Tables *t, int b)
         Dim size = dim_canon(d, dim_of_expr(d, p, buf_at(t, b)->dim[a], NULL));
         int64_t lo;
         if (dim_lower(d, size, &lo) && lo >= 0) continue;
+        size = size_when(t, size, t->written[b]);
         GuardRow row = {.kind = GUARD_GE, .a = size_ref(t->z, size), .b = size_ref(t->z, dim_const(d, 0))};
         row.text = arena_printf(t->mem, "dimension %d of an intermediate result must not be negative: %s", a,
                                 dim_text(d, size, t->mem));
@@ -226,6 +267,24 @@ static void outputs_place(Tables *t)
     }
 }
 
+/* An output that a branch computes (what calibration watches) has no elements where the branch is not taken. */
+static Dim output_dim(const Tables *t, Val v, int axis)
+{
+    Dims *d = t->z->dim;
+    Dim when = graph_when(t->im->g, v), size = dim_canon(d, val_type(t->im->g, v)->dim[axis]);
+    return when.id ? dim_mul(d, size, when) : size;
+}
+
+static void symbols_when(Tables *t)
+{
+    for (uint32_t i = 0; i < dim_symbols(t->z->dim); i++) {
+        SizeSymbol *y = &t->z->symbol[i];
+        if (!y->used || y->how.source != SOURCE_BUFFER) continue;
+        Dim written = t->written[y->how.index];
+        if (written.id && !dim_is(t->z->dim, written, 1)) y->when = 1 + size_ref(t->z, written);
+    }
+}
+
 static bool sizes_collect(Tables *t)
 {
     Image *im = t->im;
@@ -235,13 +294,15 @@ static bool sizes_collect(Tables *t)
             size_ref_raw(t->z, val_type(im->g, im->g->input.at[i])->dim[a]);
     for (uint32_t i = 0; i < im->g->output.n; i++)
         for (int a = 0; a < val_type(im->g, im->g->output.at[i])->rank; a++)
-            size_ref(t->z, val_type(im->g, im->g->output.at[i])->dim[a]);
+            size_ref(t->z, output_dim(t, im->g->output.at[i], a));
     for (uint32_t s = 0; s < t->plan.steps; s++) step_collect(t, s);
+    bytes_collect(t);
     for (uint32_t i = 0; i < t->used.n; i++) dims_guard(t, t->used.at[i]);
     const Guard *guard;
     uint32_t guards = dim_guards(t->z->dim, &guard);
     for (uint32_t i = 0; i < guards; i++)
         if (dim_known(guard[i].a) && dim_known(guard[i].b)) guard_collect(t, &guard[i]);
+    symbols_when(t);
     const char *undefined = sizes_undefined(t->z);
     if (undefined)
         return diag_error(im->diag, NULL, "the size '%s' depends on data in a way that cannot be compiled", undefined);
@@ -306,7 +367,7 @@ static uint64_t put_infos(Tables *t, const Val *val, const char *const *name, ui
         elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetTensorInfo, name), ELF_RODATA,
                     elf_text(t->elf, name[i] ? name[i] : ""));
         for (int a = 0; a < type->rank; a++) {
-            Dim d = raw ? type->dim[a] : dim_canon(t->z->dim, type->dim[a]);
+            Dim d = raw ? type->dim[a] : output_dim(t, val[i], a);
             if (dim_is_const(t->z->dim, d, &info.dim[a])) continue;
             info.dim[a] = -1;
             uint64_t text = elf_text(t->elf, dim_text(t->z->dim, d, t->mem));
@@ -325,7 +386,7 @@ static uint64_t put_dims(Tables *t, const Val *val, uint32_t n, bool raw)
         const Type *type = val_type(t->im->g, val[i]);
         for (int a = 0; a < type->rank; a++)
             vec_push(t->mem, &dim,
-                     size_at(t->z, raw ? size_ref_raw(t->z, type->dim[a]) : size_ref(t->z, type->dim[a])));
+                     size_at(t->z, raw ? size_ref_raw(t->z, type->dim[a]) : size_ref(t->z, output_dim(t, val[i], a))));
     }
     return PUT_ARRAY(t, dim.at, dim.n);
 }
@@ -350,6 +411,7 @@ static void put_sizes(Tables *t, OctetModel *m, uint64_t model)
         OctetSymbol *y = &symbol[z->symbol[i].at];
         *y = z->symbol[i].how;
         if (y->source == SOURCE_BUFFER) y->index = t->runtime_buf[y->index];
+        if (z->symbol[i].when) y->when = size_at(z, z->symbol[i].when - 1);
     }
     for (uint32_t i = 0; i < z->entry.n; i++)
         if (size_at(z, i) >= entries) entries = size_at(z, i) + 1;
@@ -559,7 +621,7 @@ static uint64_t put_slices(Tables *t, uint32_t level)
     OctetSlice *slice = NEW_ARRAY(t->mem, OctetSlice, t->plan.steps + 1);
     for (uint32_t s = 0; s < t->plan.steps; s++) {
         uint32_t range = t->step[s].range[level];
-        double items = (double)size_guess(t->z, t->z->entry.at[range].dim);
+        double items = (double)size_guess(t->z, t->step[s].items[level]);
         double grain = WORTH / (operations_guess(t, &t->im->cut->step[s]) / items + 1);
         uint32_t scratch = t->step[s].scratch[level];
         int64_t bytes = -1;
@@ -691,7 +753,7 @@ bool tables_build(Image *im, Elf *e)
                     .barrier = NEW_ARRAY(im->mem, bool, steps + 1)};
     t.step = NEW_ARRAY(im->mem, StepInfo, steps + 1);
     t.runtime_buf = filled(im->mem, bufs);
-    t.bytes = NEW_ARRAY(im->mem, uint32_t, bufs), t.block = filled(im->mem, bufs),
+    t.bytes = NEW_ARRAY(im->mem, uint32_t, bufs), t.written = NEW_ARRAY(im->mem, Dim, bufs), t.block = filled(im->mem, bufs),
     t.weight_at = NEW_ARRAY(im->mem, uint64_t, bufs);
     if (!sizes_collect(&t)) return false;
     plan_make(&t);

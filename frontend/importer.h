@@ -29,6 +29,7 @@ typedef struct Scope {
     uint32_t attrs;
     int calls;          /* functions this one is inside of */
     const char *prefix; /* of node names: "" or "caller/" */
+    Dim when;           /* its nodes count only where this is 1, the branches of an If; id 0: always */
 } Scope;
 
 /* An operator that cannot be compiled, with the nodes that use it. */

@@ -1,11 +1,12 @@
 /* interpret.c - buffers for every step of a lowered graph, filled, run by interp_compute(), read back. */
 #include "frontend/interpret.h"
+#include "ir/lower.h"
 #include "runtime/include/octet.h"
 #include <inttypes.h>
 
 static const int64_t LIMIT = (int64_t)1 << 34; /* bytes a buffer may have here */
 
-/* The sizes of the call: every free size is an axis of some input. */
+/* The sizes of the call: every free size is an axis of some input, or an element of one. */
 static bool bind_symbols(const Graph *g, const Tensor *const *in, int64_t *symbol, Diag *d)
 {
     Dims *dims = g->module->dim;
@@ -20,6 +21,11 @@ static bool bind_symbols(const Graph *g, const Tensor *const *in, int64_t *symbo
         for (int a = 0; a < t->rank; a++) {
             uint32_t s;
             if (dim_is_symbol(dims, t->dim[a], &s)) symbol[s] = in[i]->dim[a];
+        }
+        const Value *v = graph_val(g, g->input.at[i]);
+        for (uint32_t k = 0; v->elem && k < v->elems && k < tensor_count(in[i]); k++) {
+            uint32_t s;
+            if (dim_is_symbol(dims, v->elem[k], &s)) symbol[s] = dtype_load_int(in[i]->type, in[i]->data, k);
         }
     }
     return true;
@@ -40,7 +46,8 @@ static bool check_sizes(const Graph *g, const Tensor *const *in, const int64_t *
     const Guard *guard;
     uint32_t n = dim_guards(dims, &guard);
     for (uint32_t i = 0; i < n; i++) {
-        int64_t a, b;
+        int64_t a, b, when = 1;
+        if (guard[i].when.id && (!dim_eval(dims, guard[i].when, symbol, &when) || !when)) continue;
         if (!dim_eval(dims, guard[i].a, symbol, &a) || !dim_eval(dims, guard[i].b, symbol, &b))
             return diag_error(d, guard[i].loc, "sizes too large");
         const bool holds[] = {
@@ -91,6 +98,27 @@ static Tensor *buffer_tensor(const Kernel *k, int buf, const int64_t *symbol, Ar
     return tensor_new(mem, b->type, b->rank, dim);
 }
 
+/* Every stage's condition, and which buffers a stage that runs writes: sizes of the others may be anything. */
+static bool *written_buffers(const Graph *g, Kernel *k, Arena *mem, const int64_t *symbol)
+{
+    Dim *wanted = NEW_ARRAY(mem, Dim, k->buf.n);
+    bool *written = NEW_ARRAY(mem, bool, k->buf.n);
+    int64_t runs;
+    for (uint32_t b = 1, o = 0; b < k->buf.n; b++) {
+        if (k->buf.at[b].kind != BUF_OUT) continue;
+        Dim when = graph_when(g, g->output.at[o++]);
+        wanted[b] = when.id ? when : dim_const(k->dim, 1);
+    }
+    program_demand(k, wanted);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        if (s->when && eval_size(k, s->when, symbol, &runs) && !runs) continue;
+        written[s->out] = true;
+        if (s->keep) written[expr_node(k, s->keep)->id] = true;
+    }
+    return written;
+}
+
 bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d)
 {
     int64_t *symbol = NEW_ARRAY(mem, int64_t, dim_symbols(g->module->dim) + 1);
@@ -98,10 +126,12 @@ bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, c
     Tensor **made = NEW_ARRAY(mem, Tensor *, k->buf.n);
     void **data = NEW_ARRAY(mem, void *, k->buf.n);
     uint32_t inputs = 0, outputs = 0;
+    const bool *written = written_buffers(g, k, mem, symbol);
     for (uint32_t b = 1; b < k->buf.n; b++) {
         BufKind kind = k->buf.at[b].kind;
         if (kind == BUF_IN) data[b] = (void *)in[inputs++]->data;
         else if (kind == BUF_CONST) data[b] = (void *)k->buf.at[b].data->data;
+        else if (!written[b] && kind != BUF_OUT) continue;
         else if (!(made[b] = buffer_tensor(k, (int)b, symbol, mem, d))) return false;
         else data[b] = (void *)made[b]->data;
         if (kind == BUF_OUT) out[outputs++] = made[b];

@@ -204,19 +204,21 @@ static void block_inside(Import *im, const Onnx__GraphProto *g)
     for (size_t i = 0; i < g->n_node; i++) {
         const Onnx__NodeProto *n = g->node[i];
         const char *domain = domain_of(n->domain), *op = text_of(n->op_type);
-        Loc loc = {copy_name(im, n->name), copy_name(im, op), (int)i};
+        Loc loc = {copy_name(im, n->name), copy_name(im, op), (int)i, 0};
         if (!function_find(im, n) && !op_supported(im, domain, op)) block(im, domain, op, missing, &loc);
         for (size_t k = 0; k < n->n_attribute; k++)
             if (n->attribute[k]->g) block_inside(im, n->attribute[k]->g);
     }
 }
 
-static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Val *out)
+/* when: the condition under which the branch is taken, in which the branches around it are taken already; id 0: it counts always. */
+static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Dim when, Val *out)
 {
     if (g->n_output != x->n->n_output)
         return diag_error(im->diag, x->loc, "the branch has %zu outputs, the node %zu", g->n_output, x->n->n_output);
     Scope inner = *x->scope;
     inner.outer = x->scope, inner.name = (Map){0}, inner.absent = (Map){0};
+    if (when.id) inner.when = inner.when.id ? dim_mul(im->g->module->dim, inner.when, when) : when;
     body_import(im, &inner, g);
     for (size_t i = 0; i < g->n_output; i++) {
         const char *name = text_of(g->output[i]->name);
@@ -226,22 +228,37 @@ static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Val 
     return true;
 }
 
-static bool same_shape(Import *im, Val a, Val b, const Loc *loc)
+enum { CONDITION_CODE = 32 }; /* operations of a condition at most: it is multiplied with those of the Ifs inside */
+
+/* The condition as a size, when what is known before the model runs decides it: sizes of inputs, and elements of inputs that are
+ * tracked. */
+static bool decided_before(const Import *im, Val v, Dim *condition)
+{
+    Dims *d = im->g->module->dim;
+    const Value *x = graph_val(im->g, v);
+    if (!x->elem || x->elems != 1 || !dim_known(x->elem[0])) return false;
+    *condition = dim_canon(d, x->elem[0]);
+    Arena scratch = {0};
+    const DimCode *code;
+    uint32_t n = dim_code(d, *condition, &scratch, &code);
+    bool known = n <= CONDITION_CODE;
+    for (uint32_t i = 0; i < n && known; i++)
+        known = code[i].op != DIMOP_SYM || graph_knows(im->g, (uint32_t)code[i].arg);
+    arena_drop(&scratch);
+    return known;
+}
+
+/* Outputs of one rank may differ in sizes where the condition is a size: then so are they. */
+static bool may_select(Import *im, Val a, Val b, bool sizes_too, const Loc *loc)
 {
     const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
     bool same = a.id && b.id && s->dtype == t->dtype && s->rank == t->rank && s->rank >= 0;
-    for (int d = 0; same && d < s->rank; d++)
-        same = dim_require(im->g->module->dim, GUARD_EQ, s->dim[d], t->dim[d], loc, "the branches of If give one size");
+    Dims *d = im->g->module->dim;
+    Dim before = dim_assume(d, (Dim){loc->when});
+    for (int i = 0; same && !sizes_too && i < s->rank; i++)
+        same = dim_require(d, GUARD_EQ, s->dim[i], t->dim[i], loc, "the branches of If give one size");
+    dim_assume(d, before);
     return same;
-}
-
-/* The condition as a size, when the sizes of the inputs alone decide it. */
-static bool decided_by_sizes(const Graph *g, Val v, Dim *condition)
-{
-    const Value *x = graph_val(g, v);
-    if (!x->elem || x->elems != 1 || !dim_known(x->elem[0]) || dim_has_data(g->module->dim, x->elem[0])) return false;
-    *condition = x->elem[0];
-    return true;
 }
 
 /* Branches that differ in shape: where sizes decide (a squeeze of what may have one element, as PyTorch exports it) the first is
@@ -250,27 +267,35 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
 {
     Dims *d = im->g->module->dim;
     Dim condition;
-    if (!decided_by_sizes(im->g, x->call->in.at[0], &condition)) {
+    if (!decided_before(im, x->call->in.at[0], &condition) || dim_has_data(d, condition)) {
         block(im, "", "If",
               "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
         return false;
     }
-    if (!dim_require(d, GUARD_EQ, condition, dim_const(d, 1), x->loc, "the sizes choose the first branch of If"))
+    Dim before = dim_assume(d, (Dim){x->loc->when});
+    bool possible =
+        dim_require(d, GUARD_EQ, condition, dim_const(d, 1), x->loc, "the sizes choose the first branch of If");
+    dim_assume(d, before);
+    if (!possible)
         return diag_error(im->diag, x->loc,
                           "the sizes decide between branches whose results differ in shape; --dim fixes them");
     for (size_t i = 0; i < x->n->n_output; i++) x->call->out[i] = yes[i];
     return true;
 }
 
-/* Operators are pure, so when the condition is not known before the model runs, both branches are computed and each output
- * selects: the results must have one shape. An index that is out of range in either branch is an error of the call. */
-static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
+/* One of two branches by what is known only when the model is called (docs/adr/0002). Decided before it runs, `octet.Choose` keeps the
+ * branches apart and only one is computed; decided by data, both are, which pure operators allow, and each output selects: an index
+ * that is out of range in either branch is an error of the call then. */
+static bool select_outputs(Import *im, NodeIn *x, bool decided, const Val *yes, const Val *no)
 {
+    Val in[3] = {x->call->in.at[0]};
     for (size_t i = 0; i < x->n->n_output; i++) {
         if (val_type(im->g, yes[i])->rank < 0 || val_type(im->g, no[i])->rank < 0)
             return false; /* its node is reported */
-        if (!same_shape(im, yes[i], no[i], x->loc)) return first_branch(im, x, yes);
-        x->call->out[i] = emit(im->g, "Where", x->loc, 3, x->call->in.at[0], yes[i], no[i]);
+        if (!may_select(im, yes[i], no[i], decided, x->loc)) return first_branch(im, x, yes);
+        in[1] = yes[i], in[2] = no[i];
+        x->call->out[i] = graph_emit(im->g, decided ? op_find("octet", "Choose") : op_find(NULL, "Where"), NULL, in, 3,
+                                     1, x->loc, NULL);
     }
     return true;
 }
@@ -278,19 +303,23 @@ static bool select_outputs(Import *im, NodeIn *x, const Val *yes, const Val *no)
 static bool call_if(Import *im, NodeIn *x)
 {
     Call *c = x->call;
-    bool condition;
+    bool known;
+    Dim condition = {0}, otherwise = {0};
     const Onnx__GraphProto *yes = graph_attr(x->n, "then_branch"), *no = graph_attr(x->n, "else_branch");
     if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
     if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
-    if (known_condition(im->g, c->in.at[0], &condition)) return branch_import(im, x, condition ? yes : no, c->out);
+    if (known_condition(im->g, c->in.at[0], &known)) return branch_import(im, x, known ? yes : no, (Dim){0}, c->out);
     unsigned errors = im->diag->errors;
     Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
-    bool ok = branch_import(im, x, yes, a) && branch_import(im, x, no, b);
+    bool decided = decided_before(im, c->in.at[0], &condition);
+    if (decided) otherwise = dim_not(im->g->module->dim, condition);
+    else condition = otherwise;
+    bool ok = branch_import(im, x, yes, condition, a) && branch_import(im, x, no, otherwise, b);
     if (im->diag->errors > errors)
         diag_note(
             im->diag,
             "it is in a branch of an If that is decided while the model runs: --freeze or --dim decides it before");
-    return ok && select_outputs(im, x, a, b);
+    return ok && select_outputs(im, x, decided, a, b);
 }
 
 /* A plain tensor given where an optional value may stand. */
@@ -360,7 +389,9 @@ static bool call_function(Import *im, NodeIn *x, const Onnx__FunctionProto *f)
     if (!read_attrs(im, x, false)) return false;
     Opsets opset = {0};
     if (!opsets_read(im, f->opset_import, f->n_opset_import, x->loc, &opset)) return false;
-    Scope inner = {.opset = f->n_opset_import ? &opset : x->scope->opset, .calls = x->scope->calls + 1};
+    Scope inner = {.opset = f->n_opset_import ? &opset : x->scope->opset,
+                   .calls = x->scope->calls + 1,
+                   .when = x->scope->when};
     for (size_t i = 0; i < f->n_attribute_proto; i++) { /* defaults */
         CallAttr a;
         bool absent;
@@ -422,7 +453,7 @@ static void node_import(Import *im, Scope *s, const Onnx__NodeProto *n, int inde
     Loc *loc = NEW(im->m->mem, Loc);
     const char *name = text_of(n->name);
     if (*name && s->prefix) name = arena_printf(im->scratch, "%s%s", s->prefix, name);
-    *loc = (Loc){copy_name(im, name), copy_name(im, text_of(n->op_type)), index};
+    *loc = (Loc){copy_name(im, name), copy_name(im, text_of(n->op_type)), index, s->when.id};
     if (++im->nodes > MAX_NODES) {
         if (im->nodes == MAX_NODES + 1)
             diag_error(im->diag, loc, "more than %d nodes after inlining functions", MAX_NODES);
@@ -494,7 +525,7 @@ static void visit(Order *o, uint32_t first)
         }
         if (need) {
             const Onnx__NodeProto *n = o->node[at];
-            Loc loc = {copy_name(o->im, n->name), copy_name(o->im, n->op_type), (int)at};
+            Loc loc = {copy_name(o->im, n->name), copy_name(o->im, n->op_type), (int)at, 0};
             diag_error(o->im->diag, &loc, "the node needs its own result: the graph has a cycle through '%s'",
                        text_of(o->node[need - 1]->name));
             o->im->g->failed = true;

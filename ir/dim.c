@@ -44,12 +44,21 @@ static const char *fresh_name(Dims *d, const char *stem)
 
 Dim dim_fresh(Dims *d, const char *stem, DimKind kind) { return dim_symbol(d, fresh_name(d, stem), kind, 0); }
 
-Dim dim_element(Dims *d, const char *name)
+static Dim element(Dims *d, const char *name, int64_t lo)
 {
     uint32_t i = d->symbol.n;
-    Dim s = dim_symbol(d, map_get(&d->names, name) ? fresh_name(d, name) : name, DIM_DATA,
-                       -((int64_t)1 << DIM_ELEMENT_BITS));
+    Dim s = dim_symbol(d, map_get(&d->names, name) ? fresh_name(d, name) : name, DIM_DATA, lo);
     d->symbol.at[i].element = true;
+    return s;
+}
+
+Dim dim_element(Dims *d, const char *name) { return element(d, name, -((int64_t)1 << DIM_ELEMENT_BITS)); }
+
+Dim dim_truth(Dims *d, const char *name)
+{
+    uint32_t i = d->symbol.n;
+    Dim s = element(d, name, 0);
+    d->symbol.at[i].truth = d->symbol.at[i].bounded = true, d->symbol.at[i].hi = 1;
     return s;
 }
 
@@ -258,6 +267,10 @@ Dim dim_select(Dims *d, Dim cond, Dim a, Dim b)
     if (dim_is(d, cond, 1) || dim_is(d, cond, 0)) return dim_is(d, cond, 1) ? a : b;
     return dim_add(d, b, dim_mul(d, cond, dim_sub(d, a, b)));
 }
+
+Dim dim_not(Dims *d, Dim a) { return dim_sub(d, dim_const(d, 1), a); }
+
+Dim dim_either(Dims *d, Dim a, Dim b) { return dim_not(d, dim_mul(d, dim_not(d, a), dim_not(d, b))); }
 
 bool dim_scale_eval(int64_t x, uint32_t bits, int64_t *v)
 {

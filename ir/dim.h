@@ -24,12 +24,14 @@ Dim dim_symbol(Dims *d, const char *name, DimKind kind, int64_t lo); /* the symb
 Dim dim_fresh(Dims *d, const char *stem, DimKind kind);              /* a new symbol named stem.N */
 enum { DIM_ELEMENT_BITS = 61 };                                      /* an element of a tensor lies in +-2^61: what reads it saturates */
 Dim dim_element(Dims *d, const char *name);                          /* a new DIM_DATA symbol of that name, or name.N: any element */
+Dim dim_truth(Dims *d, const char *name);                            /* the same for an element that is 1 or 0 */
 Dim dim_add(Dims *d, Dim a, Dim b), dim_sub(Dims *d, Dim a, Dim b), dim_mul(Dims *d, Dim a, Dim b);
 Dim dim_fdiv(Dims *d, Dim a, Dim b), dim_cdiv(Dims *d, Dim a, Dim b), dim_mod(Dims *d, Dim a, Dim b);
 Dim dim_tdiv(Dims *d, Dim a, Dim b);                                  /* C's truncating division */
 Dim dim_max(Dims *d, Dim a, Dim b), dim_min(Dims *d, Dim a, Dim b);
 Dim dim_ge(Dims *d, Dim a, Dim b), dim_eq(Dims *d, Dim a, Dim b);     /* 1 or 0 */
 Dim dim_select(Dims *d, Dim cond, Dim a, Dim b);                      /* cond is 1 or 0 */
+Dim dim_not(Dims *d, Dim a), dim_either(Dims *d, Dim a, Dim b);       /* of conditions, which are 1 or 0; both: dim_mul */
 Dim dim_scale(Dims *d, Dim a, float s);                               /* trunc((float)a * s): Resize by scales, float32 arithmetic */
 bool dim_exact(Dims *d, Dim a, Dim b, Dim *q);                        /* a == q * b for all values of the symbols */
 
@@ -47,11 +49,15 @@ typedef struct Guard {
     Dim a, b;
     const Loc *loc;  /* the node that needs it, may be NULL */
     const char *why; /* "inner dimensions of MatMul", lower case */
+    Dim when;        /* must hold only where this condition is 1; id 0: always */
 } Guard;
 
 /* Require a condition: true when proven, or recorded as a guard (and learnt from); false when it can never hold: the caller
  * reports the error. */
 bool dim_require(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const char *why);
+/* From now on what is required need only hold where `when` is 1 (id 0: always), and nothing is learnt from it: the branch of an If.
+ * Yields what was assumed before. */
+Dim dim_assume(Dims *d, Dim when);
 void dim_unify(Dims *d, Dim a, Dim b); /* the same size by construction (a node and its copy): learnt, no guard needed */
 /* The size of two sizes broadcast together, by the policy of docs/IR.md: 1 gives way, equal stays, two free input sizes are
  * taken as equal under a guard; a data size is never guessed: the result is the exact expression "b where a is 1, else a"

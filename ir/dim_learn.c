@@ -61,6 +61,15 @@ static void learn_eq(Dims *d, uint32_t p)
             learn_ge(d, poly_scale(d, a.a, -1));
             return;
         }
+        bool holds = rest == poly_const(d, -t.c); /* a condition that is 1 */
+        if (a.op == DIMOP_EQ0 && holds) {
+            learn_eq(d, a.a);
+            return;
+        }
+        if (a.op == DIMOP_GE0 && holds) {
+            learn_ge(d, a.a);
+            return;
+        }
         if (a.op != DIMOP_SYM || !rest || mentions(d, rest, d->symbol.at[a.a].atom)) continue;
         int own = replaceable(&d->symbol.at[a.a]), other = best == UINT32_MAX ? -1 : replaceable(&d->symbol.at[best]);
         if (own < other || (own == other && a.a < best)) continue;
@@ -74,13 +83,29 @@ static void learn_eq(Dims *d, uint32_t p)
     if (d->symbol.at[best].bounded) learn_ge(d, poly_shift(d, poly_scale(d, solution, -1), d->symbol.at[best].hi));
 }
 
-static void guard_record(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const char *why)
+Dim dim_assume(Dims *d, Dim when)
+{
+    Dim before = d->when;
+    d->when = dim_is(d, when, 1) ? dim_of(0) : when;
+    return before;
+}
+
+/* A guard that another branch needs too holds where either is taken. True: it holds always, so it may be learnt from. */
+static bool guard_widen(Dims *d, Guard *g)
+{
+    if (g->when.id && d->when.id) g->when = dim_either(d, g->when, d->when);
+    if (!d->when.id || dim_is(d, g->when, 1)) g->when = dim_of(0);
+    return !g->when.id;
+}
+
+static bool guard_record(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const char *why)
 {
     for (uint32_t i = 0; i < d->guard.n; i++) {
-        const Guard *g = &d->guard.at[i];
-        if (g->kind == kind && g->a.id == a.id && g->b.id == b.id) return;
+        Guard *g = &d->guard.at[i];
+        if (g->kind == kind && g->a.id == a.id && g->b.id == b.id) return guard_widen(d, g);
     }
-    vec_push(d->mem, &d->guard, (Guard){kind, a, b, loc, why});
+    vec_push(d->mem, &d->guard, (Guard){kind, a, b, loc, why, d->when});
+    return !d->when.id;
 }
 
 bool dim_require(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const char *why)
@@ -93,14 +118,12 @@ bool dim_require(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const ch
     case GUARD_EQ:
         if (p.id == 1) return true;
         if (poly_never_zero(d, p.id)) return false;
-        guard_record(d, kind, a, b, loc, why);
-        learn_eq(d, p.id);
+        if (guard_record(d, kind, a, b, loc, why)) learn_eq(d, p.id);
         return true;
     case GUARD_GE:
         if (poly_at_least(d, p.id, 0, true, 0)) return true;
         if (poly_upper(d, p.id, true, &v) && v < 0) return false;
-        guard_record(d, kind, a, b, loc, why);
-        learn_ge(d, p.id);
+        if (guard_record(d, kind, a, b, loc, why)) learn_ge(d, p.id);
         return true;
     case GUARD_EQ_OR_ONE: {
         Dim one = dim_const(d, 1);
@@ -114,7 +137,7 @@ bool dim_require(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const ch
     case GUARD_NE:
         if (p.id == 1) return false;
         if (poly_never_zero(d, p.id)) return true;
-        guard_record(d, kind, a, b, loc, why);
+        if (!guard_record(d, kind, a, b, loc, why)) return true;
         if (poly_at_least(d, p.id, 0, false, 0)) learn_ge(d, poly_shift(d, p.id, -1));
         else if (poly_upper(d, p.id, false, &v) && v <= 0) learn_ge(d, poly_shift(d, poly_scale(d, p.id, -1), -1));
         return true;

@@ -196,7 +196,8 @@ uint32_t poly_scale(Dims *d, uint32_t a, int64_t k) { return poly_add(d, 1, k, a
 
 static bool is_indicator(const Dims *d, uint32_t atom)
 {
-    return d->atom.at[atom].op == DIMOP_GE0 || d->atom.at[atom].op == DIMOP_EQ0;
+    const Atom *a = &d->atom.at[atom];
+    return a->op == DIMOP_GE0 || a->op == DIMOP_EQ0 || (a->op == DIMOP_SYM && d->symbol.at[a->a].truth);
 }
 
 static uint32_t mono_mul(Dims *d, uint32_t x, uint32_t y)

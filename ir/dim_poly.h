@@ -53,6 +53,7 @@ typedef struct Symbol {
     uint32_t atom;
     int64_t lo, hi;
     bool element;      /* of a tensor, so that running tells it */
+    bool truth;        /* is 1 or 0 */
     bool bounded;      /* hi is proven */
     uint32_t solution; /* a Dim: what it was found to equal */
 } Symbol;
@@ -73,6 +74,7 @@ struct Dims {
     Map names;       /* symbol number + 1 */
     uint32_t learnt; /* grows with every fact learnt; starts at 1 */
     uint32_t fresh;
+    Dim when;        /* what is required counts only where this is 1; id 0: always */
 };
 
 /* No axis of a real tensor is longer: lets the usual "to the end" of Slice, INT64_MAX, vanish. */

@@ -353,12 +353,21 @@ static bool inputs_ranked(const Infer *c)
     return true;
 }
 
+/* What the rule requires of sizes counts where the node does. */
+static bool infer_shapes(Infer *c)
+{
+    Dim before = dim_assume(c->d, (Dim){c->loc ? c->loc->when : 0});
+    bool ok = (c->n->op->infer ? c->n->op->infer : infer_broadcast)(c);
+    dim_assume(c->d, before);
+    return ok;
+}
+
 static bool infer_node(Infer *c)
 {
     const OpSchema *s = op_schema(c->n->op);
     if (!check_types(c, s)) return false;
     bool call = inputs_ranked(c) || c->n->op->flags & OP_UNRANKED;
-    if (call && !(c->n->op->infer ? c->n->op->infer : infer_broadcast)(c)) return false;
+    if (call && !infer_shapes(c)) return false;
     for (uint32_t o = 0; o < c->n->nout; o++)
         if (!c->out[o].dtype)
             return infer_error(c, "the element type of output %s is not known",
@@ -522,6 +531,28 @@ static bool fold(Graph *g, Node *n, const Infer *c, Val *out, bool *failed)
     return true;
 }
 
+static Infer infer_new(Graph *g, const Node *n)
+{
+    Infer c = {.g = g, .m = g->module, .d = g->module->dim, .n = n, .loc = n->loc};
+    c.out = NEW_ARRAY(g->mem, Type, n->nout), c.elem = NEW_ARRAY(g->mem, const Dim *, n->nout),
+    c.elems = NEW_ARRAY(g->mem, uint32_t, n->nout);
+    for (uint32_t o = 0; o < n->nout; o++) c.out[o].rank = -1;
+    return c;
+}
+
+/* A node that several branches have in common counts where either does, and so does what it requires. */
+static void node_join(Graph *g, Node *n, const Loc *loc)
+{
+    if (!n->loc || !n->loc->when || (loc && loc->when == n->loc->when)) return;
+    Dims *d = g->module->dim;
+    Loc *both = arena_copy(g->module->mem, n->loc, sizeof *both);
+    both->when = loc && loc->when ? dim_either(d, (Dim){n->loc->when}, (Dim){loc->when}).id : 0;
+    if (dim_is(d, (Dim){both->when}, 1)) both->when = 0;
+    n->loc = both;
+    Infer c = infer_new(g, n);
+    if (inputs_typed(g, n)) infer_node(&c);
+}
+
 Val graph_emit(Graph *g, const OpDef *op, const Attr *attr, const Val *in, uint32_t nin, uint32_t nout, const Loc *loc,
                Val *out)
 {
@@ -540,13 +571,11 @@ Val graph_emit(Graph *g, const OpDef *op, const Attr *attr, const Val *in, uint3
         uint32_t same = *node_slot(g, &n);
         if (same) {
             g->operand.n = n.in;
+            node_join(g, &g->node.at[same - 1], loc);
             return outputs(&g->node.at[same - 1], out);
         }
     }
-    Infer c = {.g = g, .m = g->module, .d = g->module->dim, .n = &n, .loc = loc};
-    c.out = NEW_ARRAY(g->mem, Type, nout), c.elem = NEW_ARRAY(g->mem, const Dim *, nout),
-    c.elems = NEW_ARRAY(g->mem, uint32_t, nout);
-    for (uint32_t o = 0; o < nout; o++) c.out[o].rank = -1;
+    Infer c = infer_new(g, &n);
     if (!inputs_typed(g, &n) || !check_arity(&c, op_schema(op)) || !infer_node(&c)) return emit_unknown(g, &n, &c, out);
 
     bool failed = false;

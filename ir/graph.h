@@ -112,8 +112,15 @@ void graph_name(Graph *g, Val v, const char *name);                  /* names a 
 /* v stands for `old` of another graph: takes over its name and its elements, and sizes that data tells stay the same sizes. */
 void graph_stand_for(Graph *g, Val v, const Value *old);
 /* Every element that is not a known size becomes a symbol (dim_element), read when the model runs: for values that say sizes. Does
- * nothing unless v is not constant and has at most MAX_TRACKED 32- or 64-bit integers in at most one dimension. */
+ * nothing unless v is not constant and has at most MAX_TRACKED 32- or 64-bit integers in at most one dimension, or is an input that is
+ * one bool: the condition of an If. */
 void graph_track(Graph *g, Val v);
+
+bool graph_knows(const Graph *g, uint32_t symbol);                    /* before it runs: a size of an input, or a tracked element of one */
+/* The single element of a condition as a size that is 1 or 0; id 0: not known as one. */
+Dim graph_condition(const Graph *g, Val v);
+/* Where v counts: 1 there; id 0: always. */
+Dim graph_when(const Graph *g, Val v);
 
 /* By name; the schema says the kinds, so a wrong name or kind is a bug (assert). */
 int64_t node_int(const Node *n, const char *attr);

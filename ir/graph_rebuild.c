@@ -80,10 +80,11 @@ void graph_stand_for(Graph *g, Val v, const Value *old)
 static int64_t tracked_elements(const Graph *g, const Value *v)
 {
     int64_t n = 1;
-    if (v->konst || v->type.rank < 0 || v->type.rank > 1 || (v->type.dtype != DT_i64 && v->type.dtype != DT_i32))
-        return -1;
+    bool truth = v->type.dtype == DT_bool && v->def == NO_NODE;
+    if (v->konst || v->type.rank < 0 || v->type.rank > 1) return -1;
+    if (v->type.dtype != DT_i64 && v->type.dtype != DT_i32 && !truth) return -1;
     if (v->type.rank == 1 && !dim_is_const(g->module->dim, v->type.dim[0], &n)) return -1;
-    return n <= MAX_TRACKED ? n : -1;
+    return n <= (truth ? 1 : MAX_TRACKED) ? n : -1;
 }
 
 void graph_track(Graph *g, Val v)
@@ -92,10 +93,40 @@ void graph_track(Graph *g, Val v)
     int64_t n = v.id ? tracked_elements(g, val) : -1;
     if (n < 0 || (val->elem && val->elems != (uint32_t)n)) return;
     Dim *elem = NEW_ARRAY(g->mem, Dim, n + 1);
+    Dim (*made)(Dims *, const char *) = val->type.dtype == DT_bool ? dim_truth : dim_element;
     for (int64_t k = 0; k < n; k++) {
         const char *stem = val->name ? val->name : "element";
         const char *name = val->type.rank ? arena_printf(g->mem, "%s[%d]", stem, (int)k) : stem;
-        elem[k] = val->elem && dim_known(val->elem[k]) ? val->elem[k] : dim_element(g->module->dim, name);
+        elem[k] = val->elem && dim_known(val->elem[k]) ? val->elem[k] : made(g->module->dim, name);
     }
     val->elem = elem, val->elems = (uint32_t)n;
+}
+
+bool graph_knows(const Graph *g, uint32_t symbol)
+{
+    const Dims *d = g->module->dim;
+    uint32_t s;
+    if (dim_symbol_kind(d, symbol) == DIM_INPUT) return true;
+    for (uint32_t i = 0; i < g->input.n; i++) {
+        const Value *v = graph_val(g, g->input.at[i]);
+        for (uint32_t k = 0; v->elem && k < v->elems; k++)
+            if (dim_known(v->elem[k]) && dim_is_symbol(d, v->elem[k], &s) && s == symbol) return true;
+    }
+    return false;
+}
+
+Dim graph_condition(const Graph *g, Val v)
+{
+    const Value *x = graph_val(g, v);
+    Dims *d = g->module->dim;
+    if (x->konst && tensor_count(x->konst) == 1)
+        return dim_const(d, dtype_load_int(x->konst->type, x->konst->data, 0) != 0);
+    return x->elem && x->elems == 1 ? x->elem[0] : (Dim){0};
+}
+
+Dim graph_when(const Graph *g, Val v)
+{
+    uint32_t def = graph_val(g, v)->def;
+    const Loc *loc = def == NO_NODE ? NULL : g->node.at[def].loc;
+    return (Dim){loc ? loc->when : 0};
 }

@@ -116,6 +116,7 @@ static void print_node(const Graph *g, const Node *n, int depth, FILE *f)
         fputs(" ; ", f);
         print_string(n->loc->node, f);
         fprintf(f, " #%d", n->loc->index);
+        if (n->loc->when) fprintf(f, " when %s", dim_text(g->module->dim, (Dim){n->loc->when}, &scratch));
     }
     arena_drop(&scratch);
 }
@@ -462,6 +463,7 @@ static const Loc *parse_loc(Parser *p, const OpDef *op)
     Loc *loc = NEW(p->m->mem, Loc);
     *loc = (Loc){.node = parse_string(p), .op = op->name};
     if (expect(p, "#")) loc->index = (int)parse_int(p);
+    if (accept(p, "when")) loc->when = parse_dim(p, 0).id;
     return loc;
 }
 
@@ -575,7 +577,9 @@ static Graph *parse_graph(Parser *p, int depth)
         uint32_t number = parse_number(p);
         const char *name = parse_name(p);
         expect(p, ":");
-        define(p, &s, number, graph_input(s.g, name, parse_type(p)));
+        Val v = graph_input(s.g, name, parse_type(p));
+        graph_track(s.g, v); /* as the importer does */
+        define(p, &s, number, v);
         accept(p, ",");
     }
     expect(p, "->"), expect(p, "(");

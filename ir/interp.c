@@ -412,7 +412,8 @@ int interp_compute(Kernel *k, const int64_t *symbol, void *const *data)
 {
     Run r = run_new(k, symbol, data);
     for (uint32_t i = 0; i < k->stage.n && !r.error;) {
-        if (k->stage.at[i].scan) i = run_scan(&r, i);
+        if (!holds(&r, k->stage.at[i].when)) i++;
+        else if (k->stage.at[i].scan) i = run_scan(&r, i);
         else space(&r, &k->stage.at[i++], 0);
     }
     return run_end(&r);

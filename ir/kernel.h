@@ -90,6 +90,7 @@ typedef struct Compute {
     Expr keep;               /* a place (a LOAD) that also receives each value before it is reduced */
     Expr check;              /* must hold at every point, or the kernel fails with OCTET_ERR_INDEX */
     Expr where;              /* 0, or a condition: the point is stored only where it holds (scatter by rank, TopK) */
+    Expr when;               /* program: 0, or a size that is 1 where the stage runs at all, else 0 (octet.Choose; ir/demand.c) */
     int scan;                /* 0, or a space axis: consecutive stages with the same scan axis run together, one value of the axis after the other, so they may read what they wrote at smaller values */
     Prim update;             /* P_NONE: store; else out[at] = update(out[at], result), points in order (Scatter with a reduction) */
     int share;               /* stages of one node with the same non-zero number may share the loops over common leading space axes */

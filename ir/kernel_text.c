@@ -4,7 +4,7 @@
  *     in X[R, C], I: i64[N]     out Y[R, C]     tmp m[R]     const W: i8[K, N] layout(1/16, 0, 1%16)
  *     m[r]    = max(c: C) X[r, c]                               # how(axis: extent, ...) value
  *     s[r]    = sum(c: C) exp(X[r, c] - m[r]) keep Y[r, c] then 1 / it     # `it`: the reduced value
- *     Y[r, c] = Y[r, c] * s[r] check r < R                      # clauses: keep then check where scan share
+ *     Y[r, c] = Y[r, c] * s[r] check r < R                      # clauses: keep then check where when scan share
  *     Y[r + 1, c] for r: R - 1, c: C = ...                      # the axes, where the indices do not say them
  *     Y[I[i]] for i: N add= X[i]                                # update
  *     schedule: share r; split c 4 16; vectorize c.2
@@ -225,6 +225,7 @@ static void print_compute(const Kernel *k, const Compute *c, FILE *f)
     print_clause(k, " then ", c->epilogue, f);
     print_clause(k, " check ", c->check, f);
     print_clause(k, " where ", c->where, f);
+    print_clause(k, " when ", c->when, f);
     if (c->scan) fprintf(f, " scan %s", k->axis.at[c->scan].name);
     if (c->share) fprintf(f, " share %d", c->share);
     fputc('\n', f);
@@ -545,6 +546,7 @@ static void read_clauses(Reader *r, Compute *c)
     r->s.number = DT_i64;
     if (scalar_accept(&r->s, "check")) c->check = scalar_expr(&r->s);
     if (scalar_accept(&r->s, "where")) c->where = scalar_expr(&r->s);
+    if (scalar_accept(&r->s, "when")) c->when = scalar_expr(&r->s);
     if (scalar_accept(&r->s, "scan")) {
         const char *name = word(r, "an axis");
         c->scan = find_axis(k, name, strlen(name));

@@ -180,7 +180,9 @@ static bool check_stage(Check *c, const Compute *s)
     bool scanned = false;
     for (int i = 0; i < s->rank; i++) scanned = scanned || s->space[i] == s->scan;
     if (s->scan && !scanned) return fail(c, "the scan axis is no axis of the stage");
-    if (!check_target(c, s) || !check_value(c, s) || !check_expr(c, s->where, DT_bool, "a condition")) return false;
+    if (!check_target(c, s) || !check_value(c, s) || !check_expr(c, s->where, DT_bool, "a condition") ||
+        !check_expr(c, s->when, DT_i64, "a size"))
+        return false;
     c->it = type_of(c, s->value);
     if (!check_expr(c, s->epilogue, c->k->buf.at[s->out].type, "an epilogue")) return false;
     c->it = DT_NONE, c->written[s->out] = true;

@@ -42,6 +42,8 @@ void low_channels_last(Lower *l, int buf);                    /* this buffer [N,
 /* The whole graph: one program. buf_of receives the buffer of every Val; NULL: refused, all blockers reported. Graph inputs are
  * BUF_IN, outputs BUF_OUT, constants BUF_CONST, in that order of the graph. */
 Kernel *lower_graph(const Graph *g, Arena *mem, int **buf_of);
+/* demand.c: every stage's `when`. wanted: per buffer, where what it holds is wanted from outside, 1 for always; id 0: nowhere. */
+void program_demand(Kernel *k, const Dim *wanted);
 /* One node alone with constant inputs: the interpreter behind constant folding. NULL: it cannot. */
 bool lower_eval(const Graph *g, const Node *n, Arena *mem, const Tensor **out);
 #endif

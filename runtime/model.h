@@ -54,6 +54,7 @@ typedef struct OctetSymbol {
     uint32_t index;        /* input, or buffer */
     uint32_t at;           /* axis, or element */
     int32_t dtype;         /* of elements: one of ONNX's integer types or bool */
+    uint32_t when;         /* UINT32_MAX, or a size index: where that is 0 nothing wrote the buffer, and the symbol is 0 */
 } OctetSymbol;
 
 /* Ends (exclusive) of what each phase takes from the tables, which are sorted by phase. */

@@ -211,6 +211,7 @@ static OctetStatus symbol_read(OctetContext *c, uint32_t i, const OctetTensor *i
         if (c->size[i] >= 0) return OCTET_OK;
         return FAIL(c, OCTET_ERR_DIM, "input '%s': dimension %u is negative", m->input[s->index].name, s->at);
     }
+    if (s->when != UINT32_MAX && !c->size[s->when]) return c->size[i] = 0, OCTET_OK;
     const void *p = s->source == SOURCE_VALUE ? value_source(c, s, in) : buffer_address(c, s->index);
     if (!p) return FAIL(c, OCTET_ERR_ARGUMENT, "an input whose values are sizes lacks element %u", s->at);
     return load_element(s->dtype, p, s->at, &c->size[i]) ? OCTET_OK

@@ -17,6 +17,7 @@ typedef struct Loc {
     const char *node; /* ONNX node name, may be "" */
     const char *op;   /* ONNX op_type */
     int index;        /* position in the file, from 0 */
+    uint32_t when;    /* a Dim (ir/dim.h): the node counts only where it is 1; 0: always */
 } Loc;
 
 typedef struct Diag {

@@ -44,6 +44,40 @@ static void lower_scaled_sum(Lower *l)
 
 static bool infer_scaled_sum(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 2}); }
 
+/* One of two tensors, by a condition that is known before the model runs. Their sizes may differ. */
+static bool infer_choose(Infer *c)
+{
+    Dim when = graph_condition(c->g, node_in(c->g, c->n, 0)), size[MAX_RANK];
+    int rank = in_rank(c, 1);
+    if (!dim_known(when)) return infer_error(c, "the condition is not known as a size");
+    if (in_rank(c, 2) != rank) return infer_error(c, "the branches have ranks %d and %d", rank, in_rank(c, 2));
+    for (int i = 0; i < rank; i++) size[i] = dim_select(c->d, when, in_dim(c, 1, i), in_dim(c, 2, i));
+    uint32_t x, y;
+    const Dim *a = in_elems(c, 1, &x), *b = in_elems(c, 2, &y);
+    Dim *e = a && b && x == y ? NEW_ARRAY(c->g->mem, Dim, x + 1) : NULL;
+    for (uint32_t i = 0; e && i < x; i++)
+        if (dim_known(a[i]) && dim_known(b[i])) e[i] = dim_select(c->d, when, a[i], b[i]);
+    if (e) out_elems(c, 0, e, x);
+    return out_shape(c, 0, rank, size);
+}
+
+/* Two copies, of which one is made: what only the other one reads is not computed (ir/demand.c). */
+static void lower_choose(Lower *l)
+{
+    Dims *d = l->k->dim;
+    Dim when = graph_condition(l->g, node_in(l->g, l->n, 0));
+    for (uint32_t i = 1; i < 3; i++) {
+        Dim taken = dim_canon(d, i == 1 ? when : dim_not(d, when));
+        int from = low_in(l, i), axis[MAX_RANK], rank = low_rank(l, from);
+        Expr at[MAX_RANK] = {0};
+        if (dim_is(d, taken, 0)) continue;
+        low_axes(l, from, axis);
+        low_index(l, axis, rank, at);
+        Compute *c = low_stage(l, low_out(l, 0), axis, rank, expr_load(l->k, from, at));
+        if (!dim_is(d, taken, 1)) c->when = expr_dim(l->k, taken);
+    }
+}
+
 /* clang-format off */
 const OpDef ops_octet[] = {
     OP(QuantizeBy, .domain = "octet", .since = 1, .sig = "x:T inv:T zero:U -> y:U", .T = "f32", .U = "u8 i8",
@@ -52,6 +86,8 @@ const OpDef ops_octet[] = {
        .infer = infer_quantize_by, .lower = lower_table),
     OP(ScaledSum,  .domain = "octet", .since = 1, .sig = "a:T ra:f32 b:T rb:f32 shift:f32 -> y:T", .T = "u8 i8",
        .infer = infer_scaled_sum, .lower = lower_scaled_sum),
+    OP(Choose,     .domain = "octet", .since = 1, .sig = "condition:bool x:T y:T -> z:T", .T = "any",
+       .infer = infer_choose, .lower = lower_choose, .flags = OP_VALUES),
     {0}
 };
 /* clang-format on */

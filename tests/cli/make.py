@@ -32,9 +32,9 @@ def node(op, inputs, outputs, *attributes):
                     [text(5, a) for a in attributes])
 
 
-def value(name, *dims):
-    shape = b''.join(text(1, number(1, d)) for d in dims)
-    return text(1, name) + text(2, text(1, number(1, 1) + text(2, shape)))
+def value(name, *dims, type=1):
+    shape = b''.join(text(1, text(2, d) if isinstance(d, str) else number(1, d)) for d in dims)
+    return text(1, name) + text(2, text(1, number(1, type) + text(2, shape)))
 
 
 def graph(nodes, inputs, outputs, tensors=()):

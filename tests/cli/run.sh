@@ -42,6 +42,22 @@ refused() {
   else ok "$name"; fi
 }
 
+# ---- branches ----
+branches() {
+  local i
+  octet compile "$work/branches/branches.onnx" -o "$work/branches/b.so" --quiet || return 1
+  for i in 0 1 2 3; do
+    for from in b.so "branches.onnx --interp"; do
+      # shellcheck disable=SC2086
+      (cd "$work/branches" && octet run $from --input call-$i.npz --output got.npz && python3 "$root/tests/cli/close.py" 1e-6 want-$i.npz got.npz) || return 1
+    done
+  done
+}
+mkdir -p "$work/branches"
+check branches-written python3 "$root/tests/cli/branches.py" "$work/branches"
+check only-the-branch-taken branches
+refused branch-that-does-not-fit 1 'N must equal 8 (6 and 8)' octet run "$work/branches/b.so" --input "$work/branches/misfit.npz" --output -
+
 # ---- artefacts ----
 check compile-so octet compile "$digits" -o digits.so --quiet
 check compile-o octet compile "$digits" -o digits.o --quiet

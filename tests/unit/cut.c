@@ -1,4 +1,5 @@
 /* Cutting: equal work is one kernel, groups stay together, and the steps compute what the program says. */
+#include "ir/lower.h"
 #include "tests/unit/kernel_runs.h"
 
 Test(cut, equal_layers_share_a_kernel)
@@ -52,6 +53,32 @@ Test(cut, reading_and_writing_parts_of_one_buffer)
     for (uint32_t i = 0; i < c->step[1].bufs; i++)
         for (uint32_t j = 0; j < i; j++) same += c->step[1].buf[i] == c->step[1].buf[j];
     cr_assert_eq(same, 1);
+    program_drop(p);
+}
+
+/* A stage runs where somebody needs it: what one copy of a choice reads alone has its condition, what both read runs always. */
+Test(cut, branches_are_skipped)
+{
+    Program *p = program_new("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 8] tmp s[4, 8], a[4, 8], b[4, 8], c[4, 8]"
+                             " s[m, n] = max(k: 8) X[m, k] * V[k, n]"
+                             " a[m, n] = sum(k: 8) s[m, k] * V[k, n] b[m, n] = sum(k: 8) s[m, k] * W[k, n]"
+                             " c[m, n] = a[m, n] c[m, n] = b[m, n]"
+                             " Y[m, n] = exp(c[m, n]) }");
+    Dim wanted[16] = {{0}}, yes = dim_truth(p->k->dim, "flag"), no = dim_not(p->k->dim, yes);
+    p->k->stage.at[3].when = expr_dim(p->k, yes), p->k->stage.at[4].when = expr_dim(p->k, no);
+    program_cluster(p->k);
+    program_check(p->k, "cluster");
+    for (uint32_t b = 1; b < p->k->buf.n; b++)
+        if (p->k->buf.at[b].kind == BUF_OUT) wanted[b] = dim_const(p->k->dim, 1);
+    program_demand(p->k, wanted);
+    Cut *c = program_cut(p->k, &p->mem);
+    uint32_t always = 0, first = 0, second = 0;
+    for (uint32_t i = 0; i < c->steps; i++) {
+        always += !dim_known(c->step[i].when);
+        first += dim_same(c->step[i].when, yes), second += dim_same(c->step[i].when, no);
+    }
+    cr_expect_geq(always, 1, "what both branches need");
+    cr_expect(first >= 1 && second >= 1 && first == second && always + first + second == c->steps);
     program_drop(p);
 }
 

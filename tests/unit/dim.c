@@ -254,3 +254,28 @@ Test(dim, random_expressions_have_their_values_and_bounds)
         }
     }
 }
+
+/* What a branch requires counts where it is taken; what both require counts always, and only that is learnt. */
+Test(dim, guards_of_branches)
+{
+    d = dims_new(&mem);
+    Dim n = dim_symbol(d, "N", DIM_INPUT, 0), m = dim_symbol(d, "M", DIM_INPUT, 0), rate = dim_element(d, "rate");
+    Dim yes = dim_eq(d, rate, dim_const(d, 16)), no = dim_not(d, yes);
+    const Guard *g;
+    cr_expect(dim_same(dim_mul(d, yes, yes), yes) && dim_is(d, dim_either(d, yes, no), 1) && dim_is(d, dim_mul(d, yes, no), 0));
+    Dim flag = dim_truth(d, "flag"); /* an input that is one bool is a condition too */
+    cr_expect(dim_same(dim_mul(d, flag, flag), flag) && dim_is(d, dim_either(d, flag, dim_not(d, flag)), 1));
+    cr_expect(!dim_known(dim_assume(d, yes)));
+    cr_expect(dim_require(d, GUARD_EQ, n, dim_const(d, 6), NULL, "then") && dim_require(d, GUARD_EQ, n, m, NULL, "both"));
+    cr_expect_not(dim_require(d, GUARD_EQ, dim_const(d, 2), dim_const(d, 3), NULL, "never"));
+    dim_assume(d, no);
+    cr_expect(dim_require(d, GUARD_EQ, n, dim_const(d, 8), NULL, "else")); /* no contradiction to the other branch's */
+    cr_expect(dim_same(dim_canon(d, m), m));
+    cr_expect(dim_require(d, GUARD_EQ, n, m, NULL, "both"));
+    cr_expect(dim_same(dim_assume(d, (Dim){0}), no));
+    cr_assert_eq(dim_guards(d, &g), 3);
+    cr_expect(dim_same(g[0].when, yes) && dim_same(g[2].when, no) && !dim_known(g[1].when));
+    cr_expect(dim_same(dim_canon(d, m), dim_canon(d, n)) && dim_same(dim_canon(d, n), n));
+    cr_expect(dim_require(d, GUARD_EQ, yes, dim_const(d, 1), NULL, "decided"));
+    cr_expect(dim_is(d, dim_canon(d, rate), 16)); /* a condition that must be 1 says what it compares */
+}

@@ -53,7 +53,7 @@ static const OctetTensorInfo ends[] = {{"X", 1, 1, {-1}, {"N"}}, {"Y", 1, 1, {-1
 static const OctetCode code[] = {
     {OCTET_CODE_CONST, 0, 4}, {OCTET_CODE_SYM, 0, 0}, {OCTET_CODE_MUL, 0, 0}, {OCTET_CODE_CONST, 0, 1000000}};
 static const OctetSpan program[] = {{0, 3}, {3, 1}};
-static const OctetSymbol symbol[] = {{SOURCE_DIM, 0, 0, 0}};
+static const OctetSymbol symbol[] = {{SOURCE_DIM, 0, 0, 0, UINT32_MAX}};
 static const uint32_t dims[] = {0};
 static const uint32_t caller[] = {UINT32_MAX};
 static const OctetGuard guard[] = {{1, 2, 0, 0, "N must be at most 1000000"}}; /* 1000000 >= N */
@@ -465,7 +465,7 @@ Test(runtime, sizes_from_data_come_in_phases)
                                       {OCTET_CODE_SYM, 0, 1},
                                       {OCTET_CODE_MUL, 0, 0}};
     static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 3}};
-    static const OctetSymbol symbols[] = {{SOURCE_DIM, 0, 0, 0}, {SOURCE_BUFFER, 1, 0, 7}};
+    static const OctetSymbol symbols[] = {{SOURCE_DIM, 0, 0, 0, UINT32_MAX}, {SOURCE_BUFFER, 1, 0, 7, UINT32_MAX}};
     static const OctetPhase phases[] = {{0, 1, 4, 0, 1}, {1, 2, 5, 0, 2}};
     static const OctetBuffer buffers[] = {{SEG_INPUT, 0, 0}, {SEG_BLOCK, 0, 0}, {SEG_BLOCK, 1, 0}};
     static const OctetBlock blocks[] = {{0, 1, 2, 0}, {1, 2, 4, 0}};
