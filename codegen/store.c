@@ -28,6 +28,7 @@ typedef struct Store {
     const regex_t *keep;
     Arena *mem;
     bool *narrow, *operand, *wide; /* per buffer: stored in `type`; read by a contraction; must stay f32 */
+    bool *data; /* per buffer: made of what a call brings, and no statistic of it */
     int *group; /* per buffer: the group of stages that alone touches it; 0: none yet, -1: several or none */
 } Store;
 
@@ -126,6 +127,10 @@ static void note_stage(Store *s, const Compute *c)
     note_group(s, c->out, c);
     for (uint32_t i = 0; i < loads.at.n; i++) note_group(s, (int)expr_node(k, loads.at.at[i])->id, c);
     if (c->scan || c->update || is_kept(c, s->keep)) s->wide[c->out] = true;
+    for (uint32_t i = 0; is_kept(c, s->keep) && i < loads.at.n; i++) {
+        int from = (int)expr_node(k, loads.at.at[i])->id;
+        if (k->buf.at[from].kind == BUF_CONST) s->wide[from] = true;
+    }
     if (c->keep) s->wide[expr_node(k, c->keep)->id] = true;
     note_operands(s, c);
 }
@@ -168,7 +173,7 @@ static bool is_narrow_constant(const Store *s, int buf)
     return (s->operand[buf] || elements(s->k, b) >= LARGE) && holds(s->type, b->data);
 }
 
-/* Is what the stage computes made of integers and small constants alone? */
+/* Is what the stage computes made of integers, small constants and statistics alone? */
 static bool is_position(const Store *s, const Compute *c)
 {
     Kernel *k = s->k;
@@ -176,8 +181,9 @@ static bool is_position(const Store *s, const Compute *c)
     stage_loads(k, s->mem, c, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) {
         const Buf *b = &k->buf.at[expr_node(k, loads.at.at[i])->id];
+        uint32_t id = expr_node(k, loads.at.at[i])->id;
         bool plain = dtypes[b->type].cls != DC_FLOAT || b->kind == BUF_CONST;
-        if (s->narrow[expr_node(k, loads.at.at[i])->id] || (!plain && b->kind != BUF_TMP)) return false;
+        if (s->narrow[id] || s->data[id] || (!plain && b->kind != BUF_TMP)) return false;
     }
     return true;
 }
@@ -188,6 +194,21 @@ static bool is_statistic(const Store *s, const Compute *c)
     return c->how && c->reduces && !contraction_of(s->k, c, &r) && product(s->k, c->reduce, c->reduces) > MANY;
 }
 
+/* Sums of products that the graph itself rounded (tiles of convolutions by minimal filtering), which it transforms back: rounded once more
+ * they would lose as much again. */
+static bool is_rounded_sum(const Store *s, const Compute *c)
+{
+    Kernel *k = s->k;
+    LoadList loads = {0};
+    bool rounded = false;
+    if (c->how) loads_of(k, s->mem, c->value, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        const Buf *b = &k->buf.at[expr_node(k, loads.at.at[i])->id];
+        rounded = rounded || (b->kind == BUF_TMP && b->type == s->type);
+    }
+    return rounded;
+}
+
 /* In the order of the program, so that what a stage reads is settled; a buffer several stages write is narrow unless all of them say no. */
 static void choose(Store *s)
 {
@@ -196,8 +217,10 @@ static void choose(Store *s)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         const Compute *c = &k->stage.at[i];
         const Buf *b = &k->buf.at[c->out];
-        if (b->kind != BUF_TMP || b->type != DT_f32 || s->wide[c->out] || s->group[c->out] > 0) continue;
-        s->narrow[c->out] = s->narrow[c->out] || s->operand[c->out] || (!is_position(s, c) && !is_statistic(s, c));
+        if (b->kind != BUF_TMP || s->wide[c->out]) continue;
+        s->data[c->out] = s->data[c->out] || (!is_position(s, c) && !is_statistic(s, c));
+        if (b->type != DT_f32 || s->group[c->out] > 0 || is_rounded_sum(s, c)) continue;
+        s->narrow[c->out] = s->narrow[c->out] || s->operand[c->out] || s->data[c->out];
     }
 }
 
@@ -315,6 +338,7 @@ void program_store(Kernel *k, const Storage *store)
     Store s = {.k = k, .type = t, .keep = store->keep, .mem = &scratch};
     s.narrow = NEW_ARRAY(&scratch, bool, k->buf.n), s.operand = NEW_ARRAY(&scratch, bool, k->buf.n);
     s.wide = NEW_ARRAY(&scratch, bool, k->buf.n), s.group = NEW_ARRAY(&scratch, int, k->buf.n);
+    s.data = NEW_ARRAY(&scratch, bool, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n; i++) note_stage(&s, &k->stage.at[i]);
     note_widened(&s);
     choose(&s);

@@ -73,9 +73,6 @@ static bool check_stages(const Options *o, Diag *d)
     return true;
 }
 
-/* Transformed weights and tiles need the precision of f32. */
-static bool filters(const Options *o) { return !option_is(o, OPT_winograd, "off") && policy_is_float(o); }
-
 /* ---- progress: a line that is overwritten, on a terminal only ---- */
 
 static bool wants_progress(const Options *o) { return !o->value[OPT_quiet] && isatty(STDERR_FILENO); }
@@ -103,14 +100,23 @@ typedef struct Drive {
     Arena *mem, scratch;
     Quantization *quant;
     SampleSource *samples; /* once asked for */
+    Policy policy;
     WinogradNote winograd;
     FILE *text;
     bool stopped;
 } Drive;
 
+static bool drive_begin(Drive *dr)
+{
+    if (!policy_read(&dr->policy, dr->o, dr->m->diag)) return false;
+    dr->winograd.product = option_is(dr->o, OPT_winograd, "off") ? DT_NONE : dr->policy.filtered;
+    dr->winograd.keep = dr->policy.store.keep;
+    return true;
+}
+
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
-    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q, filters(dr->o) ? &dr->winograd : NULL};
+    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q, dr->winograd.product ? &dr->winograd : NULL};
     PassRun run = {.print_after = dr->o->value[OPT_print_after],
                    .stop_after = dr->o->value[OPT_stop_after],
                    .disable = dr->o->value[OPT_disable],
@@ -142,6 +148,7 @@ static void drive_end(Drive *dr)
 {
     progress(dr->o, "");
     samples_close(dr->samples);
+    policy_drop(&dr->policy);
     arena_drop(&dr->scratch);
 }
 
@@ -210,7 +217,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
 Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, Files *files)
 {
     Drive dr = {.o = o, .m = m, .mem = mem, .text = stdout};
-    Graph *g = make_graph(&dr, path, files);
+    Graph *g = drive_begin(&dr) ? make_graph(&dr, path, files) : NULL;
     drive_end(&dr);
     return g;
 }
@@ -224,16 +231,17 @@ static uint64_t file_size(const char *path)
 }
 
 /* How far the outputs are from float32, on the samples or on made-up inputs; for whoever reads it. */
-static bool measure_policy(Drive *dr, const Graph *g, Policy *p)
+static bool measure_policy(Drive *dr, const Graph *g)
 {
     const Options *o = dr->o;
+    Policy *p = &dr->policy;
     CalibrateOptions c;
     if (!policy_changes(p) || (o->value[OPT_quiet] && !o->value[OPT_report])) return true;
     progress(o, "measuring");
     return calibrate_options(dr, &c) && calibrate_difference(g, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
 }
 
-static bool write_report(Drive *dr, const Policy *p, const char *path, const char *out)
+static bool write_report(Drive *dr, const char *path, const char *out)
 {
     const Options *o = dr->o;
     const Quantization *q = dr->quant;
@@ -243,7 +251,7 @@ static bool write_report(Drive *dr, const Policy *p, const char *path, const cha
                        .random = dr->samples && samples_are_random(dr->samples),
                        .model_bytes = file_size(path),
                        .artefact_bytes = file_size(out),
-                       .policy = p,
+                       .policy = &dr->policy,
                        .winograd = &dr->winograd};
     progress(o, "");
     if (!o->value[OPT_quiet]) report_print(q, &head, stderr);
@@ -263,23 +271,18 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .quiet = !wants_progress(o),
                         .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,
-                        .text = dr->text};
-    Policy p;
+                        .text = dr->text,
+                        .store = dr->policy.store};
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
-    if (!policy_read(&p, o, dr->m->diag)) return false;
     progress(o, "generating code");
-    c.store = p.store;
-    bool ok = codegen_graph(g, &c, dr->m->diag) &&
-              (emit_what || (measure_policy(dr, g, &p) && write_report(dr, &p, path, out)));
-    policy_drop(&p);
-    return ok;
+    return codegen_graph(g, &c, dr->m->diag) && (emit_what || (measure_policy(dr, g) && write_report(dr, path, out)));
 }
 
 bool compile_file(const Options *o, Arena *mem, Diag *d, const char *path, const char *out)
 {
     Files files = {.mem = mem};
     Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stdout};
-    Graph *g = make_graph(&dr, path, &files);
+    Graph *g = drive_begin(&dr) ? make_graph(&dr, path, &files) : NULL;
     bool ok = g != NULL;
     if (ok && dr.stopped) graph_print(g, dr.text);
     else if (ok) ok = make_artefact(&dr, g, path, out);
@@ -320,7 +323,7 @@ static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path
     FILE *f = !out || !strcmp(out, "-") ? stdout : file_create(mem, d, out, &temporary);
     if (!f) return false;
     Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = f};
-    Graph *g = make_graph(&dr, path, &files);
+    Graph *g = drive_begin(&dr) ? make_graph(&dr, path, &files) : NULL;
     bool ok = g && (dr.stopped ? (graph_print(g, f), true) : make_artefact(&dr, g, path, NULL));
     drive_end(&dr);
     files_drop(&files);

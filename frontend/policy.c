@@ -4,21 +4,24 @@
 
 enum { KEEP_SYNTAX = REG_EXTENDED | REG_NOSUB };
 
-/* How --quantize stores values. A value that is not here makes integers of them. */
+/* How --quantize stores values. A value that is not here makes integers of them. `filtered`: what convolutions by minimal filtering
+ * multiply. Their tiles grow with every transform, beyond what f16 holds. */
 typedef struct StoreKind {
     const char *name;
-    DType type;
+    DType type, filtered;
 } StoreKind;
-static const StoreKind store_kinds[] = {{"bf16", DT_bf16}, {"fp16", DT_f16}};
+static const StoreKind store_kinds[] = {{"bf16", DT_bf16, DT_bf16}, {"fp16", DT_f16, DT_NONE}};
 
-/* What --fp32 makes products of. Several planes are several products for one: that pays only where tiles make them. */
+/* What --fp32 makes products of. Several planes are several products for one: that pays only where tiles make them, and then products
+ * are cheaper than transforms. */
 typedef struct ProductKind {
     const char *name;
     int planes;
     bool tiles;
+    DType filtered;
 } ProductKind;
 static const ProductKind product_kinds[] = {
-    {"exact", 0, false}, {"bf16", 1, false}, {"bf16x2", 2, true}, {"bf16x3", 3, true}};
+    {"exact", 0, false, DT_f32}, {"bf16", 1, false, DT_bf16}, {"bf16x2", 2, true, DT_NONE}, {"bf16x3", 3, true, DT_NONE}};
 
 static const StoreKind *store_kind(const Options *o)
 {
@@ -48,13 +51,16 @@ bool policy_read(Policy *p, const Options *o, Diag *d)
 {
     const StoreKind *s = store_kind(o);
     const ProductKind *f = product_kind(o);
+    bool tiles = target_has_bf16_tiles(o->value[OPT_target]);
     *p = (Policy){.storage = s ? s->name : NULL, .fp32 = f->name};
-    if (f->tiles && !target_has_bf16_tiles(o->value[OPT_target])) {
+    if (f->tiles && !tiles) {
         p->why = "only tiles make several products faster than one exact product, and the target does not promise them "
                  "(--target amx)";
         p->fp32 = product_kinds[0].name, f = &product_kinds[0];
     }
     p->store.type = s ? s->type : DT_NONE, p->store.planes = f->planes;
+    p->filtered = s ? s->filtered : f->filtered;
+    if (p->filtered == DT_bf16 && tiles) p->filtered = DT_NONE; /* there too products are cheaper than transforms */
     return keep_read(p, o->value[OPT_keep], d);
 }
 
@@ -65,12 +71,6 @@ void policy_drop(Policy *p)
 }
 
 bool policy_changes(const Policy *p) { return p->store.type || p->store.planes; }
-
-bool policy_is_float(const Options *o)
-{
-    const ProductKind *f = product_kind(o);
-    return !store_kind(o) && (!f->planes || (f->tiles && !target_has_bf16_tiles(o->value[OPT_target])));
-}
 
 static bool needs(const Options *o, OptionId id, const char *name, const char *what, Diag *d)
 {

@@ -10,6 +10,7 @@ typedef struct Policy {
     const char *fp32;      /* what float products are made of: a value of --fp32 */
     const char *why;       /* NULL, or why that is not the value asked for */
     Storage store;         /* the same for code generation */
+    DType filtered;        /* what convolutions by minimal filtering multiply; DT_NONE: there are none */
     regex_t kept;
     bool measured;
     Difference difference; /* of the outputs, against float32 */
@@ -18,7 +19,6 @@ typedef struct Policy {
 bool policy_read(Policy *p, const Options *o, Diag *d);  /* false: reported */
 void policy_drop(Policy *p);
 bool policy_changes(const Policy *p);                    /* is anything but float32 stored or multiplied? */
-bool policy_is_float(const Options *o);                /* nothing but float32 is stored or multiplied */
 bool makes_integers(const Options *o);                   /* --quantize int8 */
 bool policy_check(const Options *o, Diag *d);            /* options that do not go together; false: reported */
 #endif

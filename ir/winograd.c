@@ -4,8 +4,9 @@
  * is left to do while the model runs are sums and products with powers of two. Neighbouring bodies have common terms, written alike so
  * that they are computed once.
  *
- * Costs are counted in multiplications, measured on a core with two 512-bit multiply-adds a cycle; narrower registers make
- * multiplications dearer and leave the rest as it is, so that what pays there pays everywhere. */
+ * Costs are counted in multiplications of the type in question, measured on a core with two 512-bit multiply-adds (or bf16 dot products)
+ * a cycle; narrower registers, or bf16 that is widened and multiplied in f32, make multiplications dearer and leave the rest as it is,
+ * so that what pays there pays everywhere. */
 #include "ir/winograd.h"
 #include <math.h>
 
@@ -38,12 +39,11 @@ const Winograd *winograd_find(int outputs, int taps)
 }
 
 /* ---- weights ---- */
-Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w)
+Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w, DType product)
 {
     int64_t outs = w->dim[0], ins = w->dim[1];
     int ny = winograd_points(f.y), nx = winograd_points(f.x), ry = f.y->taps, rx = f.x->taps;
-    Tensor *u = tensor_new(mem, DT_f32, 4, (int64_t[]){ny, nx, ins, outs});
-    float *to = (float *)(void *)u->data;
+    Tensor *u = tensor_new(mem, product, 4, (int64_t[]){ny, nx, ins, outs});
     for (int64_t o = 0; o < outs; o++)
         for (int64_t c = 0; c < ins; c++) {
             const float *g = (const float *)w->data + (o * ins + c) * ry * rx;
@@ -55,7 +55,7 @@ Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w)
                 for (int j = 0; j < nx; j++) {
                     double v = 0;
                     for (int x = 0; x < rx; x++) v += f.x->filter[j][x] * rows[i][x];
-                    to[((i * nx + j) * ins + c) * outs + o] = (float)v;
+                    dtype_store(product, (void *)u->data, ((i * nx + j) * ins + c) * outs + o, v);
                 }
         }
     return u;
@@ -65,36 +65,60 @@ Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w)
 enum {
     LEAST_CHANNELS = 16,   /* fewer do not fill the lanes */
     FREE = 56,             /* what a free size is taken for */
-    FETCH = 16,            /* a weight that comes from memory: so many multiplications */
-    STEPS = 100000,        /* what three steps take more than one */
+    SUM = 4,               /* bytes of a sum of products */
     CACHE = 1 << 20,       /* bytes of a core's second level */
     NEAR = 3,              /* weights that a block reads again come from a nearer cache than tiles: by so much cheaper */
     LEAST_BLOCKS = 8,      /* so that threads have something to share */
     FREE_ACROSS = 7        /* tiles of a block along a free size: few, since the last block may be mostly empty */
 };
-static const double PRODUCT = 1.08, TRANSFORM = 8; /* against a multiplication of a direct sum: one of a tile; an element of it, in and out */
+
+/* What products of a type cost, against one of a direct sum; and what rounding to it admits. A tile's values and weights are rounded once
+ * more than those of a direct sum, and the transform back enlarges that: F(2x2) in bf16 loses 5 dB to direct sums of bf16, F(2x4) 12 dB,
+ * F(4x4) 20 dB, which is a fiftieth of the result. */
+typedef struct WinogradCost {
+    DType product;
+    int outputs;      /* of a row, at most: how far rounding allows */
+    double tile;      /* a product of a tile */
+    double transform; /* an element of a tile, in and out */
+    double fetch;     /* a weight that comes from memory */
+    double steps;     /* what three steps take more than one */
+} WinogradCost;
+static const WinogradCost costs[] = {
+    {DT_f32, 4, 1.08, 8, 16, 100000},
+    {DT_bf16, 2, 1.0, 11, 6, 200000},
+};
+
+static const WinogradCost *cost_of(DType product)
+{
+    for (size_t i = 0; i < COUNT_OF(costs); i++)
+        if (costs[i].product == product) return &costs[i];
+    return NULL;
+}
 
 static int64_t tiles_along(int64_t size, const Winograd *f) { return (size + f->outputs - 1) / f->outputs; }
 
 static double cost(const WinogradShape *s, WinogradPair f)
 {
+    const WinogradCost *c = cost_of(s->product);
     double points = winograd_points(f.y) * winograd_points(f.x), weights = (double)s->in * (double)s->out;
     double tiles = (double)(tiles_along(s->height, f.y) * tiles_along(s->width, f.x));
-    return points * (weights * (tiles * PRODUCT + FETCH) + tiles * TRANSFORM * (double)(s->in + s->out)) + STEPS;
+    return points * (weights * (tiles * c->tile + c->fetch) + tiles * c->transform * (double)(s->in + s->out)) + c->steps;
 }
 
 bool winograd_choose(const WinogradShape *shape, WinogradPair *best)
 {
     WinogradShape s = *shape;
+    const WinogradCost *most = cost_of(s.product);
     bool free = s.height < 0 || s.width < 0, found = false;
     if (s.height < 0) s.height = FREE;
     if (s.width < 0) s.width = FREE;
-    if (s.in < LEAST_CHANNELS || s.out < LEAST_CHANNELS) return false;
+    if (!most || s.in < LEAST_CHANNELS || s.out < LEAST_CHANNELS) return false;
     double weights = (double)(s.in * s.out), taps = (double)(s.taps_y * s.taps_x);
-    double least = taps * weights * ((double)(s.height * s.width) + FETCH);
+    double least = taps * weights * ((double)(s.height * s.width) + most->fetch);
     for (size_t i = 0; i < COUNT_OF(table) * COUNT_OF(table); i++) {
         WinogradPair f = {&table[i / COUNT_OF(table)], &table[i % COUNT_OF(table)]};
         if (f.y->taps != s.taps_y || f.x->taps != s.taps_x || f.y->outputs * f.x->outputs == 1) continue;
+        if (f.y->outputs > most->outputs || f.x->outputs > most->outputs) continue;
         int64_t down, across;
         if (free && !winograd_block(f, shape, &down, &across)) continue;
         double c = cost(&s, f);
@@ -115,8 +139,9 @@ static double block_cost(int64_t rows, int64_t cols, int64_t down, int64_t acros
 
 bool winograd_block(WinogradPair f, const WinogradShape *s, int64_t *down, int64_t *across)
 {
-    int64_t points = winograd_points(f.y) * winograd_points(f.x), weights = 4 * points * s->in * s->out;
-    int64_t tile = 4 * points * (s->in + s->out), most = CACHE / 2 / tile;
+    int64_t points = winograd_points(f.y) * winograd_points(f.x), bytes = dtypes[s->product].bytes;
+    int64_t weights = bytes * points * s->in * s->out;
+    int64_t tile = points * (bytes * s->in + SUM * s->out), most = CACHE / 2 / tile;
     if (s->height < 0 || s->width < 0) {
         *across = most < FREE_ACROSS ? most : FREE_ACROSS, *down = most / FREE_ACROSS < 4 ? most / FREE_ACROSS : 4;
         return weights <= CACHE && *down > 0;

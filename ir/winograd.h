@@ -18,13 +18,17 @@ const Winograd *winograd_find(int outputs, int taps); /* NULL: no such row */
 static inline int winograd_points(const Winograd *w) { return w->outputs + w->taps - 1; }
 
 typedef struct WinogradPair { const Winograd *y, *x; } WinogradPair; /* along rows and along columns */
-/* A convolution: channels, taps, size of the output; a size that is free is -1. */
-typedef struct WinogradShape { int64_t in, out, taps_y, taps_x, height, width; } WinogradShape;
+/* A convolution: channels, taps, size of the output; a size that is free is -1. And what is multiplied: values and taps are transformed
+ * in f32 or better and rounded once to this type, sums are f32. */
+typedef struct WinogradShape {
+    int64_t in, out, taps_y, taps_x, height, width;
+    DType product;
+} WinogradShape;
 /* The pair that costs least; false: computing the sums directly costs less than any. */
 bool winograd_choose(const WinogradShape *s, WinogradPair *best);
 /* How many tiles (of y->outputs x x->outputs results) a pass over all channels takes, down and across, so that what it computes in
  * between stays in the cache. false: all of them are taken at once, one step after the other. */
 bool winograd_block(WinogradPair f, const WinogradShape *s, int64_t *down, int64_t *across);
-/* W[o, c, y, x] as U[i, j, c, o]. */
-Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w);
+/* W[o, c, y, x] as U[i, j, c, o], rounded to `product`. */
+Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w, DType product);
 #endif

@@ -1,9 +1,10 @@
 /* winograd.c - float convolutions of stride 1 become octet.ConvWinograd where the cost model (ir/winograd.h) says that it pays.
  *
  * Runs last: whatever folds into weights has done so, and what is computed in integers is no Conv any more. Each convolution that
- * changes is tried on one tile of made-up data, once by the operator's own lowering in f32 and once directly in f64; the report names the
- * largest difference. */
+ * changes is tried on one tile of made-up data, once by the operator's own lowering and once directly in f64; the report names the
+ * largest difference. Products are what the policy makes them (f32, bf16), and so is what they cost; nodes that it keeps multiply f32. */
 #include "passes/winograd.h"
+#include "ir/kernel.h"
 #include "ir/ops/window.h"
 #include "ir/winograd.h"
 #include "passes/passes.h"
@@ -16,6 +17,12 @@ static int64_t known(const Dims *d, Dim dim)
 {
     int64_t v;
     return dim_is_const(d, dim, &v) ? v : -1;
+}
+
+static DType product_of(const WinogradNote *note, const Node *n)
+{
+    bool kept = note->keep && n->loc && n->loc->node && !regexec(note->keep, n->loc->node, 0, NULL, 0);
+    return kept ? DT_f32 : note->product;
 }
 
 /* Stride and dilation 1, one group, known padding: what the operator can do. */
@@ -34,7 +41,8 @@ static bool fits(const Match *m, const Node *n, const Tensor *w, WinogradShape *
         if (!dim_is_const(d, win.lo[i], &pad[i]) || !dim_is_const(d, win.hi[i], &pad[i + 2])) return false;
         if (pad[i] < 0 || pad[i + 2] < 0) return false;
     }
-    *s = (WinogradShape){w->dim[1], w->dim[0], w->dim[2], w->dim[3], known(d, y->dim[2]), known(d, y->dim[3])};
+    *s = (WinogradShape){w->dim[1], w->dim[0], w->dim[2], w->dim[3], known(d, y->dim[2]), known(d, y->dim[3]),
+                         product_of(m->ctx->winograd, n)};
     return s->taps_y * s->taps_x > 1 && s->taps_y <= WINOGRAD_TAPS && s->taps_x <= WINOGRAD_TAPS;
 }
 
@@ -65,7 +73,7 @@ static double direct(const Tensor *w, const Tensor *x, int64_t o, int64_t i, int
     return sum;
 }
 
-static double tile_error(const Match *m, WinogradPair f, const Tensor *w, const Loc *loc)
+static double tile_error(const Match *m, WinogradPair f, DType product, const Tensor *w, const Loc *loc)
 {
     static const int64_t none[4];
     uint64_t state = 1;
@@ -73,8 +81,8 @@ static double tile_error(const Match *m, WinogradPair f, const Tensor *w, const 
     Tensor few = *w,
            *x = tensor_new(m->scratch, DT_f32, 4, (int64_t[]){1, w->dim[1], winograd_points(f.y), winograd_points(f.x)});
     if (few.dim[0] > SAMPLED) few.dim[0] = SAMPLED;
-    for (int64_t i = 0; i < tensor_count(x); i++) ((float *)(void *)x->data)[i] = next_sample(&state);
-    Val in[2] = {graph_const(g, x, NULL), graph_const(g, winograd_filter(m->scratch, f, &few), NULL)};
+    for (int64_t i = 0; i < tensor_count(x); i++) dtype_store(DT_f32, (void *)x->data, i, float_round(product, next_sample(&state)));
+    Val in[2] = {graph_const(g, x, NULL), graph_const(g, winograd_filter(m->scratch, f, &few, product), NULL)};
     const Tensor *y = graph_val(g, emit_winograd(g, f, none, in, 2, loc))->konst;
     double worst = 0, largest = 0;
     for (int64_t i = 0; y && i < tensor_count(y); i++) {
@@ -97,8 +105,8 @@ static Val winograd(Match *m)
     m->ctx->winograd->of++;
     if (!winograd_choose(&s, &f)) return (Val){0};
     m->ctx->winograd->convs++;
-    m->ctx->winograd->error = fmax(m->ctx->winograd->error, tile_error(m, f, weights, n->loc));
-    Val in[3] = {match_new(m, "x"), graph_const(m->out, winograd_filter(m->out->mem, f, weights), graph_val(m->in, w)->name)};
+    m->ctx->winograd->error = fmax(m->ctx->winograd->error, tile_error(m, f, s.product, weights, n->loc));
+    Val in[3] = {match_new(m, "x"), graph_const(m->out, winograd_filter(m->out->mem, f, weights, s.product), graph_val(m->in, w)->name)};
     if (b.id) in[2] = match_new(m, "b");
     return emit_winograd(m->out, f, pad, in, b.id ? 3 : 2, n->loc);
 }

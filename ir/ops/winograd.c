@@ -6,6 +6,7 @@
  *   M[n, p, q, i, j, t, o] = sum over c of V[n, p, q, i, j, t, c] * U[i, j, c, o]
  *   Y[n, o, tile(y, x)]    = out_y(out_x(M[n, p, q, :, :, t, o])) + B[o]    where the tile lies inside Y
  *
+ * V and U have the type of the products; transforms and sums are f32.
  * The position chooses the formula: unrolled, it is known, and what neighbouring positions have in common is computed once. The stages
  * share the loops over blocks, so that V and M of one block stay in the cache, or share nothing where a block holds all. */
 #include "ir/winograd.h"
@@ -28,7 +29,7 @@ typedef struct Tiles {
 
 static WinogradShape shape_of(const Dims *d, const Type *u, const Type *y, const Winograd *const *f)
 {
-    WinogradShape s = {.taps_y = f[0]->taps, .taps_x = f[1]->taps, .height = -1, .width = -1};
+    WinogradShape s = {.taps_y = f[0]->taps, .taps_x = f[1]->taps, .height = -1, .width = -1, .product = u->dtype};
     dim_is_const(d, u->dim[2], &s.in), dim_is_const(d, u->dim[3], &s.out);
     dim_is_const(d, y->dim[2], &s.height), dim_is_const(d, y->dim[3], &s.width);
     return s;
@@ -122,24 +123,26 @@ static void next_stage(Tiles *x)
     x->in_block[1] = expr_mod(k, expr_axis(k, x->t), x->block[1]);
 }
 
-static int temp_tiles(Tiles *x, Expr channels)
+static int temp_tiles(Tiles *x, DType type, Expr channels)
 {
     Kernel *k = x->k;
     Expr dim[MAX_RANK] = {k->axis.at[x->n].extent, k->axis.at[x->at[0]].extent, k->axis.at[x->at[1]].extent};
     for (int d = 0; d < 2; d++) dim[3 + d] = expr_index(k, winograd_points(x->f[d]));
     dim[5] = expr_index(k, x->tiles), dim[6] = channels;
-    return low_temp(x->l, DT_f32, 7, dim);
+    return low_temp(x->l, type, 7, dim);
 }
 
 static int transform_input(Tiles *x, const int *position)
 {
     Expr d[WINOGRAD_POINTS][WINOGRAD_POINTS];
     next_stage(x);
-    int channel = low_axis(x->l, low_dim(x->l, x->u, 2)), v = temp_tiles(x, low_dim(x->l, x->u, 2));
+    DType product = x->k->buf.at[x->u].type;
+    int channel = low_axis(x->l, low_dim(x->l, x->u, 2)), v = temp_tiles(x, product, low_dim(x->l, x->u, 2));
     for (int i = 0; i < winograd_points(x->f[0]); i++)
         for (int j = 0; j < winograd_points(x->f[1]); j++) d[i][j] = load_input(x, channel, i, j);
     int space[] = {x->n, x->at[0], x->at[1], position[0], position[1], x->t, channel};
-    low_stage(x->l, v, space, 7, transform_tile(x, false, d, position))->share = x->share;
+    Expr value = expr_cast(x->k, product, transform_tile(x, false, d, position));
+    low_stage(x->l, v, space, 7, value)->share = x->share;
     return v;
 }
 
@@ -148,12 +151,12 @@ static int multiply(Tiles *x, int v, const int *position)
     Kernel *k = x->k;
     next_stage(x);
     int in = low_axis(x->l, low_dim(x->l, x->u, 2)), out = low_axis(x->l, low_dim(x->l, x->u, 3));
-    int m = temp_tiles(x, low_dim(x->l, x->u, 3));
+    int m = temp_tiles(x, DT_f32, low_dim(x->l, x->u, 3));
     int space[] = {x->n, x->at[0], x->at[1], position[0], position[1], x->t, out};
     Expr at[MAX_RANK] = {0}, u[MAX_RANK] = {expr_axis(k, position[0]), expr_axis(k, position[1]), expr_axis(k, in),
                                             expr_axis(k, out)};
     low_index(x->l, space, 6, at), at[6] = expr_axis(k, in);
-    Expr product = expr_mul(k, expr_load(k, v, at), expr_load(k, x->u, u));
+    Expr product = expr_mul(k, expr_cast(k, DT_f32, expr_load(k, v, at)), expr_cast(k, DT_f32, expr_load(k, x->u, u)));
     low_reduce(x->l, m, space, 7, &in, 1, P_add, product, 0)->share = x->share;
     return m;
 }
@@ -209,7 +212,7 @@ static void lower_winograd(Lower *l)
 }
 
 const OpDef ops_winograd[] = {
-    OP(ConvWinograd, .domain = "octet", .since = 1, .sig = "X:f32 U:f32 B:f32? -> Y:f32",
+    OP(ConvWinograd, .domain = "octet", .since = 1, .sig = "X:f32 U:T B:f32? -> Y:f32", .T = "f32 bf16",
        .attrs = "outputs:ints! pads:ints!", .infer = infer_winograd, .lower = lower_winograd),
     {0},
 };

@@ -76,6 +76,27 @@ Test(store, groups_keep_their_own)
     program_drop(p);
 }
 
+/* Sums of products that the graph rounded already are transformed back in f32; what is made of them is narrow as anything else, and so
+ * is what a group makes of what is its own. */
+Test(store, rounded_sums_stay)
+{
+    Program *p = stored("kernel k() { in X[12, 64] const W[64, 32], U[32, 16] out Y[12, 16]"
+                        " tmp x[12, 64], v: bf16[12, 64], m[12, 32], y[12, 32]"
+                        " x[r, c] = tanh(X[r, c]) v[r, c] = bf16(x[r, c])"
+                        " m[r, o] = sum(k: 64) f32(v[r, k]) * W[k, o] y[r, o] = m[r, o] - m[r, 31 - o]"
+                        " Y[r, n] = sum(i: 32) max(y[r, i], y[r, 31 - i]) * U[i, n] }",
+                        DT_bf16, 0.3);
+    cr_expect_eq(type_named(p, "v"), DT_bf16);
+    cr_expect_eq(type_named(p, "m"), DT_f32);
+    program_drop(p);
+    p = stored("kernel k() { in X[12, 64] out Y[12] tmp e[12, 64], f[12, 64] e[r, c] = exp(X[r, c]) share 1"
+               " f[r, c] = e[r, c] - e[r, 63 - c] share 1 Y[r] = max(c: 64) f[r, c] * f[r, 63 - c] }",
+               DT_bf16, 0.3);
+    cr_expect_eq(type_named(p, "e"), DT_f32, "its own");
+    cr_expect_eq(type_named(p, "f"), DT_bf16, "made of data, however it came about");
+    program_drop(p);
+}
+
 /* 1001 has no 16-bit form that tells it from 1000. */
 Test(store, positions_stay)
 {
