@@ -126,6 +126,24 @@ static bool depends_on_data(const Kernel *k, Expr e)
     return false;
 }
 
+bool stage_is_window(Kernel *k, const Compute *c)
+{
+    Arena scratch = {0};
+    LoadList l = {0};
+    bool is = false;
+    stage_loads(k, &scratch, c, &l);
+    for (uint32_t i = 0; i < l.at.n && c->reduces; i++)
+        for (int d = 0; d < MAX_RANK && expr_node(k, l.at.at[i])->arg[d]; d++) {
+            Expr at = expr_node(k, l.at.at[i])->arg[d];
+            bool space = false, reduced = false;
+            for (int a = 0; a < c->rank; a++) space = space || expr_uses(k, at, c->space[a]);
+            for (int a = 0; a < c->reduces; a++) reduced = reduced || expr_uses(k, at, c->reduce[a]);
+            is = is || (space && reduced);
+        }
+    arena_drop(&scratch);
+    return is;
+}
+
 bool stage_places(Kernel *k, const Compute *c)
 {
     if (c->where && depends_on_data(k, c->where)) return false;

@@ -20,6 +20,7 @@ void stage_rename(Kernel *k, Compute *s, int from, int to);  /* an axis becomes 
 bool stage_has_axis(const Compute *s, int a);
 bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinct axes and all of the space */
 bool stage_places(Kernel *k, const Compute *c);              /* at[] and where are said by axes and sizes alone, not by data */
+bool stage_is_window(Kernel *k, const Compute *c);           /* reduces what lies under a window that moves with its results */
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
 

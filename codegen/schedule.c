@@ -414,38 +414,56 @@ static bool is_word(const Kernel *k, const Tile *t, int axis)
     return (bytes && expr_is(k, k->axis.at[axis].extent, 4)) || (pairs && expr_is(k, k->axis.at[axis].extent, 2));
 }
 
-static bool tile_match(const Nest *x, const Nest *in, Stmt *call)
+/* What the loops of a call have in common: a sum of products, its axes and guards. The innermost n loops that are not summed are the tile's. */
+static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)
 {
     Kernel *k = x->k;
     const Compute *c = x->c;
     const ExprNode *v = expr_node(k, c->value);
-    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != 3 || c->keep || c->where ||
+    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != n || c->keep || c->where ||
         c->update)
         return false;
-    Tile t = {.row = in->loop[in->outer],
-              .col = in->loop[in->outer + 1],
-              .lane = in->loop[in->outer + 2],
-              .acc = (DType)v->type};
-    if (t.acc != DT_f32 && t.acc != DT_i32) return false;
-    Expr left = uncast(k, v->arg[0], t.acc), right = uncast(k, v->arg[1], t.acc);
-    bool swap = expr_uses(k, left, t.lane) || expr_uses(k, left, t.col);
-    t.left = swap ? right : left, t.right = swap ? left : right;
-    t.epilogue = c->epilogue ? c->epilogue : expr_it(k, t.acc);
+    *t = (Tile){.row = in->loop[in->outer], .lane = in->loop[in->outer + n - 1], .acc = (DType)v->type};
+    if (n > 2) t->col = in->loop[in->outer + 1];
+    if (t->acc != DT_f32 && t->acc != DT_i32) return false;
+    t->left = uncast(k, v->arg[0], t->acc), t->right = uncast(k, v->arg[1], t->acc);
+    t->epilogue = c->epilogue ? c->epilogue : expr_it(k, t->acc);
     for (int i = x->outer; i < x->n; i++)
         if (reduced(x, x->loop[i])) {
-            if (t.depths == MAX_RANK) return false;
-            t.depth[t.depths++] = x->loop[i];
+            if (t->depths == MAX_RANK) return false;
+            t->depth[t->depths++] = x->loop[i];
         }
-    int inner = t.depths ? t.depth[t.depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
+    int inner = t->depths ? t->depth[t->depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
     bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
-    if (last && is_word(k, &t, inner)) t.dot = inner;
-    int rows = k->axis.at[t.row].parent, lanes = k->axis.at[t.lane].parent;
-    if (rows && k->axis.at[rows].ragged) t.row_guard = guard(k, rows);
-    if (lanes && k->axis.at[lanes].ragged) t.lane_guard = guard(k, lanes);
-    t.block = block_of(k, c, &t);
-    take_start(k, c, &t);
-    call->tile = t;
-    return !expr_uses(k, t.left, t.col) && !expr_uses(k, t.left, t.lane) && !expr_uses(k, t.right, t.row);
+    if (last && is_word(k, t, inner)) t->dot = inner;
+    int rows = k->axis.at[t->row].parent, lanes = k->axis.at[t->lane].parent;
+    if (rows && k->axis.at[rows].ragged) t->row_guard = guard(k, rows);
+    if (lanes && k->axis.at[lanes].ragged) t->lane_guard = guard(k, lanes);
+    return true;
+}
+
+static void swap_factors(Tile *t)
+{
+    Expr left = t->left;
+    t->left = t->right, t->right = left;
+}
+
+static bool contract_match(const Nest *x, const Nest *in, Tile *t)
+{
+    Kernel *k = x->k;
+    if (!tile_of_products(x, in, 3, t)) return false;
+    if (expr_uses(k, t->left, t->lane) || expr_uses(k, t->left, t->col)) swap_factors(t);
+    t->block = block_of(k, x->c, t);
+    take_start(k, x->c, t);
+    return !expr_uses(k, t->left, t->col) && !expr_uses(k, t->left, t->lane) && !expr_uses(k, t->right, t->row);
+}
+
+static bool window_match(const Nest *x, const Nest *in, Tile *t)
+{
+    Kernel *k = x->k;
+    if (!tile_of_products(x, in, 2, t)) return false;
+    if (expr_uses(k, t->right, t->row)) swap_factors(t);
+    return expr_uses(k, t->left, t->lane) && expr_uses(k, t->right, t->lane) && !expr_uses(k, t->right, t->row);
 }
 
 /* Where a result goes: stored or combined, and only where the stage says so. */
@@ -503,7 +521,8 @@ static Stmt *reduction(Nest *x, const char *micro)
     call->name = micro, call->buf = c->out;
     memcpy(call->at, c->at, sizeof call->at);
     in.n = in.outer + rank;
-    if (!tile_match(x, &in, call)) *x->error = "this stage is not the product the micro-kernel computes";
+    bool window = !strcmp(micro, "window");
+    if (window ? !window_match(x, &in, &call->tile) : !contract_match(x, &in, &call->tile)) *x->error = "this stage is not the product the micro-kernel computes";
     return call;
 }
 

@@ -11,8 +11,8 @@
  *   places kept       a place that receives values while they are summed; what leaves the group is stored narrow in its last stage
  *   states            of scans, and targets of scattered updates: rounded again in every step, they would drift
  *   positions         what is made of integers alone (ranges, masks, angles of rotary embeddings): 16 bits do not hold 1001
- *   statistics        sums over many elements that no contraction reads: there are few of them
- *   small constants   biases and scales: there are few of them
+ *   statistics        sums over many elements that no contraction reads, but under no window: there are few of them
+ *   small constants   biases and scales: there are few of them (weights of contractions and windows are factors like any other)
  *   weights of few bits, which are widened where they are used, and their scales
  *   weights that the type cannot hold, and what the user keeps by the name of its node */
 #include "codegen/analyse.h"
@@ -111,11 +111,19 @@ static void note_group(Store *s, int buf, const Compute *c)
     s->group[buf] = !s->group[buf] || s->group[buf] == mine ? mine : -1;
 }
 
+static bool is_deep_window(Store *s, const Compute *c) /* products of weights and an image under them (depthwise) */
+{
+    Kernel *k = s->k;
+    const ExprNode *v = expr_node(k, c->value);
+    if (c->scan || c->how != P_add || v->kind != E_PRIM || v->prim != P_mul || v->type != DT_f32) return false;
+    return !is_kept(c, s->keep) && stage_is_window(k, c) && product(k, c->reduce, c->reduces) >= DEEP;
+}
+
 static void note_operands(Store *s, const Compute *c)
 {
     Kernel *k = s->k;
     LoadList loads = {0};
-    if (is_deep_sum(k, c, s->keep)) loads_of(k, s->mem, c->value, &loads);
+    if (is_deep_sum(k, c, s->keep) || is_deep_window(s, c)) loads_of(k, s->mem, c->value, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) s->operand[expr_node(k, loads.at.at[i])->id] = true;
 }
 
@@ -191,7 +199,8 @@ static bool is_position(const Store *s, const Compute *c)
 static bool is_statistic(const Store *s, const Compute *c)
 {
     Contraction r;
-    return c->how && c->reduces && !contraction_of(s->k, c, &r) && product(s->k, c->reduce, c->reduces) > MANY;
+    if (!c->how || !c->reduces || contraction_of(s->k, c, &r) || stage_is_window(s->k, c)) return false;
+    return product(s->k, c->reduce, c->reduces) > MANY;
 }
 
 /* Sums of products that the graph itself rounded (tiles of convolutions by minimal filtering), which it transforms back: rounded once more

@@ -6,7 +6,8 @@
  *
  *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers;
  *                 of bytes or bf16, where there are tile registers: the `tiles` call on up to four of them
- *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers
+ *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers; of bf16 products,
+ *                 where one instruction sums two: the `window` call on such a tile
  *   reduction     lanes over the contiguous axis: a summed one gets partial results, a space one needs none
  *   map           lanes over the axis contiguous in the output, or tiles of two axes when a copy transposes
  *
@@ -651,11 +652,11 @@ static bool slides_along(Tuner *u, const Compute *c, const Accesses *a, int axis
 /* A window passes over an image: what it reads for one row of results is read again for the next. All channels of it are more than the
  * nearest cache holds; some channels (this many vectors of them) at a time, it stays there. 0: it does anyway, or the image comes from
  * so far that it should be read from end to end. */
-static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Order *o, int near, int lane)
+static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Order *o, int near, int lane, int64_t wide)
 {
     enum { NEAR_CACHE = 32 * 1024, OWN_CACHE = 1024 * 1024, MOST_VECTORS = 4 };
     Kernel *k = u->k;
-    int64_t bytes = 0, taps = 1, n = extent(k, lane), wide = extent(k, near), image = 0;
+    int64_t bytes = 0, taps = 1, n = extent(k, lane), image = 0;
     for (uint32_t i = 0; i < a->at.n; i++)
         if (!a->at.at[i].store && expr_uses(k, a->at.at[i].address, near)) {
             const Buf *b = &k->buf.at[a->at.at[i].buf];
@@ -675,15 +676,113 @@ static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Or
     return (int)best_divisor(n / LANES, most < 1 ? 1 : most > MOST_VECTORS ? MOST_VECTORS : most);
 }
 
+/* ---- windows of bf16, where one instruction sums the products of two: the `window` call takes two rows of a window at once ---- */
+enum { MAX_WINDOW = 64, LEAST_ROWS_APART = 7, MOST_NEAR = 14, FEW_NEAR = 7, SOME_NEAR = 12 };
+
+static bool is_run_of_pairs(Tuner *u, Expr factor, int lane) /* does it run through bf16 in memory? */
+{
+    Kernel *k = u->k;
+    ExprNode n = *expr_node(k, factor);
+    if (n.kind != E_LOAD || n.type != DT_bf16) return false;
+    return step_of(k, buf_address(k, (int)n.id, n.arg), lane, 1);
+}
+
+/* The space axis along which the window moves and neighbours share what they read; 0: this is no such window. */
+static int window_axis(Tuner *u, const Compute *c, const Order *o, int lane, Expr *image)
+{
+    Kernel *k = u->k;
+    ExprNode v = *expr_node(k, c->value);
+    int64_t taps = 1, n;
+    if (!target_sums_words(u->t, DT_bf16, DT_bf16) || c->how != P_add || c->keep || c->check || c->where || c->update)
+        return 0;
+    if (v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32 || c->reduces < 1 || c->reduces > 2) return 0;
+    for (int i = 0; i < c->reduces; i++) {
+        if ((n = extent(k, c->reduce[i])) < 1 || n > LANES) return 0;
+        taps *= n;
+    }
+    if (taps < SMALL / 2 || taps > MAX_WINDOW || (extent(k, lane) >= 0 && extent(k, lane) < LANES)) return 0;
+    Expr factor[2] = {uncast(k, v.arg[0], DT_f32), uncast(k, v.arg[1], DT_f32)};
+    if (!is_run_of_pairs(u, factor[0], lane) || !is_run_of_pairs(u, factor[1], lane)) return 0;
+    for (int i = o->n; i--;) {
+        int x = o->axis[i], uses = expr_uses(k, factor[0], x) + 2 * expr_uses(k, factor[1], x);
+        if (x == lane || extent(k, x) == 1 || k->axis.at[x].parent || !is_under_window(u, c, x)) continue;
+        if (uses != 1 && uses != 2) return 0;
+        return *image = factor[uses - 1], x;
+    }
+    return 0;
+}
+
+/* Rows of the window are taken by twos: the summed axis along which the neighbours do not lie, if there is one. */
+static int row_of_window(Tuner *u, const Compute *c, Expr image, int near)
+{
+    Kernel *k = u->k;
+    ExprNode n = *expr_node(k, image);
+    for (int i = 0; i < c->reduces && c->reduces > 1; i++) {
+        bool along = false;
+        for (int d = 0; d < k->buf.at[n.id].rank; d++)
+            along = along || (expr_uses(k, n.arg[d], near) && expr_uses(k, n.arg[d], c->reduce[i]));
+        if (!along) return c->reduce[i];
+    }
+    return c->reduce[0];
+}
+
+/* As many neighbours as registers take, in tiles of one size. A window that moves by more than a place shares less. */
+static int near_tile(Tuner *u, Expr image, int near)
+{
+    Kernel *k = u->k;
+    ExprNode n = *expr_node(k, image);
+    int64_t size = extent(k, near), most = FEW_NEAR;
+    for (int d = 0; d < k->buf.at[n.id].rank; d++)
+        if (step_of(k, n.arg[d], near, 1)) most = MOST_NEAR;
+    if (size < 0) return SOME_NEAR;
+    int64_t tiles = (size + most - 1) / most;
+    return (int)((size + tiles - 1) / tiles);
+}
+
+static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o, int lane)
+{
+    Kernel *k = u->k;
+    Order loops = {0};
+    Expr image = 0;
+    int near = window_axis(u, c, o, lane, &image);
+    if (!near) return false;
+    int rows = row_of_window(u, c, image, near), tile = near_tile(u, image, near), lanes[] = {1, LANES};
+    int strip = strip_vectors(u, c, a, o, near, lane, about(k, near));
+    lanes[0] = strip > 1 ? strip : 1;
+    int row = schedule_split(k, near, &tile, 1), part = schedule_split(k, lane, lanes, 2);
+    int pair = schedule_split(k, rows, (int[]){2}, 1);
+    for (int i = 0; i < o->n; i++) { /* the channels lie innermost, or outside the rows */
+        if (o->axis[i] == lane || o->axis[i] == near) continue;
+        if (strip && slides_along(u, c, a, o->axis[i])) put(&loops, part);
+        put(&loops, o->axis[i]);
+    }
+    int64_t items = 1; /* rows of the image, where there are some: then a row is one piece of work */
+    for (int i = 0; i < loops.n; i++) items *= about(k, loops.axis[i]);
+    int whole = loops.n;
+    put(&loops, row), put(&loops, part), put(&loops, part + 1);
+    int outer = loops.n;
+    put(&loops, pair);
+    for (int i = 0; i < c->reduces; i++)
+        if (c->reduce[i] != rows) put(&loops, c->reduce[i]), mark(k, LOOP_UNROLL, c->reduce[i]);
+    put(&loops, pair + 1), put(&loops, row + 1), put(&loops, part + 2);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    mark(k, LOOP_UNROLL, pair), mark(k, LOOP_UNROLL, pair + 1), mark(k, LOOP_UNROLL, row + 1);
+    mark(k, LOOP_VECTOR, part + 2);
+    step(k, STEP_CALL, LOOP_SERIAL, &rows, 1, "window");
+    parallelise(u, c, &loops, items >= LEAST_ROWS_APART ? whole : outer);
+    return true;
+}
+
 static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
 {
     Kernel *k = u->k;
     Order o, loops = {0};
     int64_t tile = 1;
     space_order(u, c, &o);
+    if (tune_window(u, c, a, &o, lane)) return;
     int near = neighbours(u, c, a, &o, lane, &tile),
         narrow = extent(k, lane) == 8 || extent(k, lane) == 4 ? (int)extent(k, lane) : LANES;
-    int strip = near && narrow == LANES ? strip_vectors(u, c, a, &o, near, lane) : 0;
+    int strip = near && narrow == LANES ? strip_vectors(u, c, a, &o, near, lane, extent(k, near)) : 0;
     int row = near ? schedule_split(k, near, (int[]){(int)tile}, 1) : 0, part[3] = {0};
     int first = strip > 1 ? schedule_split(k, lane, (int[]){strip, LANES}, 2) : schedule_split(k, lane, &narrow, 1);
     part[0] = first, part[1] = strip > 1 ? first + 1 : 0, part[2] = first + (strip > 1 ? 2 : 1);

@@ -132,19 +132,9 @@ static void contraction_say(Worker *w, const Compute *c, const Contraction *r, S
 
 static const char *form(Worker *w, const Compute *c)
 {
-    LoadList l = {0};
     if (c->scan) return "scan";
     if (!c->reduces) return "map";
-    stage_loads(w->k, &w->mem, c, &l);
-    for (uint32_t i = 0; i < l.at.n; i++)
-        for (int d = 0; d < MAX_RANK && expr_node(w->k, l.at.at[i])->arg[d]; d++) {
-            Expr at = expr_node(w->k, l.at.at[i])->arg[d];
-            bool space = false, reduced = false;
-            for (int a = 0; a < c->rank; a++) space = space || expr_uses(w->k, at, c->space[a]);
-            for (int a = 0; a < c->reduces; a++) reduced = reduced || expr_uses(w->k, at, c->reduce[a]);
-            if (space && reduced) return "window";
-        }
-    return "reduction";
+    return stage_is_window(w->k, c) ? "window" : "reduction";
 }
 
 StepWork step_work(Kernel *k, Sizes *z, const struct CutStep *step, const bool *has_memory)

@@ -107,9 +107,10 @@ typedef struct Schedule { VEC(Step) step; } Schedule;
 
 typedef enum StmtKind { S_FOR, S_IF, S_STORE, S_UPDATE, S_CHECK, S_ALLOC, S_BARRIER, S_CALL } StmtKind;
 /* What a `contract` call computes, in the terms of its body: an outer product tile over row x (col x lane), summed over
- * depth. left does not depend on col and lane, right does not depend on row. */
+ * depth. left does not depend on col and lane, right does not depend on row. A `window` call: row x lane without col, and
+ * left, an image, depends on lane too. */
 typedef struct Tile {
-    int row, col, lane;      /* axes: rows of the register tile, its panels, the lanes of a panel (16) */
+    int row, col, lane;      /* axes: rows of the register tile, its panels (0: none), the lanes of a panel (16) */
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
     int dot;                 /* 0, or the innermost reduction axis that one instruction sums: 4 bytes or 2 bf16, the elements of a word of 32 bits */
     Expr left, right;        /* the factors, without their casts to the accumulator's type */

@@ -7,6 +7,7 @@
  *   scalar.c   one operation on registers: primitives, casts, small floats
  *   transpose.c  tiles computed along one axis and stored along another
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
+ *   window.c   the `window` call: a window of bf16 that passes over an image channel by channel
  *   amx.c      tile registers
  *   probe.c    loops of one instruction, to measure what the machine can do
  *
@@ -145,4 +146,12 @@ void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols
 /* ---- micro.c ---- */
 bool micro_contract(Emit *x, const Stmt *s); /* false: nothing emitted, the call's body says it */
 void micro_plan(Emit *x, const Stmt *s);     /* before any code: what the calls among these statements want */
+typedef struct Branch {
+    LLVMBasicBlockRef then, done;
+} Branch;
+Branch branch_open(Emit *x, V cond);
+void branch_close(Emit *x, Branch b);
+
+/* ---- window.c ---- */
+bool window_sum(Emit *x, const Stmt *s); /* like micro_contract */
 #endif

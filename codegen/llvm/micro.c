@@ -524,11 +524,7 @@ static V joined(Micro *m, V *part) /* the registers of one accumulator as one ve
 }
 
 /* ---- results ---- */
-typedef struct Branch {
-    LLVMBasicBlockRef then, done;
-} Branch;
-
-static Branch branch_open(Emit *x, V cond)
+Branch branch_open(Emit *x, V cond)
 {
     Branch b = {block_new(x, "then"), block_new(x, "done")};
     LLVMBuildCondBr(x->b, cond, b.then, b.done);
@@ -536,7 +532,7 @@ static Branch branch_open(Emit *x, V cond)
     return b;
 }
 
-static void branch_close(Emit *x, Branch b)
+void branch_close(Emit *x, Branch b)
 {
     LLVMBuildBr(x->b, b.done);
     LLVMPositionBuilderAtEnd(x->b, b.done);

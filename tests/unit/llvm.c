@@ -285,6 +285,21 @@ CASES(narrow_floats, NARROW(f16, 2000), NARROW(bf16, 2000), NARROW(f8e4m3fn, 256
     "kernel " name "(M, N, K) { in A: bf16[M, K] const W: bf16[N, K] layout(0/16, 1/2, 0%16, 1%2) in B[N] out Y: bf16[M, N], Z[M, N]"       \
     " Y[m, n] = sum(k: K) f32(A[m, k]) * f32(W[n, k]) then bf16(max(it + B[n], 0)) Z[i, j] = f32(Y[i, j])"                                 \
     " schedule: split m " #rows "; split n " #cols " 16; split k 2; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }"
+#define WINDOW(name, C, rows, taps, size, stride, near)                                                             \
+    "kernel " name "(N, W) { in X: bf16[19, " #stride " * W + " #taps ", " #C "], B[" #C "] const K: bf16[" #rows ", " #taps ", " #C "]"        \
+    " out Y: bf16[" size ", W, " #C "], Z[" size ", W, " #C "]"                                                                             \
+    " Y[h, w, c] = sum(i: " #rows ", j: " #taps ") f32(X[" #stride " * h + i, " #stride " * w + j, c]) * f32(K[i, j, c]) then bf16(max(it + B[c], 0))" \
+    " Z[a, b, d] = f32(Y[a, b, d])"                                                                                                          \
+    " schedule: split w " #near "; split c 16; split i 2; order h w.0 c.0 i.0 j i.1 w.1 c.1; parallel h; unroll i.0 i.1 j w.1; vectorize c.1; call window i }"
+CASES(window,
+    {WINDOW("odd", N, 5, 5, "6", 1, 12), 1 << 17, 40, 0}, {WINDOW("strided", N, 3, 3, "4", 2, 7), 1 << 17, 40, 0}, {WINDOW("even", N, 4, 2, "6", 1, 4), 1 << 17, 40, 0},
+    {WINDOW("low", N, 1, 7, "6", 1, 3), 1 << 17, 40, 0},
+    {"kernel line(W, C) { in X: bf16[W + 4, C] const K: bf16[5, C] out Y[W, C] Y[w, c] = sum(i: 5) f32(X[w + i, c]) * f32(K[i, c])"
+     " schedule: split w 8; split c 16; split i 2; order w.0 c.0 i.0 i.1 w.1 c.1; unroll i.0 i.1 w.1; vectorize c.1; call window i }", 1 << 17, 40, 0},
+    {"kernel turned(H, C) { in X: bf16[H + 2, 22, C] const K: bf16[3, 3, C] out Y[H, 20, C]" /* a tile of known size whose end is no whole tile */
+     " Y[h, w, c] = sum(i: 3, j: 3) f32(K[i, j, c]) * f32(X[h + i, w + j, c])"
+     " schedule: split w 14; split c 2 16; split i 2; order h w.0 c.0 c.1 i.0 j i.1 w.1 c.2; parallel h; unroll i.0 i.1 j w.1; vectorize c.2; call window j }", 1 << 17, 40, 0})
+
 CASES(contract,
     {GEMM("gemm", 14, 2), 400, 40, 0}, {GEMM("gemm_low", 3, 1), 400, 17, 0}, {GEMM("gemv", 1, 4), 400, 17, 0},
     {GEMM8("gemm8", "u8", "i8", 12, 2), 0, 40, 0}, {GEMM8("gemm8_low", "u8", "i8", 3, 1), 0, 17, 0}, {GEMM8("gemm8_signed", "i8", "i8", 4, 1), 0, 17, 0},
@@ -330,6 +345,8 @@ Test(llvm, hot_loop_has_no_spills)
                  {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"},
                  {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"},
                  {GEMM16("gemm16", 12, 2), "avx512bf16", "vdpbf16ps"},
+                 {WINDOW("five", 48, 5, 5, "6", 1, 14), "avx512bf16", "vdpbf16ps"},
+                 {WINDOW("three", 48, 3, 3, "6", 2, 7), "avx512bf16", "vdpbf16ps"},
                  {GEMM16("gemm16", 6, 2), "amx", "vfmadd"},
                  {GEMM16("gemm16", 3, 1), "avx2", "vfmadd"}};
     for (size_t i = 0; i < COUNT_OF(tiles); i++) {

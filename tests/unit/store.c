@@ -48,6 +48,23 @@ Test(store, convolutions)
     program_drop(p);
 }
 
+/* Weights of a window are factors, however few; sums under a window are an image, however deep. */
+Test(store, windows)
+{
+    Program *p = stored("kernel k() { in X[1, 24, 13, 13] const W[24, 1, 3, 3], V[24, 1, 5, 5], B[24] out Y[1, 24, 7, 7], Z[1, 24]"
+                        " tmp a[1, 24, 13, 13] layout(0, 2, 3, 1), b[1, 24, 11, 11] layout(0, 2, 3, 1), c[1, 24, 7, 7] layout(0, 2, 3, 1)"
+                        " a[n, o, p, q] = max(X[n, o, p, q], -0.5) * 0.5 + 0.125"
+                        " b[n, o, u, v] = sum(r: 3, s: 3) a[n, o, u + r, v + s] * W[o, 0, r, s] then it + B[o]"
+                        " c[n, o, h, w] = sum(k: 5, l: 5) b[n, o, h + k, w + l] * V[o, 0, k, l] then max(it, -1)"
+                        " Z[n, o] = sum(i: 7, j: 7) c[n, o, i, j] Y[n, o, h, w] = c[n, o, h, w] * Z[n, o] * 0.01 }",
+                        DT_bf16, 0.5);
+    cr_expect_eq(type_named(p, "W"), DT_bf16);
+    cr_expect_eq(type_named(p, "V"), DT_bf16);
+    cr_expect_eq(type_named(p, "B"), DT_f32, "a bias");
+    cr_expect_eq(type_named(p, "c"), DT_bf16, "no statistic");
+    program_drop(p);
+}
+
 /* An input is no operand of a dot product until it is rounded; odd depths end in partial words. */
 Test(store, inputs_are_rounded_for_dots)
 {

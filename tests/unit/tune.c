@@ -97,6 +97,21 @@ Test(tune, windows_keep_their_rows_in_the_cache)
     program_drop(p);
 }
 
+/* Where one instruction sums two bf16 products: neighbours in registers, the rows of the window by twos, channels of what the cache keeps. */
+Test(tune, windows_of_bf16_are_called)
+{
+    Program *p = program_new("kernel k() { in X: bf16[240, 32, 32] layout(1, 2, 0) const W: bf16[240, 5, 5] layout(1, 2, 0) out Y[240, 28, 28] layout(1, 2, 0)"
+                             " Y[c, h, w] = sum(i: 5, j: 5) f32(X[c, h + i, w + j]) * f32(W[c, i, j]) }");
+    Kernel *k = tuned(p, "avx512bf16");
+    cr_assert(calls(k) && split_of(k, "w", 0) == 14 && split_of(k, "i", 0) == 2 && split_of(k, "c", 0) == 3);
+    cr_assert_not(calls(tuned(p, "avx512")) || calls(tuned(p, "amx")));
+    program_drop(p);
+    p = program_new("kernel k() { in X[32, 9, 9] layout(1, 2, 0) const W: bf16[32, 3, 3] layout(1, 2, 0) out Y[32, 7, 7] layout(1, 2, 0)"
+                    " Y[c, h, w] = sum(i: 3, j: 3) X[c, h + i, w + j] * f32(W[c, i, j]) }");
+    cr_assert_not(calls(tuned(p, "avx512bf16")), "a factor is f32");
+    program_drop(p);
+}
+
 /* Copies into panels: pieces of the axis behind the lanes, and for dot products words of several values. */
 Test(tune, panels_are_written_in_pieces)
 {
