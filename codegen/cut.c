@@ -216,7 +216,7 @@ static bool stages_equal(const Kernel *k, const Compute *a, const Compute *b)
     int rank = k->buf.at[a->out].rank;
     return a->out == b->out && a->rank == b->rank && a->reduces == b->reduces && a->how == b->how &&
            a->value == b->value && a->epilogue == b->epilogue && a->keep == b->keep && a->check == b->check &&
-           a->where == b->where && a->scan == b->scan && a->update == b->update && a->share == b->share &&
+           a->where == b->where && a->scan == b->scan && a->update == b->update && a->share == b->share && a->apart == b->apart &&
            !memcmp(a->space, b->space, sizeof(int) * (size_t)a->rank) &&
            !memcmp(a->reduce, b->reduce, sizeof(int) * (size_t)a->reduces) &&
            !memcmp(a->at, b->at, sizeof(Expr) * (size_t)rank);

@@ -37,7 +37,7 @@ int64_t size_guess(const Sizes *z, Dim d);                           /* with eve
 Dim dim_of_expr(Dims *to, Kernel *k, Expr e, const Dim *symbol);     /* an index expression of a kernel as a size of the program; symbol: per symbol of k->dim, NULL: the same Dims */
 
 /* ---- plan.c: lifetimes, barriers, offsets ---- */
-typedef struct PlanStep { const uint32_t *buf; const bool *writes; uint32_t bufs; bool single; } PlanStep; /* single: thread 0 does all of it */
+typedef struct PlanStep { const uint32_t *buf; const bool *writes, *apart; uint32_t bufs; bool single; } PlanStep; /* apart: stores where no other step does; single: thread 0 does all of it */
 typedef struct PlanBuf { uint64_t bytes; uint32_t first, last; bool used; uint64_t offset; } PlanBuf; /* bytes with slack; used: touched by a step */
 typedef struct Plan {
     PlanStep *step;

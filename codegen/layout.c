@@ -250,7 +250,7 @@ static void fill_strip(Layer *l, const Halo *h, int d, bool high, int share, con
     Expr zero = expr_index(k, 0), low = expr_sub(k, zero, h->low[d]);
     Expr start = high ? expr_add(k, low, from.dim[d]) : zero, size = high ? expr_sub(k, to.dim[d], start) : low;
     if (expr_is(k, size, 0)) return;
-    Compute c = {.out = h->to, .rank = to.rank, .value = h->pad, .share = share, .loc = loc};
+    Compute c = {.out = h->to, .rank = to.rank, .value = h->pad, .apart = true, .share = share, .loc = loc};
     for (int i = 0; i < to.rank; i++) {
         c.space[i] = kernel_axis(k, NULL, i == d ? size : to.dim[i]);
         c.at[i] = expr_axis(k, c.space[i]);

@@ -8,20 +8,24 @@
 #include <assert.h>
 #include <stdlib.h>
 
+/* A step that stores apart (the border of an image) waits for nobody: nothing else stores there, and nothing reads there before. Who reads
+ * the buffer waits for it. */
+
 /* What a group of steps without a barrier did to a buffer; the epoch says which group. Steps that thread 0 does alone
  * keep their order among themselves. */
 typedef struct Touched {
     uint32_t epoch;
-    bool read, written, read_shared, written_shared;
+    bool read, written, apart, read_shared, written_shared, apart_shared;
 } Touched;
 
 static bool step_conflicts(const PlanStep *s, const Touched *t, uint32_t epoch)
 {
     for (uint32_t i = 0; i < s->bufs; i++) {
         const Touched *b = &t[s->buf[i]];
-        if (b->epoch != epoch) continue;
+        if (b->epoch != epoch || s->apart[i]) continue;
         bool written = s->single ? b->written_shared : b->written, read = s->single ? b->read_shared : b->read;
-        if (written || (s->writes[i] && read)) return true;
+        bool apart = s->single ? b->apart_shared : b->apart;
+        if (written || (s->writes[i] ? read : apart)) return true;
     }
     return false;
 }
@@ -31,6 +35,10 @@ static void step_touch(const PlanStep *s, Touched *t, uint32_t epoch)
     for (uint32_t i = 0; i < s->bufs; i++) {
         Touched *b = &t[s->buf[i]];
         if (b->epoch != epoch) *b = (Touched){.epoch = epoch};
+        if (s->apart[i]) {
+            b->apart = true, b->apart_shared |= !s->single;
+            continue;
+        }
         b->read = true, b->read_shared |= !s->single;
         b->written |= s->writes[i], b->written_shared |= s->writes[i] && !s->single;
     }

@@ -92,21 +92,38 @@ static void bytes_collect(Tables *t)
     }
 }
 
+/* Is this all that the kernel does with the buffer? */
+static bool stores_apart(Kernel *k, int buf)
+{
+    Arena scratch = {0};
+    LoadList loads = {0};
+    bool stores = false, apart = true;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *c = &k->stage.at[i];
+        stage_loads(k, &scratch, c, &loads);
+        if (c->out == buf) stores = true, apart = apart && c->apart;
+    }
+    for (uint32_t i = 0; i < loads.at.n; i++) apart = apart && (int)expr_node(k, loads.at.at[i])->id != buf;
+    arena_drop(&scratch);
+    return stores && apart;
+}
+
 static void step_collect(Tables *t, uint32_t s)
 {
     Image *im = t->im;
     const struct CutStep *c = &im->cut->step[s];
-    const Kernel *k = im->cut->kernel.at[c->kernel];
+    Kernel *k = im->cut->kernel.at[c->kernel];
     uint32_t *buf = NEW_ARRAY(t->mem, uint32_t, c->bufs + 1);
-    bool *writes = NEW_ARRAY(t->mem, bool, c->bufs + 1);
+    bool *writes = NEW_ARRAY(t->mem, bool, c->bufs + 1), *apart = NEW_ARRAY(t->mem, bool, c->bufs + 1);
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->bufs; i++) {
         if (!param_needs_memory(t, c->kernel, i + 1)) continue;
         buffer_use(t, c->buf[i]);
         BufKind kind = k->buf.at[i + 1].kind;
+        apart[n] = stores_apart(k, (int)i + 1);
         buf[n] = (uint32_t)c->buf[i], writes[n++] = kind == BUF_OUT || kind == BUF_TMP;
     }
-    t->plan.step[s] = (PlanStep){.buf = buf, .writes = writes, .bufs = n, .single = true};
+    t->plan.step[s] = (PlanStep){.buf = buf, .writes = writes, .apart = apart, .bufs = n, .single = true};
     StepInfo *info = &t->step[s];
     info->sizes = c->sizes;
     info->size = NEW_ARRAY(t->mem, uint32_t, c->sizes + 1), info->range = NEW_ARRAY(t->mem, uint32_t, im->levels);

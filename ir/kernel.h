@@ -93,6 +93,7 @@ typedef struct Compute {
     Expr when;               /* program: 0, or a size that is 1 where the stage runs at all, else 0 (octet.Choose; ir/demand.c) */
     int scan;                /* 0, or a space axis: consecutive stages with the same scan axis run together, one value of the axis after the other, so they may read what they wrote at smaller values */
     Prim update;             /* P_NONE: store; else out[at] = update(out[at], result), points in order (Scatter with a reduction) */
+    bool apart;              /* stores where no other stage does, and nothing reads there before: in any order with those that store elsewhere */
     int share;               /* stages of one node with the same non-zero number may share the loops over common leading space axes */
     const Loc *loc;
 } Compute;

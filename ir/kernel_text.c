@@ -4,7 +4,7 @@
  *     in X[R, C], I: i64[N]     out Y[R, C]     tmp m[R]     const W: i8[K, N] layout(1/16, 0, 1%16)
  *     m[r]    = max(c: C) X[r, c]                               # how(axis: extent, ...) value
  *     s[r]    = sum(c: C) exp(X[r, c] - m[r]) keep Y[r, c] then 1 / it     # `it`: the reduced value
- *     Y[r, c] = Y[r, c] * s[r] check r < R                      # clauses: keep then check where when scan share
+ *     Y[r, c] = Y[r, c] * s[r] check r < R                      # clauses: keep then check where when scan share apart
  *     Y[r + 1, c] for r: R - 1, c: C = ...                      # the axes, where the indices do not say them
  *     Y[I[i]] for i: N add= X[i]                                # update
  *     schedule: share r; split c 4 16; vectorize c.2
@@ -228,6 +228,7 @@ static void print_compute(const Kernel *k, const Compute *c, FILE *f)
     print_clause(k, " when ", c->when, f);
     if (c->scan) fprintf(f, " scan %s", k->axis.at[c->scan].name);
     if (c->share) fprintf(f, " share %d", c->share);
+    if (c->apart) fputs(" apart", f);
     fputc('\n', f);
 }
 
@@ -552,6 +553,7 @@ static void read_clauses(Reader *r, Compute *c)
         c->scan = find_axis(k, name, strlen(name));
     }
     if (scalar_accept(&r->s, "share")) c->share = number(r, "a number");
+    c->apart = scalar_accept(&r->s, "apart");
 }
 
 static void read_compute(Reader *r)

@@ -19,10 +19,10 @@ static Plan program_make(Arena *mem, uint32_t steps)
               .barrier = NEW_ARRAY(mem, bool, steps)};
     for (uint32_t s = 0; s < steps; s++) {
         uint32_t *buf = NEW_ARRAY(mem, uint32_t, 3), n = 0;
-        bool *writes = NEW_ARRAY(mem, bool, 3);
+        bool *writes = NEW_ARRAY(mem, bool, 3), *apart = NEW_ARRAY(mem, bool, 3);
         buf[n] = s, writes[n++] = true;
         for (int r = 0; r < 2 && s; r++) buf[n++] = s - 1 - pick(s < 6 ? s : 6);
-        p.step[s] = (PlanStep){.buf = buf, .writes = writes, .bufs = n, .single = pick(3) == 0};
+        p.step[s] = (PlanStep){.buf = buf, .writes = writes, .apart = apart, .bufs = n, .single = pick(3) == 0};
         p.buf[s].bytes = plan_bytes(pick(5000));
     }
     return p;
@@ -79,6 +79,24 @@ Test(plan, offsets_never_overlap)
                 cr_assert(!together || x->offset + x->bytes <= y->offset || y->offset + y->bytes <= x->offset);
             }
         }
+        arena_drop(&mem);
+    }
+}
+
+/* A border waits for none of those that store elsewhere in its buffer, nor they for it; who reads the buffer waits for all. */
+Test(plan, what_stores_apart_waits_for_nobody)
+{
+    static const uint32_t buf[] = {0};
+    static const bool yes[] = {true}, no[] = {false};
+    const PlanStep inside = {buf, yes, no, 1, false}, border = {buf, yes, yes, 1, false}, reader = {buf, no, no, 1, false};
+    const PlanStep order[][4] = {{inside, border, reader, reader}, {border, inside, reader, reader}, {inside, reader, border, reader}};
+    static const bool want[][4] = {{false, false, true, false}, {false, false, true, false}, {false, true, false, true}};
+    for (int i = 0; i < 3; i++) {
+        Arena mem = {0};
+        Plan p = {.step = NEW_ARRAY(&mem, PlanStep, 4), .steps = 4, .barrier = NEW_ARRAY(&mem, bool, 4), .bufs = 1};
+        memcpy(p.step, order[i], sizeof order[i]);
+        plan_barriers(&p, &mem);
+        for (int s = 0; s < 4; s++) cr_expect_eq(p.barrier[s], want[i][s], "order %d, step %d", i, s);
         arena_drop(&mem);
     }
 }
