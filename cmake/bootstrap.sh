@@ -2,7 +2,7 @@
 # bootstrap.sh [tests]: installs what Octet is built with (and, with `tests`, tested with) from Debian's packages, if anything is missing.
 # Needs root or sudo only when something is missing.
 set -euo pipefail
-packages="cmake ninja-build pkg-config gcc binutils llvm-22-dev libprotobuf-c-dev protobuf-c-compiler libcjson-dev libzip-dev"
+packages="cmake ninja-build pkg-config gcc binutils llvm-22-dev libprotobuf-c-dev protobuf-c-compiler libcjson-dev libzip-dev liblapack-dev"
 [ "${1:-}" = tests ] && packages="$packages libcriterion-dev python3-venv g++ zip"
 missing=
 for p in $packages; do

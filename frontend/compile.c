@@ -7,6 +7,7 @@
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/policy.h"
+#include "frontend/refine.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
 #include "passes/winograd.h"
@@ -186,6 +187,8 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     stage_begin(&stage, "ranges");
     if (!calibrate_options(dr, &c) || !find_ranges(dr, simple, q, &c)) return NULL;
+    stage_begin(&stage, q->weights->needs ? "weights" : NULL);
+    if (q->weights->needs && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
     stage_begin(&stage, NULL);
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);

@@ -88,8 +88,11 @@ bool policy_check(const Options *o, Diag *d)
         return diag_error(d, NULL, "samples come from --calibrate or from --calibrate-cmd, not from both");
     if (!policy_read(&p, o, d)) return false;
     policy_drop(&p);
+    bool samples = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
+    if (weight_method_find(o->value[OPT_weights])->needs && !samples)
+        return diag_error(d, NULL, "--weights %s needs samples (--calibrate)", o->value[OPT_weights]);
     if (makes_integers(o))
-        return o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd] || o->value[OPT_ranges] ||
+        return samples || o->value[OPT_ranges] ||
                diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
     if (!needs(o, OPT_ranges, "--ranges", "--quantize int8", d) ||
         !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d))

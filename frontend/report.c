@@ -94,6 +94,8 @@ static cJSON *layer_json(const Layer *l, Arena *mem)
         number(a, "zero_point", l->zero_point);
     cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
     cJSON_AddStringToObject(w, "method", l->method);
+    if (l->fallback) cJSON_AddStringToObject(w, "fallback", l->fallback);
+    if (isfinite(l->error)) number(w, "error_nearest", l->error_nearest), number(w, "error", l->error);
     number(w, "elements", (double)l->weights), number(w, "sqnr_db", l->weight_sqnr);
     number(o, "sqnr_db", l->sqnr);
     return o;

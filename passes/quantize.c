@@ -178,31 +178,59 @@ static Val add_channels(Quantizer *z, const Node *n, Val y, const float *v, int6
     return emit(z->out, "Add", n->loc, 2, y, graph_const(z->out, t, NULL));
 }
 
-static WeightForm weight_form(const Quantization *q)
+WeightForm quantize_form(const Quantization *q)
 {
     return q->form.code ? q->form : (WeightForm){.code = DT_i8};
+}
+
+void codes_set(Quantization *q, LayerCodes c)
+{
+    c.tensor = arena_text(q->mem, c.tensor, strlen(c.tensor));
+    vec_push(q->mem, &q->codes, c);
+    map_put(q->mem, &q->coded, c.tensor, q->codes.n);
+}
+
+const LayerCodes *codes_find(const Quantization *q, const char *tensor)
+{
+    uint32_t i = map_get(&q->coded, tensor);
+    return i ? &q->codes.at[i - 1] : NULL;
+}
+
+static const WeightMethod *method_of(const Quantization *q) { return q->weights ? q->weights : weight_method_at(0); }
+
+/* Codes found with statistics, or without where the method needs none or has none. */
+static LayerCodes layer_codes(const Quantizer *z, const Node *n)
+{
+    const LayerCodes *found = codes_find(z->q, tensor_name(z->in, n->out, z->ctx->scratch));
+    if (found) return *found;
+    Arena work = {0};
+    WeightForm form = quantize_form(z->q);
+    WeightMatrix m = weight_matrix(z->in, n, &work);
+    WeightChoice c = weight_choose(method_of(z->q), &m, &form, NULL, &work);
+    LayerCodes l = {.codes = weight_tensors(&m, &c.codes, z->ctx->mem), .sqnr = weight_sqnr(&m, &c.codes)};
+    l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
+    arena_drop(&work);
+    return l;
 }
 
 /* The weights' codes, in a DequantizeLinear. */
 static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
-    const WeightMethod *method = z->q->weights ? z->q->weights : weight_method_at(0);
-    WeightForm form = weight_form(z->q);
+    LayerCodes l = layer_codes(z, n);
+    const CodeTensors *t = &l.codes;
     Arena work = {0};
-    WeightMatrix m = weight_matrix(z->in, n, &work);
-    WeightCodes codes = method->find(&m, &form, &work);
-    CodeTensors t = weight_tensors(&m, &codes, z->ctx->mem);
-    layer->weights = tensor_count(val->konst), layer->weight_sqnr = weight_sqnr(&m, &codes);
-    layer->method = method->name;
-    *lost = lost_by_rounding(z, n, val->konst, weight_values(&m, &codes, &work), r);
+    *lost = lost_by_rounding(z, n, val->konst, code_values(t, &work), r);
     arena_drop(&work);
+    layer->weights = tensor_count(val->konst), layer->weight_sqnr = l.sqnr;
+    layer->method = l.fallback ? weight_method_at(0)->name : method_of(z->q)->name, layer->fallback = l.fallback;
+    layer->error_nearest = l.error_nearest, layer->error = l.error;
     const OpDef *op = op_find("", "DequantizeLinear");
     Attr *attr = op_attr_defaults(z->out->mem, op);
-    attr_set_int(op, attr, "axis", t.axis), attr_set_int(op, attr, "block_size", t.block);
-    Val in[3] = {graph_const(z->out, t.code, val->name), graph_const(z->out, t.scale, NULL)};
-    if (t.zero) in[2] = graph_const(z->out, t.zero, NULL);
-    return graph_emit(z->out, op, attr, in, t.zero ? 3 : 2, 1, n->loc, NULL);
+    attr_set_int(op, attr, "axis", t->axis), attr_set_int(op, attr, "block_size", t->block);
+    Val in[3] = {graph_const(z->out, t->code, val->name), graph_const(z->out, t->scale, NULL)};
+    if (t->zero) in[2] = graph_const(z->out, t->zero, NULL);
+    return graph_emit(z->out, op, attr, in, t->zero ? 3 : 2, 1, n->loc, NULL);
 }
 
 /* Whether input k of a node reads the 8-bit form of a tensor that some contraction wants in 8 bits. Sums of signed tensors do not:
@@ -248,13 +276,36 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     }
 }
 
+static void keep_compile(const Quantization *q, regex_t *keep)
+{
+    if (q->keep && regcomp(keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
+}
+
+static const char *why_kept(const Graph *g, const Quantization *q, const regex_t *keep, const Node *n)
+{
+    const char *why = why_float(g, n);
+    if (why) return why;
+    return q->keep && !regexec(keep, n->loc->node, 0, NULL, 0) ? "kept by --keep" : NULL;
+}
+
 static const char *decide(const Quantizer *z, const Node *n)
 {
-    const char *why = why_float(z->in, n);
+    const char *why = why_kept(z->in, z->q, &z->keep, n);
     if (why) return why;
-    if (z->q->keep && !regexec(&z->keep, n->loc->node, 0, NULL, 0)) return "kept by --keep";
     if (!val_range(z, node_in(z->in, n, 0))) return "its input has no range: no calibration sample reached it";
     return NULL;
+}
+
+bool *quantize_coded(const Graph *g, const Quantization *q, Arena *mem)
+{
+    regex_t keep;
+    bool *coded = NEW_ARRAY(mem, bool, g->node.n + 1);
+    const bool *live = graph_live(g, mem);
+    keep_compile(q, &keep);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        coded[i] = live[i] && is_contraction(&g->node.at[i]) && !why_kept(g, q, &keep, &g->node.at[i]);
+    if (q->keep) regfree(&keep);
+    return coded;
 }
 
 Graph *pass_quantize(const Graph *in, PassCtx *ctx)
@@ -263,7 +314,7 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     z.map = graph_begin(z.out, in, ctx->scratch);
     z.dequantized = NEW_ARRAY(ctx->scratch, Val, in->val.n + 1);
     z.integer = NEW_ARRAY(ctx->scratch, bool, in->node.n + 1);
-    if (z.q->keep && regcomp(&z.keep, z.q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
+    keep_compile(z.q, &z.keep);
     bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {

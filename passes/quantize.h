@@ -33,9 +33,18 @@ typedef struct Layer {           /* one contraction of the model, for the report
     int zero_point;
     int64_t weights;             /* elements */
     const char *method;          /* INTEGER: how its weights were rounded (passes/weights.h) */
+    double error_nearest, error; /* of its output by rounding its weights to nearest and by the method, on held-out rows; NaN: not known */
+    const char *fallback;        /* NULL, or why the nearest were taken although a method was asked for */
     double weight_sqnr;          /* dB, of the quantized weights against the float ones */
     double sqnr;                 /* dB, of its output in the quantized model against the float model; NaN: not measured */
 } Layer;
+
+typedef struct LayerCodes {      /* weights that a method with statistics has rounded */
+    const char *tensor;          /* the layer's output */
+    CodeTensors codes;
+    double sqnr, error_nearest, error;
+    const char *fallback;
+} LayerCodes;
 
 struct Quantization {
     Arena *mem;
@@ -43,12 +52,20 @@ struct Quantization {
     VEC(Range) range;
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     const WeightMethod *weights; /* NULL: the first */
+    Map coded;                   /* tensor -> number + 1 in codes */
+    VEC(LayerCodes) codes;
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
 };
 
 /* The tensors whose ranges pass_quantize() will ask for, by number of Val: the observers' list. */
 bool *quantize_wanted(const Graph *g, Arena *scratch);
+/* The contractions whose weights pass_quantize() will make codes of, by number of node; no ranges are asked for. */
+bool *quantize_coded(const Graph *g, const Quantization *q, Arena *mem);
+WeightForm quantize_form(const Quantization *q);
+/* Codes that pass_quantize() takes for the layer with this output. */
+void codes_set(Quantization *q, LayerCodes c);
+const LayerCodes *codes_find(const Quantization *q, const char *tensor);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */
 const char *tensor_name(const Graph *g, Val v, Arena *mem);
 const Range *range_find(const Quantization *q, const char *name);

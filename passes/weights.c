@@ -134,42 +134,36 @@ static int code_of(const WeightForm *f, Grid g, float w)
     return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale) + g.zero));
 }
 
+int codes_nearest(const WeightCodes *c, int64_t at, float w)
+{
+    return code_of(&c->form, (Grid){c->scale[at], c->zero[at]}, w);
+}
+
+void codes_round(const WeightMatrix *m, WeightCodes *c)
+{
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++)
+            c->code[r * m->in + j] = (int16_t)codes_nearest(c, codes_at(c, r, j), m->w[r * m->in + j]);
+}
+
 static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = (int16_t)g.zero; }
 
-static void round_nearest(const WeightMatrix *m, WeightCodes *c)
+/* The square errors of every group on the grids g, a column's times its weight (NULL: 1). */
+static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, const Moments *s, double *error)
 {
-    for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++) {
-            int64_t at = codes_at(c, r, j);
-            c->code[r * m->in + j] =
-                (int16_t)code_of(&c->form, (Grid){c->scale[at], c->zero[at]}, m->w[r * m->in + j]);
-        }
-}
-
-/* ---- methods ---- */
-static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, Arena *mem)
-{
-    WeightCodes c = codes_new(m, f, mem);
-    const Extremes *e = extremes_of(m, &c, mem);
-    for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
-    round_nearest(m, &c);
-    return c;
-}
-
-/* The square errors of every group on grids from extremes that have been shrunk alike. */
-static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, double *error)
-{
-    for (int64_t r = 0; r < m->out; r++)
+    for (int64_t r = 0; r < m->out; r++) {
+        const float *second = s ? s->second + r / (m->out / m->blocks) * s->ld * s->ld : NULL;
         for (int64_t j = 0; j < m->in; j++) {
             int64_t at = codes_at(c, r, j);
             float w = m->w[r * m->in + j];
             double e = (double)(code_of(&c->form, g[at], w) - g[at].zero) * g[at].scale - w;
-            error[at] += e * e;
+            error[at] += e * e * (second ? (double)second[j * (s->ld + 1)] : 1);
         }
+    }
 }
 
-/* Clipping the few largest weights gives the others a finer grid: STEPS shrunk grids compete, in square error of the weights. */
-static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, Arena *mem)
+/* Clipping the few largest weights gives the others a finer grid: STEPS shrunk grids compete. */
+WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     enum { STEPS = 20 };
     WeightCodes c = codes_new(m, f, mem);
@@ -180,17 +174,38 @@ static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, Arena *m
     for (int step = 0; step < STEPS; step++) {
         float by = 1 - (float)step / (2 * STEPS);
         for (int64_t at = 0; at < n; at++) g[at] = grid_of(f, (Extremes){e[at].lo * by, e[at].hi * by}), error[at] = 0;
-        add_errors(m, &c, g, error);
+        add_errors(m, &c, g, s, error);
         for (int64_t at = 0; at < n; at++)
             if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
     }
-    round_nearest(m, &c);
+    return c;
+}
+
+/* ---- methods ---- */
+static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
+{
+    WeightCodes c = codes_new(m, f, mem);
+    const Extremes *e = extremes_of(m, &c, mem);
+    (void)s;
+    for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
+    codes_round(m, &c);
+    return c;
+}
+
+static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
+{
+    WeightCodes c = codes_on_grids(m, f, NULL, mem);
+    (void)s;
+    codes_round(m, &c);
     return c;
 }
 
 static const WeightMethod methods[] = {
-    {"rtn", "to the nearest code of a grid from the least to the largest weight", find_rtn},
-    {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", find_mse},
+    {"rtn", "to the nearest code of a grid from the least to the largest weight", 0, find_rtn},
+    {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", 0,
+     find_mse},
+    {"gptq", "one input after the other, the later ones make up for the error so far (Frantar et al. 2022)",
+     WEIGHT_MOMENTS, weights_gptq},
 };
 
 const WeightMethod *weight_method_at(uint32_t i) { return i < COUNT_OF(methods) ? &methods[i] : NULL; }
@@ -200,6 +215,49 @@ const WeightMethod *weight_method_find(const char *name)
     for (size_t i = 0; i < COUNT_OF(methods); i++)
         if (!strcmp(methods[i].name, name)) return &methods[i];
     return NULL;
+}
+
+/* ---- judging ---- */
+static double squares(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sum;
+}
+
+double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s)
+{
+    Arena work = {0};
+    int64_t out = m->out / m->blocks, many = out * m->in;
+    float *off = NEW_ARRAY(&work, float, many + 1), *y = NEW_ARRAY(&work, float, s->held_rows * out + 1),
+          *e = NEW_ARRAY(&work, float, s->held_rows * out + 1);
+    double signal = 0, noise = 0;
+    for (int64_t b = 0; b < m->blocks; b++) {
+        const float *x = s->held + b * s->held_room * s->ld, *w = m->w + b * many;
+        for (int64_t i = 0; i < many; i++)
+            off[i] = w[i] - codes_value(c, b * out + i / m->in, i % m->in, m->in);
+        memset(y, 0, sizeof *y * (size_t)(s->held_rows * out)), memset(e, 0, sizeof *e * (size_t)(s->held_rows * out));
+        rows_times(x, s->held_rows, s->ld, w, out, m->in, y);
+        rows_times(x, s->held_rows, s->ld, off, out, m->in, e);
+        signal += squares(y, s->held_rows * out), noise += squares(e, s->held_rows * out);
+    }
+    arena_drop(&work);
+    return signal > 0 ? sqrt(noise / signal) : (double)NAN;
+}
+
+WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s,
+                           Arena *mem)
+{
+    WeightChoice c = {.error_nearest = (double)NAN, .error = (double)NAN};
+    if (!(how->needs & WEIGHT_MOMENTS)) return c.codes = how->find(m, f, s, mem), c;
+    c.codes = find_rtn(m, f, NULL, mem);
+    if (!s) return c.why = "its inputs are too many for second moments", c;
+    if (!s->rows || !s->held_rows) return c.why = "no calibration sample reached it", c;
+    c.error_nearest = weight_error(m, &c.codes, s);
+    WeightCodes found = how->find(m, f, s, mem);
+    c.error = weight_error(m, &found, s);
+    if (c.error < c.error_nearest) return c.codes = found, c;
+    return c.why = "on rows it has not seen the method does no better than rounding to nearest", c;
 }
 
 /* ---- as tensors ---- */
@@ -213,19 +271,16 @@ static Tensor *scale_tensor(const WeightMatrix *m, const WeightCodes *c, DType t
     return tensor_new(mem, type, m->tensor->rank, dim);
 }
 
-/* The number of the scale tensor's element that belongs to element i of the weights. */
-static int64_t scale_at(const WeightMatrix *m, const WeightCodes *c, const Tensor *scale, int64_t i)
+/* The number of the scale that belongs to element i of the codes. */
+static int64_t scale_at(const CodeTensors *t, int64_t i)
 {
-    const Tensor *t = m->tensor;
-    int64_t at = 0, step = 1, index;
-    for (int d = t->rank; d-- > 0; i /= t->dim[d]) {
-        index = i % t->dim[d];
-        if (!c->form.group) {
-            if (d == m->channel_axis) return index;
-            continue;
-        }
-        at += (d == m->input_axis ? index / c->form.group : index) * step;
-        step *= scale->dim[d];
+    int64_t at = 0, step = 1;
+    for (int d = t->code->rank; d-- > 0; i /= t->code->dim[d]) {
+        int64_t index = i % t->code->dim[d];
+        if (!t->block && d == t->axis) return index;
+        if (!t->block) continue;
+        at += (d == t->axis ? index / t->block : index) * step;
+        step *= t->scale->dim[d];
     }
     return at;
 }
@@ -240,7 +295,7 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
                      .block = c->form.group};
     for (int64_t r = 0; r < m->out; r++)
         for (int64_t j = 0; j < m->in; j++) {
-            int64_t i = m->row[r] + m->col[j], from = codes_at(c, r, j), at = scale_at(m, c, t.scale, i);
+            int64_t i = m->row[r] + m->col[j], from = codes_at(c, r, j), at = scale_at(&t, i);
             ((int8_t *)(void *)t.code->data)[i] = (int8_t)c->code[r * m->in + j];
             ((float *)(void *)t.scale->data)[at] = c->scale[from];
             if (zeros) ((int8_t *)(void *)t.zero->data)[at] = (int8_t)c->zero[from];
@@ -248,13 +303,16 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
     return t;
 }
 
-Tensor *weight_values(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
+Tensor *code_values(const CodeTensors *t, Arena *mem)
 {
-    Tensor *t = tensor_new(mem, DT_f32, m->tensor->rank, m->tensor->dim);
-    for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++)
-            ((float *)(void *)t->data)[m->row[r] + m->col[j]] = codes_value(c, r, j, m->in);
-    return t;
+    Tensor *v = tensor_new(mem, DT_f32, t->code->rank, t->code->dim);
+    for (int64_t i = 0, n = tensor_count(v); i < n; i++) {
+        int64_t at = scale_at(t, i),
+                code = dtype_load_int(t->code->type, t->code->data, i) -
+                       (t->zero ? dtype_load_int(t->zero->type, t->zero->data, at) : 0);
+        ((float *)(void *)v->data)[i] = (float)code * ((const float *)t->scale->data)[at];
+    }
+    return v;
 }
 
 double weight_sqnr(const WeightMatrix *m, const WeightCodes *c)

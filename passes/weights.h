@@ -7,7 +7,7 @@
  * A weight is scale * (code - zero). Codes, scales and zero points found here are what ships: nothing is rounded twice. */
 #ifndef OCTET_WEIGHTS_H
 #define OCTET_WEIGHTS_H
-#include "ir/op.h"
+#include "passes/moments.h"
 
 typedef struct WeightForm {
     DType code;                  /* i8, u8, i4 or u4 */
@@ -17,7 +17,7 @@ typedef struct WeightForm {
 int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127 */
 int weight_code_middle(const WeightForm *f);                                      /* the zero point of symmetric codes */
 
-typedef struct WeightMatrix {
+struct WeightMatrix {
     const Tensor *tensor;        /* where it comes from */
     int channel_axis, input_axis; /* of the tensor */
     int64_t out, in;
@@ -26,7 +26,7 @@ typedef struct WeightMatrix {
     int64_t blocks;              /* rows are in so many equal blocks; each multiplies inputs of its own (groups, batches) */
     int64_t *row, *col;          /* element (r, c) is number row[r] + col[c] of the tensor */
     float *w;                    /* [out][in] */
-} WeightMatrix;
+};
 /* The constant f32 weights (input 1) of a row with QUANT_INTEGER. */
 WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem);
 
@@ -55,13 +55,31 @@ typedef struct CodeTensors {
     int64_t block;
 } CodeTensors;
 CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *mem);
-Tensor *weight_values(const WeightMatrix *m, const WeightCodes *c, Arena *mem); /* dequantized, f32, as m's tensor lies */
+Tensor *code_values(const CodeTensors *t, Arena *mem);                          /* what they mean, f32 */
 double weight_sqnr(const WeightMatrix *m, const WeightCodes *c);                /* dB, of the codes' values against the weights */
 
+enum { WEIGHT_MOMENTS = 1 };     /* needs: Moments of the matrix's inputs */
 typedef struct WeightMethod {
     const char *name, *help;
-    WeightCodes (*find)(const WeightMatrix *m, const WeightForm *f, Arena *mem);
+    unsigned needs;
+    WeightCodes (*find)(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* s: where needed, else perhaps NULL */
 } WeightMethod;
 const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the first is the default */
 const WeightMethod *weight_method_find(const char *name);
+
+/* What a method found, judged on rows that it has not seen: where it does worse than rounding to nearest, that is taken instead. */
+typedef struct WeightChoice {
+    WeightCodes codes;
+    double error_nearest, error; /* of the outputs, errors over values in the Euclidean norm: rounding to nearest, and the method; NaN: no rows */
+    const char *why;             /* NULL, or why codes are the nearest */
+} WeightChoice;
+WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
+double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s);
+
+/* ---- for methods ---- */
+/* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not NULL. */
+WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
+int codes_nearest(const WeightCodes *c, int64_t at, float w); /* at: of codes_at() */
+void codes_round(const WeightMatrix *m, WeightCodes *c);      /* all to the nearest */
+WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* gptq.c */
 #endif

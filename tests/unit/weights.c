@@ -84,9 +84,9 @@ Test(weights, tensors_mean_what_the_codes_mean)
         for (size_t i = 0; i < COUNT_OF(forms); i++) {
             const WeightForm *f = &forms[i];
             WeightMatrix m = matrix(l);
-            WeightCodes c = weight_method_at(0)->find(&m, f, &w.mem);
+            WeightCodes c = weight_method_at(0)->find(&m, f, NULL, &w.mem);
             CodeTensors t = weight_tensors(&m, &c, &w.mem);
-            cr_expect(tensor_equal(dequantized(&t), weight_values(&m, &c, &w.mem)), "layer %d, form %zu", l, i);
+            cr_expect(tensor_equal(dequantized(&t), code_values(&t, &w.mem)), "layer %d, form %zu", l, i);
             cr_expect((t.zero != NULL) == (f->asymmetric || dtypes[f->code].cls == DC_UINT));
             for (int64_t r = 0; r < m.out; r++)
                 for (int64_t j = 0; j < m.in; j++) {
@@ -115,7 +115,7 @@ Test(weights, clipping_never_has_the_larger_square_error)
         for (size_t i = 0; i < COUNT_OF(forms); i++) {
             WeightMatrix m = matrix(l);
             m.w[3] = 5; /* far out */
-            WeightCodes rtn = weight_method_find("rtn")->find(&m, &forms[i], &w.mem), mse = weight_method_find("mse")->find(&m, &forms[i], &w.mem);
+            WeightCodes rtn = weight_method_find("rtn")->find(&m, &forms[i], NULL, &w.mem), mse = weight_method_find("mse")->find(&m, &forms[i], NULL, &w.mem);
             cr_expect(square_error(&m, &mse) <= square_error(&m, &rtn), "layer %d, form %zu", l, i);
         }
 }
@@ -126,7 +126,7 @@ Test(weights, groups_have_their_own_scales)
     WeightMatrix m = matrix(MATMUL);
     WeightForm f = {.code = DT_i4, .group = 3};
     m.w[0] = 100;
-    WeightCodes c = weight_method_at(0)->find(&m, &f, &w.mem);
+    WeightCodes c = weight_method_at(0)->find(&m, &f, NULL, &w.mem);
     cr_assert(c.groups == 3 && c.owners == 5 && c.group[2] == 0 && c.group[3] == 1 && c.group[6] == 2);
     cr_expect(fabsf(c.scale[0]) > 10 && fabsf(c.scale[1]) < 0.2f && fabsf(c.scale[3]) < 0.2f);
     CodeTensors t = weight_tensors(&m, &c, &w.mem);
@@ -139,9 +139,214 @@ Test(weights, nothing_but_zeros)
         WeightMatrix m = matrix(MATMUL);
         memset(m.w, 0, sizeof *m.w * (size_t)(m.out * m.in));
         for (uint32_t k = 0; weight_method_at(k); k++) {
-            WeightCodes c = weight_method_at(k)->find(&m, &forms[i], &w.mem);
+            WeightCodes c = weight_choose(weight_method_at(k), &m, &forms[i], NULL, &w.mem).codes;
             cr_expect(square_error(&m, &c) == 0 && c.scale[0] == 1, "%s, form %zu", weight_method_at(k)->name, i);
         }
+    }
+}
+
+/* ---- inputs ---- */
+/* Rows of inputs times the matrix are what the operator computes: every kind of layer, with padding and strides, by folding. */
+static void rows_agree(const char *op_name, int nx, const int64_t *x_dim, int nw, const int64_t *w_dim, const char *attrs)
+{
+    static const int64_t pads[] = {1, 2, 0, 1}, strides[] = {2, 1}, dilations[] = {1, 2};
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    const OpDef *op = op_find("", op_name);
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    if (*attrs) {
+        attr_set_int(op, attr, "group", 2), attr_set_ints(op, attr, "pads", pads, 4);
+        attr_set_ints(op, attr, "strides", strides, 2), attr_set_ints(op, attr, "dilations", dilations, 2);
+    }
+    const Tensor *x = tensor_random(&w.mem, DT_f32, nx, x_dim, 5), *wt = tensor_random(&w.mem, DT_f32, nw, w_dim, 6);
+    Type free_type = type_of_tensor(&w.module, x);
+    Val in[2] = {graph_input(g, "x", free_type), graph_const(g, wt, NULL)};
+    graph_emit(g, op, attr, in, 2, 1, NULL, NULL);
+    const Node *n = &g->node.at[0];
+    WeightMatrix m = weight_matrix(g, n, &w.mem);
+    InputRows r = input_rows(g, n, &m, x, &w.mem);
+    in[0] = graph_const(g, x, NULL);
+    const Tensor *y = graph_val(g, graph_emit(g, op, attr, in, 2, 1, NULL, NULL))->konst;
+    cr_assert(y && r.rows * m.out == tensor_count(y), "%s: %ld rows of %ld", op_name, (long)r.rows, (long)m.out);
+    float *row = NEW_ARRAY(&w.mem, float, m.in);
+    int64_t out = m.out / m.blocks, plane = *attrs ? r.rows / x_dim[0] : 1;
+    for (int64_t b = 0; b < m.blocks; b++)
+        for (int64_t k = 0; k < r.rows; k++) {
+            input_row(&r, b, k, row);
+            for (int64_t o = 0; o < out; o++) {
+                double sum = 0;
+                for (int64_t j = 0; j < m.in; j++) sum += (double)row[j] * m.w[(b * out + o) * m.in + j];
+                int64_t at = *attrs ? (k / plane * m.out + b * out + o) * plane + k % plane : (b * r.rows + k) * out + o;
+                cr_assert_float_eq(sum, ((const float *)y->data)[at], 1e-3, "%s: block %ld, row %ld, output %ld", op_name, (long)b, (long)k, (long)o);
+            }
+        }
+}
+
+Test(weights, rows_of_inputs_times_the_matrix_are_the_layer)
+{
+    rows_agree("MatMul", 3, (int64_t[]){2, 3, 7}, 2, (int64_t[]){7, 5}, "");
+    rows_agree("MatMul", 3, (int64_t[]){3, 4, 7}, 3, (int64_t[]){3, 7, 5}, "");
+    rows_agree("Conv", 4, (int64_t[]){2, 8, 7, 9}, 4, (int64_t[]){6, 4, 3, 2}, "window");
+    rows_agree("Conv", 4, (int64_t[]){2, 2, 7, 9}, 4, (int64_t[]){4, 1, 3, 2}, "window"); /* depthwise */
+}
+
+static double noise(uint32_t *seed)
+{
+    double sum = 0;
+    for (int i = 0; i < 6; i++) sum += random_step(seed) / 16777216.0 - 0.5;
+    return sum;
+}
+
+/* One product of made-up weights, [in][out]. */
+static WeightMatrix product(int64_t in, int64_t out, uint32_t seed)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    Tensor *t = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){in, out});
+    for (int64_t i = 0; i < in * out; i++) ((float *)(uintptr_t)t->data)[i] = (float)noise(&seed);
+    Tensor *x = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){1, in});
+    emit(g, "MatMul", NULL, 2, graph_input(g, "x", type_of_tensor(&w.module, x)), graph_const(g, t, NULL));
+    return weight_matrix(g, &g->node.at[0], &w.mem);
+}
+
+/* Rows in which a few directions are strong: what the errors of one column do, others can undo. */
+static float *correlated(int64_t rows, int64_t in, int64_t directions, uint32_t seed)
+{
+    float *x = NEW_ARRAY(&w.mem, float, rows * in), *mix = NEW_ARRAY(&w.mem, float, directions * in), strength[64];
+    for (int64_t i = 0; i < directions * in; i++) mix[i] = (float)noise(&seed);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t d = 0; d < directions; d++) strength[d] = (float)noise(&seed);
+        for (int64_t j = 0; j < in; j++) {
+            double v = 0.3 * noise(&seed);
+            for (int64_t d = 0; d < directions; d++) v += (double)strength[d] * mix[d * in + j];
+            x[r * in + j] = (float)v;
+        }
+    }
+    return x;
+}
+
+static Moments *seen(const WeightMatrix *m, const float *x, int64_t rows, int64_t held)
+{
+    Moments *s = moments_new(m, &w.mem);
+    moments_add_rows(s, x, rows, false);
+    moments_add_rows(s, x + rows * m->in, held, true);
+    return s;
+}
+
+Test(weights, second_moments_are_sums_of_products)
+{
+    WeightMatrix m = product(11, 3, 1);
+    float *x = correlated(300, 11, 3, 2);
+    Moments *s = seen(&m, x, 290, 10);
+    cr_assert(s->rows == 290 && s->held_rows == 10);
+    for (int i = 0; i < 11; i++)
+        for (int j = i; j < 11; j++) {
+            double sum = 0;
+            for (int r = 0; r < 290; r++) sum += (double)x[r * 11 + i] * x[r * 11 + j];
+            cr_expect_float_eq(sum, s->second[i * s->ld + j], 1e-4 * (fabs(sum) + 10));
+        }
+}
+
+/* GPTQ as the paper derives it, with the whole inverse of what is left of H before every column. */
+static void invert(double *a, int n, double *out)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) out[i * n + j] = i == j;
+    for (int i = 0; i < n; i++) {
+        double pivot = a[i * n + i];
+        for (int j = 0; j < n; j++) a[i * n + j] /= pivot, out[i * n + j] /= pivot;
+        for (int k = 0; k < n; k++) {
+            double by = a[k * n + i];
+            for (int j = 0; k != i && j < n; j++) a[k * n + j] -= by * a[i * n + j], out[k * n + j] -= by * out[i * n + j];
+        }
+    }
+}
+
+static void by_the_paper(const WeightMatrix *m, WeightCodes *c, const Moments *s)
+{
+    enum { N = 9 };
+    int order[N], n = (int)m->in;
+    double h[N * N], mean = 0;
+    for (int i = 0; i < n; i++) {
+        order[i] = i, mean += (double)s->second[i * s->ld + i] / n;
+        for (int k = i; k > 0 && s->second[order[k] * (s->ld + 1)] > s->second[order[k - 1] * (s->ld + 1)]; k--) {
+            int t = order[k];
+            order[k] = order[k - 1], order[k - 1] = t;
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) {
+            int p = order[i], q = order[j];
+            h[i * n + j] = (double)s->second[p < q ? p * s->ld + q : q * s->ld + p] + (i == j ? 0.01 * mean : 0);
+        }
+    for (int64_t r = 0; r < m->out; r++) {
+        double x[N];
+        for (int i = 0; i < n; i++) x[i] = (double)m->w[r * n + order[i]];
+        for (int i = 0; i < n; i++) {
+            int rest = n - i;
+            double left[N * N], inverse[N * N];
+            for (int p = 0; p < rest; p++)
+                for (int q = 0; q < rest; q++) left[p * rest + q] = h[(i + p) * n + i + q];
+            invert(left, rest, inverse);
+            int64_t at = codes_at(c, r, order[i]);
+            int code = codes_nearest(c, at, (float)x[i]);
+            double e = (x[i] - (double)(code - c->zero[at]) * c->scale[at]) / inverse[0];
+            c->code[r * n + order[i]] = (int16_t)code;
+            for (int j = 1; j < rest; j++) x[i + j] -= e * inverse[j];
+        }
+    }
+}
+
+Test(weights, gptq_is_what_the_paper_derives)
+{
+    WeightForm form[] = {{.code = DT_i4}, {.code = DT_u4, .asymmetric = true, .group = 4}};
+    for (uint32_t seed = 1; seed <= 10; seed++)
+        for (size_t i = 0; i < COUNT_OF(form); i++) {
+            WeightMatrix m = product(9, 5, seed);
+            Moments *s = seen(&m, correlated(120, 9, 2, seed), 100, 20);
+            WeightCodes c = weights_gptq(&m, &form[i], s, &w.mem), want = weights_gptq(&m, &form[i], s, &w.mem);
+            by_the_paper(&m, &want, s);
+            for (int k = 0; k < 45; k++) cr_assert(c.code[k] == want.code[k], "seed %u, weight %d: %d, not %d", seed, k, c.code[k], want.code[k]);
+        }
+}
+
+/* Methods with statistics, on rows they have not seen, against rounding to nearest. */
+static void beats_nearest(const char *method, double by)
+{
+    WeightForm form[] = {{.code = DT_i4}, {.code = DT_i4, .group = 32}, {.code = DT_u4, .asymmetric = true, .group = 48}, {.code = DT_i8}};
+    WeightMatrix m = product(200, 24, 3); /* columns that neither blocks, nor tiles, nor groups divide */
+    Moments *s = seen(&m, correlated(1100, 200, 20, 4), 1000, 100);
+    for (size_t i = 0; i < COUNT_OF(form); i++) {
+        WeightChoice c = weight_choose(weight_method_find(method), &m, &form[i], s, &w.mem);
+        cr_expect(!c.why && c.error < by * c.error_nearest, "%s, form %zu: %g, nearest %g", method, i, c.error, c.error_nearest);
+        cr_expect_float_eq(c.error, weight_error(&m, &c.codes, s), 1e-12);
+    }
+}
+
+Test(weights, gptq_beats_rounding_to_nearest) { beats_nearest("gptq", 0.6); }
+
+/* Inputs that say little or nothing: constant rows, fewer rows than columns, columns that are always zero, no rows. */
+Test(weights, poor_statistics_do_no_harm)
+{
+    for (uint32_t k = 0; weight_method_at(k); k++) {
+        const WeightMethod *how = weight_method_at(k);
+        WeightForm f = {.code = DT_i4, .group = 16};
+        WeightMatrix m = product(70, 9, 5);
+        if (!(how->needs & WEIGHT_MOMENTS)) continue;
+        for (int kind = 0; kind < 4; kind++) {
+            float *x = correlated(40, 70, 3, 6);
+            for (int r = 0; r < 40; r++)
+                for (int j = 0; j < 70; j++) {
+                    if (kind == 0) x[r * 70 + j] = x[j];
+                    if (kind == 1 && j % 3) x[r * 70 + j] = 0;
+                    if (kind == 2) x[r * 70 + j] = 0;
+                }
+            Moments *s = seen(&m, x, 20, 20);
+            WeightChoice c = weight_choose(how, &m, &f, s, &w.mem);
+            WeightChoice nearest = weight_choose(weight_method_at(0), &m, &f, NULL, &w.mem);
+            cr_expect(kind == 2 || weight_error(&m, &c.codes, s) <= weight_error(&m, &nearest.codes, s), "%s, kind %d", how->name, kind);
+            cr_expect(isfinite(weight_sqnr(&m, &c.codes)));
+        }
+        WeightChoice none = weight_choose(how, &m, &f, moments_new(&m, &w.mem), &w.mem), large = weight_choose(how, &m, &f, NULL, &w.mem);
+        cr_expect(none.why && strstr(none.why, "no calibration sample") && large.why && strstr(large.why, "too many"));
     }
 }
 

@@ -1,0 +1,209 @@
+/* refine.c - see refine.h. A round: the model up to its layers, with the codes found so far as its weights, is compiled and run on all
+ * samples; their inputs are added to second moments, threads taking layers; then threads round the layers. Every layer is one
+ * thread's at a time and sees its rows in order, so the number of threads changes nothing. */
+#include "frontend/refine.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { ROUNDS = 8, ROWS = 8192, UNKNOWN_SAMPLES = 64 };
+static const size_t REFINE_MEMORY = (size_t)256 << 20;
+
+typedef struct LayerJob { /* one layer */
+    const Node *n;
+    Arena mem;
+    WeightMatrix m;
+    uint32_t input;      /* number in Round.input */
+    WeightChoice choice; /* in mem */
+} LayerJob;
+
+typedef struct Input { /* what one or more layers multiply */
+    Val x;             /* of the model */
+    const LayerJob *of;  /* one of those layers; rows are seen as it sees them */
+    Arena mem;
+    Moments *moments; /* NULL: too large */
+    InputRows rows;   /* of the present sample */
+} Input;
+
+typedef struct Round {
+    const Graph *g;
+    Quantization *q;
+    VEC(LayerJob) target;
+    VEC(Input) input;
+    uint32_t sample, samples; /* of samples: 0: nobody knows */
+    int threads;
+} Round;
+
+/* ---- some work for each of n things, by several threads ---- */
+typedef struct Crew {
+    void (*work)(Round *, uint32_t);
+    Round *round;
+    uint32_t n;
+    atomic_uint next;
+} Crew;
+
+static void *crew_work(void *arg)
+{
+    Crew *c = arg;
+    for (uint32_t i; (i = atomic_fetch_add(&c->next, 1)) < c->n;) c->work(c->round, i);
+    return NULL;
+}
+
+static void for_each(Round *r, uint32_t n, void (*work)(Round *, uint32_t))
+{
+    enum { MOST = 64 };
+    pthread_t thread[MOST];
+    int started = 0;
+    Crew c = {.work = work, .round = r, .n = n};
+    while (started < r->threads - 1 && started < MOST && !pthread_create(&thread[started], NULL, crew_work, &c))
+        started++;
+    crew_work(&c);
+    while (started) pthread_join(thread[--started], NULL);
+}
+
+/* ---- the model as far as it is rounded ---- */
+/* What the values watched need of g, with the weights that q has codes for; watched: as numbers of g, becomes those of the result. */
+static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched, uint32_t n, Arena *mem)
+{
+    Arena scratch = {0};
+    bool *need = NEW_ARRAY(&scratch, bool, g->val.n + 1);
+    for (uint32_t i = 0; i < n; i++) need[watched[i].id] = true;
+    bool *live = NEW_ARRAY(&scratch, bool, g->node.n + 1);
+    for (uint32_t i = g->node.n; i-- > 0;) {
+        const Node *node = &g->node.at[i];
+        for (uint32_t k = 0; k < node->nout; k++) live[i] = live[i] || need[node_out(node, k).id];
+        for (uint32_t k = 0; live[i] && k < node->nin; k++) need[node_in(g, node, k).id] = true;
+    }
+    Graph *out = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(out, g, &scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *node = &g->node.at[i];
+        if (!live[i]) continue;
+        const LayerCodes *c = codes_find(q, tensor_name(g, node->out, &scratch));
+        Val w = node_in(g, node, 1), kept = w.id ? map[w.id] : w;
+        if (c) map[w.id] = graph_const(out, code_values(&c->codes, mem), NULL);
+        graph_copy_node(out, g, i, map);
+        if (w.id) map[w.id] = kept;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        watched[i] = map[watched[i].id];
+        graph_output(out, watched[i], arena_printf(mem, "input_%u", i));
+    }
+    arena_drop(&scratch);
+    return out;
+}
+
+/* ---- a round ---- */
+static bool sees_alike(const LayerJob *a, const LayerJob *b)
+{
+    if (a->n->op->w_taps || b->n->op->w_taps || a->m.in != b->m.in || a->m.tensor->rank != b->m.tensor->rank)
+        return false;
+    for (int d = 0; d + 2 < a->m.tensor->rank; d++)
+        if (a->m.tensor->dim[d] != b->m.tensor->dim[d]) return false;
+    return true;
+}
+
+static uint32_t input_of(Round *r, Arena *mem, const LayerJob *t)
+{
+    Val x = node_in(r->g, t->n, 0);
+    for (uint32_t i = 0; i < r->input.n; i++)
+        if (r->input.at[i].x.id == x.id && sees_alike(r->input.at[i].of, t)) return i;
+    vec_push(mem, &r->input, (Input){.x = x, .of = t});
+    return r->input.n - 1;
+}
+
+static void add_rows(Round *r, uint32_t i)
+{
+    enum { HELD = 8 }; /* of so many samples one is held out, or, where there are fewer, of so many rows */
+    Input *in = &r->input.at[i];
+    uint32_t samples = r->samples ? r->samples : UNKNOWN_SAMPLES;
+    if (!in->moments || !in->rows.rows) return;
+    int64_t rows = 4 * in->moments->in > ROWS ? 4 * in->moments->in : ROWS, most = (rows + samples - 1) / samples,
+            most_held = (in->moments->held_room * HELD + samples - 1) / samples;
+    if (r->samples >= HELD) {
+        bool held = r->sample % HELD == HELD - 1;
+        moments_add(in->moments, &in->rows, held ? most_held : most, held);
+        return;
+    }
+    InputRows held = rows_part(in->rows, HELD, true), seen = rows_part(in->rows, HELD, false);
+    moments_add(in->moments, &held, (most_held + HELD - 1) / HELD, true);
+    moments_add(in->moments, &seen, most, false);
+}
+
+static bool see_sample(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag)
+{
+    Round *r = ctx;
+    (void)diag;
+    r->sample = s->index, r->samples = s->of;
+    for (uint32_t i = 0; i < r->input.n; i++) {
+        Input *in = &r->input.at[i];
+        if (in->moments) in->rows = input_rows(r->g, in->of->n, &in->of->m, out[i], s->mem);
+    }
+    for_each(r, r->input.n, add_rows);
+    return true;
+}
+
+static void round_layer(Round *r, uint32_t i)
+{
+    LayerJob *t = &r->target.at[i];
+    WeightForm form = quantize_form(r->q);
+    t->choice = weight_choose(r->q->weights, &t->m, &form, r->input.at[t->input].moments, &t->mem);
+}
+
+static void keep_codes(const Round *r, const LayerJob *t)
+{
+    const WeightChoice *c = &t->choice;
+    Arena work = {0};
+    codes_set(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
+                                 .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
+                                 .sqnr = weight_sqnr(&t->m, &c->codes),
+                                 .error_nearest = c->error_nearest,
+                                 .error = c->error,
+                                 .fallback = c->why});
+    arena_drop(&work);
+}
+
+static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    for (uint32_t i = 0; i < r->target.n; i++) r->target.at[i].input = input_of(r, &mem, &r->target.at[i]);
+    Val *watch = NEW_ARRAY(&mem, Val, r->input.n + 1);
+    for (uint32_t i = 0; i < r->input.n; i++) {
+        Input *in = &r->input.at[i];
+        watch[i] = in->x;
+        if (in->of->m.in <= MOMENTS_MOST) in->moments = moments_new(&in->of->m, &in->mem);
+    }
+    const Graph *now = rounded_so_far(r->g, r->q, watch, r->input.n, &mem);
+    bool ok = observe(now, watch, r->input.n, o, 0, "rounding weights", see_sample, r, diag);
+    if (ok) for_each(r, r->target.n, round_layer);
+    for (uint32_t i = 0; ok && i < r->target.n; i++) keep_codes(r, &r->target.at[i]);
+    for (uint32_t i = 0; i < r->target.n; i++) arena_drop(&r->target.at[i].mem);
+    for (uint32_t i = 0; i < r->input.n; i++) arena_drop(&r->input.at[i].mem);
+    arena_drop(&mem);
+    return ok;
+}
+
+bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    const bool *coded = quantize_coded(g, q, &mem);
+    uint32_t layers = 0;
+    bool ok = true;
+    for (uint32_t i = 0; i < g->node.n; i++) layers += coded[i];
+    for (uint32_t i = 0; ok && i < g->node.n;) {
+        Arena one = {0};
+        Round r = {.g = g, .q = q, .threads = o->threads};
+        size_t bytes = 0;
+        for (; i < g->node.n && r.target.n < (layers + ROUNDS - 1) / ROUNDS && bytes < REFINE_MEMORY; i++) {
+            if (!coded[i]) continue;
+            LayerJob t = {.n = &g->node.at[i]};
+            t.m = weight_matrix(g, t.n, &t.mem);
+            bytes += moments_bytes(&t.m);
+            vec_push(&one, &r.target, t);
+        }
+        ok = !r.target.n || round_run(&r, o, diag);
+        arena_drop(&one);
+    }
+    arena_drop(&mem);
+    return ok;
+}

@@ -1,0 +1,45 @@
+/* moments.h - what calibration learns of the inputs of one matrix of weights, in memory that does not grow with the number of samples:
+ * the second moments X^T X of the rows it multiplies (a convolution's windows as rows), mean magnitudes, and some rows that are held
+ * out of both, on which results are judged.
+ *
+ * InputRows says where the rows lie in a tensor of one sample; it is made by one thread. Moments of different matrices can then be
+ * added to by different threads: each sees its rows in their order, so that results do not depend on the number of threads. */
+#ifndef OCTET_MOMENTS_H
+#define OCTET_MOMENTS_H
+#include "ir/op.h"
+
+typedef struct WeightMatrix WeightMatrix;
+
+typedef struct InputRows {
+    int64_t rows, blocks, in;    /* rows of every block (WeightMatrix.blocks), of `in` elements */
+    const struct RowMap *map;
+    const float *x;
+    int64_t every;               /* 0, or of every so many rows the last (rest: all but the last) are these */
+    bool rest;
+} InputRows;
+/* Of x, input 0 of the node in some run. rows 0: x has none, or its windows cannot be told. */
+InputRows input_rows(const Graph *g, const Node *n, const WeightMatrix *m, const Tensor *x, Arena *mem);
+InputRows rows_part(InputRows r, int64_t every, bool last); /* of `every` rows the last, or the others */
+void input_row(const InputRows *r, int64_t block, int64_t row, float *out);
+
+typedef struct Moments {
+    int64_t in, blocks;
+    int64_t ld;                  /* of a row in memory: `in` and zeros */
+    int64_t rows;                /* of every block, seen so far */
+    float *second;               /* [blocks][ld][ld], only where row <= column: sums of products, not divided */
+    double *size;                /* [blocks][in]: sums of magnitudes */
+    float *held;                 /* [blocks][held_room][ld] */
+    int64_t held_rows, held_room;
+    uint32_t seed;
+} Moments;
+enum { MOMENTS_MOST = 6144 };    /* columns: beyond, second moments take too much memory and time */
+size_t moments_bytes(const WeightMatrix *m);
+Moments *moments_new(const WeightMatrix *m, Arena *mem);
+/* At most `most` rows of each block, spread over all; held: they are kept to judge by, and take part in nothing else. */
+void moments_add(Moments *s, const InputRows *r, int64_t most, bool held);
+/* The same from rows in memory, [blocks][rows][in]: for tests. */
+void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held);
+
+/* sum over rows r and columns c of y[r][c] += x[r][.] . w[c][.], the inner product of everything here: y [rows][n], x rows of ld, w rows of k. */
+void rows_times(const float *x, int64_t rows, int64_t ld, const float *w, int64_t n, int64_t k, float *y);
+#endif
