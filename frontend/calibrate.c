@@ -93,6 +93,7 @@ typedef struct Watched {
     Arena mem;
     Statistic stat;
     ChannelSums sums;
+    RowSums rows;
     int axis;
 } Watched; /* axis of channels, or -1 */
 
@@ -101,6 +102,7 @@ static void watch_tensor(Watched *w, const Tensor *t)
     Arena *mem = &w->mem;
     int64_t outer = 1, inner = 1;
     stat_add(mem, &w->stat, t->data, tensor_count(t));
+    if (t->rank) stat_rows(&w->rows, t->data, tensor_count(t), t->dim[t->rank - 1]);
     if (w->axis < 0) return;
     for (int d = 0; d < w->axis; d++) outer *= t->dim[d];
     for (int d = w->axis + 1; d < t->rank; d++) inner *= t->dim[d];
@@ -175,6 +177,7 @@ static void keep_range(const Watched *w, const char *name, Quantization *q, cons
     Range *r = range_set(q, name, lo, hi);
     r->stat = keep_statistic(stat, q->mem);
     keep_means(&w->sums, r, q->mem);
+    if (w->rows.rows) r->rms = sqrt(w->rows.square / (double)w->rows.values), r->row_peak = sqrt(w->rows.peak / (double)w->rows.rows);
 }
 
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)

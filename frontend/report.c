@@ -89,9 +89,9 @@ static cJSON *layer_json(const Layer *l, Arena *mem)
     cJSON_AddStringToObject(o, "precision", l->state == LAYER_INTEGER ? "int8" : "float");
     if (l->state == LAYER_FLOAT) return cJSON_AddStringToObject(o, "why", l->why), o;
     cJSON *a = cJSON_AddObjectToObject(o, "activation"), *w = cJSON_AddObjectToObject(o, "weights");
-    cJSON_AddStringToObject(a, "type", "u8"), cJSON_AddStringToObject(a, "granularity", "per tensor");
-    number(a, "lowest", l->lo), number(a, "highest", l->hi), number(a, "scale", l->scale),
-        number(a, "zero_point", l->zero_point);
+    cJSON_AddStringToObject(a, "type", "u8"), cJSON_AddStringToObject(a, "granularity", l->rows ? "per row" : "per tensor");
+    number(a, "lowest", l->lo), number(a, "highest", l->hi);
+    if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
     cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
     cJSON_AddStringToObject(w, "method", l->method);
     if (l->fallback) cJSON_AddStringToObject(w, "fallback", l->fallback);

@@ -5,7 +5,8 @@
  *   sink      P(DQ(x), ...)                   = DQ(P(x, ...))           P moves elements (QUANT_PASS), all with one scale
  *   hoist     Q(P(y, ...))                    = P(Q(y), ...)            so that producers store 8 bits
  *   table     Q(f(DQ(x)))                     = table[x]                f a chain of unary rows (QUANT_LUT) that costs more than a look-up
- *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci
+ *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci; sx is one, or one for each
+ *                                                                                  row that is summed over
  *
  * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
  * final QuantizeLinear included. Steps repeat until none applies; Q only moves up and DQ only down, so that ends. */
@@ -219,12 +220,24 @@ static bool weights_fit(const Graph *g, const Node *n, const Node *dw)
     return scales == 1 || (scales == w->dim[channel] && (axis < 0 ? axis + w->rank : axis) == channel);
 }
 
+/* A scale for each row along the last axis, which is what n sums over: blocks as long as the rows, symmetric codes. */
+static bool per_row(const Graph *g, const Node *dq, const Node *n)
+{
+    const Type *t = val_type(g, node_in(g, dq, 0)), *s = val_type(g, node_in(g, dq, 1));
+    int axis = n->op->x_input < 0 ? t->rank + n->op->x_input : n->op->x_input;
+    int64_t of = node_int(dq, "axis"), size;
+    return !node_in(g, dq, 2).id && !n->op->w_taps && t->rank > 0 && s->rank == t->rank && axis == t->rank - 1 &&
+           (of < 0 ? of + t->rank : of) == axis && dim_is_const(g->module->dim, t->dim[axis], &size) &&
+           node_int(dq, "block_size") >= size;
+}
+
 static Val contract(Integer *x, const Node *n)
 {
     const Node *dx = n->op->integer ? def_of(x->in, node_in(x->in, n, 0)) : NULL,
                *dw = dx ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
     if (!is_dq(dx) || !is_dq(dw) || val_type(x->in, n->out)->dtype != DT_f32) return (Val){0};
-    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !per_tensor(x->in, dx) ||
+    bool rows = per_row(x->in, dx, n);
+    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !(rows || per_tensor(x->in, dx)) ||
         !weights_fit(x->in, n, dw))
         return (Val){0};
     const OpDef *op = op_find("", n->op->integer);
@@ -238,8 +251,10 @@ static Val contract(Integer *x, const Node *n)
     Attr *to = op_attr_defaults(x->out->mem, cast);
     attr_set_int(cast, to, "to", DT_f32);
     Val y = graph_emit(x->out, cast, to, &acc, 1, 1, n->loc, NULL);
-    Val scale = emit(x->out, "Mul", n->loc, 2, x->map[node_in(x->in, dx, 1).id], x->map[node_in(x->in, dw, 1).id]);
+    Val scale = x->map[node_in(x->in, dw, 1).id], scale_x = x->map[node_in(x->in, dx, 1).id];
+    if (!rows) scale = emit(x->out, "Mul", n->loc, 2, scale_x, scale);
     y = emit(x->out, "Mul", n->loc, 2, y, along_channel(x, scale, rank, axis, n->loc));
+    if (rows) y = emit(x->out, "Mul", n->loc, 2, y, scale_x);
     Val bias = n->nin > 2 ? node_in(x->in, n, 2) : (Val){0};
     if (!bias.id) return y;
     const Node *db = def_of(x->in, bias);
@@ -355,22 +370,34 @@ static Val fold_constant(Integer *x, const Node *n)
     return t ? graph_const(x->out, t, graph_val(x->in, n->out)->name) : (Val){0};
 }
 
+/* 1 / s: a number, or one for each row along the last axis, computed once a row. */
+static Val reciprocal(Integer *x, const Node *n)
+{
+    Val s = node_in(x->in, n, 1);
+    const Type *t = val_type(x->in, s);
+    int rank = val_type(x->in, n->out)->rank;
+    if (t->dtype != DT_f32) return (Val){0};
+    if (per_tensor(x->in, n)) {
+        float v = (float)number(x->in, s);
+        if (!isnormal(v) || !isnormal(1 / v)) return (Val){0};
+        return graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1 / v), NULL);
+    }
+    bool rows = !node_in(x->in, n, 2).id && rank > 0 && t->rank == rank && dim_is(x->in->module->dim, t->dim[rank - 1], 1);
+    return rows ? emit(x->out, "Reciprocal", n->loc, 1, x->map[s.id]) : (Val){0};
+}
+
 /* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer of the model's own that stands on a graph input
  * computes as ONNX says, since there the input is given and a tie can be meant. */
 static Val by_reciprocal(Integer *x, const Node *n)
 {
-    if (!is_q(n) || !per_tensor(x->in, n) || !eight_bits(val_type(x->in, n->out)->dtype)) return (Val){0};
-    Val from = node_in(x->in, n, 0);
-    if (val_type(x->in, from)->dtype != DT_f32 || (!def_of(x->in, from) && !x->ctx->quant) ||
-        graph_val(x->in, node_in(x->in, n, 1))->konst->type != DT_f32)
-        return (Val){0};
-    float s = (float)number(x->in, node_in(x->in, n, 1));
-    if (!isnormal(s) || !isnormal(1 / s)) return (Val){0};
-    Val zero = node_in(x->in, n, 2);
-    Val in[3] = {x->map[from.id], graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1 / s), NULL)};
-    in[2] = zero.id ? x->map[zero.id]
-                    : graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->in, n->out)->dtype, 0), NULL);
-    return graph_emit(x->out, op_find("octet", "QuantizeBy"), NULL, in, 3, 1, n->loc, NULL);
+    DType t = val_type(x->in, n->out)->dtype;
+    if (!is_q(n) || !eight_bits(t)) return (Val){0};
+    Val from = node_in(x->in, n, 0), zero = node_in(x->in, n, 2);
+    if (val_type(x->in, from)->dtype != DT_f32 || (!def_of(x->in, from) && !x->ctx->quant)) return (Val){0};
+    Val inv = reciprocal(x, n);
+    if (!inv.id) return inv;
+    zero = zero.id ? x->map[zero.id] : graph_const(x->out, tensor_scalar(x->out->mem, t, 0), NULL);
+    return graph_emit(x->out, op_find("octet", "QuantizeBy"), NULL, (Val[]){x->map[from.id], inv, zero}, 3, 1, n->loc, NULL);
 }
 
 Graph *pass_finish(const Graph *in, PassCtx *ctx)

@@ -97,6 +97,7 @@ typedef struct Quantizer {
     Val *map, *dequantized; /* per old Val: its DQ(Q(.)), made on first need */
     const bool *wanted;
     bool *integer; /* per node */
+    bool *rows;    /* per old Val: every row has a scale of its own */
     regex_t keep;
 } Quantizer;
 
@@ -120,10 +121,60 @@ static const Range *val_range(const Quantizer *z, Val v)
 
 static Val scalar(Graph *g, DType t, double v) { return graph_const(g, tensor_scalar(g->mem, t, v), NULL); }
 
+/* ---- a scale for every row: computed while the model runs from the row's largest element ---- */
+/* One sum's operands must share a scale, so every integer reader must sum over the last axis alone. */
+static bool rows_are_summed(const Quantizer *z, Val v)
+{
+    int rank = val_type(z->in, v)->rank;
+    for (uint32_t i = 0; i < z->in->node.n; i++) {
+        const Node *n = &z->in->node.at[i];
+        if (!z->integer[i] || node_in(z->in, n, 0).id != v.id) continue;
+        if (n->op->w_taps || axis_at(n->op->x_input, rank) != rank - 1) return false;
+    }
+    return rank > 0;
+}
+
+static bool is_positive(const Range *r) { return r->lo >= 0; }
+static double row_steps(const Range *r) { return is_positive(r) ? 255 : 127; }
+
+/* Few large elements make the codes of all others coarse: where the tensor's scale leaves less than ENOUGH of signal over noise and the
+ * scales of rows give clearly more, rows pay for their own. */
+static bool wants_rows(const Quantizer *z, Val v, const Range *r)
+{
+    static const double ENOUGH = 40, GAIN = 1.5; /* dB; of the step's size */
+    double step = affine_of(r).scale, row_step = r->row_peak / row_steps(r);
+    if (!(r->rms > 0) || !(row_step > 0) || !rows_are_summed(z, v)) return false;
+    return 20 * log10(r->rms / step * sqrt(12)) < ENOUGH && step > GAIN * row_step;
+}
+
+/* As blocked QuantizeLinear and DequantizeLinear with one block a row, without a zero point. */
+static Val dequantized_rows(Quantizer *z, Val v, const Range *r, const Loc *loc)
+{
+    Graph *g = z->out;
+    const Type *t = val_type(z->in, v);
+    static const double LEAST = 1e-30; /* a row of zeros has a scale, too */
+    int64_t last = -1, size = 0;
+    dim_is_const(g->module->dim, t->dim[t->rank - 1], &size);
+    Val x = z->map[v.id], most = is_positive(r) ? x : emit(g, "Abs", loc, 1, x);
+    most = emit(g, "ReduceMax", loc, 2, most, graph_const(g, tensor_ints(g->mem, &last, 1), NULL));
+    Val scale = emit(g, "Mul", loc, 2, most, scalar(g, DT_f32, 1 / row_steps(r)));
+    scale = emit(g, "Max", loc, 2, scale, scalar(g, DT_f32, LEAST));
+    const OpDef *op[2] = {op_find("", "QuantizeLinear"), op_find("", "DequantizeLinear")};
+    for (int i = 0; i < 2; i++) {
+        Attr *attr = op_attr_defaults(g->mem, op[i]);
+        attr_set_int(op[i], attr, "axis", -1), attr_set_int(op[i], attr, "block_size", size);
+        if (!i) attr_set_int(op[i], attr, "output_dtype", is_positive(r) ? DT_u8 : DT_i8);
+        x = graph_emit(g, op[i], attr, (Val[]){x, scale}, 2, 1, loc, NULL);
+    }
+    return x;
+}
+
 static Val dequantized(Quantizer *z, Val v, const Loc *loc)
 {
     if (z->dequantized[v.id].id) return z->dequantized[v.id];
-    Affine a = affine_of(val_range(z, v));
+    const Range *r = val_range(z, v);
+    if (z->rows[v.id]) return z->dequantized[v.id] = dequantized_rows(z, v, r, loc);
+    Affine a = affine_of(r);
     Val s = scalar(z->out, DT_f32, a.scale), zero = scalar(z->out, DT_u8, a.zero);
     Val q = emit(z->out, "QuantizeLinear", loc, 3, z->map[v.id], s, zero);
     return z->dequantized[v.id] = emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
@@ -241,7 +292,7 @@ static bool reads_eight(const Quantizer *z, uint32_t i, uint32_t k)
     Val v = node_in(z->in, n, k);
     const Range *r = z->wanted[v.id] ? val_range(z, v) : NULL;
     if (!r) return false;
-    if (z->integer[i]) return k == 0;
+    if (z->integer[i] || z->rows[v.id]) return z->integer[i] && k == 0;
     return n->op->quant != QUANT_NONE && (n->op->quant != QUANT_RESCALE || r->lo >= 0);
 }
 
@@ -260,6 +311,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         const Range *r = val_range(z, old[0]);
         Affine a = affine_of(r);
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
+        layer.rows = z->rows[old[0].id];
         arg[1] = dequantized_weights(z, n, r, &layer, &lost);
         vec_push(z->q->mem, &z->q->layer, layer);
     }
@@ -331,7 +383,9 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
                              .why = why,
                              .sqnr = NAN});
     }
-    z.wanted = wanted;
+    z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
+    for (uint32_t v = 1; v < in->val.n; v++)
+        if (wanted[v]) z.rows[v] = wants_rows(&z, (Val){v}, val_range(&z, (Val){v}));
     for (uint32_t i = 0; i < in->node.n; i++)
         if (live[i]) copy_quantized(&z, i);
     graph_end(z.out, in, z.map);
@@ -352,25 +406,43 @@ static bool range_means(Quantization *q, Range *r, char *text)
     return r->mean = mean.at, r->channels = mean.n, true;
 }
 
+enum { RANGE_NAME, RANGE_LO, RANGE_HI, RANGE_RMS, RANGE_ROWS, RANGE_MEANS, RANGE_FIELDS };
+
+static bool range_number(const char *text, double *v)
+{
+    char *end;
+    *v = strtod(text, &end);
+    return end != text && !*end && isfinite(*v);
+}
+
+/* Two columns that are there together: how large values are, and how large those of rows. */
+static bool range_rows(Range *r, const char *rms, const char *rows)
+{
+    return range_number(rms, &r->rms) && range_number(rows, &r->row_peak) && r->rms >= 0 && r->row_peak >= 0;
+}
+
 static bool range_line(Quantization *q, Diag *diag, const char *path, int line, char *text)
 {
+    char *field[RANGE_FIELDS] = {0};
+    double lo, hi;
     text[strcspn(text, "\r\n")] = 0;
-    char *lo = strchr(text, '\t'), *hi = lo ? strchr(lo + 1, '\t') : NULL, *more = hi ? strchr(hi + 1, '\t') : NULL,
-         *end = text;
     if (!*text || *text == '#') return true;
-    if (!hi) return diag_error(diag, NULL, "%s:%d: expected NAME<TAB>LOWEST<TAB>HIGHEST, found '%s'", path, line, text);
-    *lo++ = 0, *hi++ = 0;
-    if (more) *more++ = 0;
-    double a = strtod(lo, &end);
-    bool ok = end != lo && !*end;
-    double b = strtod(hi, &end);
-    ok = ok && end != hi && !*end;
-    if (!ok || !isfinite(a) || !isfinite(b) || a > b)
+    for (int i = 0; i < RANGE_FIELDS && text; i++) {
+        field[i] = text;
+        if ((text = i + 1 < RANGE_FIELDS ? strchr(text, '\t') : NULL)) *text++ = 0;
+    }
+    if (!field[RANGE_HI])
+        return diag_error(diag, NULL, "%s:%d: expected NAME<TAB>LOWEST<TAB>HIGHEST, found '%s'", path, line, field[0]);
+    if (!range_number(field[RANGE_LO], &lo) || !range_number(field[RANGE_HI], &hi) || lo > hi)
         return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path,
-                          line, text);
-    Range *r = range_set(q, text, a, b);
-    return !more || range_means(q, r, more) ||
-           diag_error(diag, NULL, "%s:%d: the means of '%s' must be finite numbers, comma separated", path, line, text);
+                          line, field[0]);
+    Range *r = range_set(q, field[0], lo, hi);
+    if (field[RANGE_RMS] && (!field[RANGE_ROWS] || !range_rows(r, field[RANGE_RMS], field[RANGE_ROWS])))
+        return diag_error(diag, NULL, "%s:%d: the two root mean squares of '%s' must be numbers, not negative", path, line,
+                          field[0]);
+    return !field[RANGE_MEANS] || range_means(q, r, field[RANGE_MEANS]) ||
+           diag_error(diag, NULL, "%s:%d: the means of '%s' must be finite numbers, comma separated", path, line,
+                      field[0]);
 }
 
 bool ranges_read(Quantization *q, Diag *diag, const char *path)
@@ -389,9 +461,10 @@ bool ranges_write(const Quantization *q, Diag *diag, const char *path, const cha
 {
     FILE *f = fopen(path, "w");
     if (!f) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
-    fprintf(f, "# %s\n# name\tlowest\thighest\tmeans of the channels\n", head);
+    fprintf(f, "# %s\n# name\tlowest\thighest\trms\trms of rows' peaks\tmeans of the channels\n", head);
     for (const Range *r = q->range.at; r < q->range.at + q->range.n; r++) {
         fprintf(f, "%s\t%.9g\t%.9g", r->name, r->lo, r->hi);
+        if (r->rms > 0 || r->mean) fprintf(f, "\t%.6g\t%.6g", r->rms, r->row_peak);
         for (int64_t c = 0; r->mean && c < r->channels; c++) fprintf(f, "%c%.6g", c ? ',' : '\t', r->mean[c]);
         fputc('\n', f);
     }

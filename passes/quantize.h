@@ -3,7 +3,9 @@
  * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant, where an estimate of both forms says
  * that the integer one is faster (quantize_wanted()). Everything else stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
- * round(-lo / scale), the range widened to hold 0. Weights are s8, symmetric, per output channel: scale =
+ * round(-lo / scale), the range widened to hold 0. Where a few large elements make that scale too coarse for the others, as in
+ * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
+ * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2). Weights are s8, symmetric, per output channel: scale =
  * max|w| / 127; passes/weights.h has other forms and methods.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
  * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
@@ -18,6 +20,7 @@
 typedef struct Range {
     const char *name;            /* of the tensor */
     double lo, hi;               /* lo <= hi, finite */
+    double rms, row_peak;        /* root mean squares: of all values, of the largest |value| of each row along the last axis; 0: not known */
     const float *mean;           /* of every channel, or NULL: not known */
     int64_t channels;
     const Statistic *stat;       /* what calibration saw, or NULL: it comes from a file */
@@ -31,6 +34,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     const char *why;             /* FLOAT: the reason, lower case */
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;
+    bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
     int64_t weights;             /* elements */
     const char *method;          /* INTEGER: how its weights were rounded (passes/weights.h) */
     double error_nearest, error; /* of its output by rounding its weights to nearest and by the method, on held-out rows; NaN: not known */
@@ -73,7 +77,8 @@ Range *range_set(Quantization *q, const char *name, double lo, double hi);
 /* The axis of channels of a wanted tensor, as its readers see it; -1: they disagree, or the number of channels is free. */
 int channel_axis(const Graph *g, Val v);
 
-/* The text file of ranges, "name<TAB>lo<TAB>hi" a line and perhaps a fourth column with the means of the channels; # comments. */
+/* The text file of ranges: "name<TAB>lo<TAB>hi" a line, perhaps with rms and row_peak after it and then the means of the channels, comma
+ * separated; # comments. */
 bool ranges_read(Quantization *q, Diag *diag, const char *path);
 bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head);
 #endif

@@ -62,6 +62,20 @@ void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, in
             }
 }
 
+void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)
+{
+    for (int64_t i = 0; i < n; i += row) {
+        float most = 0;
+        double square = 0;
+        for (int64_t k = i; k < i + row; k++) {
+            float v = isfinite(x[k]) ? fabsf(x[k]) : 0;
+            most = v > most ? v : most, square += (double)v * v;
+        }
+        s->square += square, s->peak += (double)most * most;
+        s->values += (uint64_t)row, s->rows++;
+    }
+}
+
 /* ---- methods ---- */
 static void range_minmax(const Statistic *s, double *lo, double *hi) { *lo = s->lo, *hi = s->hi; }
 

@@ -22,6 +22,13 @@ typedef struct ChannelSums {
 } ChannelSums;
 void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner);
 
+/* How large values are, and the largest |value| of each row of `row` values: sums of squares. */
+typedef struct RowSums {
+    uint64_t values, rows;
+    double square, peak;
+} RowSums;
+void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row);
+
 typedef struct StatMethod {
     const char *name, *help;
     void (*range)(const Statistic *s, double *lo, double *hi); /* s has seen a finite value */

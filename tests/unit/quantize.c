@@ -71,6 +71,9 @@ Test(quantize, malformed_ranges_are_refused_with_their_line)
     refuses("x\tnan\t1\n", "1", "two finite numbers");
     refuses("x\t0\tinf\n", "1", "two finite numbers");
     refuses("x\t\t1\n", "1", "two finite numbers");
+    refuses("x\t0\t1\t0.5\n", "1", "root mean squares");
+    refuses("x\t0\t1\t0.5\t-1\n", "1", "root mean squares");
+    refuses("x\t0\t1\t0.5\t1\t0.1,\n", "1", "means");
 }
 
 Test(quantize, files_that_are_not_there)
