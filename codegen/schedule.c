@@ -414,31 +414,37 @@ static bool is_word(const Kernel *k, const Tile *t, int axis)
     return (bytes && expr_is(k, k->axis.at[axis].extent, 4)) || (pairs && expr_is(k, k->axis.at[axis].extent, 2));
 }
 
-/* What the loops of a call have in common: a sum of products, its axes and guards. The innermost n loops that are not summed are the tile's. */
-static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)
+/* What the loops of all calls have in common: axes and guards. The innermost n loops that are not summed are the tile's. */
+static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
 {
     Kernel *k = x->k;
     const Compute *c = x->c;
-    const ExprNode *v = expr_node(k, c->value);
-    if (v->kind != E_PRIM || v->prim != P_mul || c->how != P_add || in->n - in->outer != n || c->keep || c->where ||
-        c->update)
-        return false;
-    *t = (Tile){.row = in->loop[in->outer], .lane = in->loop[in->outer + n - 1], .acc = (DType)v->type};
+    if (in->n - in->outer != n || c->keep || c->where || c->update) return false;
+    *t = (Tile){.row = in->loop[in->outer], .lane = in->loop[in->outer + n - 1]};
+    t->acc = (DType)expr_node(k, c->value)->type;
     if (n > 2) t->col = in->loop[in->outer + 1];
     if (t->acc != DT_f32 && t->acc != DT_i32) return false;
-    t->left = uncast(k, v->arg[0], t->acc), t->right = uncast(k, v->arg[1], t->acc);
     t->epilogue = c->epilogue ? c->epilogue : expr_it(k, t->acc);
     for (int i = x->outer; i < x->n; i++)
         if (reduced(x, x->loop[i])) {
             if (t->depths == MAX_RANK) return false;
             t->depth[t->depths++] = x->loop[i];
         }
-    int inner = t->depths ? t->depth[t->depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
-    bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
-    if (last && is_word(k, t, inner)) t->dot = inner;
     int rows = k->axis.at[t->row].parent, lanes = k->axis.at[t->lane].parent;
     if (rows && k->axis.at[rows].ragged) t->row_guard = guard(k, rows);
     if (lanes && k->axis.at[lanes].ragged) t->lane_guard = guard(k, lanes);
+    return true;
+}
+
+static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)
+{
+    Kernel *k = x->k;
+    const ExprNode v = *expr_node(k, x->c->value);
+    if (v.kind != E_PRIM || v.prim != P_mul || x->c->how != P_add || !tile_of_loops(x, in, n, t)) return false;
+    t->left = uncast(k, v.arg[0], t->acc), t->right = uncast(k, v.arg[1], t->acc);
+    int inner = t->depths ? t->depth[t->depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
+    bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
+    if (last && is_word(k, t, inner)) t->dot = inner;
     return true;
 }
 
@@ -464,6 +470,28 @@ static bool window_match(const Nest *x, const Nest *in, Tile *t)
     if (!tile_of_products(x, in, 2, t)) return false;
     if (expr_uses(k, t->right, t->row)) swap_factors(t);
     return expr_uses(k, t->left, t->lane) && expr_uses(k, t->right, t->lane) && !expr_uses(k, t->right, t->row);
+}
+
+static bool pool_match(const Nest *x, const Nest *in, Tile *t)
+{
+    Kernel *k = x->k;
+    if ((x->c->how != P_max && x->c->how != P_add) || !tile_of_loops(x, in, 2, t)) return false;
+    t->left = x->c->value;
+    return expr_node(k, uncast(k, t->left, t->acc))->kind == E_LOAD && expr_uses(k, t->left, t->lane);
+}
+
+/* By the name of the call: what its tile must be. */
+static const struct {
+    const char *name;
+    bool (*match)(const Nest *, const Nest *, Tile *);
+} calls[] = {{"contract", contract_match}, {"tiles", contract_match}, {"window", window_match}, {"pool", pool_match}};
+
+static bool call_match(const Nest *x, const Nest *in, Stmt *call)
+{
+    call->how = x->c->how;
+    for (size_t i = 0; i < COUNT_OF(calls); i++)
+        if (!strcmp(calls[i].name, call->name)) return calls[i].match(x, in, &call->tile);
+    return contract_match(x, in, &call->tile); /* a name nobody knows is a product, whose body says what it means */
 }
 
 /* Where a result goes: stored or combined, and only where the stage says so. */
@@ -521,8 +549,7 @@ static Stmt *reduction(Nest *x, const char *micro)
     call->name = micro, call->buf = c->out;
     memcpy(call->at, c->at, sizeof call->at);
     in.n = in.outer + rank;
-    bool window = !strcmp(micro, "window");
-    if (window ? !window_match(x, &in, &call->tile) : !contract_match(x, &in, &call->tile)) *x->error = "this stage is not the product the micro-kernel computes";
+    if (!call_match(x, &in, call)) *x->error = "this stage is not what the micro-kernel computes";
     return call;
 }
 

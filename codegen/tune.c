@@ -7,7 +7,7 @@
  *   contraction   the `contract` call on a register tile of rows x panels x 16 lanes that divides the problem and fits the registers;
  *                 of bytes or bf16, where there are tile registers: the `tiles` call on up to four of them
  *   window sum    (pooling, depthwise) lanes over the contiguous axis, a few neighbours of another axis in registers; of bf16 products,
- *                 where one instruction sums two: the `window` call on such a tile
+ *                 where one instruction sums two, and of pools: the `window` and `pool` calls on such a tile
  *   reduction     lanes over the contiguous axis: a summed one gets partial results, a space one needs none
  *   map           lanes over the axis contiguous in the output, or tiles of two axes when a copy transposes
  *
@@ -676,38 +676,59 @@ static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Or
     return (int)best_divisor(n / LANES, most < 1 ? 1 : most > MOST_VECTORS ? MOST_VECTORS : most);
 }
 
-/* ---- windows of bf16, where one instruction sums the products of two: the `window` call takes two rows of a window at once ---- */
+/* ---- windows with a call of their own: `window`, where one instruction sums the products of two bf16, takes two rows at once; `pool` adds
+ * bf16, or takes the largest of floats, column by column ---- */
 enum { MAX_WINDOW = 64, LEAST_ROWS_APART = 7, MOST_NEAR = 14, FEW_NEAR = 7, SOME_NEAR = 12 };
 
-static bool is_run_of_pairs(Tuner *u, Expr factor, int lane) /* does it run through bf16 in memory? */
+static bool runs_along(Tuner *u, Expr factor, int lane) /* does it lie side by side in memory? */
 {
     Kernel *k = u->k;
     ExprNode n = *expr_node(k, factor);
-    if (n.kind != E_LOAD || n.type != DT_bf16) return false;
-    return step_of(k, buf_address(k, (int)n.id, n.arg), lane, 1);
+    return n.kind == E_LOAD && step_of(k, buf_address(k, (int)n.id, n.arg), lane, 1);
 }
 
-/* The space axis along which the window moves and neighbours share what they read; 0: this is no such window. */
-static int window_axis(Tuner *u, const Compute *c, const Order *o, int lane, Expr *image)
+static bool is_run_of_pairs(Tuner *u, Expr factor, int lane)
+{
+    return expr_node(u->k, factor)->type == DT_bf16 && runs_along(u, factor, lane);
+}
+
+/* The call that can make this window's results, and the images it may pass over; NULL: none. */
+static const char *window_call(Tuner *u, const Compute *c, int lane, Expr image[2])
 {
     Kernel *k = u->k;
     ExprNode v = *expr_node(k, c->value);
+    if (v.type != DT_f32 || c->keep || c->check || c->where || c->update || c->scan) return NULL;
+    image[0] = uncast(k, c->value, DT_f32), image[1] = 0;
+    bool narrow = expr_node(k, image[0])->type == DT_bf16;
+    if (u->t->lanes == LANES && (c->how == P_max || (c->how == P_add && narrow)) && runs_along(u, image[0], lane))
+        return dtype_is_float((DType)expr_node(k, image[0])->type) ? "pool" : NULL;
+    if (v.kind != E_PRIM || v.prim != P_mul || c->how != P_add || !target_sums_words(u->t, DT_bf16, DT_bf16))
+        return NULL;
+    for (int i = 0; i < 2; i++) image[i] = uncast(k, v.arg[i], DT_f32);
+    return is_run_of_pairs(u, image[0], lane) && is_run_of_pairs(u, image[1], lane) ? "window" : NULL;
+}
+
+static bool is_small_window(Tuner *u, const Compute *c)
+{
     int64_t taps = 1, n;
-    if (!target_sums_words(u->t, DT_bf16, DT_bf16) || c->how != P_add || c->keep || c->check || c->where || c->update)
-        return 0;
-    if (v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32 || c->reduces < 1 || c->reduces > 2) return 0;
     for (int i = 0; i < c->reduces; i++) {
-        if ((n = extent(k, c->reduce[i])) < 1 || n > LANES) return 0;
+        if ((n = extent(u->k, c->reduce[i])) < 1 || n > LANES) return false;
         taps *= n;
     }
-    if (taps < SMALL / 2 || taps > MAX_WINDOW || (extent(k, lane) >= 0 && extent(k, lane) < LANES)) return 0;
-    Expr factor[2] = {uncast(k, v.arg[0], DT_f32), uncast(k, v.arg[1], DT_f32)};
-    if (!is_run_of_pairs(u, factor[0], lane) || !is_run_of_pairs(u, factor[1], lane)) return 0;
+    return c->reduces >= 1 && c->reduces <= 2 && taps >= SMALL / 2 && taps <= MAX_WINDOW;
+}
+
+/* The space axis along which the window moves and neighbours share what they read: of one image alone. 0: there is none. */
+static int window_axis(Tuner *u, const Compute *c, const Order *o, int lane, Expr image[2])
+{
+    Kernel *k = u->k;
     for (int i = o->n; i--;) {
-        int x = o->axis[i], uses = expr_uses(k, factor[0], x) + 2 * expr_uses(k, factor[1], x);
+        int x = o->axis[i];
         if (x == lane || extent(k, x) == 1 || k->axis.at[x].parent || !is_under_window(u, c, x)) continue;
-        if (uses != 1 && uses != 2) return 0;
-        return *image = factor[uses - 1], x;
+        bool first = expr_uses(k, image[0], x), second = image[1] && expr_uses(k, image[1], x);
+        if (first == second) return 0;
+        if (second) image[0] = image[1];
+        return x;
     }
     return 0;
 }
@@ -743,14 +764,16 @@ static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o,
 {
     Kernel *k = u->k;
     Order loops = {0};
-    Expr image = 0;
-    int near = window_axis(u, c, o, lane, &image);
-    if (!near) return false;
-    int rows = row_of_window(u, c, image, near), tile = near_tile(u, image, near), lanes[] = {1, LANES};
+    Expr image[2];
+    const char *call = is_small_window(u, c) ? window_call(u, c, lane, image) : NULL;
+    int near = call ? window_axis(u, c, o, lane, image) : 0;
+    if (!near || (extent(k, lane) >= 0 && extent(k, lane) < LANES)) return false;
+    bool by_two = !strcmp(call, "window");
+    int rows = row_of_window(u, c, image[0], near), tile = near_tile(u, image[0], near), lanes[] = {1, LANES};
     int strip = strip_vectors(u, c, a, o, near, lane, about(k, near));
     lanes[0] = strip > 1 ? strip : 1;
     int row = schedule_split(k, near, &tile, 1), part = schedule_split(k, lane, lanes, 2);
-    int pair = schedule_split(k, rows, (int[]){2}, 1);
+    int pair = by_two ? schedule_split(k, rows, (int[]){2}, 1) : rows;
     for (int i = 0; i < o->n; i++) { /* the channels lie innermost, or outside the rows */
         if (o->axis[i] == lane || o->axis[i] == near) continue;
         if (strip && slides_along(u, c, a, o->axis[i])) put(&loops, part);
@@ -764,11 +787,11 @@ static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o,
     put(&loops, pair);
     for (int i = 0; i < c->reduces; i++)
         if (c->reduce[i] != rows) put(&loops, c->reduce[i]), mark(k, LOOP_UNROLL, c->reduce[i]);
-    put(&loops, pair + 1), put(&loops, row + 1), put(&loops, part + 2);
+    if (by_two) put(&loops, pair + 1), mark(k, LOOP_UNROLL, pair + 1);
+    put(&loops, row + 1), put(&loops, part + 2);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
-    mark(k, LOOP_UNROLL, pair), mark(k, LOOP_UNROLL, pair + 1), mark(k, LOOP_UNROLL, row + 1);
-    mark(k, LOOP_VECTOR, part + 2);
-    step(k, STEP_CALL, LOOP_SERIAL, &rows, 1, "window");
+    mark(k, LOOP_UNROLL, pair), mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_VECTOR, part + 2);
+    step(k, STEP_CALL, LOOP_SERIAL, &rows, 1, call);
     parallelise(u, c, &loops, items >= LEAST_ROWS_APART ? whole : outer);
     return true;
 }

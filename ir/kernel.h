@@ -109,7 +109,7 @@ typedef struct Schedule { VEC(Step) step; } Schedule;
 typedef enum StmtKind { S_FOR, S_IF, S_STORE, S_UPDATE, S_CHECK, S_ALLOC, S_BARRIER, S_CALL } StmtKind;
 /* What a `contract` call computes, in the terms of its body: an outer product tile over row x (col x lane), summed over
  * depth. left does not depend on col and lane, right does not depend on row. A `window` call: row x lane without col, and
- * left, an image, depends on lane too. */
+ * left, an image, depends on lane too. A `pool` call: the same, left alone reduced by the call's how, a cast around it. */
 typedef struct Tile {
     int row, col, lane;      /* axes: rows of the register tile, its panels (0: none), the lanes of a panel (16) */
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
@@ -130,7 +130,7 @@ typedef struct Stmt {
     Expr cond;                /* IF, CHECK */
     int buf;                  /* STORE, UPDATE, ALLOC, CALL */
     Expr at[MAX_RANK], value;
-    Prim how;                 /* UPDATE: buf[at] = how(buf[at], value) */
+    Prim how;                 /* UPDATE: buf[at] = how(buf[at], value); CALL: what it reduces by */
     const char *name;         /* CALL */
     Tile tile;
 } Stmt;

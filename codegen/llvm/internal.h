@@ -7,7 +7,7 @@
  *   scalar.c   one operation on registers: primitives, casts, small floats
  *   transpose.c  tiles computed along one axis and stored along another
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
- *   window.c   the `window` call: a window of bf16 that passes over an image channel by channel
+ *   window.c   the `window` and `pool` calls: a window that passes over an image channel by channel
  *   amx.c      tile registers
  *   probe.c    loops of one instruction, to measure what the machine can do
  *

@@ -300,6 +300,18 @@ CASES(window,
      " Y[h, w, c] = sum(i: 3, j: 3) f32(K[i, j, c]) * f32(X[h + i, w + j, c])"
      " schedule: split w 14; split c 2 16; split i 2; order h w.0 c.0 c.1 i.0 j i.1 w.1 c.2; parallel h; unroll i.0 i.1 j w.1; vectorize c.2; call window j }", 1 << 17, 40, 0})
 
+#define POOL(name, type, how, rows, taps, size, stride, near)                                                          \
+    "kernel " name "(C, W) { in X: " type "[19, " #stride " * W + " #taps ", C] out Y[" size ", W, C]"                                      \
+    " Y[h, w, c] = " how "(i: " #rows ", j: " #taps ") f32(X[" #stride " * h + i, " #stride " * w + j, c]) then it * 0.25"                  \
+    " schedule: split w " #near "; split c 16; order h w.0 c.0 i j w.1 c.1; parallel h; unroll i j w.1; vectorize c.1; call pool i }"
+CASES(pool,
+    {POOL("largest", "bf16", "max", 3, 3, "6", 1, 12), 0, 40, 0}, {POOL("strided", "bf16", "max", 3, 3, "4", 2, 7), 0, 40, 0},
+    {POOL("apart", "f16", "max", 2, 2, "6", 2, 4), 0, 40, 0}, {POOL("average", "bf16", "sum", 3, 3, "6", 1, 7), 60, 40, 0},
+    {"kernel nan(W, C) { in N[W + 4, C] out Y[W, C] Y[w, c] = max(i: 5) N[w + i, c]"
+     " schedule: split w 8; split c 16; order w.0 c.0 i w.1 c.1; unroll i w.1; vectorize c.1; call pool i }", 0, 40, 0},
+    {"kernel nan2(H, C) { in N[H + 2, 16, C] out Y[H, 7, C] Y[h, w, c] = max(i: 3, j: 3) N[h + i, w * 2 + j, c]"
+     " schedule: split w 4; split c 2 16; order h w.0 c.0 c.1 i j w.1 c.2; parallel h; unroll i j w.1; vectorize c.2; call pool j }", 0, 40, 0})
+
 CASES(contract,
     {GEMM("gemm", 14, 2), 400, 40, 0}, {GEMM("gemm_low", 3, 1), 400, 17, 0}, {GEMM("gemv", 1, 4), 400, 17, 0},
     {GEMM8("gemm8", "u8", "i8", 12, 2), 0, 40, 0}, {GEMM8("gemm8_low", "u8", "i8", 3, 1), 0, 17, 0}, {GEMM8("gemm8_signed", "i8", "i8", 4, 1), 0, 17, 0},

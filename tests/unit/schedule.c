@@ -119,7 +119,7 @@ Test(schedule, refusals)
     program_drop(p);
     p = program_new("kernel k(N) { in X[4, N] out Y[N] Y[n] = max(i: 4) X[i, n] schedule: call contract i }");
     cr_assert_null(schedule_apply(p->k, &error));
-    cr_assert_str_eq(error, "this stage is not the product the micro-kernel computes");
+    cr_assert_str_eq(error, "this stage is not what the micro-kernel computes");
     program_drop(p);
 }
 

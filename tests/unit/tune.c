@@ -110,6 +110,16 @@ Test(tune, windows_of_bf16_are_called)
                     " Y[c, h, w] = sum(i: 3, j: 3) X[c, h + i, w + j] * f32(W[c, i, j]) }");
     cr_assert_not(calls(tuned(p, "avx512bf16")), "a factor is f32");
     program_drop(p);
+    static const struct { const char *of; bool is; } pool[] = {{"max(i: 3, j: 3) f32(B[c, h * 2 + i, w * 2 + j])", true}, {"sum(i: 3, j: 3) f32(B[c, h * 2 + i, w * 2 + j])", true},
+                                                               {"max(i: 3, j: 3) X[c, h * 2 + i, w * 2 + j]", true}, {"sum(i: 3, j: 3) X[c, h * 2 + i, w * 2 + j]", false}};
+    for (size_t i = 0; i < COUNT_OF(pool); i++) { /* f32 sums keep their order */
+        char text[300];
+        snprintf(text, sizeof text, "kernel k() { in X[64, 29, 29] layout(1, 2, 0), B: bf16[64, 29, 29] layout(1, 2, 0) out Y[64, 14, 14] layout(1, 2, 0) Y[c, h, w] = %s }", pool[i].of);
+        p = program_new(text);
+        cr_expect_eq(calls(tuned(p, "avx512")), pool[i].is, "%s", pool[i].of);
+        cr_expect_not(calls(tuned(p, "avx2")));
+        program_drop(p);
+    }
 }
 
 /* Copies into panels: pieces of the axis behind the lanes, and for dot products words of several values. */
