@@ -10,6 +10,7 @@
 #include "frontend/refine.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
+#include "passes/balance.h"
 #include "passes/winograd.h"
 #include <errno.h>
 #include <signal.h>
@@ -185,10 +186,12 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
-    stage_begin(&stage, "ranges");
-    if (!calibrate_options(dr, &c) || !find_ranges(dr, simple, q, &c)) return NULL;
-    stage_begin(&stage, q->weights->needs ? "weights" : NULL);
+    if (!calibrate_options(dr, &c)) return NULL;
+    stage_begin(&stage, "weights");
     if (q->weights->needs && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
+    if (q->gains.n) simple = graph_balanced(simple, q, dr->mem);
+    stage_begin(&stage, "ranges");
+    if (!find_ranges(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
     progress(dr->o, "quantizing");
     Graph *done = run_passes(dr, simple, from_quantize, NULL, q);

@@ -23,10 +23,13 @@ typedef struct Input { /* what one or more layers multiply */
     Arena mem;
     Moments *moments; /* NULL: too large */
     InputRows rows;   /* of the present sample */
+    bool alone;       /* nothing rounded reads x but these layers */
+    float *gain;      /* of x's channels, in mem; NULL: none */
 } Input;
 
 typedef struct Round {
     const Graph *g;
+    const bool *coded; /* per node */
     Quantization *q;
     VEC(LayerJob) target;
     VEC(Input) input;
@@ -62,7 +65,7 @@ static void for_each(Round *r, uint32_t n, void (*work)(Round *, uint32_t))
 }
 
 /* ---- the model as far as it is rounded ---- */
-/* What the values watched need of g, with the weights that q has codes for; watched: as numbers of g, becomes those of the result. */
+/* What the values watched need of g, with the weights that q (NULL: nothing) has codes for; watched: as numbers of g, becomes those of the result. */
 static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched, uint32_t n, Arena *mem)
 {
     Arena scratch = {0};
@@ -79,7 +82,7 @@ static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *node = &g->node.at[i];
         if (!live[i]) continue;
-        const LayerCodes *c = codes_find(q, tensor_name(g, node->out, &scratch));
+        const LayerCodes *c = q ? codes_find(q, tensor_name(g, node->out, &scratch)) : NULL;
         Val w = node_in(g, node, 1), kept = w.id ? map[w.id] : w;
         if (c) map[w.id] = graph_const(out, code_values(&c->codes, mem), NULL);
         graph_copy_node(out, g, i, map);
@@ -150,6 +153,36 @@ static void round_layer(Round *r, uint32_t i)
     t->choice = weight_choose(r->q->weights, &t->m, &form, r->input.at[t->input].moments, &t->mem);
 }
 
+/* Layers that multiply the same values, together. */
+static void balance_input(Round *r, uint32_t i)
+{
+    Arena work = {0};
+    Input *in = &r->input.at[i];
+    uint32_t n = 0;
+    LayerJob **job = NEW_ARRAY(&work, LayerJob *, r->target.n + 1);
+    for (uint32_t k = 0; k < r->target.n; k++)
+        if (r->target.at[k].input == i) job[n++] = &r->target.at[k];
+    const WeightMatrix **m = NEW_ARRAY(&work, const WeightMatrix *, n + 1);
+    WeightForm *form = NEW_ARRAY(&work, WeightForm, n + 1);
+    WeightChoice *choice = NEW_ARRAY(&work, WeightChoice, n + 1);
+    Arena **mem = NEW_ARRAY(&work, Arena *, n + 1);
+    for (uint32_t k = 0; k < n; k++) m[k] = &job[k]->m, form[k] = quantize_form(r->q), mem[k] = &job[k]->mem;
+    in->gain = NEW_ARRAY(&in->mem, float, m[0]->channels + 1);
+    r->q->weights->balance(m, form, n, in->moments, in->alone ? in->gain : NULL, choice, mem);
+    for (uint32_t k = 0; k < n; k++) job[k]->choice = choice[k];
+    arena_drop(&work);
+}
+
+static void keep_gains(const Round *r, const Input *in)
+{
+    int64_t n = in->of->m.channels;
+    bool any = false;
+    for (int64_t c = 0; in->gain && c < n; c++) any = any || in->gain[c] != 1;
+    if (any && in->alone)
+        vec_push(r->q->mem, &r->q->gains,
+                 (Gains){in->x, n, arena_copy(r->q->mem, in->gain, sizeof *in->gain * (size_t)n)});
+}
+
 static void keep_codes(const Round *r, const LayerJob *t)
 {
     const WeightChoice *c = &t->choice;
@@ -163,6 +196,15 @@ static void keep_codes(const Round *r, const LayerJob *t)
     arena_drop(&work);
 }
 
+static bool is_alone(const Round *r, uint32_t input)
+{
+    uint32_t here = 0, all = 0;
+    for (uint32_t i = 0; i < r->target.n; i++) here += r->target.at[i].input == input;
+    for (uint32_t i = 0; i < r->g->node.n; i++)
+        all += r->coded[i] && node_in(r->g, &r->g->node.at[i], 0).id == r->input.at[input].x.id;
+    return here == all && r->input.at[input].of->m.blocks == 1;
+}
+
 static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
@@ -171,11 +213,15 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
     for (uint32_t i = 0; i < r->input.n; i++) {
         Input *in = &r->input.at[i];
         watch[i] = in->x;
+        in->alone = is_alone(r, i);
         if (in->of->m.in <= MOMENTS_MOST) in->moments = moments_new(&in->of->m, &in->mem);
     }
-    const Graph *now = rounded_so_far(r->g, r->q, watch, r->input.n, &mem);
+    bool balances = r->q->weights->balance != NULL; /* values that are divided later say nothing now: the model as it is */
+    const Graph *now = rounded_so_far(r->g, balances ? NULL : r->q, watch, r->input.n, &mem);
     bool ok = observe(now, watch, r->input.n, o, 0, "rounding weights", see_sample, r, diag);
-    if (ok) for_each(r, r->target.n, round_layer);
+    if (ok && balances) for_each(r, r->input.n, balance_input);
+    else if (ok) for_each(r, r->target.n, round_layer);
+    for (uint32_t i = 0; ok && i < r->input.n; i++) keep_gains(r, &r->input.at[i]);
     for (uint32_t i = 0; ok && i < r->target.n; i++) keep_codes(r, &r->target.at[i]);
     for (uint32_t i = 0; i < r->target.n; i++) arena_drop(&r->target.at[i].mem);
     for (uint32_t i = 0; i < r->input.n; i++) arena_drop(&r->input.at[i].mem);
@@ -192,11 +238,13 @@ bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, 
     for (uint32_t i = 0; i < g->node.n; i++) layers += coded[i];
     for (uint32_t i = 0; ok && i < g->node.n;) {
         Arena one = {0};
-        Round r = {.g = g, .q = q, .threads = o->threads};
+        Round r = {.g = g, .coded = coded, .q = q, .threads = o->threads};
         size_t bytes = 0;
-        for (; i < g->node.n && r.target.n < (layers + ROUNDS - 1) / ROUNDS && bytes < REFINE_MEMORY; i++) {
+        for (; i < g->node.n; i++) {
             if (!coded[i]) continue;
             LayerJob t = {.n = &g->node.at[i]};
+            bool full = r.target.n >= (layers + ROUNDS - 1) / ROUNDS || bytes >= REFINE_MEMORY;
+            if (full && node_in(g, t.n, 0).id != node_in(g, r.target.at[r.target.n - 1].n, 0).id) break;
             t.m = weight_matrix(g, t.n, &t.mem);
             bytes += moments_bytes(&t.m);
             vec_push(&one, &r.target, t);

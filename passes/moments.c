@@ -236,6 +236,16 @@ void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held)
     arena_drop(&work);
 }
 
+float *moments_full(const Moments *s, Arena *mem)
+{
+    float *full = NEW_ARRAY(mem, float, s->blocks * s->in * s->in + 1), *to = full;
+    for (int64_t b = 0; b < s->blocks; b++)
+        for (int64_t i = 0; i < s->in; i++)
+            for (int64_t j = 0; j < s->in; j++)
+                *to++ = s->second[(b * s->ld + (i < j ? i : j)) * s->ld + (i < j ? j : i)];
+    return full;
+}
+
 /* ---- products ---- */
 static void product_tile(const float *x, int64_t ld, int rows, const float *panel, int64_t k, int n, float *y,
                          int64_t y_ld)

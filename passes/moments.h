@@ -40,6 +40,8 @@ void moments_add(Moments *s, const InputRows *r, int64_t most, bool held);
 /* The same from rows in memory, [blocks][rows][in]: for tests. */
 void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held);
 
+float *moments_full(const Moments *s, Arena *mem); /* second moments as [blocks][in][in], both triangles */
+
 /* sum over rows r and columns c of y[r][c] += x[r][.] . w[c][.], the inner product of everything here: y [rows][n], x rows of ld, w rows of k. */
 void rows_times(const float *x, int64_t rows, int64_t ld, const float *w, int64_t n, int64_t k, float *y);
 #endif

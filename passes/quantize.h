@@ -50,6 +50,12 @@ typedef struct LayerCodes {      /* weights that a method with statistics has ro
     const char *fallback;
 } LayerCodes;
 
+typedef struct Gains {           /* weights were multiplied by them before they were rounded: what they multiply must be divided */
+    Val x;                       /* of the graph after the pass "simplify" */
+    int64_t channels;
+    const float *by;
+} Gains;
+
 struct Quantization {
     Arena *mem;
     Map index;                   /* name -> number + 1 in range */
@@ -58,6 +64,7 @@ struct Quantization {
     const WeightMethod *weights; /* NULL: the first */
     Map coded;                   /* tensor -> number + 1 in codes */
     VEC(LayerCodes) codes;
+    VEC(Gains) gains;
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
 };

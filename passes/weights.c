@@ -77,7 +77,7 @@ int weight_code_middle(const WeightForm *f) { return dtypes[f->code].cls == DC_I
 
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem)
+WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem)
 {
     WeightCodes c = {.form = *f, .owners = m->out, .groups = 1};
     int64_t per_tap = f->group ? divide_up(m->channels, f->group) : 0;
@@ -92,11 +92,7 @@ static WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *
 }
 
 /* ---- grids: the scale and zero point of a group from its extremes ---- */
-typedef struct Extremes {
-    float lo, hi; /* lo <= 0 <= hi */
-} Extremes;
-
-static Extremes *extremes_of(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
+Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
 {
     Extremes *e = NEW_ARRAY(mem, Extremes, c->owners * c->groups + 1);
     for (int64_t r = 0; r < m->out; r++)
@@ -107,11 +103,6 @@ static Extremes *extremes_of(const WeightMatrix *m, const WeightCodes *c, Arena 
         }
     return e;
 }
-
-typedef struct Grid {
-    float scale;
-    int zero;
-} Grid;
 
 static float usable(float scale) { return isnormal(scale) ? scale : 1; }
 
@@ -129,14 +120,20 @@ static Grid grid_of(const WeightForm *f, Extremes e)
     return (Grid){e.hi > -e.lo ? -s : s, middle};
 }
 
-static int code_of(const WeightForm *f, Grid g, float w)
+Grid grid_candidate(const WeightForm *f, Extremes e, int step)
+{
+    float by = 1 - (float)step / (2 * GRID_STEPS);
+    return grid_of(f, (Extremes){e.lo * by, e.hi * by});
+}
+
+int grid_code(const WeightForm *f, Grid g, float w)
 {
     return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale) + g.zero));
 }
 
 int codes_nearest(const WeightCodes *c, int64_t at, float w)
 {
-    return code_of(&c->form, (Grid){c->scale[at], c->zero[at]}, w);
+    return grid_code(&c->form, (Grid){c->scale[at], c->zero[at]}, w);
 }
 
 void codes_round(const WeightMatrix *m, WeightCodes *c)
@@ -156,24 +153,22 @@ static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *
         for (int64_t j = 0; j < m->in; j++) {
             int64_t at = codes_at(c, r, j);
             float w = m->w[r * m->in + j];
-            double e = (double)(code_of(&c->form, g[at], w) - g[at].zero) * g[at].scale - w;
+            double e = (double)(grid_code(&c->form, g[at], w) - g[at].zero) * g[at].scale - w;
             error[at] += e * e * (second ? (double)second[j * (s->ld + 1)] : 1);
         }
     }
 }
 
-/* Clipping the few largest weights gives the others a finer grid: STEPS shrunk grids compete. */
+/* Clipping the few largest weights gives the others a finer grid: GRID_STEPS shrunk grids compete. */
 WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
-    enum { STEPS = 20 };
     WeightCodes c = codes_new(m, f, mem);
     int64_t n = c.owners * c.groups;
-    const Extremes *e = extremes_of(m, &c, mem);
+    const Extremes *e = codes_extremes(m, &c, mem);
     double *best = NEW_ARRAY(mem, double, n + 1), *error = NEW_ARRAY(mem, double, n + 1);
     Grid *g = NEW_ARRAY(mem, Grid, n + 1);
-    for (int step = 0; step < STEPS; step++) {
-        float by = 1 - (float)step / (2 * STEPS);
-        for (int64_t at = 0; at < n; at++) g[at] = grid_of(f, (Extremes){e[at].lo * by, e[at].hi * by}), error[at] = 0;
+    for (int step = 0; step < GRID_STEPS; step++) {
+        for (int64_t at = 0; at < n; at++) g[at] = grid_candidate(f, e[at], step), error[at] = 0;
         add_errors(m, &c, g, s, error);
         for (int64_t at = 0; at < n; at++)
             if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
@@ -185,7 +180,7 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Mom
 static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     WeightCodes c = codes_new(m, f, mem);
-    const Extremes *e = extremes_of(m, &c, mem);
+    const Extremes *e = codes_extremes(m, &c, mem);
     (void)s;
     for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
     codes_round(m, &c);
@@ -200,12 +195,22 @@ static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, const Mo
     return c;
 }
 
+static WeightCodes find_clipped(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
+{
+    WeightCodes c = codes_on_grids(m, f, s, mem);
+    codes_round(m, &c);
+    return c;
+}
+
 static const WeightMethod methods[] = {
-    {"rtn", "to the nearest code of a grid from the least to the largest weight", 0, find_rtn},
-    {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", 0,
-     find_mse},
-    {"gptq", "one input after the other, the later ones make up for the error so far (Frantar et al. 2022)",
-     WEIGHT_MOMENTS, weights_gptq},
+    {"rtn", "to the nearest code of a grid from the least to the largest weight", 0, find_rtn, NULL},
+    {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", 0, find_mse,
+     NULL},
+    {"seqmse", "the same by the error of the outputs, group after group", WEIGHT_MOMENTS, weights_seqmse, NULL},
+    {"gptq", "one input after the other, the later ones make up for the error so far (Frantar et al. 2022)", WEIGHT_MOMENTS,
+     weights_gptq, NULL},
+    {"awq", "input channels with large values get larger weights, which are rounded finer, and smaller values (Lin et al. 2023)",
+     WEIGHT_MOMENTS, find_clipped, weights_awq},
 };
 
 const WeightMethod *weight_method_at(uint32_t i) { return i < COUNT_OF(methods) ? &methods[i] : NULL; }
@@ -245,19 +250,26 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
     return signal > 0 ? sqrt(noise / signal) : (double)NAN;
 }
 
+const char weight_no_better[] = "on rows it has not seen the method does no better than rounding to nearest";
+
+const char *weight_unseen(const Moments *s)
+{
+    if (!s) return "its inputs are too many for second moments";
+    return s->rows && s->held_rows ? NULL : "no calibration sample reached it";
+}
+
 WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s,
                            Arena *mem)
 {
     WeightChoice c = {.error_nearest = (double)NAN, .error = (double)NAN};
     if (!(how->needs & WEIGHT_MOMENTS)) return c.codes = how->find(m, f, s, mem), c;
     c.codes = find_rtn(m, f, NULL, mem);
-    if (!s) return c.why = "its inputs are too many for second moments", c;
-    if (!s->rows || !s->held_rows) return c.why = "no calibration sample reached it", c;
+    if ((c.why = weight_unseen(s))) return c;
     c.error_nearest = weight_error(m, &c.codes, s);
     WeightCodes found = how->find(m, f, s, mem);
     c.error = weight_error(m, &found, s);
     if (c.error < c.error_nearest) return c.codes = found, c;
-    return c.why = "on rows it has not seen the method does no better than rounding to nearest", c;
+    return c.why = weight_no_better, c;
 }
 
 /* ---- as tensors ---- */

@@ -58,28 +58,49 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
 Tensor *code_values(const CodeTensors *t, Arena *mem);                          /* what they mean, f32 */
 double weight_sqnr(const WeightMatrix *m, const WeightCodes *c);                /* dB, of the codes' values against the weights */
 
-enum { WEIGHT_MOMENTS = 1 };     /* needs: Moments of the matrix's inputs */
-typedef struct WeightMethod {
-    const char *name, *help;
-    unsigned needs;
-    WeightCodes (*find)(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* s: where needed, else perhaps NULL */
-} WeightMethod;
-const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the first is the default */
-const WeightMethod *weight_method_find(const char *name);
-
 /* What a method found, judged on rows that it has not seen: where it does worse than rounding to nearest, that is taken instead. */
 typedef struct WeightChoice {
     WeightCodes codes;
     double error_nearest, error; /* of the outputs, errors over values in the Euclidean norm: rounding to nearest, and the method; NaN: no rows */
     const char *why;             /* NULL, or why codes are the nearest */
 } WeightChoice;
+
+enum { WEIGHT_MOMENTS = 1 };     /* needs: Moments of the matrix's inputs */
+typedef struct WeightMethod {
+    const char *name, *help;
+    unsigned needs;
+    WeightCodes (*find)(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* s: where needed, else perhaps NULL */
+    /* NULL, or: codes for n layers that multiply the same values, for weights that are multiplied by gains of the input channels, and values
+     * that are divided by them. gain: to be filled; NULL: there can be none. */
+    void (*balance)(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s, float *gain, WeightChoice *c,
+                    Arena *const *mem);
+} WeightMethod;
+const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the first is the default */
+const WeightMethod *weight_method_find(const char *name);
 WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
 double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s);
 
 /* ---- for methods ---- */
+typedef struct Extremes {
+    float lo, hi; /* lo <= 0 <= hi */
+} Extremes;
+typedef struct Grid {
+    float scale;
+    int zero;
+} Grid;
+WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem);
+Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem); /* of every group, [owners][groups] */
+enum { GRID_STEPS = 20 };
+Grid grid_candidate(const WeightForm *f, Extremes e, int step); /* the grid for extremes that are shrunk the more the larger the step */
+int grid_code(const WeightForm *f, Grid g, float w);            /* the nearest */
+extern const char weight_no_better[];
+const char *weight_unseen(const Moments *s);                     /* why they say nothing; NULL: they do */
 /* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not NULL. */
 WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
 int codes_nearest(const WeightCodes *c, int64_t at, float w); /* at: of codes_at() */
 void codes_round(const WeightMatrix *m, WeightCodes *c);      /* all to the nearest */
 WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* gptq.c */
+WeightCodes weights_seqmse(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* seqmse.c */
+void weights_awq(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s, float *gain, WeightChoice *c,
+                 Arena *const *mem);                                                                  /* awq.c */
 #endif

@@ -322,6 +322,34 @@ static void beats_nearest(const char *method, double by)
 }
 
 Test(weights, gptq_beats_rounding_to_nearest) { beats_nearest("gptq", 0.6); }
+Test(weights, the_search_by_outputs_beats_rounding_to_nearest) { beats_nearest("seqmse", 0.98); }
+
+/* Channels that are large, and two layers that share them: gains make both better, and are what the codes are for. */
+Test(weights, gains_make_large_channels_finer)
+{
+    WeightForm f[] = {{.code = DT_i4, .group = 32}, {.code = DT_i4, .group = 32}};
+    WeightMatrix one = product(96, 40, 3), two = product(96, 17, 9);
+    const WeightMatrix *m[] = {&one, &two};
+    Arena *mem[] = {&w.mem, &w.mem};
+    float *x = correlated(1100, 96, 8, 4), gain[96], most = 0, least = INFINITY;
+    for (int r = 0; r < 1100; r++)
+        for (int j = 0; j < 96; j += 11) x[r * 96 + j] *= 40;
+    Moments *s = seen(&one, x, 1000, 100);
+    WeightChoice c[2];
+    weights_awq(m, f, 2, s, gain, c, mem);
+    for (int j = 0; j < 96; j++) most = fmaxf(most, gain[j]), least = fminf(least, gain[j]);
+    cr_expect(most > 2 * least && gain[11] > 2 * gain[12]);
+    for (int i = 0; i < 2; i++) {
+        for (int64_t k = 0; k < m[i]->out * 96; k++) m[i]->w[k] *= gain[k % 96];
+        cr_expect(!c[i].why && c[i].error < 0.8 * c[i].error_nearest, "%g, nearest %g", c[i].error, c[i].error_nearest);
+        cr_expect(weight_sqnr(m[i], &c[i].codes) > 15, "codes are those of the weights times the gains");
+    }
+    WeightMatrix same = product(96, 40, 3);
+    m[0] = &same;
+    weights_awq(m, f, 1, s, NULL, c, mem); /* somebody else reads the values: no gains */
+    cr_expect(c[0].why || c[0].error < c[0].error_nearest);
+    cr_expect_float_eq(c[0].error, weight_error(&same, &c[0].codes, s), 1e-6);
+}
 
 /* Inputs that say little or nothing: constant rows, fewer rows than columns, columns that are always zero, no rows. */
 Test(weights, poor_statistics_do_no_harm)

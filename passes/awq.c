@@ -1,0 +1,130 @@
+/* awq.c - activation-aware weight quantization: input channels whose values are large have their weights made larger before they are
+ * rounded, and the values smaller by as much, so that what matters most is rounded finest.
+ * Source: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration".
+ *
+ * All layers that multiply the same values share their gains: mean|x|^ratio of every channel, divided by the root of the largest times
+ * the smallest; the ratio with the least square error of all their outputs, on some of their rows, is taken. Then grids are clipped as
+ * with "mse", columns weighed by their mean squares, where that helps. Where a layer ends no better on held-out rows than by rounding to
+ * nearest, the gains of all of them are 1 again. */
+#include "passes/weights.h"
+#include <math.h>
+
+enum { RATIOS = 20, JUDGED_ROWS = 128 };
+
+/* Mean magnitudes to the power ratio / RATIOS; 0: no gains. */
+static void gains_of(const WeightMatrix *m, const Moments *s, int ratio, float *gain)
+{
+    double least = INFINITY, most = 0;
+    for (int64_t c = 0; c < m->channels; c++) {
+        double size = 0;
+        for (int64_t j = c; j < m->in; j += m->channels) size += s->size[j];
+        double g = fmax(pow(size / ((double)s->rows * (double)(m->in / m->channels)), (double)ratio / RATIOS), 1e-4);
+        gain[c] = (float)g, least = fmin(least, g), most = fmax(most, g);
+    }
+    for (int64_t c = 0; c < m->channels; c++) gain[c] = (float)((double)gain[c] / sqrt(least * most));
+}
+
+/* `rows` of m's rows, spread over all, times the gains. */
+static WeightMatrix gained(const WeightMatrix *m, const float *gain, int64_t rows, Arena *mem)
+{
+    WeightMatrix x = *m;
+    x.out = rows, x.w = NEW_ARRAY(mem, float, rows * m->in + 1);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < m->in; j++)
+            x.w[r * m->in + j] = m->w[r * m->out / rows * m->in + j] * gain[j % m->channels];
+    return x;
+}
+
+/* The square error of the outputs by second moments h. */
+static double output_error(const WeightMatrix *m, const WeightForm *f, const float *h, const float *gain)
+{
+    Arena work = {0};
+    int64_t rows = m->out < JUDGED_ROWS ? m->out : JUDGED_ROWS, in = m->in;
+    WeightMatrix x = gained(m, gain, rows, &work);
+    WeightCodes c = weight_method_at(0)->find(&x, f, NULL, &work);
+    float *off = NEW_ARRAY(&work, float, rows * in + 1), *y = NEW_ARRAY(&work, float, rows * in + 1);
+    double error = 0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < in; j++)
+            off[r * in + j] = (codes_value(&c, r, j, in) - x.w[r * in + j]) / gain[j % m->channels];
+    rows_times(off, rows, in, h, in, in, y);
+    for (int64_t i = 0; i < rows * in; i++) error += (double)off[i] * y[i];
+    arena_drop(&work);
+    return error * (double)m->out / (double)rows;
+}
+
+static void search(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s, float *gain)
+{
+    Arena work = {0};
+    const float *h = moments_full(s, &work);
+    float *tried = NEW_ARRAY(&work, float, m[0]->channels);
+    double least = INFINITY;
+    for (int ratio = 0; ratio < RATIOS; ratio++) {
+        double error = 0;
+        gains_of(m[0], s, ratio, tried);
+        for (uint32_t i = 0; i < n; i++) error += output_error(m[i], &f[i], h, tried);
+        if (error < least) least = error, memcpy(gain, tried, sizeof *gain * (size_t)m[0]->channels);
+    }
+    arena_drop(&work);
+}
+
+/* What s would be if the values were divided by the gains: the diagonal of second moments, and the rows held out. */
+static Moments divided(const WeightMatrix *m, const Moments *s, const float *gain, Arena *mem)
+{
+    Moments d = *s;
+    d.second = NEW_ARRAY(mem, float, s->blocks * s->ld * s->ld);
+    d.held = NEW_ARRAY(mem, float, s->blocks * s->held_room * s->ld);
+    for (int64_t b = 0; b < s->blocks; b++)
+        for (int64_t j = 0; j < s->in; j++) {
+            int64_t at = (b * s->ld + j) * s->ld + j;
+            float by = gain[j % m->channels];
+            d.second[at] = s->second[at] / by / by;
+            for (int64_t r = b * s->held_room; r < b * s->held_room + s->held_rows; r++)
+                d.held[r * s->ld + j] = s->held[r * s->ld + j] / by;
+        }
+    return d;
+}
+
+/* The better of nearest codes on whole and on clipped grids. */
+static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s, const float *gain, WeightChoice *c,
+                   Arena *mem)
+{
+    Arena work = {0};
+    Moments d = divided(m, s, gain, &work);
+    WeightMatrix x = gained(m, gain, m->out, &work);
+    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), clipped = codes_on_grids(&x, f, &d, mem);
+    codes_round(&x, &clipped);
+    double as_whole = weight_error(&x, &whole, &d), as_clipped = weight_error(&x, &clipped, &d);
+    bool clip = as_clipped < as_whole;
+    c->codes = clip ? clipped : whole, c->error = clip ? as_clipped : as_whole;
+    c->why = c->error < c->error_nearest ? NULL : weight_no_better;
+    arena_drop(&work);
+}
+
+static bool choose_all(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s,
+                       const float *gain, WeightChoice *choice, Arena *const *mem)
+{
+    bool better = true;
+    for (uint32_t i = 0; i < n; i++) choose(m[i], &f[i], s, gain, &choice[i], mem[i]), better = better && !choice[i].why;
+    return better;
+}
+
+void weights_awq(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s, float *gain,
+                 WeightChoice *choice, Arena *const *mem)
+{
+    Arena work = {0};
+    float *one = NEW_ARRAY(&work, float, m[0]->channels + 1);
+    const char *why = weight_unseen(s);
+    for (int64_t c = 0; c < m[0]->channels; c++) one[c] = 1;
+    if (gain) memcpy(gain, one, sizeof *gain * (size_t)m[0]->channels);
+    for (uint32_t i = 0; i < n; i++) {
+        choice[i] = weight_choose(weight_method_at(0), m[i], &f[i], NULL, mem[i]), choice[i].why = why;
+        if (!why) choice[i].error_nearest = weight_error(m[i], &choice[i].codes, s);
+    }
+    if (!why && gain) search(m, f, n, s, gain);
+    if (!why && !(gain && choose_all(m, f, n, s, gain, choice, mem))) {
+        if (gain) memcpy(gain, one, sizeof *gain * (size_t)m[0]->channels);
+        choose_all(m, f, n, s, one, choice, mem);
+    }
+    arena_drop(&work);
+}
