@@ -265,18 +265,19 @@ bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization 
 }
 
 /* ---- measuring a policy ---- */
-bool calibrate_difference(const Graph *g, const Storage *policy, const CalibrateOptions *o, Difference *d,
-                          bool *measured, Diag *diag)
+bool calibrate_difference(const Graph *g, const Graph *exact, const Storage *policy, const CalibrateOptions *o,
+                          Difference *d, bool *measured, Diag *diag)
 {
     Arena mem = {0};
-    Vals watch = {0};
+    Vals watch = {0}, of = {0}; /* the same outputs of both graphs */
     Compared c = {0};
     Diag quiet = {.mem = &mem, .subject = diag->subject};
     for (uint32_t i = 0; i < g->output.n; i++)
-        if (dtype_is_float(val_type(g, g->output.at[i])->dtype)) vec_push(&mem, &watch, g->output.at[i]);
+        if (dtype_is_float(val_type(g, g->output.at[i])->dtype))
+            vec_push(&mem, &watch, g->output.at[i]), vec_push(&mem, &of, exact->output.at[i]);
     *d = (Difference){.made_up = !o->samples || samples_are_random(o->samples)}, *measured = false;
     c.apart = NEW_ARRAY(&mem, Apart, watch.n + 1), c.n = watch.n;
-    bool ok = observer_new(&c.w[0], g, watch.at, c.n, NULL, o, &mem, diag) &&
+    bool ok = observer_new(&c.w[0], exact, of.at, c.n, NULL, o, &mem, diag) &&
               observer_new(&c.w[1], g, watch.at, c.n, policy, o, &mem, diag);
     if (ok && o->samples) ok = samples_each(o->samples, g, MEASURED, compare_run, &c, diag);
     else if (ok && c.n && !samples_each(samples_random(&mem, 1), g, 0, compare_run, &c, &quiet)) c.runs = 0;

@@ -36,7 +36,8 @@ typedef struct Difference {
     uint32_t runs;
     bool made_up;                  /* on random numbers of a fixed seed (0 and 1 for integers, free sizes 1), not on samples */
 } Difference;
-/* Computes with and without the policy on this machine, on the first MEASURED samples or, without samples, on random numbers. *measured
+/* Computes `g` under the policy and `exact`, the same without its rounded products, on this machine, on the first MEASURED samples or, without samples, on random numbers. *measured
  * false: the model does not run on random numbers, or has no float output. false: reported. */
-bool calibrate_difference(const Graph *g, const Storage *policy, const CalibrateOptions *o, Difference *d, bool *measured, Diag *diag);
+bool calibrate_difference(const Graph *g, const Graph *exact, const Storage *policy, const CalibrateOptions *o, Difference *d,
+                          bool *measured, Diag *diag);
 #endif

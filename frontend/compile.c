@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 static const char before_quantize[] = "simplify", from_quantize[] = "quantize";
+static const char before_filter[] = "scale", from_filter[] = "winograd";
 
 /* ---- options ---- */
 
@@ -104,6 +105,7 @@ typedef struct Drive {
     SampleSource *samples; /* once asked for */
     Policy policy;
     WinogradNote winograd;
+    const Graph *exact; /* before products were rounded */
     FILE *text;
     bool stopped;
 } Drive;
@@ -136,6 +138,16 @@ static bool stops_before(const char *stage, const char *limit)
         if (!strcmp(pass_at(i)->name, limit)) return false;
     }
     return false;
+}
+
+/* The last of them decides what products are made of. */
+static Graph *run_last_passes(Drive *dr, const Graph *g, const char *from, Quantization *q)
+{
+    const char *stop = dr->o->value[OPT_stop_after];
+    Graph *exact = run_passes(dr, g, from, before_filter, q);
+    if (!exact || (stop && stops_before(stop, before_filter))) return exact;
+    dr->exact = exact;
+    return run_passes(dr, exact, from_filter, NULL, q);
 }
 
 static Quantization *quantization_new(Drive *dr)
@@ -194,7 +206,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     if (!find_ranges(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
     progress(dr->o, "quantizing");
-    Graph *done = run_passes(dr, simple, from_quantize, NULL, q);
+    Graph *done = run_last_passes(dr, simple, from_quantize, q);
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
     WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
     bool measured = calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag);
@@ -217,7 +229,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     dr->stopped = stop != NULL;
     if (stop && !strcmp(stop, "import")) return g;
     progress(dr->o, "rewriting");
-    return makes_integers(dr->o) ? quantize_graph(dr, g) : run_passes(dr, g, NULL, NULL, NULL);
+    return makes_integers(dr->o) ? quantize_graph(dr, g) : run_last_passes(dr, g, NULL, NULL);
 }
 
 Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, Files *files)
@@ -244,7 +256,8 @@ static bool measure_policy(Drive *dr, const Graph *g)
     CalibrateOptions c;
     if (!policy_changes(p) || (o->value[OPT_quiet] && !o->value[OPT_report])) return true;
     progress(o, "measuring");
-    return calibrate_options(dr, &c) && calibrate_difference(g, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
+    return calibrate_options(dr, &c) &&
+           calibrate_difference(g, dr->exact, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
 }
 
 static bool write_report(Drive *dr, const char *path, const char *out)

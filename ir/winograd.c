@@ -72,10 +72,10 @@ enum {
     FREE_ACROSS = 7        /* tiles of a block along a free size: few, since the last block may be mostly empty */
 };
 
-/* What products of a type cost, against one of a direct sum, fitted to layers of 16 to 512 channels on maps of 7 to 112 (bf16: within a
- * tenth from 14 on); and what rounding to it admits. A tile's values and weights are rounded once
- * more than those of a direct sum, and the transform back enlarges that: F(2x2) in bf16 loses 5 dB to direct sums of bf16, F(2x4) 12 dB,
- * F(4x4) 20 dB, which is a fiftieth of the result. */
+/* What products of a type cost, against one of a direct sum, and what rounding to it admits. The row of bf16 is fitted to layers of 16 to
+ * 512 channels on maps of 7 to 112, within a tenth from 14 on. A tile's values and weights are rounded once more than those of a direct
+ * sum, and the transform back enlarges that: F(2x2) in bf16 loses 5 dB to direct sums of bf16, F(2x4) 12 dB, F(4x4) 20 dB, which leaves
+ * an error of a fortieth. */
 typedef struct WinogradCost {
     DType product;
     int outputs;      /* of a row, at most: how far rounding allows */

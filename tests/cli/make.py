@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make.py FOLDER: writes the bad models and samples that tests/cli/run.sh feeds to octet. Nothing but Python's own library is needed:
+"""make.py FOLDER: writes the models and samples, most of them bad, that tests/cli/run.sh feeds to octet. Nothing but Python's own library is needed:
 the few protobuf messages are written byte by byte (field numbers of onnx.proto)."""
 import glob
 import os
@@ -54,6 +54,15 @@ def external(location, **more):
 
 def with_weights(tensor):
     return model(graph([node('Add', ['x', 'w'], ['y'])], [value('x', 4)], [value('y', 4)], [tensor]))
+
+
+def convolution(channels, size):
+    """3 x 3 with constant weights, wide enough for minimal filtering."""
+    data = b''.join(struct.pack('<f', (i * 37 % 101 - 50) / 500) for i in range(channels * channels * 9))
+    w = b''.join(number(1, d) for d in (channels, channels, 3, 3)) + number(2, 1) + text(8, 'w') + text(9, data)
+    pads = text(1, 'pads') + b''.join(number(8, 1) for _ in range(4)) + number(20, 7)
+    shape = (1, channels, size, size)
+    return model(graph([node('Conv', ['x', 'w'], ['y'], pads)], [value('x', *shape)], [value('y', *shape)], [w]))
 
 
 def deep(levels):
@@ -123,6 +132,7 @@ def main(out, calibration):
     os.symlink('/etc/hostname', f'{out}/linked.bin')
     put('huge.onnx', model(graph([node('Add', ['x', 'w'], ['y'])], [value('x', 4)], [value('y', 4)],
                                  [number(1, 1 << 40) + number(1, 1 << 20) + number(2, 1) + text(8, 'w')])))
+    put('wide.onnx', convolution(64, 28))
     put('newer.onnx', model(graph([node('Relu', ['x'], ['y'])], [value('x', 4)], [value('y', 4)]), opset=999))
 
     good = floats(DIGIT_SHAPE)

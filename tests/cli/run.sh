@@ -218,6 +218,22 @@ exact_says() { octet compile "$digits" -o "$work/exact.so" --fp32 bf16x2 2> "$wo
 check fp32-exact-says exact_says
 says_random() { octet compile "$digits" -o "$work/says.so" --quantize bf16 2> "$work/says" && grep -q 'stored as bf16; outputs differ .* on RANDOM INPUTS' "$work/says"; }
 check narrow-storage-says says_random
+# Convolutions by minimal filtering follow the policy: their products are f32, bf16 or none, and the summary says how far off they are.
+filtered() {
+  local limit=$1; shift
+  octet compile "$work/bad/wide.onnx" -o "$work/wide.so" "$@" 2> "$work/says" || return 1
+  python3 -c 'import re, sys; e = re.findall("1 of 1 .* by Winograd.* ([0-9.e-]+)$", sys.stdin.read(), re.M); sys.exit(not (len(e) == 1 and float(sys.argv[1]) / 100 < float(e[0]) < float(sys.argv[1])))' "$limit" < "$work/says"
+}
+direct() { octet compile "$work/bad/wide.onnx" -o "$work/wide.so" "$@" 2> "$work/says" && ! grep Winograd "$work/says"; }
+outputs_say() { python3 -c 'import re, sys; e = re.findall("float32 by ([0-9.e-]+),", sys.stdin.read()); sys.exit(not (len(e) == 1 and 1e-4 < float(e[0]) < 2e-2))' < "$work/says"; }
+check filtered-exact filtered 1e-5
+check filtered-bf16 filtered 2e-2 --quantize bf16
+check filtered-products filtered 2e-2 --fp32 bf16
+check filtered-outputs outputs_say
+check filtered-kept filtered 1e-5 --quantize bf16 --keep '^y$'
+check direct-off direct --quantize bf16 --winograd off
+check direct-fp16 direct --quantize fp16
+check direct-tiles direct --quantize bf16 --target amx
 check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize bf16 --keep conv2 --quiet
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
