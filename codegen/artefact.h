@@ -43,4 +43,5 @@ void session_drop(Session *s);
 /* in: one Tensor per input in the model's order, matching types. out: receives new Tensors in mem. false: reported. */
 bool session_run(Session *s, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *diag);
 void session_level(Session *s, int level);                                /* caps the instruction set */
+void session_profile(Session *s, uint64_t *nanoseconds);                  /* per step of the model, added to by every run; NULL: no longer */
 #endif

@@ -49,6 +49,8 @@ void session_drop(Session *s)
 
 void session_level(Session *s, int level) { s->api->context_level(s->context, level); }
 
+void session_profile(Session *s, uint64_t *nanoseconds) { s->api->context_profile(s->context, nanoseconds); }
+
 static bool failed(const Session *s, OctetStatus status, Diag *diag)
 {
     const char *text = s->api->error_text(s->context);

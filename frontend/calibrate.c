@@ -1,6 +1,6 @@
 /* calibrate.c - see calibrate.h. */
 #include "frontend/calibrate.h"
-#include "codegen/artefact.h"
+#include "frontend/program.h"
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -22,32 +22,15 @@ static Graph *with_outputs(const Graph *g, const Val *watch, uint32_t n, Arena *
     return out;
 }
 
-typedef struct Observer {
-    Loaded loaded;
-    Session *session;
-} Observer;
+typedef Program Observer;
 
-static void observer_drop(Observer *o)
-{
-    if (o->session) session_drop(o->session);
-    if (o->loaded.handle) artefact_unload(&o->loaded);
-    *o = (Observer){0};
-}
+static void observer_drop(Observer *o) { program_drop(o); }
 
 static bool observer_new(Observer *o, const Graph *g, const Val *watch, uint32_t n, const Storage *store,
                          const CalibrateOptions *how, Arena *mem, Diag *diag)
 {
-    const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
-    char *folder = arena_printf(mem, "%s/octet-XXXXXX", base);
-    if (!mkdtemp(folder)) return diag_error(diag, NULL, "%s cannot be made: %s", folder, strerror(errno));
-    const char *path = arena_printf(mem, "%s/observed.so", folder);
-    CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .cache = how->cache, .quiet = true};
-    if (store) c.store = *store;
-    bool ok = codegen_graph(with_outputs(g, watch, n, mem), &c, diag) && artefact_load(path, &o->loaded, diag) &&
-              (o->session = session_new(&o->loaded, how->threads, diag));
-    unlink(path), unlink(arena_printf(mem, "%s/observed.h", folder)), rmdir(folder);
-    if (!ok) observer_drop(o);
-    return ok;
+    ProgramOptions p = {.store = store, .threads = how->threads, .cache = how->cache};
+    return program_new(o, with_outputs(g, watch, n, mem), &p, mem, diag);
 }
 
 /* ---- observing ---- */

@@ -4,6 +4,7 @@
  * "quantize" on use the ranges found. */
 #include "frontend/compile.h"
 #include "codegen/artefact.h"
+#include "frontend/budget.h"
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/policy.h"
@@ -190,6 +191,32 @@ static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const Calibr
     return !save || ranges_write(q, d, save, dr->m->name);
 }
 
+/* ---- the budget ---- */
+typedef struct BudgetDrive {
+    Drive *drive;
+    const Graph *simple;
+} BudgetDrive;
+
+static Graph *budget_passes(void *ctx, Quantization *q, bool simulate)
+{
+    const BudgetDrive *b = ctx;
+    WinogradNote note = b->drive->winograd; /* of the graph that is compiled in the end */
+    Graph *g = run_passes(b->drive, b->simple, from_quantize, simulate ? from_quantize : NULL, q);
+    b->drive->winograd = note;
+    return g;
+}
+
+static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const CalibrateOptions *c)
+{
+    const Options *o = dr->o;
+    BudgetDrive drive = {dr, simple};
+    BudgetOptions b;
+    if (samples_are_random(c->samples))
+        return diag_error(dr->m->diag, NULL, "--max-loss needs samples: what random numbers lose says nothing");
+    return budget_options(&b, o, dr->m->diag) &&
+           (b.calibrate = *c, budget_run(simple, q, &b, budget_passes, &drive, dr->m->diag));
+}
+
 static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
@@ -205,6 +232,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     stage_begin(&stage, "ranges");
     if (!find_ranges(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
+    if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
@@ -274,6 +302,7 @@ static bool write_report(Drive *dr, const char *path, const char *out)
                        .winograd = &dr->winograd};
     progress(o, "");
     if (!o->value[OPT_quiet]) report_print(q, &head, stderr);
+    if (!o->value[OPT_quiet] && q && q->budget) budget_print(q, path, stderr);
     return !o->value[OPT_report] || report_write(q, &head, dr->m->diag, o->value[OPT_report]);
 }
 
@@ -323,7 +352,9 @@ static bool check_usage(const Options *o, Diag *d)
     const char *out = o->value[OPT_out], *report = o->value[OPT_report], *path = o->arg.at[0];
     size_t n = report ? strlen(report) : 0;
     ImportOptions io;
-    if (!check_stages(o, d) || !policy_check(o, d) || !import_options(o, d, &io)) return false;
+    BudgetOptions budget;
+    if (!check_stages(o, d) || !policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io))
+        return false;
     if (n > 5 && !strcmp(report + n - 5, ".html"))
         return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];

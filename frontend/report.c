@@ -1,5 +1,6 @@
 /* report.c - the quantization report; fields are those of Layer (passes/quantize.h). Schema: docs/CLI.md, "The report". */
 #include "frontend/report.h"
+#include "frontend/budget.h"
 #include "frontend/file.h"
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -131,6 +132,7 @@ bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const 
         number(w, "convolutions", h->winograd->convs), number(w, "of", h->winograd->of);
         number(w, "sampled_error", h->winograd->error);
     }
+    if (q && q->budget) cJSON_AddItemToObject(root, "budget", budget_json(q));
     cJSON *list = cJSON_AddArrayToObject(root, "layers");
     for (uint32_t i = 0; q && i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
     char *text = cJSON_Print(root);

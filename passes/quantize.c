@@ -2,6 +2,7 @@
  * an operator: a row says how it behaves under quantization, which axis holds its channels, and its integer form. */
 #include "passes/quantize.h"
 #include "passes/passes.h"
+#include "passes/simulate.h"
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -47,20 +48,28 @@ static double elements(const Graph *g, const Type *t)
     return n;
 }
 
-/* Is the integer form slower? Counted in float multiply-adds. READ: so many a core makes while it reads a byte of weights from beyond its
+/* What the integer form saves, counted in float multiply-adds. READ: so many a core makes while it reads a byte of weights from beyond its
  * own caches. An integer instruction sums DOT products of one group's channels in the time of one float product, so channels are padded
- * to a multiple; an input costs QUANTIZE operations before, an output SCALE more than a float sum needs. What is
- * too small to be seen in a profile is integer, as asked. */
-static bool is_slower(const Graph *g, const Node *n, const Tensor *w)
+ * to a multiple; an input costs QUANTIZE operations before, an output SCALE more than a float sum needs. */
+static double saved(const Graph *g, const Node *n, const Tensor *w, double *products)
 {
-    enum { DOT = 4, READ = 3, QUANTIZE = 4, SCALE = 2, SMALL = 4096 };
+    enum { DOT = 4, READ = 3, QUANTIZE = 4, SCALE = 2 };
     double weights = (double)tensor_count(w), outputs = elements(g, val_type(g, n->out)),
            inputs = elements(g, val_type(g, node_in(g, n, 0))),
            channels = (double)w->dim[axis_at(n->op->w_input, w->rank)],
-           per_output = weights / (double)w->dim[axis_at(n->op->w_channel, w->rank)], products = outputs * per_output,
+           per_output = weights / (double)w->dim[axis_at(n->op->w_channel, w->rank)],
            padded = ceil(channels / DOT) * DOT / channels;
-    double as_float = products + READ * 4 * weights, as_integer = products * padded / DOT + READ * weights;
-    return products > SMALL && as_integer + QUANTIZE * inputs + SCALE * outputs > as_float;
+    *products = outputs * per_output;
+    double as_float = *products + READ * 4 * weights, as_integer = *products * padded / DOT + READ * weights;
+    return as_float - as_integer - QUANTIZE * inputs - SCALE * outputs;
+}
+
+/* What is too small to be seen in a profile is integer, as asked. */
+static bool is_slower(const Graph *g, const Node *n, const Tensor *w)
+{
+    enum { SMALL = 4096 };
+    double products, less = saved(g, n, w, &products);
+    return products > SMALL && less < 0;
 }
 
 static const char *why_float(const Graph *g, const Node *n)
@@ -98,6 +107,8 @@ typedef struct Quantizer {
     const bool *wanted;
     bool *integer; /* per node */
     bool *rows;    /* per old Val: every row has a scale of its own */
+    Regions region;
+    Val switches; /* of a simulation */
     regex_t keep;
 } Quantizer;
 
@@ -120,6 +131,12 @@ static const Range *val_range(const Quantizer *z, Val v)
 }
 
 static Val scalar(Graph *g, DType t, double v) { return graph_const(g, tensor_scalar(g->mem, t, v), NULL); }
+
+/* A simulation chooses when it runs. */
+static Val switched(Quantizer *z, uint32_t region, Val quantized, Val plain, const Loc *loc)
+{
+    return z->q->simulate ? simulate_switch(z->out, z->switches, region, quantized, plain, loc) : quantized;
+}
 
 /* ---- a scale for every row: computed while the model runs from the row's largest element ---- */
 /* One sum's operands must share a scale, so every integer reader must sum over the last axis alone. */
@@ -169,15 +186,19 @@ static Val dequantized_rows(Quantizer *z, Val v, const Range *r, const Loc *loc)
     return x;
 }
 
+static Val dequantized_tensor(Quantizer *z, Val v, Affine a, const Loc *loc)
+{
+    Val s = scalar(z->out, DT_f32, a.scale), zero = scalar(z->out, DT_u8, a.zero);
+    Val q = emit(z->out, "QuantizeLinear", loc, 3, z->map[v.id], s, zero);
+    return emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
+}
+
 static Val dequantized(Quantizer *z, Val v, const Loc *loc)
 {
     if (z->dequantized[v.id].id) return z->dequantized[v.id];
     const Range *r = val_range(z, v);
-    if (z->rows[v.id]) return z->dequantized[v.id] = dequantized_rows(z, v, r, loc);
-    Affine a = affine_of(r);
-    Val s = scalar(z->out, DT_f32, a.scale), zero = scalar(z->out, DT_u8, a.zero);
-    Val q = emit(z->out, "QuantizeLinear", loc, 3, z->map[v.id], s, zero);
-    return z->dequantized[v.id] = emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
+    Val dq = z->rows[v.id] ? dequantized_rows(z, v, r, loc) : dequantized_tensor(z, v, affine_of(r), loc);
+    return z->dequantized[v.id] = switched(z, z->region.of_val[v.id], dq, z->map[v.id], loc);
 }
 
 typedef struct Channels {
@@ -311,17 +332,21 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         const Range *r = val_range(z, old[0]);
         Affine a = affine_of(r);
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
-        layer.rows = z->rows[old[0].id];
-        arg[1] = dequantized_weights(z, n, r, &layer, &lost);
+        double products;
+        layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
+        layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
+        arg[1] = switched(z, layer.region, dequantized_weights(z, n, r, &layer, &lost), arg[1], n->loc);
         vec_push(z->q->mem, &z->q->layer, layer);
     }
     Val *out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
     graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
     if (lost)
-        out[0] = add_channels(z, n, out[0], lost,
-                              channels_of(graph_val(z->in, old[1])->konst,
-                                          axis_at(n->op->w_channel, graph_val(z->in, old[1])->konst->rank))
-                                  .n);
+        out[0] = switched(z, layer.region,
+                          add_channels(z, n, out[0], lost,
+                                       channels_of(graph_val(z->in, old[1])->konst,
+                                                   axis_at(n->op->w_channel, graph_val(z->in, old[1])->konst->rank))
+                                           .n),
+                          out[0], n->loc);
     for (uint32_t k = 0; k < n->nout; k++) {
         z->map[n->out.id + k] = out[k];
         graph_stand_for(z->out, out[k], graph_val(z->in, node_out(n, k)));
@@ -360,6 +385,42 @@ bool *quantize_coded(const Graph *g, const Quantization *q, Arena *mem)
     return coded;
 }
 
+static void keep_float(Quantizer *z, uint32_t i, const char *why)
+{
+    const Node *n = &z->in->node.at[i];
+    z->integer[i] = false;
+    Layer l = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_FLOAT, .why = why};
+    l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
+    vec_push(z->q->mem, &z->q->layer, l);
+}
+
+/* Where the nodes of the file are, for whoever measures them. Contractions tell first. */
+static void note_regions(const Quantizer *z)
+{
+    Quantization *q = z->q;
+    q->regions = z->region.n, q->places = 0;
+    for (uint32_t i = 0; i < z->in->node.n; i++)
+        if (z->in->node.at[i].loc && z->in->node.at[i].loc->index >= (int)q->places)
+            q->places = (uint32_t)z->in->node.at[i].loc->index + 1;
+    q->region_of = NEW_ARRAY(q->mem, uint32_t, q->places + 1);
+    for (int contractions = 1; contractions >= 0; contractions--)
+        for (uint32_t i = 0; i < z->in->node.n; i++) {
+            const Loc *loc = z->in->node.at[i].loc;
+            if (!loc || loc->index < 0 || z->integer[i] != contractions) continue;
+            if (!q->region_of[loc->index]) q->region_of[loc->index] = z->region.of_node[i];
+        }
+}
+
+static void find_regions(Quantizer *z)
+{
+    Quantization *q = z->q;
+    z->region = regions_find(z->in, z->integer, z->ctx->scratch);
+    note_regions(z);
+    if (q->simulate) z->switches = simulate_begin(z->out, z->region.n);
+    for (uint32_t i = 0; q->reverted && i < z->in->node.n; i++)
+        if (z->integer[i] && q->reverted[z->region.of_node[i]]) keep_float(z, i, "kept by --max-loss");
+}
+
 Graph *pass_quantize(const Graph *in, PassCtx *ctx)
 {
     Quantizer z = {.ctx = ctx, .q = ctx->quant, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name)};
@@ -370,19 +431,14 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
-        const Node *n = &in->node.at[i];
-        if (!live[i] || !is_contraction(n)) continue;
-        const char *why = decide(&z, n);
+        if (!live[i] || !is_contraction(&in->node.at[i])) continue;
+        const char *why = decide(&z, &in->node.at[i]);
         z.integer[i] = !why;
-        if (!why) wanted[node_in(in, n, 0).id] = true;
-        else
-            vec_push(z.q->mem, &z.q->layer,
-                     (Layer){.loc = n->loc,
-                             .tensor = tensor_name(in, n->out, z.q->mem),
-                             .state = LAYER_FLOAT,
-                             .why = why,
-                             .sqnr = NAN});
+        if (why) keep_float(&z, i, why);
     }
+    find_regions(&z);
+    for (uint32_t i = 0; i < in->node.n; i++)
+        if (z.integer[i]) wanted[node_in(in, &in->node.at[i], 0).id] = true;
     z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     for (uint32_t v = 1; v < in->val.n; v++)
         if (wanted[v]) z.rows[v] = wants_rows(&z, (Val){v}, val_range(&z, (Val){v}));

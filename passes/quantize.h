@@ -41,6 +41,8 @@ typedef struct Layer {           /* one contraction of the model, for the report
     const char *fallback;        /* NULL, or why the nearest were taken although a method was asked for */
     double weight_sqnr;          /* dB, of the quantized weights against the float ones */
     double sqnr;                 /* dB, of its output in the quantized model against the float model; NaN: not measured */
+    uint32_t region;             /* passes/simulate.h; 0: it cannot be integer */
+    double saved;                /* INTEGER: float multiply-adds that its integer form saves, estimated */
 } Layer;
 
 typedef struct LayerCodes {      /* weights that a method with statistics has rounded */
@@ -67,6 +69,11 @@ struct Quantization {
     VEC(Gains) gains;
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
+    const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */
+    bool simulate;               /* make a simulation (passes/simulate.h) instead: another input, no reverted regions */
+    uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
+    uint32_t *region_of, places;
+    struct Budget *budget;       /* frontend/budget.h: what was tried to stay inside it; NULL: there is none */
 };
 
 /* The tensors whose ranges pass_quantize() will ask for, by number of Val: the observers' list. */

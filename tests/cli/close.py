@@ -19,10 +19,15 @@ def floats(path):
     return arrays
 
 
-tolerance, first = float(sys.argv[1]), floats(sys.argv[2])
-for other in sys.argv[3:]:
-    for name, values in floats(other).items():
-        bound = tolerance * max(abs(v) for v in first[name])
-        worst = max(abs(a - b) for a, b in zip(first[name], values, strict=True))
-        if not worst <= bound:
-            sys.exit(f'{other}: {name} differs from {sys.argv[2]} by {worst}, at most {bound} is allowed')
+def main():
+    tolerance, first = float(sys.argv[1]), floats(sys.argv[2])
+    for other in sys.argv[3:]:
+        for name, values in floats(other).items():
+            bound = tolerance * max(abs(v) for v in first[name])
+            worst = max(abs(a - b) for a, b in zip(first[name], values, strict=True))
+            if not worst <= bound:
+                sys.exit(f'{other}: {name} differs from {sys.argv[2]} by {worst}, at most {bound} is allowed')
+
+
+if __name__ == '__main__':
+    main()

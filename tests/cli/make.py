@@ -148,6 +148,8 @@ def main(out, calibration):
     os.makedirs(f'{out}/c-none')
     os.makedirs(f'{out}/c-text')
     put('c-text/0.npz', b'these are no arrays')
+    for n in (3, 64): put(f'labels{n}.npy', npy('<i8', (n,), bytes(8 * n)))
+    put('floats.npy', floats((64,)))
     put('ranges-bad.txt', b'conv1\t-1\t1\nconv2 0 1\n')
 
 

@@ -163,6 +163,7 @@ cached() {
 }
 check same-bytes-cache cached
 check same-bytes-int8 twice y.so --quantize int8 --calibrate "$calibration"
+check same-bytes-budget twice y.so --quantize int8 --calibrate "$calibration" --max-loss 0.002% --budget-times estimate
 
 run_with() { octet run "$1" --input "$images" --output "$work/$2.npz" "${@:3}"; }
 threads() { run_with "$1" one --threads 1 && run_with "$1" two --threads 2 && run_with "$1" three --threads 3 && python3 "$root/tests/cli/same.py" "$work/one.npz" "$work/two.npz" "$work/three.npz"; }
@@ -235,6 +236,31 @@ check direct-off direct --quantize bf16 --winograd off
 check direct-fp16 direct --quantize fp16
 check direct-tiles direct --quantize bf16 --target amx
 check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize bf16 --keep conv2 --quiet
+# A budget that all of INT8 leaves and some of it keeps, on images that the compiler never saw.
+within() { octet compile "$digits" -o "$work/$1.so" --quiet --quantize int8 --calibrate "$calibration" --report "$work/$1.json" "${@:2}"; }
+budget() {
+  within all && within kept --max-loss 0.002% && run_with digits.so float && run_with "$work/all.so" all && run_with "$work/kept.so" kept &&
+    python3 "$root/tests/cli/budget.py" 0.00002 "$work/kept.json" "$work/float.npz" "$work/all.npz" "$work/kept.npz"
+}
+check budget budget
+regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
+budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl of 'logits'"; }
+check budget-wide budget_wide
+budget_labels() { test "$(regions_float labels --max-loss 5% --metric top1 --labels "$work/bad/labels64.npy")" = "0 top1 of 'logits' with labels"; }
+check budget-labels budget_labels
+# A program that is content with nothing but the third artefact it sees, and counts them.
+judge() { cat > "$work/judge.sh" <<SH
+test -s "\$1" || exit 1
+n=\$(cat "$work/judged" 2> /dev/null || echo 0)
+echo \$((n + 1)) > "$work/judged"
+case \$n in 0|2) echo 100 ;; *) echo 90 ;; esac
+SH
+}
+budget_command() {
+  rm -f "$work/judged"; judge && within judged --max-loss 1% --metric-cmd "sh $work/judge.sh" && test "$(cat "$work/judged")" = 3 &&
+    grep -q '"figure":\s*100' "$work/judged.json" && grep -q '"float_figure":\s*100' "$work/judged.json"
+}
+check budget-command budget_command
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
 check selftest ./digits --selftest
@@ -260,6 +286,11 @@ refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quan
 refused usage-report-alone 2 'needs --quantize or --fp32' octet compile "$digits" -o n.so --report r.json
 refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt
 refused usage-keep 2 'not a regular expression' octet compile "$digits" -o n.so --quantize bf16 --keep '('
+refused usage-max-loss 2 'as in 0.5%' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --max-loss 0.5
+refused usage-max-loss-alone 2 'needs --quantize int8 and samples' octet compile "$digits" -o n.so --max-loss 0.5%
+refused usage-metric 2 'unknown metric' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --max-loss 1% --metric luck
+refused usage-metric-alone 2 '--metric needs --max-loss' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --metric kl
+refused usage-labels 2 'needs --metric top1' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --max-loss 1% --labels l.npy
 refused usage-standard-output 2 'cannot go to standard output' octet compile "$digits" -o -
 memory() { head -c 600M /dev/zero | (ulimit -v 1000000; octet inspect -); }
 memory > /dev/null 2> "$work/stderr"
@@ -316,6 +347,16 @@ refused command-cut 1 'sample 3: the output ends inside it' bash -c "by_command 
 refused command-silent 1 'wrote no samples' bash -c 'by_command true'
 refused command-unknown 1 'failed with status 127' bash -c 'by_command no-such-program'
 refused command-and-files 2 'not from both' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --calibrate-cmd true
+budget_of() { echo octet compile "$digits" -o n.so --quiet --quantize int8 --calibrate "$calibration" --max-loss 1%; }
+refused budget-random 1 'what random numbers lose' octet compile "$digits" -o n.so --quantize int8 --calibrate random:4 --max-loss 1%
+# shellcheck disable=SC2046
+{
+  refused budget-command-silent 1 'expected one number' $(budget_of) --metric-cmd true
+  refused budget-command-fails 1 'ended with code 1' $(budget_of) --metric-cmd false
+  refused budget-perplexity 1 'needs a row for every element of an integer input' $(budget_of) --metric perplexity
+  refused budget-labels-few 1 '3 labels, but the samples have 64 rows' $(budget_of) --metric top1 --labels "$b/labels3.npy"
+  refused budget-labels-float 1 'expected integers' $(budget_of) --metric top1 --labels "$b/floats.npy"
+}
 refused ranges-missing 1 'No such file' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/none.txt"
 refused ranges-malformed 1 'ranges-bad.txt:2: expected NAME' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/ranges-bad.txt"
 

@@ -1,0 +1,584 @@
+/* budget.c - see budget.h. */
+#include "frontend/budget.h"
+#include "frontend/npz.h"
+#include "frontend/program.h"
+#include "frontend/search.h"
+#include "ir/base/stage.h"
+#include "passes/simulate.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    SAMPLES = 128,      /* at most, */
+    JUDGE = 2,          /* every second judges, */
+    ROWS = 1 << 22,     /* of an output of a sample at most so many elements are looked at, */
+    MEMORY = 512 << 20, /* and all that is kept of samples takes no more bytes than this */
+    LOOKS = 8,          /* at the samples that judge */
+    TRIES = 24,         /* simulated choices of one search */
+    FEW = 4             /* samples that judge: fewer are a weak judge */
+};
+static const double ALONE = 40,
+                    TRYING = 60; /* seconds for the losses of regions alone, for the choices of one search */
+static const double TIGHTEN = 0.6, TICK = 1e-4; /* of the budget after a failure; of a run: what is counted in */
+
+typedef struct Output { /* a float output of the model */
+    uint32_t index;
+    const char *name;
+    const Metric *metric, *finer; /* the one asked for, and the one that orders regions */
+    int k;
+} Output;
+
+typedef struct Plain { /* what the float model makes of a sample: some of the rows of an output */
+    float *x;
+    int64_t rows, n, step; /* every step-th row */
+    int64_t *target;       /* per row, or NULL */
+} Plain;
+
+typedef struct Kept {
+    const Tensor **in; /* and one more, for the switches */
+    Plain *plain;      /* per output */
+} Kept;
+
+typedef struct Part {
+    uint32_t *at, n; /* numbers of samples */
+} Part;
+
+typedef struct Run {
+    const Graph *g;
+    Quantization *q;
+    const BudgetOptions *o;
+    BudgetPasses *passes;
+    void *ctx;
+    Diag *diag;
+    Arena mem;
+    Budget *b;
+    VEC(Output) output;
+    VEC(Kept) kept;
+    size_t bytes;
+    bool whole; /* no sample was left out */
+    Part search, judge, alone;
+    const Tensor *labels;
+    int64_t labelled;
+    Program plain, simulation;
+    double seconds; /* of a simulated run */
+    SearchRegion *region;
+    double target;
+} Run;
+
+typedef struct Verdict {
+    double loss, bound;
+    bool shown;
+    int64_t rows, need;
+} Verdict;
+
+static void progress(const Run *r, const char *what)
+{
+    if (!r->o->calibrate.quiet && isatty(2)) fprintf(stderr, "\r\033[K%s ...", what);
+}
+
+/* ---- samples ---- */
+static bool keep_sample(void *ctx, const Sample *s, Diag *diag)
+{
+    Run *r = ctx;
+    Kept k = {NEW_ARRAY(&r->mem, const Tensor *, r->g->input.n + 1), NEW_ARRAY(&r->mem, Plain, r->output.n + 1)};
+    (void)diag;
+    r->whole = s->index < SAMPLES && r->bytes < MEMORY / 2;
+    for (uint32_t i = 0; r->whole && i < r->g->input.n; i++) {
+        Tensor *t = NEW(&r->mem, Tensor);
+        *t = *s->in[i], t->data = arena_copy(&r->mem, t->data, tensor_bytes(t));
+        k.in[i] = t, r->bytes += tensor_bytes(t);
+    }
+    if (r->whole) vec_push(&r->mem, &r->kept, k);
+    return true;
+}
+
+static void part_samples(Run *r)
+{
+    uint32_t n = r->kept.n;
+    Part *s = &r->search, *j = &r->judge;
+    s->at = NEW_ARRAY(&r->mem, uint32_t, n + 1), j->at = NEW_ARRAY(&r->mem, uint32_t, n + 1);
+    for (uint32_t i = 0; i < n; i++) {
+        bool judges = n < JUDGE ? i + 1 == n : i % JUDGE == JUDGE - 1;
+        if (judges) j->at[j->n++] = i;
+        if (!judges || n == 1) s->at[s->n++] = i;
+    }
+    r->b->samples[0] = s->n, r->b->samples[1] = j->n;
+}
+
+/* `most` of a part, spread over it. */
+static Part thin(Arena *mem, const Part *p, uint32_t most)
+{
+    Part t = {NEW_ARRAY(mem, uint32_t, p->n + 1), p->n < most ? p->n : most ? most : 1};
+    for (uint32_t i = 0; i < t.n; i++) t.at[i] = p->at[(uint64_t)i * p->n / t.n];
+    return t;
+}
+
+/* ---- rows ---- */
+static int64_t columns_of(const Tensor *t)
+{
+    int rank = t->rank;
+    while (rank > 2 && t->dim[rank - 1] == 1) rank--;
+    return rank ? t->dim[rank - 1] : 1;
+}
+
+static void row_load(const Tensor *t, int64_t row, int64_t n, float *to)
+{
+    if (t->type == DT_f32) memcpy(to, (const float *)t->data + row * n, sizeof *to * (size_t)n);
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = (float)dtype_load(t->type, t->data, row * n + i);
+}
+
+/* The text that a language model read: its first input of integers, if it has a token for every row. */
+static const Tensor *text_of(const Run *r, const Kept *k, int64_t rows)
+{
+    for (uint32_t i = 0; i < r->g->input.n; i++)
+        if (dtypes[k->in[i]->type].cls == DC_INT && k->in[i]->rank == 2 && tensor_count(k->in[i]) == rows)
+            return k->in[i];
+    return NULL;
+}
+
+static int64_t target_of(const Tensor *text, int64_t row)
+{
+    bool last = (row + 1) % text->dim[1] == 0;
+    return last ? -1 : (int64_t)dtype_load(text->type, text->data, row + 1);
+}
+
+static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t rows)
+{
+    const Tensor *text = o->metric->tokens ? text_of(r, k, rows) : NULL;
+    if (o->metric->tokens && !text)
+        return diag_error(r->diag, NULL,
+                          "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
+                          o->metric->name, o->name);
+    if (!text && !(r->labels && o->metric->labels)) return true;
+    p->target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
+    for (int64_t i = 0; i < p->rows; i++) {
+        int64_t row = i * p->step;
+        if (text) p->target[i] = target_of(text, row);
+        else if (r->labelled + row < tensor_count(r->labels))
+            p->target[i] = (int64_t)dtype_load(r->labels->type, r->labels->data, r->labelled + row);
+        else p->target[i] = -1;
+    }
+    return true;
+}
+
+static void keep_rows(Run *r, const Tensor *t, Plain *p)
+{
+    int64_t all = tensor_count(t);
+    p->n = columns_of(t);
+    int64_t rows = p->n ? all / p->n : 0;
+    p->step = 1 + (all - 1) / ROWS;
+    p->rows = rows ? (rows - 1) / p->step + 1 : 0;
+    p->x = NEW_ARRAY(&r->mem, float, p->rows * p->n + 1);
+    for (int64_t i = 0; i < p->rows; i++) row_load(t, i * p->step, p->n, p->x + i * p->n);
+    r->bytes += sizeof(float) * (size_t)(p->rows * p->n);
+}
+
+static bool run_plain(Run *r, Kept *k)
+{
+    Arena mem = {0};
+    const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
+    bool ok = session_run(r->plain.session, &mem, k->in, out, r->diag);
+    for (uint32_t i = 0; ok && i < r->output.n; i++) {
+        Output *o = &r->output.at[i];
+        const Tensor *t = out[o->index];
+        keep_rows(r, t, &k->plain[i]);
+        const Plain *p = &k->plain[i];
+        if (!o->metric) /* the first sample tells */
+            o->metric = o->finer = metric_find(rows_are_scores(p->x, p->rows, p->n) ? "kl" : "cosine", &o->k);
+        ok = keep_targets(r, o, k, &k->plain[i], p->n ? tensor_count(t) / p->n : 0);
+        if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->n ? tensor_count(t) / p->n : 0;
+    }
+    arena_drop(&mem);
+    return ok;
+}
+
+/* The float model on all samples, as many as memory allows. */
+static bool plain_rows(Run *r)
+{
+    for (uint32_t i = 0; i < r->kept.n; i++) {
+        if (!run_plain(r, &r->kept.at[i])) return false;
+        if (r->bytes > MEMORY && i + 1 < r->kept.n) r->kept.n = i + 1, r->whole = false;
+    }
+    int64_t labels = r->labels ? tensor_count(r->labels) : 0;
+    if (r->labels && (r->whole ? r->labelled != labels : r->labelled > labels))
+        return diag_error(r->diag, NULL, "--labels %s: %lld labels, but the samples have %lld rows", r->o->labels,
+                          (long long)tensor_count(r->labels), (long long)r->labelled);
+    return true;
+}
+
+/* ---- losses ---- */
+static void add_rows(const Output *o, const Metric *m, const Plain *p, const Tensor *got, MetricSum *s)
+{
+    Arena mem = {0};
+    float *row = NEW_ARRAY(&mem, float, p->n + 1);
+    for (int64_t i = 0; i < p->rows; i++) {
+        row_load(got, i * p->step, p->n, row);
+        MetricRow one = {p->x + i * p->n, row, p->n, p->target ? p->target[i] : -1, o->k};
+        m->row(&one, s), s->rows++;
+    }
+    arena_drop(&mem);
+}
+
+static bool sample_losses(Run *r, Program *p, Kept *k, bool finer, MetricSum *const *sum, uint32_t at)
+{
+    Arena mem = {0};
+    const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
+    bool ok = session_run(p->session, &mem, k->in, out, r->diag);
+    for (uint32_t i = 0; ok && i < r->output.n; i++) {
+        const Output *o = &r->output.at[i];
+        add_rows(o, finer ? o->finer : o->metric, &k->plain[i], out[o->index], &sum[i][at]);
+    }
+    arena_drop(&mem);
+    return ok;
+}
+
+/* The loss of the worst output, on a part of the samples. */
+static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, bool finer, Verdict *v)
+{
+    Arena mem = {0};
+    MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, r->output.n + 1);
+    bool ok = true;
+    *v = (Verdict){0, 0, true, 0, 0};
+    for (uint32_t i = 0; i < r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
+    for (uint32_t s = 0; ok && s < part->n; s++) {
+        Kept *k = &r->kept.at[part->at[s]];
+        k->in[r->g->input.n] = switches;
+        ok = sample_losses(r, p, k, finer, sum, s);
+    }
+    for (uint32_t i = 0; ok && i < r->output.n; i++) {
+        const Metric *m = finer ? r->output.at[i].finer : r->output.at[i].metric;
+        bool shown;
+        int64_t need, rows = 0;
+        double loss = metric_loss(m, sum[i], part->n),
+               bound = metric_bound(m, sum[i], part->n, r->b->max_loss, &shown, &need);
+        for (uint32_t s = 0; s < part->n; s++) rows += sum[i][s].rows;
+        if (i && bound <= v->bound) continue;
+        *v = (Verdict){loss, bound, shown, rows, need};
+    }
+    arena_drop(&mem);
+    return ok;
+}
+
+static uint32_t count_quantized(const Run *r, const bool *reverted)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 1; i <= r->b->regions; i++) n += !(reverted && reverted[i]);
+    return n;
+}
+
+static double predicted(const Run *r, const bool *quantized)
+{
+    double seconds = r->b->plain;
+    if (!r->b->measured) return NAN;
+    for (uint32_t i = 0; i < r->b->regions; i++) seconds -= quantized[i] ? r->b->region[i + 1].saved : 0;
+    return seconds;
+}
+
+/* ---- the user's program ---- */
+static bool ask_command(Run *r, const char *path, double *figure)
+{
+    Arena mem = {0};
+    const char *command = arena_printf(&mem, "%s '%s'", r->o->command, path);
+    FILE *f = popen(command, "r");
+    char text[256];
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    while (f && fgetc(f) != EOF) {}
+    int status = f ? pclose(f) : -1;
+    char *end = text;
+    text[n] = 0;
+    *figure = strtod(text, &end);
+    bool ok = status == 0 && end != text && !end[strspn(end, " \t\r\n")] && isfinite(*figure);
+    arena_drop(&mem);
+    if (ok) return true;
+    if (status)
+        return diag_error(r->diag, NULL, "--metric-cmd %s: ended with code %d", r->o->command,
+                          WIFEXITED(status) ? WEXITSTATUS(status) : status);
+    return diag_error(r->diag, NULL, "--metric-cmd %s: printed '%.40s', expected one number", r->o->command, text);
+}
+
+/* ---- artefacts ---- */
+static bool build(Run *r, const Graph *g, Program *p)
+{
+    ProgramOptions o = {.target = r->o->target,
+                        .threads = r->o->calibrate.threads,
+                        .cache = r->o->calibrate.cache,
+                        .name = r->o->command ? "model" : NULL};
+    Diag *diag = r->diag;
+    return g && program_new(p, g, &o, &r->mem, diag);
+}
+
+/* The quantized model with these regions in float, compiled as it will be and judged by what the search never saw. */
+static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *figure, double *times, double *seconds)
+{
+    Quantization q = *r->q;
+    Program p = {{0}, NULL, NULL};
+    q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
+    const Graph *g = r->passes(r->ctx, &q, false);
+    bool ok = g && build(r, region_labels(g, &q, &r->mem), &p) && judge(r, &p, NULL, &r->judge, false, v) &&
+              (!r->o->command || ask_command(r, p.path, figure)) &&
+              region_times(&p, r->kept.at[0].in, times, r->b->regions, seconds, r->diag);
+    program_drop(&p);
+    BudgetPoint point = {count_quantized(r, reverted), v->loss, v->bound, *seconds, true, false};
+    if (ok) vec_push(r->q->mem, &r->b->point, point), r->b->looks++;
+    return ok;
+}
+
+/* How much worse the user's figure is, as a part of that of the float model. */
+static double command_loss(const Budget *b, double figure) { return (b->figure[0] - figure) / fabs(b->figure[0]); }
+
+static bool inside(const Run *r, const Verdict *v, double figure)
+{
+    return r->o->command ? command_loss(r->b, figure) <= r->b->max_loss : v->bound <= r->b->max_loss;
+}
+
+static void accept(Run *r, const bool *reverted, const Verdict *v, double figure, double seconds)
+{
+    Budget *b = r->b;
+    b->loss = v->loss, b->bound = v->bound, b->shown = v->shown, b->rows = v->rows, b->need = v->shown ? 0 : v->need;
+    b->figure[1] = figure, b->chosen = seconds;
+    if (r->o->command) b->loss = b->bound = command_loss(b, figure);
+    for (uint32_t i = 1; i <= b->regions; i++)
+        b->region[i].reverted = reverted && reverted[i], b->reverted += b->region[i].reverted;
+    if (b->point.n) b->point.at[b->point.n - 1].chosen = true;
+    r->q->reverted = reverted;
+}
+
+/* ---- regions alone ---- */
+static const Tensor *switches_of(const Run *r, const bool *quantized, Arena *mem)
+{
+    int64_t n = r->b->regions;
+    Tensor *t = tensor_new(mem, DT_bool, 1, &n);
+    memcpy((void *)t->data, quantized, (size_t)n);
+    return t;
+}
+
+static bool simulated(Run *r, const bool *quantized, const Part *part, bool finer, Verdict *v)
+{
+    Arena mem = {0};
+    double start = seconds_now();
+    bool ok = judge(r, &r->simulation, switches_of(r, quantized, &mem), part, finer, v);
+    if (part->n) r->seconds = (seconds_now() - start) / part->n;
+    arena_drop(&mem);
+    return ok;
+}
+
+static bool build_simulation(Run *r)
+{
+    Quantization q = *r->q;
+    q.simulate = true, q.reverted = NULL, memset(&q.layer, 0, sizeof q.layer);
+    progress(r, "compiling a simulation");
+    const Graph *g = r->passes(r->ctx, &q, true);
+    ProgramOptions o = {.threads = r->o->calibrate.threads, .cache = r->o->calibrate.cache};
+    return g && program_new(&r->simulation, g, &o, &r->mem, r->diag);
+}
+
+static uint32_t affordable(double seconds, double run, uint32_t choices)
+{
+    double n = seconds / (run * choices + 1e-9);
+    return n < 1 ? 1 : n > SAMPLES ? SAMPLES : (uint32_t)n;
+}
+
+static bool regions_alone(Run *r)
+{
+    Budget *b = r->b;
+    bool *one = NEW_ARRAY(&r->mem, bool, b->regions + 1);
+    Verdict v;
+    Part first = thin(&r->mem, &r->search, 1);
+    if (!simulated(r, one, &first, true, &v) || !simulated(r, one, &first, true, &v))
+        return false; /* how long is it? */
+    r->alone = thin(&r->mem, &r->search, affordable(ALONE, r->seconds, b->regions));
+    r->search = thin(&r->mem, &r->search, affordable(TRYING, r->seconds, TRIES));
+    for (uint32_t i = 0; i < b->regions; i++) {
+        progress(r, arena_printf(&r->mem, "measuring the loss of region %u of %u", i + 1, b->regions));
+        one[i] = true;
+        if (!simulated(r, one, &r->alone, true, &v)) return false;
+        one[i] = false;
+        b->region[i + 1].loss = v.loss, r->region[i].loss = v.loss;
+    }
+    return true;
+}
+
+/* Times as the search sees them, in whole TICKs. */
+static void regions_saved(Run *r, const double *plain, const double *quantized, const Quantization *q)
+{
+    Budget *b = r->b;
+    for (uint32_t i = 1; i <= b->regions; i++) {
+        BudgetRegion *g = &b->region[i];
+        if (b->measured) {
+            g->plain = plain[i], g->quantized = quantized[i];
+            g->saved = rint((plain[i] - quantized[i]) / (b->plain * TICK)) * b->plain * TICK;
+        } else {
+            for (uint32_t l = 0; l < q->layer.n; l++) g->saved += q->layer.at[l].region == i ? q->layer.at[l].saved : 0;
+        }
+        r->region[i - 1].time = g->saved;
+    }
+}
+
+/* ---- the search ---- */
+/* A choice is not believed to lose less than its regions do alone: what cancels on these samples need not cancel on others. */
+static double believed(const Run *r, const bool *quantized, double bound)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < r->output.n; i++)
+        if (r->output.at[i].metric != r->output.at[i].finer) return bound;
+    for (uint32_t i = 0; i < r->b->regions; i++) sum += quantized[i] ? r->region[i].loss : 0;
+    return fmax(bound, sum);
+}
+
+static bool measure_choice(void *arg, const bool *quantized, double *loss)
+{
+    Run *r = arg;
+    Verdict v;
+    if (!simulated(r, quantized, &r->search, false, &v)) return false;
+    *loss = believed(r, quantized, v.bound);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->b->regions; i++) n += quantized[i];
+    progress(r,
+             arena_printf(&r->mem, "searching: %u of %u regions lose at most %.3g%%", n, r->b->regions, v.bound * 100));
+    BudgetPoint p = {n, v.loss, v.bound, predicted(r, quantized), false, false};
+    vec_push(r->q->mem, &r->b->point, p);
+    return true;
+}
+
+static bool search_choice(Run *r, double target, bool *reverted)
+{
+    Budget *b = r->b;
+    bool *quantized = NEW_ARRAY(&r->mem, bool, b->regions + 1);
+    double loss;
+    Search s = {
+        .n = b->regions, .region = r->region, .budget = target, .measure = measure_choice, .arg = r, .most = TRIES};
+    if (!search_run(&s, quantized, &loss)) return false;
+    for (uint32_t i = 0; i < b->regions; i++) reverted[i + 1] = !quantized[i];
+    return true;
+}
+
+/* What the samples of the search are held to: the budget, or, for a user's program, half of what it was when the program refused. */
+static bool look_again(Run *r, double target, double *times)
+{
+    Budget *b = r->b;
+    Verdict v;
+    double figure = NAN, seconds;
+    for (; b->looks < LOOKS; target *= TIGHTEN) {
+        bool *reverted = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
+        if (!search_choice(r, target, reverted)) return false;
+        progress(r, "compiling what was found");
+        if (!judge_artefact(r, reverted, &v, &figure, times, &seconds)) return false;
+        if (inside(r, &v, figure)) return accept(r, reverted, &v, figure, seconds), true;
+    }
+    bool *all = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
+    memset(all, true, b->regions + 1);
+    if (!judge_artefact(r, all, &v, &figure, times, &seconds)) return false;
+    if (inside(r, &v, figure)) return accept(r, all, &v, figure, seconds), true;
+    return diag_error(r->diag, NULL, "--max-loss %g%% cannot be kept: with everything in float the loss is %.3g%%",
+                      b->max_loss * 100, (r->o->command ? command_loss(b, figure) : v.bound) * 100);
+}
+
+static bool search_regions(Run *r, const Quantization *all, const Verdict *v, double *plain, double *quantized)
+{
+    double *times = NEW_ARRAY(&r->mem, double, r->b->regions + 1);
+    r->region = NEW_ARRAY(&r->mem, SearchRegion, r->b->regions + 1);
+    regions_saved(r, plain, quantized, all);
+    double target = r->o->command ? v->bound / 2 : r->b->max_loss;
+    return build_simulation(r) && regions_alone(r) && look_again(r, target, times);
+}
+
+/* ---- from the beginning ---- */
+static bool find_outputs(Run *r)
+{
+    for (uint32_t i = 0; i < r->g->output.n; i++) {
+        if (!dtype_is_float(val_type(r->g, r->g->output.at[i])->dtype)) continue;
+        Output o = {i, r->g->output_name.at[i], NULL, NULL, 1};
+        if (r->o->metric) o.metric = o.finer = metric_find(r->o->metric, &o.k);
+        if (o.metric && o.metric->finer) {
+            int k;
+            o.finer = metric_find(o.metric->finer, &k);
+        }
+        vec_push(&r->mem, &r->output, o);
+        if (o.metric && o.metric->tokens) break; /* the others are caches */
+    }
+    return r->output.n || diag_error(r->diag, NULL, "--max-loss needs a float output to compare");
+}
+
+static bool read_labels(Run *r)
+{
+    if (!r->o->labels) return true;
+    r->labels = npy_read(&r->mem, r->diag, r->o->labels);
+    if (r->labels && dtypes[r->labels->type].cls != DC_INT)
+        return diag_error(r->diag, NULL, "--labels %s: expected integers, one for each row", r->o->labels);
+    return r->labels != NULL;
+}
+
+static const char *metric_text(const Run *r)
+{
+    const char *s = "";
+    for (uint32_t i = 0; i < r->output.n; i++) {
+        const Output *o = &r->output.at[i];
+        const char *name = r->o->metric ? r->o->metric : o->metric->name;
+        s = arena_printf(r->q->mem, "%s%s%s of '%s'", s, i ? ", " : "", name, o->name);
+    }
+    return r->labels ? arena_printf(r->q->mem, "%s with labels", s) : s;
+}
+
+static bool prepare(Run *r)
+{
+    Budget *b = r->b;
+    progress(r, "compiling the float model");
+    const Graph *plain = r->passes(r->ctx, NULL, false);
+    if (!plain || !find_outputs(r) || !read_labels(r) || !build(r, region_labels(plain, r->q, &r->mem), &r->plain) ||
+        !samples_each(r->o->calibrate.samples, r->g, SAMPLES + 1, keep_sample, r, r->diag) || !plain_rows(r))
+        return false;
+    part_samples(r);
+    b->metric = metric_text(r);
+    return !r->o->command || ask_command(r, r->plain.path, &b->figure[0]);
+}
+
+static void warn(const Run *r)
+{
+    const Budget *b = r->b;
+    if (r->o->command) return;
+    if (b->need)
+        diag_warn(
+            r->diag, NULL,
+            "--max-loss %g%%: %lld rows cannot show so small a loss with confidence, it takes %lld; the share that was "
+            "counted is inside (kl needs fewer)",
+            b->max_loss * 100, (long long)b->rows, (long long)b->need);
+    else if (!b->shown || b->samples[1] < FEW)
+        diag_warn(r->diag, NULL, "--max-loss is judged on %u sample%s: calibrate with at least %d", b->samples[1],
+                  b->samples[1] == 1 ? "" : "s", FEW * JUDGE);
+}
+
+static bool first_look(Run *r, const Quantization *all)
+{
+    Budget *b = r->b;
+    double *plain = NEW_ARRAY(&r->mem, double, b->regions + 1), *quantized = NEW_ARRAY(&r->mem, double, b->regions + 1);
+    Verdict v;
+    double figure = NAN;
+    progress(r, "compiling with everything quantized");
+    if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all) ||
+        !region_times(&r->plain, r->kept.at[0].in, plain, b->regions, &b->plain, r->diag))
+        return false;
+    if (inside(r, &v, figure)) return accept(r, NULL, &v, figure, b->all), true;
+    return search_regions(r, all, &v, plain, quantized);
+}
+
+bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag)
+{
+    Budget *b = q->budget = NEW(q->mem, Budget);
+    Run r = {.g = g, .q = q, .o = o, .passes = passes, .ctx = ctx, .diag = diag, .b = b};
+    Quantization all = *q;
+    *b = (Budget){.max_loss = o->max_loss, .command = o->command, .measured = !o->estimate, .shown = true};
+    b->plain = b->all = b->chosen = NAN;
+    bool ok = passes(ctx, &all, false) != NULL;
+    q->regions = b->regions = all.regions, q->region_of = all.region_of, q->places = all.places;
+    b->region = NEW_ARRAY(q->mem, BudgetRegion, b->regions + 1);
+    for (uint32_t i = 0; i <= b->regions; i++) b->region[i].loss = b->region[i].plain = b->region[i].quantized = NAN;
+    if (ok && b->regions) ok = prepare(&r) && first_look(&r, &all);
+    if (ok && b->regions) warn(&r);
+    program_drop(&r.plain), program_drop(&r.simulation);
+    arena_drop(&r.mem);
+    return ok;
+}

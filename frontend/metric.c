@@ -1,0 +1,221 @@
+/* metric.c - see metric.h. What is not a number makes a loss infinite: it is in no budget. */
+#include "frontend/metric.h"
+#include <math.h>
+#include <stdlib.h>
+
+static const double Z95 = 1.6448536269514722;
+
+/* ---- rows ---- */
+static int64_t first_of(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+/* Is column `at` among the k largest? NaN is in none. */
+static bool among(const float *x, int64_t n, int64_t at, int k)
+{
+    int64_t above = 0;
+    for (int64_t i = 0; i < n; i++) above += x[i] > x[at] || (x[i] == x[at] && i < at);
+    return !isnan(x[at]) && above < k;
+}
+
+static void row_top(const MetricRow *r, MetricSum *s)
+{
+    bool labelled = r->target >= 0 && r->target < r->n;
+    bool was = !labelled || among(r->plain, r->n, r->target, r->k);
+    bool is = among(r->got, r->n, labelled ? r->target : first_of(r->plain, r->n), r->k);
+    s->loss += was - is, s->weight += was;
+}
+
+static void row_cosine(const MetricRow *r, MetricSum *s)
+{
+    double a = 0, b = 0, ab = 0;
+    for (int64_t i = 0; i < r->n; i++) {
+        double x = (double)r->plain[i], y = (double)r->got[i];
+        a += x * x, b += y * y, ab += x * y;
+    }
+    double cosine = a > 0 && b > 0 ? ab / sqrt(a * b) : a == b;
+    s->loss += isnan(ab) ? INFINITY : 1 - fmin(cosine, 1), s->weight++;
+}
+
+static void row_sqnr(const MetricRow *r, MetricSum *s)
+{
+    for (int64_t i = 0; i < r->n; i++) {
+        double x = (double)r->plain[i], e = x - (double)r->got[i];
+        s->loss += isnan(e) ? INFINITY : e * e, s->weight += x * x;
+    }
+}
+
+static bool is_distribution(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(x[i] >= 0)) return false;
+        sum += (double)x[i];
+    }
+    return n > 1 ? fabs(sum - 1) < 1e-3 : sum <= 1;
+}
+
+/* ln of the sum of exp, and the largest */
+static double log_sum(const float *x, int64_t n)
+{
+    double most = (double)x[first_of(x, n)], sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
+    return most + log(sum);
+}
+
+static double term(double p, double q)
+{
+    static const double least = 1e-7; /* of a probability that underflowed or was rounded to nothing */
+    return p > 0 ? p * log(p / fmax(q, least)) : 0;
+}
+
+static void row_kl(const MetricRow *r, MetricSum *s)
+{
+    double kl = 0, a = 0, b = 0;
+    bool known = true, ready = is_distribution(r->plain, r->n), single = ready && r->n == 1;
+    if (!ready) a = log_sum(r->plain, r->n), b = log_sum(r->got, r->n);
+    for (int64_t i = 0; i < r->n; i++) {
+        double x = (double)r->plain[i], y = (double)r->got[i];
+        known = known && !isnan(y);
+        if (ready) kl += term(x, y);
+        else kl += exp(x - a) * (x - a - y + b);
+        if (single) kl += term(1 - x, 1 - y);
+    }
+    s->loss += known ? fmax(0, fmin(kl, 1)) : INFINITY, s->weight++;
+}
+
+static void row_perplexity(const MetricRow *r, MetricSum *s)
+{
+    if (r->target < 0 || r->target >= r->n) return;
+    double plain = log_sum(r->plain, r->n) - (double)r->plain[r->target],
+           got = log_sum(r->got, r->n) - (double)r->got[r->target];
+    s->loss += isnan(got) ? INFINITY : got - plain, s->weight++;
+}
+
+/* ---- the table ---- */
+static const Metric metrics[] = {
+    {.name = "kl",
+     .help = "mean Kullback-Leibler divergence of softmax along the last axis (rows that are probabilities are taken "
+             "as they are), of "
+             "a row at most 1: 1% is ln 1.01 nats, which makes the model's own answers 1% more perplexing",
+     .row = row_kl,
+     .grows = true},
+    {.name = "cosine", .help = "mean of 1 - cosine of the rows: 1% is a mean cosine of 0.99", .row = row_cosine},
+    {.name = "sqnr", .help = "squared error over squared values: 1% is 20 dB, 0.1% is 30 dB", .row = row_sqnr},
+    {.name = "top1",
+     .help =
+         "1% is one row in a hundred whose largest column is another one; with --labels, 1% of the rows that the float "
+         "model has right, those lost less those won",
+     .row = row_top,
+     .counts = true,
+     .labels = true,
+     .finer = "kl"},
+    {.name = "topK",
+     .help = "K is a number, as in top5: 1% is one row in a hundred whose largest column is no longer among the K "
+             "largest; with "
+             "--labels as top1",
+     .row = row_top,
+     .counts = true,
+     .labels = true,
+     .finer = "kl"},
+    {.name = "perplexity",
+     .help = "language models: 1% is 1.01 times the perplexity of the next tokens, the input being the text",
+     .row = row_perplexity,
+     .grows = true,
+     .tokens = true,
+     .finer = "kl"},
+};
+
+const Metric *metric_at(uint32_t i) { return i < COUNT_OF(metrics) ? &metrics[i] : NULL; }
+
+const Metric *metric_find(const char *name, int *k)
+{
+    char *end = NULL;
+    long top = strncmp(name, "top", 3) || name[3] < '1' || name[3] > '9' ? 0 : strtol(name + 3, &end, 10);
+    *k = top > 0 && top <= 1000 && !*end ? (int)top : 1;
+    if (end && (*end || top > 1000)) return NULL;
+    if (!strcmp(name, "topK")) return NULL;
+    for (const Metric *m = metrics; m < metrics + COUNT_OF(metrics); m++)
+        if (!strcmp(m->name, top > 1 ? "topK" : name)) return m;
+    return NULL;
+}
+
+/* ---- choosing ---- */
+static double entropy(const float *x, int64_t n)
+{
+    double all = log_sum(x, n), sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double lp = (double)x[i] - all;
+        sum -= exp(lp) * lp;
+    }
+    return sum;
+}
+
+bool rows_are_scores(const float *x, int64_t rows, int64_t n)
+{
+    static const double decided = 0.7; /* of the entropy of equal scores */
+    bool ready = rows > 0;
+    double sum = 0;
+    for (int64_t r = 0; r < rows && ready; r++) ready = is_distribution(x + r * n, n);
+    if (ready || n < 2) return ready;
+    for (int64_t r = 0; r < rows; r++) sum += entropy(x + r * n, n);
+    return rows && sum / (double)rows < decided * log((double)n);
+}
+
+/* ---- several samples ---- */
+static double finish(const Metric *m, double mean) { return m->grows ? expm1(mean) : mean; }
+
+static MetricSum total(const MetricSum *sample, uint32_t n)
+{
+    MetricSum t = {0, 0, 0};
+    for (uint32_t i = 0; i < n; i++) t.loss += sample[i].loss, t.weight += sample[i].weight, t.rows += sample[i].rows;
+    return t;
+}
+
+double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n)
+{
+    MetricSum t = total(sample, n);
+    return t.weight > 0 ? finish(m, t.loss / t.weight) : t.loss > 0 ? INFINITY : 0;
+}
+
+/* Student's t, one-sided 95 %, by its expansion around the normal distribution from 5 degrees of freedom on. */
+static double student(uint32_t freedom)
+{
+    static const double few[] = {0, 6.314, 2.920, 2.353, 2.132};
+    double v = freedom, z = Z95, z3 = z * z * z, z5 = z3 * z * z;
+    if (freedom < COUNT_OF(few)) return few[freedom];
+    return z + (z3 + z) / (4 * v) + (5 * z5 + 16 * z3 + 3 * z) / (96 * v * v);
+}
+
+/* Wilson's upper bound of a proportion */
+static double wilson(double wrong, double rows)
+{
+    double z2 = Z95 * Z95, p = wrong / rows;
+    return (p + z2 / (2 * rows) + Z95 * sqrt(p * (1 - p) / rows + z2 / (4 * rows * rows))) / (1 + z2 / rows);
+}
+
+double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need)
+{
+    MetricSum t = total(sample, n);
+    double loss = metric_loss(m, sample, n), spread = 0;
+    *shown = true, *need = 0;
+    if (!isfinite(loss) || !(t.weight > 0)) return loss;
+    if (m->counts && t.weight == (double)t.rows && t.loss >= 0) {
+        *need = (int64_t)ceil(Z95 * Z95 * (1 - budget) / budget);
+        *shown = t.rows >= *need;
+        return *shown ? wilson(t.loss, t.weight) : loss;
+    }
+    *shown = n > 1;
+    if (n < 2) return loss;
+    double mean = t.loss / t.weight;
+    for (uint32_t i = 0; i < n; i++) {
+        double off = sample[i].loss - mean * sample[i].weight;
+        spread += off * off;
+    }
+    double error = sqrt(spread * n / (n - 1)) / t.weight;
+    return finish(m, mean + student(n - 1) * error);
+}

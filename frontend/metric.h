@@ -1,0 +1,40 @@
+/* metric.h - how much worse a model's outputs are than those of the float model, as one number for a budget: 0 is "as good", 0.005 is
+ * what --max-loss 0.5% allows. One row of a table for each metric; what its number means is its help text.
+ *
+ * Outputs are looked at in rows, vectors along the last axis that is longer than 1. A sample's rows add up to a MetricSum; the loss
+ * of several samples comes from their sums, and so does its upper confidence bound, by samples: rows of one sample resemble each
+ * other. */
+#ifndef OCTET_METRIC_H
+#define OCTET_METRIC_H
+#include "ir/tensor.h"
+
+typedef struct MetricRow {
+    const float *plain, *got; /* of the float model, of the other one */
+    int64_t n;
+    int64_t target;           /* the right column, or -1: nobody says */
+    int k;                    /* of topK */
+} MetricRow;
+
+typedef struct MetricSum {
+    double loss, weight;
+    int64_t rows;
+} MetricSum;
+
+typedef struct Metric {
+    const char *name, *help;  /* help: what a loss of 1 % means */
+    void (*row)(const MetricRow *r, MetricSum *s);
+    bool grows;               /* the mean is a logarithm: the loss is the factor less one */
+    bool counts;              /* rows without targets are right or wrong */
+    bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target */
+    const char *finer;        /* the metric that orders layers in its place, since it sees less than a wrong row; or NULL */
+} Metric;
+const Metric *metric_at(uint32_t i);                   /* NULL past the end */
+const Metric *metric_find(const char *name, int *k);   /* "top5" is topK with k = 5; NULL: no such metric */
+/* Does softmax of these rows say something (or are they probabilities already)? Then kl suits them, else cosine. */
+bool rows_are_scores(const float *x, int64_t rows, int64_t n);
+
+double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);
+/* What the loss is below with 95 % confidence. *shown false: there are too few rows to show a loss of `budget`, even if none is wrong;
+ * the loss itself then. *need: rows that could. */
+double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need);
+#endif

@@ -1,0 +1,118 @@
+/* Metrics of rows against values computed by hand, and what samples say about a loss. */
+#include "frontend/metric.h"
+#include "tests/unit/worlds.h"
+
+static MetricSum row(const char *name, const float *plain, const float *got, int64_t n, int64_t target)
+{
+    MetricSum s = {0};
+    int k;
+    const Metric *m = metric_find(name, &k);
+    cr_assert(m, "%s", name);
+    m->row(&(MetricRow){plain, got, n, target, k}, &s);
+    return s;
+}
+
+static double loss(const char *name, const float *plain, const float *got, int64_t n, int64_t target)
+{
+    int k;
+    MetricSum s = row(name, plain, got, n, target);
+    return metric_loss(metric_find(name, &k), &s, 1);
+}
+
+Test(metric, names)
+{
+    int k;
+    cr_expect(metric_find("top1", &k) == metric_find("top1", &k) && k == 1);
+    const Metric *top = metric_find("top5", &k);
+    cr_expect(top && k == 5 && !strcmp(top->name, "topK"));
+    static const char *const wrong[] = {"", "top", "topK", "top0", "top5x", "top99999", "accuracy"};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) cr_expect(!metric_find(wrong[i], &k), "%s", wrong[i]);
+    for (uint32_t i = 0; metric_at(i); i++) cr_expect(*metric_at(i)->help && metric_at(i)->row);
+}
+
+Test(metric, the_documentation_has_them)
+{
+    Arena mem = {0};
+    FILE *f = fopen("docs/QUANTIZATION.md", "r");
+    cr_assert(f, "run it in the source folder");
+    char *text = arena_alloc(&mem, 1 << 20);
+    cr_assert(fread(text, 1, (1 << 20) - 1, f) > 0);
+    fclose(f);
+    for (uint32_t i = 0; metric_at(i); i++)
+        cr_expect(strstr(text, arena_printf(&mem, "| %s | %s |", metric_at(i)->name, metric_at(i)->help)), "%s",
+                  metric_at(i)->name);
+    arena_drop(&mem);
+}
+
+Test(metric, equal_rows_lose_nothing)
+{
+    static const float x[] = {1, -2, 3, 0.5f};
+    for (uint32_t i = 0; metric_at(i); i++) {
+        const char *name = strcmp(metric_at(i)->name, "topK") ? metric_at(i)->name : "top2";
+        cr_expect_float_eq(loss(name, x, x, 4, 1), 0, 1e-12, "%s", name);
+    }
+}
+
+Test(metric, by_hand)
+{
+    static const float a[] = {3, 4}, b[] = {4, 3}, p[] = {0.5f, 0.5f}, q[] = {0.25f, 0.75f}, one[] = {0.5f},
+                       other[] = {0.25f};
+    cr_expect_float_eq(loss("cosine", a, b, 2, -1), 1 - 24.0 / 25, 1e-12);
+    cr_expect_float_eq(loss("sqnr", a, b, 2, -1), 2.0 / 25, 1e-12);
+    double kl = 0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75);
+    cr_expect_float_eq(loss("kl", p, q, 2, -1), expm1(kl), 1e-9);
+    cr_expect_float_eq(loss("kl", one, other, 1, -1), expm1(kl), 1e-9); /* a probability alone has its opposite */
+    double pa = 1 / (1 + exp(1)); /* softmax(a) is (pa, 1 - pa), of b the reverse */
+    cr_expect_float_eq(loss("kl", a, b, 2, -1), expm1(pa * log(pa / (1 - pa)) + (1 - pa) * log((1 - pa) / pa)), 1e-6);
+    cr_expect_float_eq(loss("perplexity", a, b, 2, 1), expm1(log((1 - pa) / pa)), 1e-6);
+    cr_expect(row("perplexity", a, b, 2, -1).weight == 0, "the last token has none to come");
+    cr_expect(loss("top1", a, b, 2, -1) == 1 && loss("top2", a, b, 2, -1) == 0);
+}
+
+Test(metric, labels_count_wins_and_losses)
+{
+    static const float a[] = {3, 4}, b[] = {4, 3};
+    MetricSum lost = row("top1", a, b, 2, 1), won = row("top1", a, b, 2, 0);
+    cr_expect(lost.loss == 1 && lost.weight == 1 && won.loss == -1 && won.weight == 0);
+}
+
+Test(metric, nan_is_in_no_budget)
+{
+    static const float x[] = {0.25f, 0.75f}, bad[] = {0.5f, NAN}, logits[] = {2, -1};
+    static const char *const names[] = {"kl", "cosine", "sqnr", "perplexity"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        cr_expect(!(loss(names[i], x, bad, 2, 1) < 1e30), "%s", names[i]);
+        cr_expect(!(loss(names[i], logits, bad, 2, 1) < 1e30), "%s", names[i]);
+    }
+    cr_expect(loss("top1", x, bad, 2, -1) == 1);
+}
+
+Test(metric, scores_and_other_rows)
+{
+    static const float probabilities[] = {0.25f, 0.75f, 1, 0}, logits[] = {9, 1, 0, -3, 1, 8, 0, 2},
+                       features[] = {0.3f, -0.2f, 0.1f, 0.4f, -0.1f, 0.2f, 0.3f, -0.3f}, single[] = {0.5f, 0.1f},
+                       numbers[] = {5, -3};
+    cr_expect(rows_are_scores(probabilities, 2, 2));
+    cr_expect(rows_are_scores(logits, 2, 4));
+    cr_expect(!rows_are_scores(features, 2, 4));
+    cr_expect(rows_are_scores(single, 2, 1) && !rows_are_scores(numbers, 2, 1) && !rows_are_scores(NULL, 0, 4));
+}
+
+Test(metric, bounds)
+{
+    int k;
+    bool shown;
+    int64_t need;
+    const Metric *cosine = metric_find("cosine", &k), *top = metric_find("top1", &k);
+    MetricSum s[] = {{1, 10, 10}, {2, 10, 10}, {3, 10, 10}};
+    /* losses of 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3), t of two degrees of freedom 2.920 */
+    cr_expect_float_eq(metric_loss(cosine, s, 3), 0.2, 1e-12);
+    cr_expect_float_eq(metric_bound(cosine, s, 3, 0.01, &shown, &need), 0.2 + 2.920 * 0.1 / sqrt(3), 1e-9);
+    cr_expect(shown);
+    cr_expect(metric_bound(cosine, s, 1, 0.01, &shown, &need) == 0.1 && !shown, "one sample has no spread");
+    /* no row of 1000 is wrong: Wilson's bound is z^2 / (1000 + z^2) */
+    MetricSum many = {0, 1000, 1000}, few = {0, 100, 100};
+    cr_expect_float_eq(metric_bound(top, &many, 1, 0.005, &shown, &need), 2.7055 / 1002.7055, 1e-6);
+    cr_expect(shown && need == 539);
+    cr_expect(metric_bound(top, &few, 1, 0.005, &shown, &need) == 0 && !shown && need == 539);
+}

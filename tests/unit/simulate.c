@@ -1,0 +1,100 @@
+/* A simulation computes the quantized model where switches are on and the float one where they are off, and regions that go back to
+ * float are those that were asked for. */
+#include "passes/simulate.h"
+#include "frontend/interpret.h"
+#include "passes/passes.h"
+#include "passes/quantize.h"
+#include "tests/unit/worlds.h"
+
+static World w;
+static Quantization q;
+static void setup(void) { world_open(&w), q = (Quantization){.mem = &w.mem}; }
+static void teardown(void) { world_close(&w); }
+TestSuite(simulate, .init = setup, .fini = teardown);
+
+static const char three_layers[] = "graph \"g\" (%1 \"x\": f32[2,2]) -> (%8 \"y\") {"
+                                   "  %2 = const f32[2,2] {1, 2, 3, 4} \"w\""
+                                   "  %4 = const f32[2,2] {0.3, -0.7, 0.11, 0.9} \"w2\""
+                                   "  %5 = MatMul(%1, %2) ; \"a\" #0"
+                                   "  %6 = MatMul(%1, %4) ; \"a2\" #1"
+                                   "  %7 = Relu(%5) ; \"act\" #2"
+                                   "  %9 = MatMul(%7, %4) ; \"b\" #3"
+                                   "  %8 = Add(%9, %6) ; \"sum\" #4 }";
+
+static Graph *parsed(void)
+{
+    Graph *g = graph_parse(&w.module, &w.mem, three_layers);
+    cr_assert(g);
+    range_set(&q, "x", -1, 1), range_set(&q, "act/Relu:0", 0, 4);
+    return g;
+}
+
+static Graph *quantized(const Graph *g, bool simulate, const bool *reverted)
+{
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
+    q.simulate = simulate, q.reverted = reverted;
+    memset(&q.layer, 0, sizeof q.layer);
+    Graph *out = pass_quantize(g, &ctx);
+    const char *why;
+    cr_assert(graph_verify(out, &why), "%s", why);
+    return out;
+}
+
+static const float *run(const Graph *g, const bool *switches)
+{
+    static const float data[] = {0.31f, -0.77f, 0.123f, 0.9f};
+    int *buf_of;
+    Kernel *program = lower_graph(g, &w.mem, &buf_of);
+    int64_t dim[] = {2, 2}, regions = q.regions;
+    Tensor *x = tensor_new(&w.mem, DT_f32, 2, dim), *s = tensor_new(&w.mem, DT_bool, 1, &regions);
+    memcpy((void *)(uintptr_t)x->data, data, sizeof data);
+    if (switches) memcpy((void *)(uintptr_t)s->data, switches, (size_t)regions);
+    const Tensor *in[] = {x, s}, *out[1];
+    cr_assert(program && interpret(g, program, &w.mem, in, out, &w.diag));
+    return out[0]->data;
+}
+
+Test(simulate, regions_share_what_they_read)
+{
+    Graph *g = parsed();
+    quantized(g, false, NULL);
+    cr_expect(q.regions == 2 && q.places == 5);
+    cr_expect(q.region_of[0] == 1 && q.region_of[3] == 2, "%u %u", q.region_of[0], q.region_of[3]);
+    for (uint32_t i = 0; i < q.layer.n; i++)
+        cr_expect(q.layer.at[i].region == (strcmp(q.layer.at[i].loc->node, "b") ? 1u : 2u), "%s",
+                  q.layer.at[i].loc->node);
+}
+
+Test(simulate, switches_choose)
+{
+    Graph *g = parsed(), *simulation = quantized(g, true, NULL);
+    cr_assert(simulation->input.n == 2 && q.regions == 2);
+    for (int mask = 0; mask < 4; mask++) {
+        bool on[2] = {mask & 1, mask >> 1}, reverted[3] = {false, !on[0], !on[1]};
+        const float *got = run(simulation, on);
+        const float *want = run(quantized(g, false, reverted), NULL);
+        for (int i = 0; i < 4; i++)
+            cr_expect_float_eq(got[i], want[i], 1e-5, "mask %d: %g, expected %g", mask, (double)got[i],
+                               (double)want[i]);
+    }
+    bool none[2] = {false}, all[2] = {true, true};
+    const float *plain = run(g, NULL), *off = run(simulation, none), *on = run(simulation, all);
+    float apart = 0;
+    for (int i = 0; i < 4; i++) {
+        cr_expect_float_eq(off[i], plain[i], 1e-6);
+        apart = fmaxf(apart, fabsf(on[i] - plain[i]));
+    }
+    cr_expect(apart > 1e-4f, "the quantized model is another one");
+}
+
+Test(simulate, reverted_regions_are_float)
+{
+    static const bool reverted[] = {false, true, false};
+    quantized(parsed(), false, reverted);
+    for (uint32_t i = 0; i < q.layer.n; i++) {
+        const Layer *l = &q.layer.at[i];
+        bool first = strcmp(l->loc->node, "b") != 0;
+        cr_expect(l->state == (first ? LAYER_FLOAT : LAYER_INTEGER), "%s", l->loc->node);
+        if (first) cr_expect(strstr(l->why, "--max-loss") && l->region == 1);
+    }
+}
