@@ -391,15 +391,26 @@ static Expr sum_with_it(Kernel *k, Expr e, Expr it,
     return n.prim == P_add && (n.arg[0] == it || n.arg[1] == it) ? e : found;
 }
 
-/* A matrix product's bias joins the first of several blocks, as in MLAS, where it lies in the output before the product. */
+static bool stands_in(const Kernel *k, Expr e, Expr what)
+{
+    const ExprNode *n = expr_node(k, e);
+    bool stands = e == what;
+    for (int i = 0; i < 3 && n->kind == E_PRIM && n->arg[i] && !stands; i++) stands = stands_in(k, n->arg[i], what);
+    return stands;
+}
+
+/* A matrix product's bias joins the first of several blocks, as in MLAS, where it lies in the output before the product. A sum of words of
+ * floats may begin with it: that is an addition less for every result. */
 static void take_start(Kernel *k, const Compute *c, Tile *t)
 {
     Expr it = expr_it(k, t->acc);
     int uses = 0;
     int64_t depth = t->depths == 1 ? expr_constant(k, k->axis.at[t->depth[0]].extent, 0) : 0;
     bool matrix = t->block == 256 && t->acc == DT_f32 && !t->dot && c->rank == 2 && k->buf.at[c->out].rank == 2;
-    Expr sum = matrix && depth > t->block ? sum_with_it(k, t->epilogue, it, &uses) : 0;
-    if (!sum || uses != 1) return;
+    bool words = t->dot && t->acc == DT_f32;
+    Expr sum = words || (matrix && depth > t->block) ? sum_with_it(k, t->epilogue, it, &uses) : 0;
+    if (!sum || (!words && uses != 1)) return;
+    if (stands_in(k, expr_replace(k, t->epilogue, sum, expr_float(k, t->acc, 0)), it)) return;
     ExprNode n = *expr_node(k, sum);
     Expr bias = n.arg[0] == it ? n.arg[1] : n.arg[0];
     if (expr_uses(k, bias, t->row)) return;
@@ -469,6 +480,7 @@ static bool window_match(const Nest *x, const Nest *in, Tile *t)
     Kernel *k = x->k;
     if (!tile_of_products(x, in, 2, t)) return false;
     if (expr_uses(k, t->right, t->row)) swap_factors(t);
+    take_start(k, x->c, t);
     return expr_uses(k, t->left, t->lane) && expr_uses(k, t->right, t->lane) && !expr_uses(k, t->right, t->row);
 }
 

@@ -119,7 +119,7 @@ typedef struct Tile {
     Expr row_guard, lane_guard; /* 0, or hold where the point exists */
     DType acc;               /* f32 or i32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
-    Expr start;              /* 0, or what is added after the first of several blocks (a bias); the epilogue is without it then */
+    Expr start;              /* 0, or what is added after the first of several blocks, or may begin a sum of words (a bias); the epilogue is without it then */
 } Tile;
 typedef struct Stmt {
     StmtKind kind;

@@ -538,10 +538,26 @@ void branch_close(Emit *x, Branch b)
     LLVMPositionBuilderAtEnd(x->b, b.done);
 }
 
+/* Sums of words begin with the bias where an instruction sums them; others get it when they are done, as the formula says. */
+static bool begins_with_bias(const Micro *m)
+{
+    return m->t->dot && m->t->start && !m->sums && m->left_type == DT_bf16 && dot_instruction(m);
+}
+
+static V result(Micro *m, int i, unsigned j)
+{
+    Emit *x = m->x;
+    V sum = joined(m, m->acc[i][j]);
+    if (!m->t->dot || !m->t->start || begins_with_bias(m)) return sum;
+    x->var[m->t->col] = m->col[j];
+    return LLVMBuildFAdd(x->b, sum, in_lanes(m, m->mask[j], m->t->start), "");
+}
+
 static void store_panel(Micro *m, int i, unsigned j)
 {
     Emit *x = m->x;
     const Tile *t = m->t;
+    V sum = result(m, i, j);
     x->var[t->col] = int64(x, (int64_t)j), x->var[t->lane] = int64(x, 0);
     x->lane = t->lane, x->lanes = m->lanes;
     Branch b = {NULL, NULL};
@@ -549,7 +565,7 @@ static void store_panel(Micro *m, int i, unsigned j)
         x->mask = splat(x, emit_fresh(x, t->lane_guard), m->lanes);
         b = branch_open(x, any_lane(x, x->mask));
     }
-    x->it = joined(m, m->acc[i][j]);
+    x->it = sum;
     emit_store(x, m->s->buf, m->s->at, emit_fresh(x, t->epilogue));
     x->it = NULL, x->mask = NULL, x->lane = 0;
     if (t->lane_guard) branch_close(x, b);
@@ -591,17 +607,26 @@ static V summed(Micro *m, V row, unsigned j) /* by the tiles; always one registe
     return v;
 }
 
+static void begin(Micro *m)
+{
+    V start[MAX_COLS];
+    for (unsigned j = 0; j < m->cols; j++) {
+        m->x->var[m->t->col] = m->col[j];
+        start[j] = begins_with_bias(m) ? in_lanes(m, m->mask[j], m->t->start) : LLVMConstNull(m->acc_type);
+    }
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = m->sums ? summed(m, m->row[i], j) : start[j];
+}
+
 static void block(Micro *m, V first)
 {
     Emit *x = m->x;
-    V zero = LLVMConstNull(m->acc_type);
     for (int i = 0; i < m->rows; i++) {
         m->row[i] = x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
         if (m->fixed_row) continue;
         m->valid[i] = emit_scalar(x, m->t->row_guard);
         m->row[i] = select2(x, m->valid[i], m->row[i], first);
     }
-    EACH_ACC(m, i, j, p) m->acc[i][j][p] = m->sums ? summed(m, m->row[i], j) : zero;
+    begin(m);
     if (!is_summed(m)) depth_loop(m, 0);
     store_rows(m, first);
 }

@@ -211,15 +211,24 @@ static void sum_pair(Window *w, int p, const Tap *order)
     }
 }
 
+static V beginning(Window *w)
+{
+    Emit *x = w->x;
+    if (!w->right) return NULL;
+    if (!w->t->start) return LLVMConstNull(LLVMVectorType(x->f32, LANES));
+    return splat(x, channels(w, w->t->start), LANES);
+}
+
 static void block(Window *w, V first, int rows)
 {
     Emit *x = w->x;
+    V start = beginning(w);
     Tap order[MAX_ROWS * MAX_TAPS];
     int n = 0;
     w->rows = rows;
     for (int i = 0; i < rows; i++) {
         w->row[i] = LLVMBuildAdd(x->b, first, int64(x, i), "");
-        w->acc[i] = w->right ? LLVMConstNull(LLVMVectorType(x->f32, LANES)) : NULL, w->nan[i] = NULL;
+        w->acc[i] = start, w->nan[i] = NULL;
         for (int j = 0; j < w->taps; j++) order[n++] = (Tap){i, j, w->known ? w->row_step * i + w->tap_step * j : 0};
     }
     qsort(order, (size_t)n, sizeof *order, by_place);

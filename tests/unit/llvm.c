@@ -392,6 +392,24 @@ Test(llvm, hot_loop_has_no_spills)
     }
 }
 
+/* Where an instruction sums words, the bias is what the sum begins with: nothing is left to add. */
+Test(llvm, sums_of_words_begin_with_the_bias)
+{
+    static const struct {
+        const char *text, *level;
+        bool adds;
+    } tiles[] = {{GEMM16("gemm16", 12, 2), "avx512bf16", false}, {WINDOW("five", 48, 5, 5, "6", 1, 14), "avx512bf16", false}, {GEMM16("gemm16", 3, 1), "avx2", true}};
+    for (size_t i = 0; i < COUNT_OF(tiles); i++) {
+        Arena mem = {0};
+        Diag diag = {.mem = &mem, .subject = ""};
+        const char *error, *text = NULL;
+        Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
+        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find(tiles[i].level), "k"}, true, &text));
+        cr_expect_eq(strstr(text, "vaddps") != NULL, tiles[i].adds, "kernel %zu", i);
+        arena_drop(&mem);
+    }
+}
+
 /* Panels that no cache of a core holds are prefetched, smaller ones are not. */
 Test(llvm, far_panels_are_asked_for)
 {
