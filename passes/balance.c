@@ -144,10 +144,8 @@ static void copy_node(Balance *b, uint32_t i, const int *from_end, Val *divided)
 }
 
 /* Divides a value for those who want it so; the others keep it. */
-static void divide(Balance *b, const Gains *g, int from_end, Val *divided)
+static void divide(Balance *b, const Gains *g, int from_end, const Loc *loc, Val *divided)
 {
-    uint32_t def = graph_val(b->in, g->x)->def;
-    const Loc *loc = def == NO_NODE ? NULL : b->in->node.at[def].loc;
     divided[g->x.id] = emit(b->out, "Mul", loc, 2, b->map[g->x.id], along(b, g, from_end, true));
 }
 
@@ -158,6 +156,7 @@ Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem)
     const bool *live = graph_live(g, &scratch);
     uint32_t *readers = NEW_ARRAY(&scratch, uint32_t, q->gains.n + 1);
     int *from_end = NEW_ARRAY(&scratch, int, q->gains.n + 1);
+    const Loc **loc = NEW_ARRAY(&scratch, const Loc *, q->gains.n + 1); /* of a reader */
     bool *folded = NEW_ARRAY(&scratch, bool, q->gains.n + 1);
     Val *divided = NEW_ARRAY(&scratch, Val, g->val.n + 1);
     b.map = graph_begin(b.out, g, &scratch), b.uses = graph_uses(g, &scratch);
@@ -166,19 +165,20 @@ Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem)
         const Gains *has = live[i] ? gains_for(&b, &g->node.at[i]) : NULL;
         if (!has) continue;
         int rank = val_type(g, has->x)->rank;
+        loc[has - q->gains.at] = g->node.at[i].loc;
         readers[has - q->gains.at]++, from_end[has - q->gains.at] = rank - axis_at(g->node.at[i].op->x_input, rank);
     }
     for (uint32_t k = 0; k < q->gains.n; k++) {
         const Gains *has = &q->gains.at[k];
         folded[k] = takes(&b, has->x, has, from_end[k], readers[k], false);
         if (folded[k]) takes(&b, has->x, has, from_end[k], readers[k], true);
-        else if (graph_val(g, has->x)->def == NO_NODE) divide(&b, has, from_end[k], divided);
+        else if (graph_val(g, has->x)->def == NO_NODE) divide(&b, has, from_end[k], loc[k], divided);
     }
     for (uint32_t i = 0; i < g->node.n; i++) {
         if (!live[i]) continue;
         copy_node(&b, i, from_end, divided);
         for (uint32_t k = 0; k < q->gains.n; k++)
-            if (!folded[k] && graph_val(g, q->gains.at[k].x)->def == i) divide(&b, &q->gains.at[k], from_end[k], divided);
+            if (!folded[k] && graph_val(g, q->gains.at[k].x)->def == i) divide(&b, &q->gains.at[k], from_end[k], loc[k], divided);
     }
     graph_end(b.out, g, b.map);
     arena_drop(&scratch);

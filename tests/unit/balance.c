@@ -68,6 +68,7 @@ static Graph *balanced(const char *text, const char *const *readers, uint32_t n)
     vec_push(&w.mem, &q.gains, (Gains){x, CHANNELS, by});
     Graph *b = graph_balanced(g, &q, &w.mem);
     cr_assert(graph_verify(b, &why), "%s", why);
+    for (uint32_t i = 0; i < b->node.n; i++) cr_expect(b->node.at[i].loc, "node %u comes from nowhere", i);
     const Type *in = val_type(g, g->input.at[0]);
     int64_t dim[MAX_RANK];
     for (int d = 0; d < in->rank; d++)
