@@ -44,4 +44,6 @@ void session_drop(Session *s);
 bool session_run(Session *s, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *diag);
 void session_level(Session *s, int level);                                /* caps the instruction set */
 void session_profile(Session *s, uint64_t *nanoseconds);                  /* per step of the model, added to by every run; NULL: no longer */
+double session_seconds(const Session *s);                                 /* of the last run alone */
+size_t session_memory(const Session *s);                                  /* bytes of work memory that runs have needed */
 #endif

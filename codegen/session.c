@@ -4,6 +4,7 @@
  * Comes in: constant tensors, checked here against the model's types. Goes out: new tensors. The work memory grows
  * as needed and stays for the next call. */
 #include "codegen/artefact.h"
+#include "ir/base/stage.h"
 #include <assert.h>
 
 struct Session {
@@ -14,6 +15,7 @@ struct Session {
     OctetPool *pool;
     void *arena;
     size_t arena_bytes;
+    double seconds; /* of the last run */
 };
 
 Session *session_new(const Loaded *l, int threads, Diag *diag)
@@ -50,6 +52,10 @@ void session_drop(Session *s)
 void session_level(Session *s, int level) { s->api->context_level(s->context, level); }
 
 void session_profile(Session *s, uint64_t *nanoseconds) { s->api->context_profile(s->context, nanoseconds); }
+
+double session_seconds(const Session *s) { return s->seconds; }
+
+size_t session_memory(const Session *s) { return s->arena_bytes; }
 
 static bool failed(const Session *s, OctetStatus status, Diag *diag)
 {
@@ -101,7 +107,9 @@ static OctetStatus run(Session *s, Arena *mem, const OctetTensor *in, OctetTenso
         if (status != OCTET_OK) return status;
         arena_grow(s, need);
         if (!tries) outputs_take(s, mem, out);
+        double since = seconds_now();
         status = s->api->run(s->context, in, out, s->arena, s->arena_bytes);
+        s->seconds = seconds_now() - since;
         if (status != OCTET_ERR_ARENA || tries == 64) return status;
     }
 }

@@ -184,9 +184,10 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
 /* ---- measuring the quantized layers ---- */
 static Val value_named(const Graph *g, const char *name, Arena *mem)
 {
+    Val found = {0}; /* of two with one name the last: a layer's output, not what it is computed from */
     for (uint32_t v = 1; v < g->val.n; v++)
-        if (!strcmp(tensor_name(g, (Val){v}, mem), name)) return (Val){v};
-    return (Val){0};
+        if (!strcmp(tensor_name(g, (Val){v}, mem), name)) found = (Val){v};
+    return found;
 }
 
 /* How far two runs are apart: sums of squares of what should be and of what is off, the most of either. */

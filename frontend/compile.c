@@ -4,6 +4,7 @@
  * "quantize" on use the ranges found. */
 #include "frontend/compile.h"
 #include "codegen/artefact.h"
+#include "frontend/alone.h"
 #include "frontend/budget.h"
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
@@ -11,6 +12,7 @@
 #include "frontend/refine.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
+#include "octet_compiler.h"
 #include "passes/balance.h"
 #include "passes/winograd.h"
 #include <errno.h>
@@ -107,6 +109,9 @@ typedef struct Drive {
     Policy policy;
     WinogradNote winograd;
     const Graph *exact; /* before products were rounded */
+    const Graph *plain, *simple,
+        *simulated; /* with a report and samples: float after all passes, before "quantize", behind it */
+    double since;   /* when it began */
     FILE *text;
     bool stopped;
 } Drive;
@@ -217,6 +222,14 @@ static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const C
            (b.calibrate = *c, budget_run(simple, q, &b, budget_passes, &drive, dr->m->diag));
 }
 
+/* The graph behind "quantize", which has every layer's output still; its layers are noted already. */
+static Graph *simulated(Drive *dr, const Graph *simple, const Quantization *q)
+{
+    Quantization again = *q;
+    again.layer.at = NULL, again.layer.n = again.layer.cap = 0;
+    return run_passes(dr, simple, from_quantize, from_quantize, &again);
+}
+
 static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
@@ -237,9 +250,9 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
     WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
-    bool measured = calibrate_measure(run_passes(dr, simple, from_quantize, NULL, NULL), done, q, &c, dr->m->diag);
-    dr->winograd = note;
-    return measured ? done : NULL;
+    dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
+    dr->winograd = note, dr->simple = simple;
+    return dr->plain && (dr->simulated = simulated(dr, simple, q)) ? done : NULL;
 }
 
 static Graph *make_graph(Drive *dr, const char *path, Files *files)
@@ -288,22 +301,54 @@ static bool measure_policy(Drive *dr, const Graph *g)
            calibrate_difference(g, dr->exact, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
 }
 
-static bool write_report(Drive *dr, const char *path, const char *out)
+/* Both programs on the samples, and the quantized layers; with a report and samples only. */
+static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, Measured *m)
+{
+    CalibrateOptions c;
+    const Graph *plain = dr->plain ? dr->plain : dr->exact ? dr->exact : g;
+    if (!dr->o->value[OPT_report]) return true;
+    progress(dr->o, "measuring");
+    if (!calibrate_options(dr, &c)) return false;
+    if (!c.samples) return true;
+    if (dr->simulated && !calibrate_measure(dr->simple, dr->simulated, dr->quant, &c, dr->m->diag)) return false;
+    if (dr->simulated) {
+        double *alone = NEW_ARRAY(dr->mem, double, dr->quant->layer.n + 1);
+        if (!measure_alone(dr->simple, dr->simulated, dr->quant, &c, alone, dr->m->diag)) return false;
+        r->alone = alone;
+    }
+    r->measured = m;
+    return measure_programs(plain, g, &dr->policy.store, out, &c, dr->mem, m, dr->m->diag);
+}
+
+static ReportCalibration calibration_of(const Drive *dr)
+{
+    if (dr->samples) return samples_are_random(dr->samples) ? CALIBRATION_RANDOM : CALIBRATION_SAMPLES;
+    return dr->quant ? CALIBRATION_RANGES : CALIBRATION_NONE;
+}
+
+static bool write_report(Drive *dr, const Graph *g, const char *path, const char *out)
 {
     const Options *o = dr->o;
     const Quantization *q = dr->quant;
-    ReportHead head = {.model = path,
-                       .method = o->value[OPT_method],
-                       .samples = dr->samples ? samples_text(dr->samples) : NULL,
-                       .random = dr->samples && samples_are_random(dr->samples),
-                       .model_bytes = file_size(path),
-                       .artefact_bytes = file_size(out),
-                       .policy = &dr->policy,
-                       .winograd = &dr->winograd};
+    Measured m;
+    Report r = {.model = path,
+                .version = octet_version(),
+                .target = o->value[OPT_target] ? o->value[OPT_target] : "portable",
+                .flags = options_text(o, dr->mem),
+                .precision = q ? "int8" : dr->policy.storage,
+                .method = q ? o->value[OPT_method] : NULL,
+                .samples = dr->samples ? samples_text(dr->samples) : NULL,
+                .calibration = calibration_of(dr),
+                .model_bytes = file_size(path),
+                .artefact_bytes = file_size(out),
+                .compile_seconds = seconds_now() - dr->since,
+                .policy = &dr->policy,
+                .winograd = &dr->winograd};
+    if (!measure_all(dr, g, out, &r, &m)) return false;
+    report_fill(&r, q, dr->mem);
     progress(o, "");
-    if (!o->value[OPT_quiet]) report_print(q, &head, stderr);
-    if (!o->value[OPT_quiet] && q && q->budget) budget_print(q, path, stderr);
-    return !o->value[OPT_report] || report_write(q, &head, dr->m->diag, o->value[OPT_report]);
+    if (!o->value[OPT_quiet]) report_print(&r, stderr);
+    return !o->value[OPT_report] || report_write(&r, dr->m->diag, o->value[OPT_report]);
 }
 
 static bool make_artefact(Drive *dr, const Graph *g, const char *path, const char *out)
@@ -323,13 +368,14 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .store = dr->policy.store};
     if (emit_what && !strcmp(emit_what, "graph")) return graph_print(g, dr->text), true;
     progress(o, "generating code");
-    return codegen_graph(g, &c, dr->m->diag) && (emit_what || (measure_policy(dr, g) && write_report(dr, path, out)));
+    return codegen_graph(g, &c, dr->m->diag) &&
+           (emit_what || (measure_policy(dr, g) && write_report(dr, g, path, out)));
 }
 
 bool compile_file(const Options *o, Arena *mem, Diag *d, const char *path, const char *out)
 {
     Files files = {.mem = mem};
-    Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stdout};
+    Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stdout, .since = seconds_now()};
     Graph *g = drive_begin(&dr) ? make_graph(&dr, path, &files) : NULL;
     bool ok = g != NULL;
     if (ok && dr.stopped) graph_print(g, dr.text);
@@ -355,8 +401,9 @@ static bool check_usage(const Options *o, Diag *d)
     BudgetOptions budget;
     if (!check_stages(o, d) || !policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io))
         return false;
-    if (n > 5 && !strcmp(report + n - 5, ".html"))
-        return diag_error(d, NULL, "--report FILE.html is not built yet; use FILE.json");
+    bool json = n > 5 && !strcmp(report + n - 5, ".json");
+    if (report && !json && !report_is_page(report))
+        return diag_error(d, NULL, "--report %s: a page is FILE.html, fields for tools are FILE.json", report);
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
     if (!out && !text) return diag_error(d, NULL, "where to? -o OUT");
     if (out && !text && !strcmp(out, "-")) return diag_error(d, NULL, "an artefact cannot go to standard output");

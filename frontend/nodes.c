@@ -389,9 +389,8 @@ static bool call_function(Import *im, NodeIn *x, const Onnx__FunctionProto *f)
     if (!read_attrs(im, x, false)) return false;
     Opsets opset = {0};
     if (!opsets_read(im, f->opset_import, f->n_opset_import, x->loc, &opset)) return false;
-    Scope inner = {.opset = f->n_opset_import ? &opset : x->scope->opset,
-                   .calls = x->scope->calls + 1,
-                   .when = x->scope->when};
+    Scope inner = {
+        .opset = f->n_opset_import ? &opset : x->scope->opset, .calls = x->scope->calls + 1, .when = x->scope->when};
     for (size_t i = 0; i < f->n_attribute_proto; i++) { /* defaults */
         CallAttr a;
         bool absent;

@@ -155,3 +155,21 @@ int usable_cpus(void)
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 }
+
+const char *options_text(const Options *o, Arena *mem)
+{
+    static const OptionId beside[] = {OPT_out,   OPT_report,  OPT_quiet, OPT_jobs,
+                                      OPT_cache, OPT_timeout, OPT_time,  OPT_save_ranges};
+    const char *all = "";
+    for (int i = 0; i < OPT_COUNT; i++) {
+        bool skip = !o->value[i] || o->value[i] == rows[i].fallback;
+        for (size_t k = 0; k < COUNT_OF(beside); k++) skip = skip || beside[k] == (OptionId)i;
+        if (skip && !o->list[i].n) continue;
+        for (uint32_t k = 0; k < o->list[i].n; k++)
+            all = arena_printf(mem, "%s%s%s %s", all, *all ? " " : "", rows[i].name, o->list[i].at[k]);
+        if (!skip)
+            all = arena_printf(mem, "%s%s%s%s%s", all, *all ? " " : "", rows[i].name, rows[i].kind == FLAG ? "" : " ",
+                               rows[i].kind == FLAG ? "" : o->value[i]);
+    }
+    return all;
+}

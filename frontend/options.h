@@ -33,6 +33,8 @@ bool option_is(const Options *o, OptionId id, const char *value);
 int usable_cpus(void); /* that this process may run on: the default of --threads and --jobs */
 int64_t option_int(const Options *o, OptionId id, int64_t otherwise); /* INT and SIZE; checked by options_parse */
 void options_help(const Command *c, FILE *f);
+/* What was given and changes what is made, as on a command line: nothing of where things are written or how long that may take. */
+const char *options_text(const Options *o, Arena *mem);
 const Command *command_find(const char *name);
 const Command *command_at(uint32_t i); /* NULL past the end */
 #endif

@@ -1,145 +1,108 @@
-/* report.c - the quantization report; fields are those of Layer (passes/quantize.h). Schema: docs/CLI.md, "The report". */
+/* report.c - fills the report from what quantization noted and what was measured; see report.h. Fields: docs/CLI.md, "The report". */
 #include "frontend/report.h"
 #include "frontend/budget.h"
 #include "frontend/file.h"
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
 
+const char *const report_calibrations[] = {[CALIBRATION_NONE] = NULL,
+                                           [CALIBRATION_SAMPLES] = "samples",
+                                           [CALIBRATION_RANGES] = "ranges",
+                                           [CALIBRATION_RANDOM] = "random"};
+
 static int by_position(const void *a, const void *b)
 {
-    const Layer *x = *(const Layer *const *)a, *y = *(const Layer *const *)b;
-    return (x->loc->index > y->loc->index) - (x->loc->index < y->loc->index);
+    const Layer *x = ((const ReportLayer *)a)->layer, *y = ((const ReportLayer *)b)->layer;
+    if (x->loc->index != y->loc->index) return x->loc->index > y->loc->index ? 1 : -1;
+    return strcmp(x->tensor, y->tensor);
 }
 
-static const Layer **in_order(const Quantization *q, Arena *mem)
+/* Values seen outside of [lo, hi], bins as a whole by their middle. */
+static double clipped_part(const Range *r)
 {
-    uint32_t n = q ? q->layer.n : 0;
-    const Layer **l = NEW_ARRAY(mem, const Layer *, n + 1);
-    for (uint32_t i = 0; i < n; i++) l[i] = &q->layer.at[i];
-    qsort(l, n, sizeof *l, by_position);
-    return l;
+    uint64_t out = 0, all = 0;
+    if (!r || !r->stat || !r->stat->bin) return NAN;
+    for (int i = 0; i < STAT_BINS; i++) {
+        double x = r->stat->from + (i + 0.5) * r->stat->width;
+        all += r->stat->bin[i];
+        if (x < r->lo - r->stat->width || x > r->hi + r->stat->width) out += r->stat->bin[i];
+    }
+    return all ? (double)out / (double)all : (double)NAN;
 }
 
-static const char *layer_name(const Layer *l, Arena *mem)
+static ReportLayer layer_row(const Report *r, const Quantization *q, const Layer *l, Arena *mem)
 {
-    return *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
+    ReportLayer row = {.layer = l, .alone = r->alone ? r->alone[l - q->layer.at] : (double)NAN, .plain = NAN, .made = NAN, .bytes_float = NAN, .bytes = NAN};
+    row.integer = l->state == LAYER_INTEGER;
+    row.name = *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
+    row.range = l->input ? range_find(q, l->input) : NULL;
+    row.clipped = row.integer && !l->rows ? clipped_part(row.range) : (double)NAN;
+    if (l->weights) row.bytes_float = 4.0 * (double)l->weights, row.bytes = (double)l->weights;
+    if (!r->measured) return row;
+    row.plain = measured_node(&r->measured->program[0], l->loc->node);
+    row.made = measured_node(&r->measured->program[1], l->loc->node);
+    return row;
 }
 
-/* What the numbers of a policy were measured on. */
-static const char *measured_on(const Policy *p, Arena *mem)
+double report_error(const Measured *m)
+{
+    double worst = NAN;
+    for (uint32_t i = 0; i < m->outputs; i++) {
+        double e = pow(10, -m->output[i].sqnr / 20);
+        if (!isnan(e) && !(worst >= e)) worst = e;
+    }
+    return worst;
+}
+
+static void fill_points(Report *r, Arena *mem)
+{
+    const Measured *m = r->measured;
+    if (!m || isnan(report_error(m)) || !m->program[0].runs || !m->program[1].runs) return;
+    vec_push(mem, &r->point, (ReportPoint){"float32", m->program[0].median, 0});
+    const char *name = r->precision ? r->precision : r->policy->fp32;
+    vec_push(mem, &r->point, (ReportPoint){name, m->program[1].median, report_error(m)});
+}
+
+void report_fill(Report *r, const Quantization *q, Arena *mem)
+{
+    r->budget = q && q->budget ? q : NULL;
+    r->quantized = q != NULL, r->layers = q ? q->layer.n : 0;
+    r->layer = NEW_ARRAY(mem, ReportLayer, r->layers + 1);
+    for (uint32_t i = 0; i < r->layers; i++) {
+        r->layer[i] = layer_row(r, q, &q->layer.at[i], mem);
+        r->integers += q->layer.at[i].state == LAYER_INTEGER;
+    }
+    qsort(r->layer, r->layers, sizeof *r->layer, by_position);
+    for (uint32_t i = 0; i < r->layers; i++) {
+        double sqnr = r->layer[i].layer->sqnr;
+        if (isfinite(sqnr) && (!r->worst || sqnr < r->worst->layer->sqnr)) r->worst = &r->layer[i];
+    }
+    fill_points(r, mem);
+}
+
+const char *report_measured_on(const Policy *p, Arena *mem)
 {
     if (p->difference.made_up) return "RANDOM INPUTS, not samples (--calibrate)";
     return arena_printf(mem, "%u sample%s", p->difference.runs, p->difference.runs == 1 ? "" : "s");
 }
 
-static void policy_print(const ReportHead *h, FILE *f)
+/* ---- files ---- */
+static bool ends_in(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), k = strlen(suffix);
+    return n > k && !strcmp(s + n - k, suffix);
+}
+
+bool report_is_page(const char *path) { return ends_in(path, ".html") || ends_in(path, ".htm"); }
+
+bool report_write(const Report *r, Diag *diag, const char *path)
 {
     Arena mem = {0};
-    const Policy *p = h->policy;
-    if (p->why) fprintf(f, "%s: --fp32 is exact: %s\n", h->model, p->why);
-    if (policy_changes(p)) {
-        fprintf(f, "%s: %s %s", h->model, p->storage ? "values are stored as" : "float products are",
-                p->storage ? p->storage : p->fp32);
-        if (p->measured)
-            fprintf(f, "; outputs differ from float32 by %.2g, at most %.2g of the largest, on %s",
-                    p->difference.relative, p->difference.largest, measured_on(p, &mem));
-        else fputs("; what that costs could not be measured on random inputs (--calibrate)", f);
-        fputc('\n', f);
-    }
-    arena_drop(&mem);
-}
-
-void report_print(const Quantization *q, const ReportHead *h, FILE *f)
-{
-    Arena mem = {0};
-    policy_print(h, f);
-    const WinogradNote *w = h->winograd;
-    if (w->convs)
-        fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
-                h->model, w->convs, w->of, w->error);
-    if (!q) return;
-    const Layer **layer = in_order(q, &mem);
-    uint32_t integer = 0;
-    for (uint32_t i = 0; i < q->layer.n; i++) integer += layer[i]->state == LAYER_INTEGER;
-    fprintf(f, "%s: %u of %u contractions are int8 (%s%s)\n", h->model, integer, q->layer.n, h->method,
-            h->random ? ", RANDOM DATA" : "");
-    for (uint32_t i = 0; i < q->layer.n; i++)
-        if (layer[i]->state == LAYER_FLOAT)
-            fprintf(f, "  float: %s (%s): %s\n", layer_name(layer[i], &mem), layer[i]->loc->op, layer[i]->why);
-    double worst = INFINITY;
-    const Layer *at = NULL;
-    for (uint32_t i = 0; i < q->layer.n; i++)
-        if (isfinite(layer[i]->sqnr) && layer[i]->sqnr < worst) worst = layer[i]->sqnr, at = layer[i];
-    if (at) fprintf(f, "  lowest SQNR against float: %.1f dB at %s (%s)\n", worst, layer_name(at, &mem), at->loc->op);
-    arena_drop(&mem);
-}
-
-static void number(cJSON *o, const char *key, double v)
-{
-    if (isfinite(v)) cJSON_AddNumberToObject(o, key, v);
-    else cJSON_AddNullToObject(o, key);
-}
-
-static cJSON *layer_json(const Layer *l, Arena *mem)
-{
-    cJSON *o = cJSON_CreateObject();
-    cJSON_AddStringToObject(o, "node", layer_name(l, mem));
-    cJSON_AddStringToObject(o, "operator", l->loc->op);
-    cJSON_AddStringToObject(o, "output", l->tensor);
-    cJSON_AddStringToObject(o, "precision", l->state == LAYER_INTEGER ? "int8" : "float");
-    if (l->state == LAYER_FLOAT) return cJSON_AddStringToObject(o, "why", l->why), o;
-    cJSON *a = cJSON_AddObjectToObject(o, "activation"), *w = cJSON_AddObjectToObject(o, "weights");
-    cJSON_AddStringToObject(a, "type", "u8"), cJSON_AddStringToObject(a, "granularity", l->rows ? "per row" : "per tensor");
-    number(a, "lowest", l->lo), number(a, "highest", l->hi);
-    if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
-    cJSON_AddStringToObject(w, "type", "s8"), cJSON_AddStringToObject(w, "granularity", "per channel");
-    cJSON_AddStringToObject(w, "method", l->method);
-    if (l->fallback) cJSON_AddStringToObject(w, "fallback", l->fallback);
-    if (isfinite(l->error)) number(w, "error_nearest", l->error_nearest), number(w, "error", l->error);
-    number(w, "elements", (double)l->weights), number(w, "sqnr_db", l->weight_sqnr);
-    number(o, "sqnr_db", l->sqnr);
-    return o;
-}
-
-static void policy_json(cJSON *root, const Policy *p)
-{
-    cJSON_AddStringToObject(root, "fp32", p->fp32);
-    if (p->why) cJSON_AddStringToObject(root, "fp32_why", p->why);
-    if (!policy_changes(p)) return;
-    cJSON *e = cJSON_AddObjectToObject(root, "error");
-    number(e, "relative", p->measured ? p->difference.relative : (double)NAN);
-    number(e, "largest", p->measured ? p->difference.largest : (double)NAN);
-    cJSON_AddStringToObject(e, "inputs", p->difference.made_up ? "random" : "samples");
-    number(e, "runs", p->difference.runs);
-}
-
-bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const char *path)
-{
-    Arena mem = {0};
-    const Layer **layer = in_order(q, &mem);
-    cJSON *root = cJSON_CreateObject();
-    cJSON_AddStringToObject(root, "model", h->model);
-    if (q || h->policy->storage) cJSON_AddStringToObject(root, "quantize", q ? "int8" : h->policy->storage);
-    if (q) cJSON_AddStringToObject(root, "method", h->method);
-    policy_json(root, h->policy);
-    if (h->samples) cJSON_AddStringToObject(root, "samples", h->samples);
-    if (q || h->samples)
-        cJSON_AddStringToObject(root, "calibration", h->random ? "random" : h->samples ? "samples" : "ranges");
-    number(root, "model_bytes", (double)h->model_bytes), number(root, "artefact_bytes", (double)h->artefact_bytes);
-    if (h->winograd->convs) {
-        cJSON *w = cJSON_AddObjectToObject(root, "winograd");
-        number(w, "convolutions", h->winograd->convs), number(w, "of", h->winograd->of);
-        number(w, "sampled_error", h->winograd->error);
-    }
-    if (q && q->budget) cJSON_AddItemToObject(root, "budget", budget_json(q));
-    cJSON *list = cJSON_AddArrayToObject(root, "layers");
-    for (uint32_t i = 0; q && i < q->layer.n; i++) cJSON_AddItemToArray(list, layer_json(layer[i], &mem));
-    char *text = cJSON_Print(root);
     const char *temporary;
     FILE *f = file_create(&mem, diag, path, &temporary);
-    bool ok = f && file_commit(diag, f, temporary, path, fputs(text, f) >= 0 && fputc('\n', f) >= 0);
-    free(text), cJSON_Delete(root);
+    bool ok = f != NULL;
+    if (ok) (report_is_page(path) ? report_html : report_json)(r, f);
+    ok = ok && file_commit(diag, f, temporary, path, !ferror(f));
     arena_drop(&mem);
     return ok;
 }

@@ -1,18 +1,62 @@
-/* report.h - what quantization did, layer by layer, and what a precision policy costs: a summary for the terminal and a JSON file for tools. */
+/* report.h - what quantization or a precision policy did, and what it cost and gained. One struct is filled once; the summary for the
+ * terminal, the JSON file and the page are written from it. Everything in it but times is the same for the same input and flags. */
 #ifndef OCTET_REPORT_H
 #define OCTET_REPORT_H
+#include "frontend/measure.h"
 #include "frontend/policy.h"
-#include "passes/quantize.h"
 #include "passes/winograd.h"
 
-typedef struct ReportHead {
-    const char *model, *method, *samples; /* as given on the command line; samples NULL: ranges came from a file */
-    bool random;                          /* the samples are random numbers */
+typedef enum ReportCalibration { CALIBRATION_NONE, CALIBRATION_SAMPLES, CALIBRATION_RANGES, CALIBRATION_RANDOM } ReportCalibration;
+extern const char *const report_calibrations[];
+
+typedef struct ReportLayer {
+    const Layer *layer;
+    const char *name;            /* of its node, or "#7" */
+    bool integer;
+    const Range *range;          /* of its activations, with what calibration saw; NULL: not known */
+    double alone;                /* SQNR in dB of its output with only this layer quantized; NaN: not known */
+    double clipped;              /* part of the values seen that lie outside of the range; NaN: not known */
+    double bytes_float, bytes;   /* of its weights; NaN: not known */
+    double plain, made;          /* seconds of a run in the float program and in this one; NaN: not known */
+} ReportLayer;
+
+typedef struct ReportPoint {     /* of accuracy against latency */
+    const char *name;
+    double seconds, error;       /* error: of the worst output, Euclidean norms, against float */
+} ReportPoint;
+
+typedef struct Report {
+    const char *model, *version, *target, *flags; /* flags: as given, those that change what is made */
+    const char *precision;       /* "int8", "bf16", "fp16"; NULL: float32 is stored */
+    const char *method, *samples; /* method NULL: no ranges were needed; samples NULL: none */
+    ReportCalibration calibration;
     uint64_t model_bytes, artefact_bytes;
+    double compile_seconds;
     const Policy *policy;
     const WinogradNote *winograd;
-} ReportHead;
-/* q NULL: nothing became integers */
-void report_print(const Quantization *q, const ReportHead *h, FILE *f);
-bool report_write(const Quantization *q, const ReportHead *h, Diag *diag, const char *path); /* JSON, atomically */
+    const Measured *measured;    /* NULL: nothing was measured */
+    const double *alone;         /* per layer of the quantization, or NULL: not measured */
+    const Quantization *budget;  /* with --max-loss: what was searched; else NULL */
+    bool quantized;              /* contractions became integers, or could have */
+    uint32_t layers, integers;
+    ReportLayer *layer;          /* the contractions in the model's order */
+    const ReportLayer *worst;    /* of lowest SQNR, or NULL */
+    VEC(ReportPoint) point;
+} Report;
+
+/* What the caller knows: everything above from `model` to `measured`. Fills the rest from q (NULL: nothing became integers). */
+void report_fill(Report *r, const Quantization *q, Arena *mem);
+double report_error(const Measured *m);                             /* of the worst output, Euclidean norms; NaN: no float output */
+
+void report_print(const Report *r, FILE *f);                        /* report_text.c: the summary */
+void report_json(const Report *r, FILE *f);                         /* report_json.c */
+void report_html(const Report *r, FILE *f);                         /* report_html.c: one page that needs nothing else */
+bool report_write(const Report *r, Diag *diag, const char *path);   /* .html or .json by the suffix, atomically; false: reported */
+bool report_is_page(const char *path);
+const char *report_measured_on(const Policy *p, Arena *mem);        /* what the numbers of a policy were measured on */
+
+/* report_svg.c: inline SVG in the page's colours */
+void svg_histogram(const ReportLayer *l, FILE *f);
+void svg_points(const Report *r, FILE *f);
+void put_text(const char *s, FILE *f);                              /* escaped for HTML, whatever bytes it has */
 #endif

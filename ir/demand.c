@@ -7,8 +7,8 @@
 
 typedef struct Demand {
     Kernel *k;
-    Dim *need;   /* per buffer; id 0: nowhere */
-    Dim now;     /* of the stage in hand */
+    Dim *need; /* per buffer; id 0: nowhere */
+    Dim now;   /* of the stage in hand */
 } Demand;
 
 static Dim either(Dims *d, Dim a, Dim b)
@@ -65,7 +65,6 @@ void program_demand(Kernel *k, const Dim *wanted)
         }
     }
     for (uint32_t i = 0; i < k->stage.n; i++)
-        k->stage.at[i].when = dim_is(k->dim, now[i], 1) ? 0
-                                                       : expr_dim(k, now[i].id ? now[i] : dim_const(k->dim, 0));
+        k->stage.at[i].when = dim_is(k->dim, now[i], 1) ? 0 : expr_dim(k, now[i].id ? now[i] : dim_const(k->dim, 0));
     arena_drop(&mem);
 }

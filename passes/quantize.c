@@ -322,6 +322,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     const Node *n = &z->in->node.at[i];
     Val *old = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1);
     Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN};
+    layer.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem);
     for (uint32_t k = 0; k < n->nin; k++) {
         old[k] = node_in(z->in, n, k);
         arg[k] = z->map[old[k].id];
@@ -347,6 +348,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
                                                    axis_at(n->op->w_channel, graph_val(z->in, old[1])->konst->rank))
                                            .n),
                           out[0], n->loc);
+    if (z->integer[i]) graph_name(z->out, out[0], layer.tensor); /* also where its name was made up: whoever measures it finds it */
     for (uint32_t k = 0; k < n->nout; k++) {
         z->map[n->out.id + k] = out[k];
         graph_stand_for(z->out, out[k], graph_val(z->in, node_out(n, k)));
@@ -390,7 +392,7 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
     const Node *n = &z->in->node.at[i];
     z->integer[i] = false;
     Layer l = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_FLOAT, .why = why};
-    l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
+    l.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem), l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
     vec_push(z->q->mem, &z->q->layer, l);
 }
 

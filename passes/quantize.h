@@ -30,6 +30,7 @@ typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;
 typedef struct Layer {           /* one contraction of the model, for the report */
     const Loc *loc;
     const char *tensor;          /* its output */
+    const char *input;           /* the tensor that its activation range is of */
     LayerState state;
     const char *why;             /* FLOAT: the reason, lower case */
     double lo, hi, scale;        /* INTEGER: of its activation input */

@@ -86,6 +86,38 @@ check ranges-fixed-batch-same cmp "$work/first.ranges" "$work/fixed.ranges"
 calibrate_random() { ranges_of random --calibrate random:4 --report "$work/random.json" > "$work/said" 2>&1 && grep -q 'RANDOM DATA' "$work/said" && grep -q '"calibration":.*"random"' "$work/random.json"; }
 check ranges-random calibrate_random
 
+# ---- reports ----
+report=$root/tests/cli/report.py
+mkdir -p "$work/report"
+report_of() { octet compile "$work/report/$1" -o "$work/report/$2.so" --quantize int8 --calibrate "$work/report/$3" --quiet --report "$work/report/$4"; }
+report_json() { report_of digits.onnx d samples a.json && report_of digits.onnx e samples b.json && python3 "$report" same "$work/report/a.json" "$work/report/b.json" && python3 "$report" keys "$work/report/a.json" "$root/tests/cli/report.keys"; }
+report_page() { report_of digits.onnx d samples d.html && python3 "$report" page "$work/report/d.html" 'digits.onnx' 'conv1' 'SQNR' 'Accuracy against latency' 'Activations and their ranges' '--quantize int8'; }
+report_hostile() { report_of '<b>&"hostile".onnx' h hostile h.html && python3 "$report" page "$work/report/h.html" '<b>&"hostile".onnx' '</script><script>document.title="owned"</script>' 'a"b'"'"'c<d>'; }
+report_without_samples() {
+  octet compile "$digits" -o "$work/report/r.so" --quantize int8 --ranges "$root/samples/digits/digits.ranges" --quiet --report "$work/report/r.html" &&
+    python3 "$report" page "$work/report/r.html" 'Nothing was measured' 'from a file of ranges'
+}
+report_policy() { octet compile "$digits" -o "$work/report/p.so" --quantize bf16 --calibrate "$calibration" --quiet --report "$work/report/p.html" && python3 "$report" page "$work/report/p.html" 'bf16' 'difference of the policy' 'Outputs against float'; }
+report_browser() { # NAME PAGE
+  python3 "$report" browser "$2" > "$work/log" 2>&1
+  case $? in
+    0) ok "$1" ;;
+    77) echo "$1 $(cat "$work/log")" ;;
+    *) bad "$1" "$(tail -n 1 "$work/log")" ;;
+  esac
+}
+cp "$digits" "$work/report/digits.onnx" && cp -r "$calibration" "$work/report/samples"
+check report-model-written python3 "$report" model "$work/report"
+mv "$work/report/hostile.onnx" "$work/report/<b>&\"hostile\".onnx"
+check report-json report_json
+check report-page report_page
+check report-escapes report_hostile
+check report-without-samples report_without_samples
+check report-policy report_policy
+report_browser report-in-a-browser "$work/report/d.html"
+report_browser report-of-hostile-names-in-a-browser "$work/report/h.html"
+refused report-of-no-kind 2 'a page is FILE.html' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --report r.txt
+
 # No undefined symbol that libc, libm or libpthread do not have: a program of nothing else links.
 undefined_symbols() {
   local u

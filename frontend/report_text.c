@@ -1,0 +1,64 @@
+/* report_text.c - the report's summary for a terminal: a few lines, the layers that stayed float and why, the layer that is worst off. */
+#include "frontend/budget.h"
+#include "frontend/report.h"
+#include <math.h>
+
+static void print_policy(const Report *r, FILE *f)
+{
+    Arena mem = {0};
+    const Policy *p = r->policy;
+    if (p->why) fprintf(f, "%s: --fp32 is exact: %s\n", r->model, p->why);
+    if (policy_changes(p)) {
+        fprintf(f, "%s: %s %s", r->model, p->storage ? "values are stored as" : "float products are",
+                p->storage ? p->storage : p->fp32);
+        if (p->measured)
+            fprintf(f, "; outputs differ from float32 by %.2g, at most %.2g of the largest, on %s",
+                    p->difference.relative, p->difference.largest, report_measured_on(p, &mem));
+        else fputs("; what that costs could not be measured on random inputs (--calibrate)", f);
+        fputc('\n', f);
+    }
+    arena_drop(&mem);
+}
+
+static void print_output(const OutputFigures *o, FILE *f)
+{
+    fprintf(f, "  output %s: ", o->name);
+    if (!o->samples) fputs("its sizes differ", f);
+    else if (!o->is_float)
+        fprintf(f, "%.2f %% of its elements are equal", 100 * (double)o->agree / (double)(o->rows + !o->rows));
+    else if (isinf(o->sqnr)) fputs("equal to float", f);
+    else fprintf(f, "SQNR %.1f dB, at least %.1f (sample %u), cosine %.5f", o->sqnr, o->worst, o->worst_at, o->cosine);
+    if (o->scores)
+        fprintf(f, ", top-1 agrees %.2f %% (%.1f to %.1f)", 100 * (double)o->agree / (double)o->rows, 100 * o->low,
+                100 * o->high);
+    fputc('\n', f);
+}
+
+static void print_measured(const Measured *m, FILE *f)
+{
+    for (uint32_t i = 0; i < m->outputs; i++) print_output(&m->output[i], f);
+    const ProgramFigures *a = &m->program[0], *b = &m->program[1];
+    if (a->runs && b->runs)
+        fprintf(f, "  a run takes %.3g ms, float %.3g ms: %.2fx (%s, %d thread%s)\n", b->median * 1e3, a->median * 1e3,
+                a->median / b->median, m->level, m->threads, m->threads == 1 ? "" : "s");
+}
+
+void report_print(const Report *r, FILE *f)
+{
+    print_policy(r, f);
+    const WinogradNote *w = r->winograd;
+    if (w->convs)
+        fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
+                r->model, w->convs, w->of, w->error);
+    if (r->quantized)
+        fprintf(f, "%s: %u of %u contractions are int8 (%s%s)\n", r->model, r->integers, r->layers, r->method,
+                r->calibration == CALIBRATION_RANDOM ? ", RANDOM DATA" : "");
+    for (uint32_t i = 0; i < r->layers; i++)
+        if (r->layer[i].layer->state == LAYER_FLOAT)
+            fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);
+    if (r->worst)
+        fprintf(f, "  lowest SQNR against float: %.1f dB at %s (%s)\n", r->worst->layer->sqnr, r->worst->name,
+                r->worst->layer->loc->op);
+    if (r->measured) print_measured(r->measured, f);
+    if (r->budget) budget_print(r->budget, r->model, f);
+}
