@@ -1,6 +1,8 @@
 /* calibrate.c - see calibrate.h. */
 #include "frontend/calibrate.h"
+#include "frontend/file.h"
 #include "frontend/program.h"
+#include "ir/base/stage.h"
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -30,17 +32,22 @@ static bool observer_new(Observer *o, const Graph *g, const Val *watch, uint32_t
                          const CalibrateOptions *how, Arena *mem, Diag *diag)
 {
     ProgramOptions p = {.store = store, .threads = how->threads, .cache = how->cache};
-    return program_new(o, with_outputs(g, watch, n, mem), &p, mem, diag);
+    bool ok = program_new(o, with_outputs(g, watch, n, mem), &p, mem, diag);
+    files_rest(how->files); /* the weights are in the observer now */
+    return ok;
 }
 
 /* ---- observing ---- */
 typedef struct Observing {
-    Observer observer;
+    const Graph *g;
+    const Val *watch;
     uint32_t n;
     const CalibrateOptions *o;
     const char *what;
     ObserveFn *each;
     void *ctx;
+    Arena mem;
+    Observer observer;
 } Observing;
 
 static void progress(const Observing *w, const Sample *s)
@@ -50,24 +57,29 @@ static void progress(const Observing *w, const Sample *s)
     else fprintf(stderr, "\r%s, sample %u", w->what, s->index + 1);
 }
 
+/* The observer is made for the first sample that is run. */
 static bool observe_one(void *ctx, const Sample *s, Diag *diag)
 {
     Observing *w = ctx;
+    if (!w->observer.session && !observer_new(&w->observer, w->g, w->watch, w->n, NULL, w->o, &w->mem, diag)) return false;
     const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->n + 1);
     if (!session_run(w->observer.session, s->mem, s->in, out, diag)) return false;
     progress(w, s);
     return w->each(w->ctx, s, out, diag);
 }
 
+static void observing_end(Observing *w)
+{
+    observer_drop(&w->observer);
+    arena_drop(&w->mem);
+}
+
 bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what,
              ObserveFn *each, void *ctx, Diag *diag)
 {
-    Arena mem = {0};
-    Observing w = {.n = n, .o = o, .what = what, .each = each, .ctx = ctx};
-    bool ok = observer_new(&w.observer, g, watch, n, NULL, o, &mem, diag) &&
-              samples_each(o->samples, g, most, observe_one, &w, diag);
-    observer_drop(&w.observer);
-    arena_drop(&mem);
+    Observing w = {.g = g, .watch = watch, .n = n, .o = o, .what = what, .each = each, .ctx = ctx};
+    bool ok = samples_each(o->samples, g, most, observe_one, &w, diag);
+    observing_end(&w);
     return ok;
 }
 
@@ -90,14 +102,6 @@ static void watch_tensor(Watched *w, const Tensor *t)
     for (int d = 0; d < w->axis; d++) outer *= t->dim[d];
     for (int d = w->axis + 1; d < t->rank; d++) inner *= t->dim[d];
     stat_channels(mem, &w->sums, t->data, outer, t->dim[w->axis], inner);
-}
-
-static void keep_means(const ChannelSums *s, Range *r, Arena *mem)
-{
-    if (!s->sum || !s->seen) return;
-    float *mean = NEW_ARRAY(mem, float, s->channels);
-    for (int64_t c = 0; c < s->channels; c++) mean[c] = (float)(s->sum[c] / (double)s->seen);
-    r->mean = mean, r->channels = s->channels;
 }
 
 /* The tensors of a sample, by several threads: each tensor's values are seen by one, in their order. */
@@ -127,40 +131,188 @@ static void watch_all(Watched *stat, const Tensor *const *out, uint32_t n, int t
     while (started) pthread_join(thread[--started], NULL);
 }
 
-typedef struct Watching {
-    Watched *stat;
-    uint32_t n;
-    int threads;
-} Watching;
+/* ---- the state of a calibration, which a file may keep ---- */
+typedef struct Calibration {
+    Observing observing;
+    Quantization *q;
+    uint32_t n, seen, kept;      /* tensors; samples; those of them that came from the file */
+    const char **name;
+    Watched *watched;
+    CacheKey content;            /* of the samples seen */
+    Quantization file;           /* what it says */
+    RangesHead head;             /* of the file; graph: of this one in any case */
+    bool other;                  /* the samples are not those of the file */
+    double saved;                /* when */
+} Calibration;
+
+static const char *key_text(CacheKey k, Arena *mem)
+{
+    return arena_printf(mem, "%016llx%016llx", (unsigned long long)k.word[0], (unsigned long long)k.word[1]);
+}
+
+static const char *method_text(StatChoice c, Arena *mem)
+{
+    return c.method->usual == 0 ? c.method->name : arena_printf(mem, "%s:%g", c.method->name, c.parameter);
+}
+
+/* Of everything that statistics follow from but the samples. */
+static const char *graph_key(const Graph *g, Arena *mem)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    fprintf(f, "statistics 1, %d bins\n", (int)STAT_BINS);
+    graph_print(g, f);
+    fclose(f);
+    CacheKey k = cache_key(text, n);
+    free(text);
+    return key_text(k, mem);
+}
+
+/* What was seen goes to q, with ranges by `method`. */
+static void keep_range(const Watched *w, const char *name, Quantization *q, StatChoice method)
+{
+    double lo, hi;
+    if (!w->stat.bin) return;
+    stat_range(&w->stat, method, &lo, &hi);
+    Range *r = range_set(q, name, lo, hi);
+    Statistic *s = arena_copy(q->mem, &w->stat, sizeof *s);
+    s->bin = arena_copy(q->mem, s->bin, sizeof *s->bin * STAT_BINS);
+    r->stat = s;
+    if (w->rows.rows) {
+        const RowSums *rows = r->rows = arena_copy(q->mem, &w->rows, sizeof *rows);
+        r->rms = sqrt(rows->square / (double)rows->values), r->row_peak = sqrt(rows->peak / (double)rows->rows);
+    }
+    if (!w->sums.sum || !w->sums.seen) return;
+    ChannelSums *sums = arena_copy(q->mem, &w->sums, sizeof *sums);
+    sums->sum = arena_copy(q->mem, sums->sum, sizeof *sums->sum * (size_t)sums->channels);
+    r->sums = sums, r->channels = sums->channels;
+    float *mean = NEW_ARRAY(q->mem, float, sums->channels);
+    for (int64_t c = 0; c < sums->channels; c++) mean[c] = (float)(sums->sum[c] / (double)sums->seen);
+    r->mean = mean;
+}
+
+static bool same_number(double a, double b)
+{
+    char x[32], y[32];
+    snprintf(x, sizeof x, "%.9g", a), snprintf(y, sizeof y, "%.9g", b);
+    return !strcmp(x, y);
+}
+
+/* Ranges of the file that do not follow from its statistics: somebody wrote them, and they stay. */
+static void keep_edited(Quantization *q, const Quantization *file, const RangesHead *head)
+{
+    StatChoice method;
+    if (!head->method || stat_choose(head->method, &method)) return;
+    for (const Range *f = file->range.at; f < file->range.at + file->range.n; f++) {
+        double lo = f->lo, hi = f->hi;
+        if (f->stat) stat_range(f->stat, method, &lo, &hi);
+        if ((f->stat && same_number(lo, f->lo) && same_number(hi, f->hi)) || !range_find(q, f->name)) continue;
+        range_set(q, f->name, f->lo, f->hi);
+    }
+}
 
 static bool watch_sample(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag)
 {
-    const Watching *w = ctx;
+    const Calibration *c = ctx;
     (void)s, (void)diag;
-    watch_all(w->stat, out, w->n, w->threads);
+    watch_all(c->watched, out, c->n, c->observing.o->threads);
     return true;
 }
 
-static const Statistic *keep_statistic(const Statistic *s, Arena *mem)
+static bool calibration_save(Calibration *c, Diag *diag)
 {
-    Statistic *kept = arena_copy(mem, s, sizeof *s);
-    kept->bin = arena_copy(mem, s->bin, sizeof *s->bin * STAT_BINS);
-    return kept;
+    const CalibrateOptions *o = c->observing.o;
+    Arena mem = {0};
+    Quantization q = {.mem = &mem};
+    RangesHead head = {.model = c->observing.g->name,
+                       .graph = c->head.graph,
+                       .content = key_text(c->content, &mem),
+                       .samples = c->seen,
+                       .method = method_text(o->method, &mem)};
+    const char *temporary;
+    for (uint32_t i = 0; i < c->n; i++) keep_range(&c->watched[i], c->name[i], &q, o->method);
+    keep_edited(&q, &c->file, &c->head);
+    FILE *f = file_create(&mem, diag, o->kept, &temporary);
+    if (f) ranges_print(&q, f, &head);
+    bool ok = f && file_commit(diag, f, temporary, o->kept, true);
+    arena_drop(&mem);
+    return c->saved = seconds_now(), ok;
 }
 
-static void keep_range(const Watched *w, const char *name, Quantization *q, const StatMethod *method, Diag *diag)
+/* Takes up what the file says. false: reported. */
+static bool calibration_load(Calibration *c, Diag *diag)
 {
-    const Statistic *stat = &w->stat;
-    double lo, hi;
-    if (stat->bad)
-        diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", name,
-                  (unsigned long long)stat->bad);
-    if (!stat->bin) return;
-    method->range(stat, &lo, &hi);
-    Range *r = range_set(q, name, lo, hi);
-    r->stat = keep_statistic(stat, q->mem);
-    keep_means(&w->sums, r, q->mem);
-    if (w->rows.rows) r->rms = sqrt(w->rows.square / (double)w->rows.values), r->row_peak = sqrt(w->rows.peak / (double)w->rows.rows);
+    Quantization *file = &c->file;
+    const char *path = c->observing.o->kept, *key = path ? graph_key(c->observing.g, file->mem) : NULL;
+    c->head = (RangesHead){.graph = key};
+    if (!path || access(path, F_OK)) return true;
+    if (!ranges_read_head(file, diag, path, &c->head)) return false;
+    if (!c->head.graph)
+        return diag_error(diag, NULL, "--calibration-cache %s: a file of ranges without statistics: it is for --ranges", path);
+    bool same = !strcmp(c->head.graph, key) && c->head.content;
+    if (!same) {
+        diag_warn(diag, NULL, "%s: made from another model or by another version: calibrating anew", path);
+        *file = (Quantization){.mem = file->mem};
+        c->head = (RangesHead){.graph = key};
+    }
+    c->kept = c->head.samples;
+    for (uint32_t i = 0; i < c->n; i++) {
+        const Range *r = range_find(file, c->name[i]);
+        if (r && r->stat) c->watched[i].stat = *r->stat;
+        if (r && r->sums) c->watched[i].sums = *r->sums;
+        if (r && r->rows) c->watched[i].rows = *r->rows;
+    }
+    return true;
+}
+
+/* Samples that the file has seen are only compared with what it saw. */
+static bool calibrate_sample(void *ctx, const Sample *s, Diag *diag)
+{
+    enum { SECONDS = 2 };
+    Calibration *c = ctx;
+    const CalibrateOptions *o = c->observing.o;
+    if (s->index >= c->kept && !observe_one(&c->observing, s, diag)) return false;
+    c->seen++;
+    if (!o->kept) return true;
+    CacheKey chain[2] = {c->content, sample_key(s, c->observing.g)};
+    c->content = cache_key(chain, sizeof chain);
+    if (c->seen == c->kept) c->other = strcmp(key_text(c->content, s->mem), c->head.content) != 0;
+    if (c->seen <= c->kept) return !c->other;
+    bool due = (c->seen & (c->seen - 1)) == 0 || seconds_now() - c->saved > SECONDS;
+    return !due || calibration_save(c, diag);
+}
+
+static bool calibrate_samples(Calibration *c, Diag *diag)
+{
+    const CalibrateOptions *o = c->observing.o;
+    bool ok = samples_each(o->samples, c->observing.g, 0, calibrate_sample, c, diag);
+    if (c->other || (ok && c->seen < c->kept)) {
+        diag_warn(diag, NULL, "%s: made from other samples: calibrating anew", o->kept);
+        for (uint32_t i = 0; i < c->n; i++) {
+            Watched *w = &c->watched[i];
+            w->stat = (Statistic){0}, w->sums = (ChannelSums){0}, w->rows = (RowSums){0};
+        }
+        c->seen = c->kept = 0, c->other = false, c->content = (CacheKey){{0}};
+        ok = samples_each(o->samples, c->observing.g, 0, calibrate_sample, c, diag);
+    }
+    if (!o->kept) return ok;
+    bool other_method = c->head.method && strcmp(c->head.method, method_text(o->method, c->file.mem)) != 0;
+    if (c->seen > c->kept || (ok && other_method)) ok = calibration_save(c, diag) && ok;
+    return ok;
+}
+
+static void calibration_end(Calibration *c, Diag *diag)
+{
+    const CalibrateOptions *o = c->observing.o;
+    for (uint32_t i = 0; i < c->n; i++) {
+        const Watched *w = &c->watched[i];
+        if (w->stat.bad)
+            diag_warn(diag, NULL, "tensor '%s' held %llu infinite or NaN values during calibration", c->name[i],
+                      (unsigned long long)w->stat.bad);
+        keep_range(w, c->name[i], c->q, o->method);
+    }
+    keep_edited(c->q, &c->file, &c->head);
 }
 
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
@@ -170,13 +322,21 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     const bool *want = quantize_wanted(g, &mem);
     for (uint32_t v = 1; v < g->val.n; v++)
         if (want[v]) vec_push(&mem, &watch, (Val){v});
-    Watched *watched = NEW_ARRAY(&mem, Watched, watch.n + 1);
-    for (uint32_t i = 0; i < watch.n; i++) watched[i].axis = channel_axis(g, watch.at[i]);
-    Watching w = {watched, watch.n, o->threads};
-    bool ok = observe(g, watch.at, watch.n, o, 0, "calibrating", watch_sample, &w, diag);
-    for (uint32_t i = 0; ok && i < watch.n; i++)
-        keep_range(&watched[i], tensor_name(g, watch.at[i], &mem), q, o->method, diag);
-    for (uint32_t i = 0; i < watch.n; i++) arena_drop(&watched[i].mem);
+    Calibration c = {.observing = {.g = g, .watch = watch.at, .n = watch.n, .o = o, .what = "calibrating"},
+                     .q = q,
+                     .n = watch.n,
+                     .file = {.mem = &mem}};
+    c.watched = NEW_ARRAY(&mem, Watched, c.n + 1), c.name = NEW_ARRAY(&mem, const char *, c.n + 1);
+    c.observing.each = watch_sample, c.observing.ctx = &c;
+    if (o->method.method->clips_hard && multiplies_computed(g))
+        diag_warn(diag, NULL, "--method %s clips the few large values that attention rests on: minmax and mse lose less here",
+                  o->method.method->name);
+    for (uint32_t i = 0; i < c.n; i++)
+        c.watched[i].axis = channel_axis(g, watch.at[i]), c.name[i] = tensor_name(g, watch.at[i], &mem);
+    bool ok = calibration_load(&c, diag) && calibrate_samples(&c, diag);
+    if (ok) calibration_end(&c, diag);
+    observing_end(&c.observing);
+    for (uint32_t i = 0; i < c.n; i++) arena_drop(&c.watched[i].mem);
     arena_drop(&mem);
     return ok;
 }

@@ -4,14 +4,17 @@
 #ifndef OCTET_CALIBRATE_H
 #define OCTET_CALIBRATE_H
 #include "codegen/codegen.h"
+#include "frontend/file.h"
 #include "frontend/samples.h"
 #include "passes/quantize.h"
 
 typedef struct CalibrateOptions {
     SampleSource *samples;         /* NULL: none */
-    const StatMethod *method;
+    StatChoice method;
     int threads;
     const char *cache;             /* of the compiler, or NULL */
+    const char *kept;              /* the file that keeps what calibration has seen (--calibration-cache), or NULL */
+    const Files *files;            /* the mapped model, whose pages need not stay in memory beside an observer's; or NULL */
     bool quiet;
 } CalibrateOptions;
 
@@ -22,7 +25,9 @@ typedef bool ObserveFn(void *ctx, const Sample *s, const Tensor *const *out, Dia
 bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what, ObserveFn *each,
              void *ctx, Diag *diag);
 
-/* Fills q's ranges for the tensors of quantize_wanted(g). g: the graph after the pass "simplify". false: reported. */
+/* Fills q's ranges for the tensors of quantize_wanted(g). With o->kept it goes on from what that file says of the same graph and of the same
+ * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody
+ * has edited there stay as they are. g: the graph after the pass "simplify". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
 /* Fills sqnr of q's integer layers: signal of the layer's output in `plain` over the difference in `quantized`, on the first
  * MEASURED samples. */

@@ -106,6 +106,7 @@ typedef struct Drive {
     Arena *mem, scratch;
     Quantization *quant;
     SampleSource *samples; /* once asked for */
+    Files *files;          /* mapped ones */
     Policy policy;
     WinogradNote winograd;
     const Graph *exact; /* before products were rounded */
@@ -180,11 +181,12 @@ static bool calibrate_options(Drive *dr, CalibrateOptions *c)
     if (wants && !dr->samples)
         dr->samples = samples_open(dr->mem, o->value[OPT_calibrate], o->value[OPT_calibrate_cmd], dr->m->diag);
     *c = (CalibrateOptions){.samples = dr->samples,
-                            .method = stat_method_find(o->value[OPT_method]),
                             .threads = (int)option_int(o, OPT_threads, usable_cpus()),
                             .cache = o->value[OPT_cache],
+                            .kept = o->value[OPT_calibration_cache],
+                            .files = dr->files,
                             .quiet = o->value[OPT_quiet] != NULL};
-    return !wants || dr->samples;
+    return !stat_choose(o->value[OPT_method], &c->method) && (!wants || dr->samples);
 }
 
 static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
@@ -248,6 +250,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
+    files_rest(dr->files); /* most of the weights are codes now */
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
     WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
     dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
@@ -260,7 +263,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     ImportOptions io;
     const char *stop = dr->o->value[OPT_stop_after], *print = dr->o->value[OPT_print_after];
     if (!import_options(dr->o, dr->m->diag, &io)) return NULL;
-    io.files = files;
+    io.files = dr->files = files;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     progress(dr->o, "reading"), stage_begin(&stage, "import");
     Graph *g = import_file(dr->m, dr->mem, path, &io);

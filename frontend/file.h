@@ -20,6 +20,7 @@ bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *f
                 FileBytes *out);
 /* Bytes of a mapped file that have been copied: their pages need not stay in memory, they come back when they are touched. */
 void files_forget(const Files *f, const uint8_t *at, size_t n);
+void files_rest(const Files *f); /* the same for all that is mapped; f may be NULL */
 void files_drop(Files *f); /* unmaps; what was borrowed is gone */
 
 /* Writes n bytes to path: a temporary beside it, then renamed. "-": standard output; a device or pipe is written in place.

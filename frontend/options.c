@@ -39,11 +39,14 @@ const Command *command_find(const char *name)
     return NULL;
 }
 
+/* A choice written "name:P" is taken with a parameter, too. */
 static bool in_choices(const char *choices, const char *v)
 {
-    size_t n = strlen(v);
+    size_t n = strlen(v), name = strcspn(v, ":");
+    for (const char *p = choices; p && v[name]; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+        if (name && !strncmp(p, v, name) && p[name] == ':') return true;
     for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
-        if (n && !strncmp(p, v, n) && (!p[n] || p[n] == '|')) return true;
+        if (n && !strncmp(p, v, n) && (!p[n] || p[n] == '|' || p[n] == ':')) return true;
     return false;
 }
 

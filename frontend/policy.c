@@ -86,6 +86,11 @@ bool policy_check(const Options *o, Diag *d)
                           product_kind(o)->name, store_kind(o)->name);
     if (o->value[OPT_calibrate] && o->value[OPT_calibrate_cmd])
         return diag_error(d, NULL, "samples come from --calibrate or from --calibrate-cmd, not from both");
+    if (o->value[OPT_calibration_cache] && !o->value[OPT_calibrate] && !o->value[OPT_calibrate_cmd])
+        return diag_error(d, NULL, "--calibration-cache needs the samples it was made from: --calibrate or --calibrate-cmd (without samples: --ranges)");
+    StatChoice method;
+    const char *wrong = stat_choose(o->value[OPT_method], &method);
+    if (wrong) return diag_error(d, NULL, "--method %s: %s", o->value[OPT_method], wrong);
     if (!policy_read(&p, o, d)) return false;
     policy_drop(&p);
     bool samples = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
@@ -95,7 +100,8 @@ bool policy_check(const Options *o, Diag *d)
         return samples || o->value[OPT_ranges] ||
                diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
     if (!needs(o, OPT_ranges, "--ranges", "--quantize int8", d) ||
-        !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d))
+        !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d) ||
+        !needs(o, OPT_calibration_cache, "--calibration-cache", "--quantize int8", d))
         return false;
     if (o->value[OPT_quantize] || products) return true;
     return needs(o, OPT_calibrate, "--calibrate", "--quantize or --fp32", d) &&

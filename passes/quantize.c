@@ -4,7 +4,6 @@
 #include "passes/passes.h"
 #include "passes/simulate.h"
 #include <assert.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -16,24 +15,6 @@ const char *tensor_name(const Graph *g, Val v, Arena *mem)
     const Node *n = &g->node.at[val->def];
     const char *node = *n->loc->node ? n->loc->node : arena_printf(mem, "#%d", n->loc->index);
     return arena_printf(mem, "%s/%s:%u", node, n->op->name, v.id - n->out.id);
-}
-
-const Range *range_find(const Quantization *q, const char *name)
-{
-    uint32_t i = map_get(&q->index, name);
-    return i ? &q->range.at[i - 1] : NULL;
-}
-
-Range *range_set(Quantization *q, const char *name, double lo, double hi)
-{
-    uint32_t i = map_get(&q->index, name);
-    if (!i) {
-        const char *kept = arena_text(q->mem, name, strlen(name));
-        vec_push(q->mem, &q->range, (Range){.name = kept});
-        map_put(q->mem, &q->index, kept, i = q->range.n);
-    }
-    Range *r = &q->range.at[i - 1];
-    return r->lo = lo, r->hi = hi, r;
 }
 
 /* ---- which nodes become integer ---- */
@@ -95,6 +76,13 @@ bool *quantize_wanted(const Graph *g, Arena *scratch)
         if (is_contraction(n) && !why_float(g, n)) want[node_in(g, n, 0).id] = true;
     }
     return want;
+}
+
+bool multiplies_computed(const Graph *g)
+{
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (is_contraction(&g->node.at[i]) && !graph_val(g, node_in(g, &g->node.at[i], 1))->konst) return true;
+    return false;
 }
 
 /* ---- emission ---- */
@@ -449,83 +437,4 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     graph_end(z.out, in, z.map);
     if (z.q->keep) regfree(&z.keep);
     return z.out;
-}
-
-/* ---- the ranges file ---- */
-static bool range_means(Quantization *q, Range *r, char *text)
-{
-    VEC(float) mean = {0};
-    for (char *end;; text = end + 1) {
-        double v = strtod(text, &end);
-        if (end == text || !isfinite(v) || (*end && *end != ',')) return false;
-        vec_push(q->mem, &mean, (float)v);
-        if (!*end) break;
-    }
-    return r->mean = mean.at, r->channels = mean.n, true;
-}
-
-enum { RANGE_NAME, RANGE_LO, RANGE_HI, RANGE_RMS, RANGE_ROWS, RANGE_MEANS, RANGE_FIELDS };
-
-static bool range_number(const char *text, double *v)
-{
-    char *end;
-    *v = strtod(text, &end);
-    return end != text && !*end && isfinite(*v);
-}
-
-/* Two columns that are there together: how large values are, and how large those of rows. */
-static bool range_rows(Range *r, const char *rms, const char *rows)
-{
-    return range_number(rms, &r->rms) && range_number(rows, &r->row_peak) && r->rms >= 0 && r->row_peak >= 0;
-}
-
-static bool range_line(Quantization *q, Diag *diag, const char *path, int line, char *text)
-{
-    char *field[RANGE_FIELDS] = {0};
-    double lo, hi;
-    text[strcspn(text, "\r\n")] = 0;
-    if (!*text || *text == '#') return true;
-    for (int i = 0; i < RANGE_FIELDS && text; i++) {
-        field[i] = text;
-        if ((text = i + 1 < RANGE_FIELDS ? strchr(text, '\t') : NULL)) *text++ = 0;
-    }
-    if (!field[RANGE_HI])
-        return diag_error(diag, NULL, "%s:%d: expected NAME<TAB>LOWEST<TAB>HIGHEST, found '%s'", path, line, field[0]);
-    if (!range_number(field[RANGE_LO], &lo) || !range_number(field[RANGE_HI], &hi) || lo > hi)
-        return diag_error(diag, NULL, "%s:%d: the range of '%s' must be two finite numbers, the lower first", path,
-                          line, field[0]);
-    Range *r = range_set(q, field[0], lo, hi);
-    if (field[RANGE_RMS] && (!field[RANGE_ROWS] || !range_rows(r, field[RANGE_RMS], field[RANGE_ROWS])))
-        return diag_error(diag, NULL, "%s:%d: the two root mean squares of '%s' must be numbers, not negative", path, line,
-                          field[0]);
-    return !field[RANGE_MEANS] || range_means(q, r, field[RANGE_MEANS]) ||
-           diag_error(diag, NULL, "%s:%d: the means of '%s' must be finite numbers, comma separated", path, line,
-                      field[0]);
-}
-
-bool ranges_read(Quantization *q, Diag *diag, const char *path)
-{
-    FILE *f = fopen(path, "r");
-    if (!f) return diag_error(diag, NULL, "%s cannot be read: %s", path, strerror(errno));
-    char *line = NULL;
-    size_t room = 0;
-    bool ok = true;
-    for (int n = 1; getline(&line, &room, f) >= 0; n++) ok = range_line(q, diag, path, n, line) && ok;
-    free(line), fclose(f);
-    return ok;
-}
-
-bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head)
-{
-    FILE *f = fopen(path, "w");
-    if (!f) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
-    fprintf(f, "# %s\n# name\tlowest\thighest\trms\trms of rows' peaks\tmeans of the channels\n", head);
-    for (const Range *r = q->range.at; r < q->range.at + q->range.n; r++) {
-        fprintf(f, "%s\t%.9g\t%.9g", r->name, r->lo, r->hi);
-        if (r->rms > 0 || r->mean) fprintf(f, "\t%.6g\t%.6g", r->rms, r->row_peak);
-        for (int64_t c = 0; r->mean && c < r->channels; c++) fprintf(f, "%c%.6g", c ? ',' : '\t', r->mean[c]);
-        fputc('\n', f);
-    }
-    if (fclose(f)) return diag_error(diag, NULL, "%s cannot be written: %s", path, strerror(errno));
-    return true;
 }

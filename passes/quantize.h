@@ -23,7 +23,9 @@ typedef struct Range {
     double rms, row_peak;        /* root mean squares: of all values, of the largest |value| of each row along the last axis; 0: not known */
     const float *mean;           /* of every channel, or NULL: not known */
     int64_t channels;
-    const Statistic *stat;       /* what calibration saw, or NULL: it comes from a file */
+    const Statistic *stat;       /* what calibration saw, or NULL: not known */
+    const ChannelSums *sums;     /* the same */
+    const RowSums *rows;         /* the same */
 } Range;
 
 typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;
@@ -85,6 +87,8 @@ WeightForm quantize_form(const Quantization *q);
 /* Codes that pass_quantize() takes for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
+/* Does a contraction multiply two tensors that are computed, as attention does? */
+bool multiplies_computed(const Graph *g);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */
 const char *tensor_name(const Graph *g, Val v, Arena *mem);
 const Range *range_find(const Quantization *q, const char *name);
@@ -92,8 +96,15 @@ Range *range_set(Quantization *q, const char *name, double lo, double hi);
 /* The axis of channels of a wanted tensor, as its readers see it; -1: they disagree, or the number of channels is free. */
 int channel_axis(const Graph *g, Val v);
 
-/* The text file of ranges: "name<TAB>lo<TAB>hi" a line, perhaps with rms and row_peak after it and then the means of the channels, comma
- * separated; # comments. */
+/* The text file of ranges (passes/ranges.c). Its head may say what its statistics come from; read: fields it lacks are NULL and 0. */
+typedef struct RangesHead {
+    const char *model;           /* written on the first line */
+    const char *graph, *content; /* keys: of the float graph; of the samples, one after the other */
+    const char *method;          /* that chose the ranges */
+    uint32_t samples;
+} RangesHead;
 bool ranges_read(Quantization *q, Diag *diag, const char *path);
-bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *head);
+bool ranges_read_head(Quantization *q, Diag *diag, const char *path, RangesHead *head);
+bool ranges_write(const Quantization *q, Diag *diag, const char *path, const char *model);
+void ranges_print(const Quantization *q, FILE *f, const RangesHead *head); /* with the statistics */
 #endif

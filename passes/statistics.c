@@ -3,6 +3,7 @@
  * Ranges are of 8-bit asymmetric quantization: 255 steps between lo and hi, both widened to hold 0. */
 #include "passes/statistics.h"
 #include <math.h>
+#include <stdlib.h>
 
 enum { STEPS = 255 };
 
@@ -46,6 +47,7 @@ void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n)
             fmax(((double)hi - lo) / STAT_BINS * (1 + 1e-9), fmax(fabs((double)lo), fabs((double)hi)) * 1e-12 + 1e-30);
     }
     s->lo = fmin(s->lo, lo), s->hi = fmax(s->hi, hi);
+    s->sum_lo += lo, s->sum_hi += hi, s->samples++;
     widen(s);
     bin_values(s, x, n);
 }
@@ -77,11 +79,22 @@ void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)
 }
 
 /* ---- methods ---- */
-static void range_minmax(const Statistic *s, double *lo, double *hi) { *lo = s->lo, *hi = s->hi; }
-
-static void range_percentile(const Statistic *s, double *lo, double *hi)
+static void range_minmax(const Statistic *s, double parameter, double *lo, double *hi)
 {
-    const double tail = 1e-4 / 2;
+    (void)parameter;
+    *lo = s->lo, *hi = s->hi;
+}
+
+static void range_mean(const Statistic *s, double parameter, double *lo, double *hi)
+{
+    (void)parameter;
+    *lo = s->sum_lo / (double)s->samples, *hi = s->sum_hi / (double)s->samples;
+}
+
+/* The middle of the values, `parameter` per cent of them. */
+static void range_percentile(const Statistic *s, double parameter, double *lo, double *hi)
+{
+    const double tail = (1 - parameter / 100) / 2;
     uint64_t total = s->seen - s->bad, below = 0, above = 0;
     int a = 0, b = STAT_BINS - 1;
     while (a < STAT_BINS - 1 && (double)(below + s->bin[a]) < tail * (double)total) below += s->bin[a++];
@@ -89,35 +102,58 @@ static void range_percentile(const Statistic *s, double *lo, double *hi)
     *lo = fmax(s->lo, s->from + a * s->width), *hi = fmin(s->hi, s->from + (b + 1) * s->width);
 }
 
-/* Expected squared error of the range: step^2 / 12 inside, the distance to the end outside. */
-static double range_error(const Statistic *s, double lo, double hi)
+/* Sums over the bins before each: how many values, their sum, the sum of their squares. */
+typedef struct Sums {
+    double n[STAT_BINS + 1], x[STAT_BINS + 1], square[STAT_BINS + 1];
+} Sums;
+
+static void sums_make(const Statistic *s, Sums *t)
 {
-    double a = fmin(lo, 0), b = fmax(hi, 0), step = (b - a) / STEPS, sum = 0;
+    t->n[0] = t->x[0] = t->square[0] = 0;
     for (int i = 0; i < STAT_BINS; i++) {
-        if (!s->bin[i]) continue;
-        double x = s->from + (i + 0.5) * s->width, d = x < a ? a - x : x > b ? x - b : 0;
-        sum += (double)s->bin[i] * (d > 0 ? d * d : step * step / 12);
+        double n = (double)s->bin[i], x = s->from + (i + 0.5) * s->width;
+        t->n[i + 1] = t->n[i] + n, t->x[i + 1] = t->x[i] + n * x, t->square[i + 1] = t->square[i] + n * x * x;
     }
-    return sum;
 }
 
-/* Coordinate descent: each end is moved through 100 fractions of its extreme while the other stays, until neither moves. */
-static void range_mse(const Statistic *s, double *lo, double *hi)
+/* The first bin whose middle is not below x. */
+static int bin_at(const Statistic *s, double x)
 {
-    double best = range_error(s, *lo = s->lo, *hi = s->hi);
-    for (int round = 0; round < 4; round++) {
-        double before = best;
-        for (int end = 0; end < 2; end++) {
-            double full = end ? s->hi : s->lo, kept = end ? *hi : *lo;
-            for (int f = 20; f <= 100; f++) {
-                double at = full * f / 100, e = end ? range_error(s, *lo, at) : range_error(s, at, *hi);
-                if (e < best) best = e, kept = at;
-            }
-            if (end) *hi = fmax(*lo, kept);
-            else *lo = fmin(*hi, kept);
+    double b = ceil((x - s->from) / s->width - 0.5);
+    return b <= 0 ? 0 : b >= STAT_BINS ? STAT_BINS : (int)b;
+}
+
+/* Sum of the squared distances to x of the values in bins [a, b). */
+static double distance(const Sums *t, double x, int a, int b)
+{
+    double n = t->n[b] - t->n[a], sum = t->x[b] - t->x[a], square = t->square[b] - t->square[a];
+    return fmax(0, square - 2 * x * sum + n * x * x);
+}
+
+/* Expected squared error of the range: step^2 / 12 inside, outside the distance to the end, `weight` times. */
+static double range_error(const Statistic *s, const Sums *t, double lo, double hi, double weight)
+{
+    double a = fmin(lo, 0), b = fmax(hi, 0), step = (b - a) / STEPS;
+    int from = bin_at(s, a), to = bin_at(s, b);
+    if (to < from) to = from;
+    return (t->n[to] - t->n[from]) * step * step / 12 +
+           weight * (distance(t, a, 0, from) + distance(t, b, to, STAT_BINS));
+}
+
+/* Both ends through 100 fractions of their extremes. */
+static void range_least_error(const Statistic *s, double weight, double *lo, double *hi)
+{
+    enum { STEPS_OF_END = 100 };
+    Sums t;
+    sums_make(s, &t);
+    double best = range_error(s, &t, *lo = s->lo, *hi = s->hi, weight);
+    int ends[2] = {s->lo < 0 ? STEPS_OF_END : 1, s->hi > 0 ? STEPS_OF_END : 1}; /* an end beyond 0 is 0 in any case */
+    for (int a = 0; a < ends[0]; a++)
+        for (int b = 0; b < ends[1]; b++) {
+            double x = s->lo * (1 - (double)a / STEPS_OF_END), y = s->hi * (1 - (double)b / STEPS_OF_END);
+            double e = range_error(s, &t, x, y, weight);
+            if (e < best) best = e, *lo = fmin(x, fmax(y, 0)), *hi = fmax(y, fmin(x, 0));
         }
-        if (best == before) return;
-    }
 }
 
 /* Kullback-Leibler divergence of the magnitudes clipped after n bins (the clipped mass counts in the last bin) from their
@@ -141,8 +177,9 @@ static double divergence(const double *mag, int n, double clipped)
     return d;
 }
 
-static void range_entropy(const Statistic *s, double *lo, double *hi)
+static void range_entropy(const Statistic *s, double parameter, double *lo, double *hi)
 {
+    (void)parameter;
     double mag[STAT_BINS] = {0}, most = fmax(fabs(s->lo), fabs(s->hi)), best = INFINITY, clipped = 0;
     int cut = STAT_BINS;
     for (int i = 0; i < STAT_BINS && most > 0; i++) {
@@ -162,18 +199,31 @@ static void range_entropy(const Statistic *s, double *lo, double *hi)
 
 /* clang-format off */
 static const StatMethod methods[] = {
-    {"minmax",     "smallest and largest value seen (default)",               range_minmax    },
-    {"mse",        "least squared error of the 8-bit values",                 range_mse       },
-    {"percentile", "the middle 99.99 % of the values",                        range_percentile},
-    {"entropy",    "least Kullback-Leibler divergence, 2048 bins; clips hard",range_entropy   },
+    {"minmax",      "smallest and largest value seen",                                                    0,      range_minmax,      false},
+    {"mean-minmax", "mean over the samples of their smallest and largest values",                         0,      range_mean,        false},
+    {"percentile",  "the middle P per cent of the values, 99.999 unless given",                           99.999, range_percentile,  false},
+    {"mse",         "least squared error of the 8-bit values",                                            1,      range_least_error, false},
+    {"sqnr",        "the same, where what is clipped counts three times, or as often as given",           3,      range_least_error, false},
+    {"entropy",     "least Kullback-Leibler divergence over 2048 bins; clips hard",                       0,      range_entropy,     true },
 };
 /* clang-format on */
 
 const StatMethod *stat_method_at(uint32_t i) { return i < COUNT_OF(methods) ? &methods[i] : NULL; }
 
-const StatMethod *stat_method_find(const char *name)
+const char *stat_choose(const char *text, StatChoice *out)
 {
-    for (uint32_t i = 0; i < COUNT_OF(methods); i++)
-        if (!strcmp(methods[i].name, name)) return &methods[i];
-    return NULL;
+    size_t n = strcspn(text, ":");
+    for (uint32_t i = 0; i < COUNT_OF(methods); i++) {
+        const StatMethod *m = &methods[i];
+        char *end;
+        if (strlen(m->name) != n || strncmp(m->name, text, n) != 0) continue;
+        *out = (StatChoice){m, m->usual};
+        if (!text[n]) return NULL;
+        if (m->usual == 0) return "this method takes no number";
+        out->parameter = strtod(text + n + 1, &end);
+        return end == text + n + 1 || *end || !(out->parameter > 0) || out->parameter > 100 ? "expected a number from 0 to 100 behind the colon" : NULL;
+    }
+    return "no such method";
 }
+
+void stat_range(const Statistic *s, StatChoice c, double *lo, double *hi) { c.method->range(s, c.parameter, lo, hi); }

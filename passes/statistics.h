@@ -7,12 +7,14 @@
 enum { STAT_BINS = 2048 };
 typedef struct Statistic {
     double lo, hi;               /* of all finite values seen */
+    double sum_lo, sum_hi;       /* of the extremes of every sample */
     double from, width;          /* the histogram: bin i holds [from + i * width, from + (i + 1) * width) */
+    uint64_t samples;            /* with a finite value */
     uint64_t seen, bad;          /* values; NaN or infinite ones among them */
     uint64_t *bin;               /* NULL until the first value */
 } Statistic;
 
-void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n);
+void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n); /* all values of one sample */
 
 /* Means of the channels of a tensor [outer][channels][inner]. */
 typedef struct ChannelSums {
@@ -31,8 +33,14 @@ void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row);
 
 typedef struct StatMethod {
     const char *name, *help;
-    void (*range)(const Statistic *s, double *lo, double *hi); /* s has seen a finite value */
+    double usual;                /* its parameter unless another is given; 0: it has none */
+    void (*range)(const Statistic *s, double parameter, double *lo, double *hi); /* s has seen a finite value */
+    bool clips_hard;             /* few large values count little: not for models that carry what matters in them */
 } StatMethod;
 const StatMethod *stat_method_at(uint32_t i);                   /* NULL past the end; the first is the default */
-const StatMethod *stat_method_find(const char *name);
+
+typedef struct StatChoice { const StatMethod *method; double parameter; } StatChoice;
+/* "name", or "name:number" of a method with a parameter. NULL: chosen; otherwise what is wrong. */
+const char *stat_choose(const char *text, StatChoice *out);
+void stat_range(const Statistic *s, StatChoice c, double *lo, double *hi);
 #endif

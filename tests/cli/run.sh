@@ -86,6 +86,40 @@ check ranges-fixed-batch-same cmp "$work/first.ranges" "$work/fixed.ranges"
 calibrate_random() { ranges_of random --calibrate random:4 --report "$work/random.json" > "$work/said" 2>&1 && grep -q 'RANDOM DATA' "$work/said" && grep -q '"calibration":.*"random"' "$work/random.json"; }
 check ranges-random calibrate_random
 
+# Memory does not grow with the number of samples: forty times as many, at most 4 MB more.
+peak_of() { python3 -c 'import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)' octet compile "$digits" -o "$work/ranged.so" --quiet --quantize int8 --target native --calibrate-cmd "$1"; }
+same_peak() { local few many; few=$(peak_of "cat $calibration/*.npz") && many=$(peak_of "for i in \$(seq 40); do cat $calibration/*.npz; done") && [ "$many" -lt $((few + 4096)) ]; }
+check calibrate-fixed-memory same_peak
+
+# What calibration has seen, in a file: used again without running anything, gone on from after an interruption, edited, made anew for other
+# samples and another model.
+kept=$work/kept.ranges
+kept_ranges() { ranges_of other --calibration-cache "$kept" "$@" 2> "$work/said" && cmp "$work/first.ranges" "$work/other.ranges"; }
+seen() { grep -qx "#! samples $1" "$kept"; }
+check kept-first kept_ranges --calibrate "$calibration"
+cp "$kept" "$work/whole.ranges"
+check kept-again kept_ranges --calibrate "$calibration"
+check kept-again-same cmp "$kept" "$work/whole.ranges"
+check kept-is-ranges octet compile "$digits" -o "$work/ranged.so" --quiet --quantize int8 --ranges "$kept" --save-ranges "$work/other.ranges"
+check kept-is-ranges-same cmp "$work/first.ranges" "$work/other.ranges"
+rm "$kept"
+interrupted() { ! ranges_of other --calibration-cache "$kept" --calibrate-cmd "cat $calibration/0*.npz; timeout 60 sh -c 'until test -s $kept; do sleep 0.1; done'; kill \$PPID; sleep 1" && ! seen 64 && [ -s "$kept" ]; }
+check kept-interrupted interrupted
+check kept-resumed kept_ranges --calibrate "$calibration"
+check kept-resumed-same cmp "$kept" "$work/whole.ranges"
+mkdir "$work/few" && cp "$calibration"/0*.npz "$work/few"
+other_samples() { ranges_of few --calibration-cache "$kept" --calibrate "$work/few" 2> "$work/said" && grep -q 'made from other samples' "$work/said" && seen 10; }
+check kept-other-samples other_samples
+check kept-more-samples kept_ranges --calibrate "$calibration"
+check kept-more-samples-same cmp "$kept" "$work/whole.ranges"
+other_model() { ranges_of dim --calibration-cache "$kept" --calibrate "$calibration" --dim batch=1 2> "$work/said" && grep -q 'made from another model' "$work/said" && cmp "$work/first.ranges" "$work/dim.ranges"; }
+check kept-other-model other_model
+cp "$work/whole.ranges" "$kept"
+edited() { sed -i 's/^f\t0\t[0-9.]*/f\t0\t6/' "$kept" && ranges_of edited --calibration-cache "$kept" --calibrate "$calibration" --method mse && grep -q '^f.0.6.means' "$work/edited.ranges" && grep -q '^f.0.6.means' "$kept"; }
+check kept-edited edited
+
 # ---- reports ----
 report=$root/tests/cli/report.py
 mkdir -p "$work/report"
@@ -391,6 +425,9 @@ refused budget-random 1 'what random numbers lose' octet compile "$digits" -o n.
 }
 refused ranges-missing 1 'No such file' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/none.txt"
 refused ranges-malformed 1 'ranges-bad.txt:2: expected NAME' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/ranges-bad.txt"
+
+refused kept-ranges-alone 1 'without statistics: it is for --ranges' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --calibration-cache "$root/samples/digits/digits.ranges"
+refused kept-no-samples 2 'needs the samples it was made from' octet compile "$digits" -o n.so --quantize int8 --ranges "$b/none.txt" --calibration-cache "$b/none.txt"
 
 # ---- output that cannot be written ----
 refused cache-no-folder 1 '--cache nowhere/kernels: cannot be made' octet compile "$digits" -o n.so --cache nowhere/kernels

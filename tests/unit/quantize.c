@@ -71,9 +71,55 @@ Test(quantize, malformed_ranges_are_refused_with_their_line)
     refuses("x\tnan\t1\n", "1", "two finite numbers");
     refuses("x\t0\tinf\n", "1", "two finite numbers");
     refuses("x\t\t1\n", "1", "two finite numbers");
-    refuses("x\t0\t1\t0.5\n", "1", "root mean squares");
-    refuses("x\t0\t1\t0.5\t-1\n", "1", "root mean squares");
-    refuses("x\t0\t1\t0.5\t1\t0.1,\n", "1", "means");
+    refuses("x\t0\t1\trms=0.5\n", "1", "root mean squares");
+    refuses("x\t0\t1\trms=0.5,-1\n", "1", "root mean squares");
+    refuses("x\t0\t1\tmeans=0.1,\n", "1", "means");
+}
+
+/* What calibration saw comes back to the last bit. */
+Test(quantize, statistics_go_round_through_the_file)
+{
+    float x[1000];
+    uint32_t seed = 7;
+    Statistic s = {0};
+    ChannelSums sums = {0};
+    for (int i = 0; i < 1000; i++) x[i] = (float)(random_step(&seed) % 1000) / 3;
+    x[7] = INFINITY;
+    stat_add(&w.mem, &s, x, 500), stat_add(&w.mem, &s, x + 500, 500);
+    stat_channels(&w.mem, &sums, x, 100, 5, 2);
+    Range *r = range_set(&q, "t", 1, 2);
+    RowSums rows = {0};
+    stat_rows(&rows, x, 1000, 10);
+    r->stat = &s, r->sums = &sums, r->rows = &rows;
+    FILE *f = fopen(path, "w");
+    ranges_print(&q, f, &(RangesHead){"model", "g1", "c1", "mse:1", 2});
+    fclose(f);
+    Quantization back = {.mem = &w.mem};
+    RangesHead head;
+    cr_assert(ranges_read_head(&back, &w.diag, path, &head), "%s", w.diag.line.at[0]);
+    cr_expect(!strcmp(head.graph, "g1") && !strcmp(head.content, "c1") && !strcmp(head.method, "mse:1") && head.samples == 2);
+    const Range *b = range_find(&back, "t");
+    cr_assert(b && b->stat && b->sums && b->lo == 1 && b->hi == 2);
+    cr_expect(b->stat->lo == s.lo && b->stat->hi == s.hi && b->stat->sum_lo == s.sum_lo && b->stat->sum_hi == s.sum_hi);
+    cr_expect(b->stat->from == s.from && b->stat->width == s.width && b->stat->seen == 1000 && b->stat->bad == 1 && b->stat->samples == 2);
+    cr_expect(!memcmp(b->stat->bin, s.bin, sizeof *s.bin * STAT_BINS));
+    cr_expect(b->rows && !memcmp(b->rows, &rows, sizeof rows));
+    cr_expect(b->sums->channels == 5 && b->sums->seen == 200 && !memcmp(b->sums->sum, sums.sum, sizeof(double) * 5));
+}
+
+Test(quantize, statistics_that_cannot_be_are_refused)
+{
+    refuses("x\t0\t1\tluck=3\n", "1", "unknown column 'luck=3' of 'x'");
+    refuses("x\t0\t1\tmeans=1,,2\n", "1", "column 'means' of 'x' must be means");
+    refuses("x\t0\t1\tseen=3,1\n", "1", "column 'seen'");
+    refuses("x\t0\t1\tseen=3,3,1\n", "1", "column 'seen'");
+    refuses("x\t0\t1\tbins=0,1:5\n", "1", "column 'bins'");
+    refuses("x\t0\t1\tbins=0,1:5x2049\n", "1", "column 'bins'");
+    refuses("x\t0\t1\tbins=0,0:5x2048\n", "1", "column 'bins'");
+    refuses("x\t0\t1\tseen=4,0,1\textremes=0,1,0,1\tbins=0,1:5x2048\n", "1", "do not agree");
+    refuses("x\t0\t1\tsums=4:1,2\n", "1", "do not agree");
+    cr_expect(reads("x\t0\t1\tseen=4096,0,1\textremes=0,1,0,1\tbins=0,1:2x2048\tmeans=0.5,-1\n"));
+    cr_expect(range_find(&q, "x")->channels == 2 && range_find(&q, "x")->mean[1] == -1);
 }
 
 Test(quantize, files_that_are_not_there)
@@ -92,6 +138,15 @@ static const char two_layers[] =
     "  %6 = MatMul(%5, %3) ; \"block/two\" #2"
     "  %7 = MatMul(%6, %2) ; \"dynamic\" #3"
     "  %8 = Relu(%7) ; \"end\" #4 }";
+
+Test(quantize, products_of_computed_tensors_are_found)
+{
+    static const char constant[] = "graph \"g\" (%1 \"x\": f32[N,2]) -> (%3 \"y\") {"
+                                   "  %2 = const f32[2,2] {1, 2, 3, 4} \"w\""
+                                   "  %3 = MatMul(%1, %2) ; \"one\" #0 }";
+    cr_expect(multiplies_computed(graph_parse(&w.module, &w.mem, two_layers)));
+    cr_expect(!multiplies_computed(graph_parse(&w.module, &w.mem, constant)));
+}
 
 static Graph *quantized(const char *keep)
 {
