@@ -1,6 +1,7 @@
 /* measure.c - see measure.h. */
 #include "frontend/measure.h"
 #include "codegen/artefact.h"
+#include "frontend/metric.h"
 #include "ir/base/stage.h"
 #include <errno.h>
 #include <math.h>
@@ -22,8 +23,8 @@ typedef struct Program {
 
 /* What is known of an output while samples are run. */
 typedef struct Running {
-    double signal, noise, cosine, cosine2, entropy; /* entropy: of rows, as part of that of equal scores */
-    uint64_t rows;
+    double signal, noise, cosine, cosine2;
+    uint32_t scores; /* samples whose rows look like them */
 } Running;
 
 typedef struct Measuring {
@@ -92,34 +93,13 @@ static int64_t largest_of(const Tensor *t, int64_t at, int64_t n)
     return best;
 }
 
-/* Entropy of a row over that of equal scores; what is no distribution goes through softmax first. */
-static double row_entropy(const Tensor *t, int64_t at, int64_t n)
-{
-    double sum = 0, most = -INFINITY, h = 0, total = 0;
-    bool is_distribution = true;
-    for (int64_t i = 0; i < n; i++) {
-        double x = element(t, at + i);
-        sum += x, most = fmax(most, x), is_distribution = is_distribution && x >= 0;
-    }
-    is_distribution = is_distribution && fabs(sum - 1) < 1e-3;
-    for (int64_t i = 0; i < n; i++) {
-        double x = element(t, at + i);
-        total += is_distribution ? x : exp(x - most);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        double x = element(t, at + i), p = (is_distribution ? x : exp(x - most)) / total;
-        if (p > 0) h -= p * log(p);
-    }
-    return h / log((double)n);
-}
-
 static void compare_rows(OutputFigures *f, Running *r, const Tensor *a, const Tensor *b)
 {
     int64_t n = a->rank ? a->dim[a->rank - 1] : 1, rows = n ? tensor_count(a) / n : 0;
     if (a->rank < 2 || n < 2) return;
     f->rows += (uint64_t)rows;
     for (int64_t i = 0; i < rows; i++) f->agree += largest_of(a, i * n, n) == largest_of(b, i * n, n);
-    for (int64_t i = 0; i < rows && i < TELLING_ROWS; i++) r->entropy += row_entropy(a, i * n, n), r->rows++;
+    if (a->type == DT_f32 && rows) r->scores += rows_are_scores(a->data, rows < TELLING_ROWS ? rows : TELLING_ROWS, n);
 }
 
 static void compare_floats(OutputFigures *f, Running *r, const Tensor *a, const Tensor *b, uint32_t sample)
@@ -163,13 +143,12 @@ static void interval(double p, double n, double *low, double *high)
 
 static void settle_output(OutputFigures *f, const Running *r)
 {
-    static const double decided = 0.7; /* of the entropy of equal scores: above, the rows say nothing as scores */
     double n = f->samples;
     f->sqnr = f->is_float && n ? 10 * log10(r->signal / r->noise) : (double)NAN;
     f->cosine = f->is_float && n ? r->cosine / n : (double)NAN, f->cosine_half = NAN;
     if (!f->is_float || !n) f->worst = NAN;
     if (n > 1) f->cosine_half = 1.96 * sqrt(fmax(0, r->cosine2 / n - f->cosine * f->cosine) / (n - 1));
-    f->scores = r->rows && r->entropy / (double)r->rows < decided;
+    f->scores = 2 * r->scores > f->samples;
     f->low = f->high = NAN;
     if (f->rows) interval((double)f->agree / (double)f->rows, n, &f->low, &f->high);
 }

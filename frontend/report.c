@@ -32,7 +32,12 @@ static double clipped_part(const Range *r)
 
 static ReportLayer layer_row(const Report *r, const Quantization *q, const Layer *l, Arena *mem)
 {
-    ReportLayer row = {.layer = l, .alone = r->alone ? r->alone[l - q->layer.at] : (double)NAN, .plain = NAN, .made = NAN, .bytes_float = NAN, .bytes = NAN};
+    ReportLayer row = {.layer = l,
+                       .alone = r->alone ? r->alone[l - q->layer.at] : (double)NAN,
+                       .plain = NAN,
+                       .made = NAN,
+                       .bytes_float = NAN,
+                       .bytes = NAN};
     row.integer = l->state == LAYER_INTEGER;
     row.name = *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
     row.range = l->input ? range_find(q, l->input) : NULL;
@@ -58,9 +63,23 @@ static void fill_points(Report *r, Arena *mem)
 {
     const Measured *m = r->measured;
     if (!m || isnan(report_error(m)) || !m->program[0].runs || !m->program[1].runs) return;
-    vec_push(mem, &r->point, (ReportPoint){"float32", m->program[0].median, 0});
+    vec_push(mem, &r->point.at, (ReportPoint){"float32", m->program[0].median, 0});
     const char *name = r->precision ? r->precision : r->policy->fp32;
-    vec_push(mem, &r->point, (ReportPoint){name, m->program[1].median, report_error(m)});
+    vec_push(mem, &r->point.at, (ReportPoint){name, m->program[1].median, report_error(m)});
+}
+
+/* Every choice of a budget's search whose time is known: those it predicted and those it compiled. */
+static void fill_tried(Report *r, Arena *mem)
+{
+    const Budget *b = r->budget ? r->budget->budget : NULL;
+    if (!b || !(b->plain > 0)) return;
+    vec_push(mem, &r->tried.at, (ReportPoint){"float32", b->plain, 0});
+    for (uint32_t i = 0; i < b->point.n; i++) {
+        const BudgetPoint *p = &b->point.at[i];
+        const char *name = p->chosen ? "chosen" : p->artefact ? "compiled" : NULL;
+        if (p->seconds > 0 && isfinite(p->loss))
+            vec_push(mem, &r->tried.at, (ReportPoint){name, p->seconds, fmax(0, p->loss)});
+    }
 }
 
 void report_fill(Report *r, const Quantization *q, Arena *mem)
@@ -77,7 +96,7 @@ void report_fill(Report *r, const Quantization *q, Arena *mem)
         double sqnr = r->layer[i].layer->sqnr;
         if (isfinite(sqnr) && (!r->worst || sqnr < r->worst->layer->sqnr)) r->worst = &r->layer[i];
     }
-    fill_points(r, mem);
+    fill_points(r, mem), fill_tried(r, mem);
 }
 
 const char *report_measured_on(const Policy *p, Arena *mem)

@@ -21,9 +21,10 @@ typedef struct ReportLayer {
 } ReportLayer;
 
 typedef struct ReportPoint {     /* of accuracy against latency */
-    const char *name;
-    double seconds, error;       /* error: of the worst output, Euclidean norms, against float */
+    const char *name;            /* NULL: none is shown */
+    double seconds, error;
 } ReportPoint;
+typedef struct ReportPoints { VEC(ReportPoint) at; } ReportPoints;
 
 typedef struct Report {
     const char *model, *version, *target, *flags; /* flags: as given, those that change what is made */
@@ -41,7 +42,8 @@ typedef struct Report {
     uint32_t layers, integers;
     ReportLayer *layer;          /* the contractions in the model's order */
     const ReportLayer *worst;    /* of lowest SQNR, or NULL */
-    VEC(ReportPoint) point;
+    ReportPoints point;          /* the float program and this one; error: of the worst output, Euclidean norms */
+    ReportPoints tried;          /* with --max-loss: what was tried; error: the metric's loss */
 } Report;
 
 /* What the caller knows: everything above from `model` to `measured`. Fills the rest from q (NULL: nothing became integers). */
@@ -57,6 +59,6 @@ const char *report_measured_on(const Policy *p, Arena *mem);        /* what the 
 
 /* report_svg.c: inline SVG in the page's colours */
 void svg_histogram(const ReportLayer *l, FILE *f);
-void svg_points(const Report *r, FILE *f);
+void svg_points(const ReportPoints *p, const char *error, FILE *f); /* error: what is lost, for the axis */
 void put_text(const char *s, FILE *f);                              /* escaped for HTML, whatever bytes it has */
 #endif

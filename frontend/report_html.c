@@ -1,5 +1,6 @@
 /* report_html.c - the report as one page: it needs no network, no script to be read (one sorts the table), and follows the
  * reader's light or dark. Everything that comes out of a model goes through put_text(). */
+#include "frontend/budget.h"
 #include "frontend/report.h"
 #include <math.h>
 
@@ -211,16 +212,41 @@ static void put_outputs(const Measured *m, FILE *f)
 
 static void put_points(const Report *r, FILE *f)
 {
-    if (!r->point.n) return;
+    if (!r->point.at.n) return;
     heading("Accuracy against latency", f);
     fputs("<figure>", f);
-    svg_points(r, f);
+    svg_points(&r->point, "error, % of the output", f);
     fprintf(f,
             "<figcaption>Lower and further left is better. Median of %u runs on the first sample, %s, %d thread%s. "
             "Error: of the worst output, "
             "difference from float over its size (Euclidean norms, all samples).</figcaption></figure>\n",
             r->measured->program[1].runs, r->measured->level, r->measured->threads,
             r->measured->threads == 1 ? "" : "s");
+}
+
+static void put_budget(const Report *r, Arena *mem, FILE *f)
+{
+    const Budget *b = r->budget ? r->budget->budget : NULL;
+    if (!b || !b->regions) return;
+    heading("The budget", f);
+    fputs("<p>", f);
+    put_text(
+        arena_printf(
+            mem,
+            "At most %g %% may be lost (%s). The choice loses %.3g %% on %u samples that judge; %s%.3g %%. %u of %u "
+            "regions went back to float.",
+            b->max_loss * 100, b->command ? "--metric-cmd" : b->metric, b->loss * 100, b->samples[1],
+            b->shown ? "with 95 % confidence it loses less than " : "too few rows for a bound, taken as ",
+            b->bound * 100, b->reverted, b->regions),
+        f);
+    fputs("</p>\n", f);
+    if (r->tried.at.n < 2) return;
+    fputs("<figure>", f);
+    svg_points(&r->tried, "loss, %", f);
+    fputs("<figcaption>What the search tried, on one thread: filled where nothing else is both faster and better. "
+          "Named points were "
+          "compiled and judged, the others are predicted on the samples of the search.</figcaption></figure>\n",
+          f);
 }
 
 /* ---- layers ---- */
@@ -467,7 +493,7 @@ void report_html(const Report *r, FILE *f)
         fputs("</p>\n", f);
     put_cards(r, &mem, f), put_warnings(r, f);
     if (r->measured) put_outputs(r->measured, f);
-    put_points(r, f), put_layers(r, &mem, f), put_histograms(r, f), put_facts(r, &mem, f);
+    put_points(r, f), put_budget(r, &mem, f), put_layers(r, &mem, f), put_histograms(r, f), put_facts(r, &mem, f);
     fputs(meaning, f);
     fprintf(f, "</main>\n<script>%s</script>\n</body></html>\n", script);
     arena_drop(&mem);

@@ -101,7 +101,7 @@ static Scale scale_of(double most, double from, double to)
 
 static double placed(const Scale *s, double v) { return s->from + (s->to - s->from) * v / s->most; }
 
-static void plot_axes(const Scale *x, const Scale *y, FILE *f)
+static void plot_axes(const Scale *x, const Scale *y, const char *error, FILE *f)
 {
     for (double v = 0; v <= y->most * 1.0001; v += y->step)
         fprintf(f, "<path class=\"grid\" d=\"M%d %.1fH%d\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g</text>",
@@ -112,37 +112,39 @@ static void plot_axes(const Scale *x, const Scale *y, FILE *f)
             placed(x, v), PLOT_TOP, PLOT_HEIGHT - PLOT_BOTTOM, placed(x, v), PLOT_HEIGHT - PLOT_BOTTOM + 16, v * 1e3);
     fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">milliseconds of a run</text>",
             (PLOT_LEFT + PLOT_WIDTH - PLOT_RIGHT) / 2, PLOT_HEIGHT - 8);
-    fprintf(f, "<text transform=\"translate(16 %d) rotate(-90)\" text-anchor=\"middle\">error, %% of the output</text>",
+    fprintf(f, "<text transform=\"translate(16 %d) rotate(-90)\" text-anchor=\"middle\">",
             (PLOT_TOP + PLOT_HEIGHT - PLOT_BOTTOM) / 2);
+    put_text(error, f), fputs("</text>", f);
 }
 
 /* Is another point at least as fast and as accurate, and better in one? */
-static bool is_beaten(const Report *r, uint32_t i)
+static bool is_beaten(const ReportPoints *all, uint32_t i)
 {
-    const ReportPoint *p = &r->point.at[i];
-    for (uint32_t k = 0; k < r->point.n; k++) {
-        const ReportPoint *q = &r->point.at[k];
+    const ReportPoint *p = &all->at.at[i];
+    for (uint32_t k = 0; k < all->at.n; k++) {
+        const ReportPoint *q = &all->at.at[k];
         if (q->seconds <= p->seconds && q->error <= p->error && (q->seconds < p->seconds || q->error < p->error))
             return true;
     }
     return false;
 }
 
-void svg_points(const Report *r, FILE *f)
+void svg_points(const ReportPoints *all, const char *error, FILE *f)
 {
     double slowest = 0, worst = 0;
-    for (uint32_t i = 0; i < r->point.n; i++)
-        slowest = fmax(slowest, r->point.at[i].seconds), worst = fmax(worst, r->point.at[i].error);
+    for (uint32_t i = 0; i < all->at.n; i++)
+        slowest = fmax(slowest, all->at.at[i].seconds), worst = fmax(worst, all->at.at[i].error);
     Scale x = scale_of(slowest, PLOT_LEFT, PLOT_WIDTH - PLOT_RIGHT),
           y = scale_of(worst, PLOT_HEIGHT - PLOT_BOTTOM, PLOT_TOP);
     fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"error against latency\">",
             PLOT_WIDTH, PLOT_HEIGHT);
-    plot_axes(&x, &y, f);
-    for (uint32_t i = 0; i < r->point.n; i++) {
-        const ReportPoint *p = &r->point.at[i];
+    plot_axes(&x, &y, error, f);
+    for (uint32_t i = 0; i < all->at.n; i++) {
+        const ReportPoint *p = &all->at.at[i];
         double px = placed(&x, p->seconds), py = placed(&y, p->error);
-        fprintf(f, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>", is_beaten(r, i) ? "beaten" : "front", px,
+        fprintf(f, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>", is_beaten(all, i) ? "beaten" : "front", px,
                 py);
+        if (!p->name) continue;
         fprintf(f, "<text class=\"label\" x=\"%.1f\" y=\"%.1f\">", px + 9, py - 7);
         put_text(p->name, f);
         fputs("</text>", f);

@@ -131,6 +131,10 @@ report_without_samples() {
   octet compile "$digits" -o "$work/report/r.so" --quantize int8 --ranges "$root/samples/digits/digits.ranges" --quiet --report "$work/report/r.html" &&
     python3 "$report" page "$work/report/r.html" 'Nothing was measured' 'from a file of ranges'
 }
+report_budget() {
+  octet compile "$digits" -o "$work/report/m.so" --quantize int8 --calibrate "$calibration" --max-loss 0.5% --quiet --report "$work/report/m.html" &&
+    python3 "$report" page "$work/report/m.html" 'The budget' 'At most 0.5 % may be lost'
+}
 report_policy() { octet compile "$digits" -o "$work/report/p.so" --quantize bf16 --calibrate "$calibration" --quiet --report "$work/report/p.html" && python3 "$report" page "$work/report/p.html" 'bf16' 'difference of the policy' 'Outputs against float'; }
 report_browser() { # NAME PAGE
   python3 "$report" browser "$2" > "$work/log" 2>&1
@@ -148,6 +152,7 @@ check report-page report_page
 check report-escapes report_hostile
 check report-without-samples report_without_samples
 check report-policy report_policy
+check report-budget report_budget
 report_browser report-in-a-browser "$work/report/d.html"
 report_browser report-of-hostile-names-in-a-browser "$work/report/h.html"
 refused report-of-no-kind 2 'a page is FILE.html' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --report r.txt
