@@ -28,6 +28,7 @@ typedef struct Output { /* a float output of the model */
     uint32_t index;
     const char *name;
     const Metric *metric, *finer; /* the one asked for, and the one that orders regions */
+    const Metric *beside;         /* NULL, or: its mean must be inside too */
     int k;
 } Output;
 
@@ -177,6 +178,14 @@ static void keep_rows(Run *r, const Tensor *t, Plain *p)
     r->bytes += sizeof(float) * (size_t)(p->rows * p->n);
 }
 
+/* Answers are what scores are for: kl alone would let near ties fall. */
+static void choose_metric(Output *o, const Plain *p)
+{
+    bool scores = rows_are_scores(p->x, p->rows, p->n);
+    o->metric = o->finer = metric_find(scores ? "kl" : "cosine", &o->k);
+    if (scores) o->beside = metric_find("answers", &o->k);
+}
+
 static bool run_plain(Run *r, Kept *k)
 {
     Arena mem = {0};
@@ -187,8 +196,7 @@ static bool run_plain(Run *r, Kept *k)
         const Tensor *t = out[o->index];
         keep_rows(r, t, &k->plain[i]);
         const Plain *p = &k->plain[i];
-        if (!o->metric) /* the first sample tells */
-            o->metric = o->finer = metric_find(rows_are_scores(p->x, p->rows, p->n) ? "kl" : "cosine", &o->k);
+        if (!o->metric) choose_metric(o, p); /* the first sample tells */
         ok = keep_targets(r, o, k, &k->plain[i], p->n ? tensor_count(t) / p->n : 0);
         if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->n ? tensor_count(t) / p->n : 0;
     }
@@ -230,34 +238,41 @@ static bool sample_losses(Run *r, Program *p, Kept *k, bool finer, MetricSum *co
     bool ok = session_run(p->session, &mem, k->in, out, r->diag);
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        add_rows(o, finer ? o->finer : o->metric, &k->plain[i], out[o->index], &sum[i][at]);
+        add_rows(o, finer ? o->finer : o->metric, &k->plain[i], out[o->index], &sum[2 * i][at]);
+        if (o->beside && !finer) add_rows(o, o->beside, &k->plain[i], out[o->index], &sum[2 * i + 1][at]);
     }
     arena_drop(&mem);
     return ok;
+}
+
+/* What counted rows say, and with which bound. */
+static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, uint32_t n)
+{
+    Verdict v = {.loss = metric_loss(m, sum, n)};
+    v.bound = metric_bound(m, sum, n, r->b->max_loss, &v.shown, &v.need);
+    for (uint32_t s = 0; s < n; s++) v.rows += sum[s].rows;
+    return v;
 }
 
 /* The loss of the worst output, on a part of the samples. */
 static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, bool finer, Verdict *v)
 {
     Arena mem = {0};
-    MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, r->output.n + 1);
+    MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, 2 * r->output.n + 1);
     bool ok = true;
-    *v = (Verdict){0, 0, true, 0, 0};
-    for (uint32_t i = 0; i < r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
+    *v = (Verdict){0, -1, true, 0, 0};
+    for (uint32_t i = 0; i < 2 * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
     for (uint32_t s = 0; ok && s < part->n; s++) {
         Kept *k = &r->kept.at[part->at[s]];
         k->in[r->g->input.n] = switches;
         ok = sample_losses(r, p, k, finer, sum, s);
     }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
-        const Metric *m = finer ? r->output.at[i].finer : r->output.at[i].metric;
-        bool shown;
-        int64_t need, rows = 0;
-        double loss = metric_loss(m, sum[i], part->n),
-               bound = metric_bound(m, sum[i], part->n, r->b->max_loss, &shown, &need);
-        for (uint32_t s = 0; s < part->n; s++) rows += sum[i][s].rows;
-        if (i && bound <= v->bound) continue;
-        *v = (Verdict){loss, bound, shown, rows, need};
+        const Output *o = &r->output.at[i];
+        Verdict one = verdict_of(r, finer ? o->finer : o->metric, sum[2 * i], part->n);
+        if (!(one.bound <= v->bound)) *v = one;
+        double answers = o->beside && !finer ? metric_loss(o->beside, sum[2 * i + 1], part->n) : 0;
+        if (answers > v->bound) v->loss = v->bound = answers;
     }
     arena_drop(&mem);
     return ok;
@@ -301,14 +316,18 @@ static bool ask_command(Run *r, const char *path, double *figure)
 }
 
 /* ---- artefacts ---- */
-static bool build(Run *r, const Graph *g, Program *p)
+/* The graph is gone afterwards: it may be as large as the model. q NULL: the float model. */
+static bool build(Run *r, Quantization *q, Program *p)
 {
+    Arena mem = {0};
     ProgramOptions o = {.target = r->o->target,
                         .threads = r->o->calibrate.threads,
                         .cache = r->o->calibrate.cache,
                         .name = r->o->command ? "model" : NULL};
-    Diag *diag = r->diag;
-    return g && program_new(p, g, &o, &r->mem, diag);
+    const Graph *g = r->passes(r->ctx, q, false, &mem);
+    bool ok = g && program_new(p, region_labels(g, r->q, &mem), &o, &r->mem, r->diag);
+    arena_drop(&mem);
+    return ok;
 }
 
 /* The quantized model with these regions in float, compiled as it will be and judged by what the search never saw. */
@@ -317,8 +336,7 @@ static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *fig
     Quantization q = *r->q;
     Program p = {{0}, NULL, NULL};
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
-    const Graph *g = r->passes(r->ctx, &q, false);
-    bool ok = g && build(r, region_labels(g, &q, &r->mem), &p) && judge(r, &p, NULL, &r->judge, false, v) &&
+    bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, false, v) &&
               (!r->o->command || ask_command(r, p.path, figure)) &&
               region_times(&p, r->kept.at[0].in, times, r->b->regions, seconds, r->diag);
     program_drop(&p);
@@ -371,9 +389,12 @@ static bool build_simulation(Run *r)
     Quantization q = *r->q;
     q.simulate = true, q.reverted = NULL, memset(&q.layer, 0, sizeof q.layer);
     progress(r, "compiling a simulation");
-    const Graph *g = r->passes(r->ctx, &q, true);
+    Arena mem = {0};
+    const Graph *g = r->passes(r->ctx, &q, true, &mem);
     ProgramOptions o = {.threads = r->o->calibrate.threads, .cache = r->o->calibrate.cache};
-    return g && program_new(&r->simulation, g, &o, &r->mem, r->diag);
+    bool ok = g && program_new(&r->simulation, g, &o, &r->mem, r->diag);
+    arena_drop(&mem);
+    return ok;
 }
 
 static uint32_t affordable(double seconds, double run, uint32_t choices)
@@ -491,7 +512,7 @@ static bool find_outputs(Run *r)
 {
     for (uint32_t i = 0; i < r->g->output.n; i++) {
         if (!dtype_is_float(val_type(r->g, r->g->output.at[i])->dtype)) continue;
-        Output o = {i, r->g->output_name.at[i], NULL, NULL, 1};
+        Output o = {.index = i, .name = r->g->output_name.at[i], .k = 1};
         if (r->o->metric) o.metric = o.finer = metric_find(r->o->metric, &o.k);
         if (o.metric && o.metric->finer) {
             int k;
@@ -518,7 +539,8 @@ static const char *metric_text(const Run *r)
     for (uint32_t i = 0; i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
         const char *name = r->o->metric ? r->o->metric : o->metric->name;
-        s = arena_printf(r->q->mem, "%s%s%s of '%s'", s, i ? ", " : "", name, o->name);
+        s = arena_printf(r->q->mem, "%s%s%s%s of '%s'", s, i ? ", " : "", name, o->beside ? " and answers" : "",
+                         o->name);
     }
     return r->labels ? arena_printf(r->q->mem, "%s with labels", s) : s;
 }
@@ -527,8 +549,7 @@ static bool prepare(Run *r)
 {
     Budget *b = r->b;
     progress(r, "compiling the float model");
-    const Graph *plain = r->passes(r->ctx, NULL, false);
-    if (!plain || !find_outputs(r) || !read_labels(r) || !build(r, region_labels(plain, r->q, &r->mem), &r->plain) ||
+    if (!find_outputs(r) || !read_labels(r) || !build(r, NULL, &r->plain) ||
         !samples_each(r->o->calibrate.samples, r->g, SAMPLES + 1, keep_sample, r, r->diag) || !plain_rows(r))
         return false;
     part_samples(r);
@@ -572,7 +593,9 @@ bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetP
     Quantization all = *q;
     *b = (Budget){.max_loss = o->max_loss, .command = o->command, .measured = !o->estimate, .shown = true};
     b->plain = b->all = b->chosen = NAN;
-    bool ok = passes(ctx, &all, false) != NULL;
+    Arena mem = {0};
+    bool ok = passes(ctx, &all, false, &mem) != NULL;
+    arena_drop(&mem);
     q->regions = b->regions = all.regions, q->region_of = all.region_of, q->places = all.places;
     b->region = NEW_ARRAY(q->mem, BudgetRegion, b->regions + 1);
     for (uint32_t i = 0; i <= b->regions; i++) b->region[i].loss = b->region[i].plain = b->region[i].quantized = NAN;

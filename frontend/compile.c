@@ -204,13 +204,16 @@ typedef struct BudgetDrive {
     const Graph *simple;
 } BudgetDrive;
 
-static Graph *budget_passes(void *ctx, Quantization *q, bool simulate)
+/* Nothing is printed and nothing stops: what the user asked to see is the graph that is compiled in the end. */
+static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *mem)
 {
     const BudgetDrive *b = ctx;
-    WinogradNote note = b->drive->winograd; /* of the graph that is compiled in the end */
-    Graph *g = run_passes(b->drive, b->simple, from_quantize, simulate ? from_quantize : NULL, q);
-    b->drive->winograd = note;
-    return g;
+    Drive *dr = b->drive;
+    WinogradNote note = dr->winograd;
+    PassCtx passes = {dr->m, mem, &dr->scratch, q, note.product ? &note : NULL};
+    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
+    Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
+    return dr->m->diag->errors ? NULL : g;
 }
 
 static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const CalibrateOptions *c)

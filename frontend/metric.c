@@ -73,7 +73,8 @@ static double term(double p, double q)
     return p > 0 ? p * log(p / fmax(q, least)) : 0;
 }
 
-static void row_kl(const MetricRow *r, MetricSum *s)
+/* Of a row; infinite where it holds what is not a number. */
+static double divergence(const MetricRow *r)
 {
     double kl = 0, a = 0, b = 0;
     bool known = true, ready = is_distribution(r->plain, r->n), single = ready && r->n == 1;
@@ -85,7 +86,36 @@ static void row_kl(const MetricRow *r, MetricSum *s)
         else kl += exp(x - a) * (x - a - y + b);
         if (single) kl += term(1 - x, 1 - y);
     }
-    s->loss += known ? fmax(0, fmin(kl, 1)) : INFINITY, s->weight++;
+    return known ? fmax(0, kl) : INFINITY;
+}
+
+static void row_kl(const MetricRow *r, MetricSum *s)
+{
+    double kl = divergence(r);
+    s->loss += isinf(kl) ? kl : fmin(kl, 1), s->weight++;
+}
+
+/* How far, in nats, the largest score is above the next one. */
+static double margin(const MetricRow *r)
+{
+    static const double least = 1e-7;
+    double first = -INFINITY, second = -INFINITY;
+    bool ready = is_distribution(r->plain, r->n);
+    for (int64_t i = 0; i < r->n; i++) {
+        double x = (double)r->plain[i];
+        if (x > first) second = first, first = x;
+        else if (x > second) second = x;
+    }
+    if (r->n == 1) second = 1 - first;
+    return ready ? fabs(log(fmax(first, least) / fmax(second, least))) : first - second;
+}
+
+/* A divergence is half the variance of the scores' errors, in nats; the difference of two scores has twice that variance. Errors being normal, they
+ * exceed the margin with this probability. */
+static void row_answers(const MetricRow *r, MetricSum *s)
+{
+    double kl = divergence(r);
+    s->loss += isinf(kl) ? kl : kl > 0 ? erfc(margin(r) / (2 * sqrt(2 * kl))) / 2 : 0, s->weight++;
 }
 
 static void row_perplexity(const MetricRow *r, MetricSum *s)
@@ -104,6 +134,12 @@ static const Metric metrics[] = {
              "a row at most 1: 1% is ln 1.01 nats, which makes the model's own answers 1% more perplexing",
      .row = row_kl,
      .grows = true},
+    {.name = "answers",
+     .help = "expected share of rows whose largest column becomes another one, from each row's margin and divergence: "
+             "1% is one row in "
+             "a hundred; what top1 counts, from fewer rows",
+     .row = row_answers,
+     .finer = "kl"},
     {.name = "cosine", .help = "mean of 1 - cosine of the rows: 1% is a mean cosine of 0.99", .row = row_cosine},
     {.name = "sqnr", .help = "squared error over squared values: 1% is 20 dB, 0.1% is 30 dB", .row = row_sqnr},
     {.name = "top1",

@@ -315,7 +315,7 @@ budget() {
 }
 check budget budget
 regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
-budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl of 'logits'"; }
+budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers of 'logits'"; }
 check budget-wide budget_wide
 budget_labels() { test "$(regions_float labels --max-loss 5% --metric top1 --labels "$work/bad/labels64.npy")" = "0 top1 of 'logits' with labels"; }
 check budget-labels budget_labels

@@ -64,6 +64,9 @@ Test(metric, by_hand)
     cr_expect_float_eq(loss("kl", one, other, 1, -1), expm1(kl), 1e-9); /* a probability alone has its opposite */
     double pa = 1 / (1 + exp(1)); /* softmax(a) is (pa, 1 - pa), of b the reverse */
     cr_expect_float_eq(loss("kl", a, b, 2, -1), expm1(pa * log(pa / (1 - pa)) + (1 - pa) * log((1 - pa) / pa)), 1e-6);
+    cr_expect_float_eq(loss("answers", a, b, 2, -1), erfc(1 / (2 * sqrt(2 * ((1 - pa) - pa) * log((1 - pa) / pa)))) / 2,
+                       1e-6);
+    cr_expect_float_eq(loss("answers", p, q, 2, -1), 0.5, 1e-9); /* a tie */
     cr_expect_float_eq(loss("perplexity", a, b, 2, 1), expm1(log((1 - pa) / pa)), 1e-6);
     cr_expect(row("perplexity", a, b, 2, -1).weight == 0, "the last token has none to come");
     cr_expect(loss("top1", a, b, 2, -1) == 1 && loss("top2", a, b, 2, -1) == 0);
@@ -79,7 +82,7 @@ Test(metric, labels_count_wins_and_losses)
 Test(metric, nan_is_in_no_budget)
 {
     static const float x[] = {0.25f, 0.75f}, bad[] = {0.5f, NAN}, logits[] = {2, -1};
-    static const char *const names[] = {"kl", "cosine", "sqnr", "perplexity"};
+    static const char *const names[] = {"kl", "answers", "cosine", "sqnr", "perplexity"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         cr_expect(!(loss(names[i], x, bad, 2, 1) < 1e30), "%s", names[i]);
         cr_expect(!(loss(names[i], logits, bad, 2, 1) < 1e30), "%s", names[i]);
