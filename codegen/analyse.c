@@ -117,7 +117,7 @@ bool stage_at_axes(const Kernel *k, const Compute *c)
     return true;
 }
 
-static bool depends_on_data(const Kernel *k, Expr e)
+bool depends_on_data(const Kernel *k, Expr e)
 {
     const ExprNode *n = expr_node(k, e);
     if (n->kind == E_LOAD || n->kind == E_IT) return true;

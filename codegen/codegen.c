@@ -272,6 +272,7 @@ static bool image_lower(Image *im)
     data_sizes_find(im);
     uint32_t before = im->program->buf.n;
     kernel_check(im->program, "lowering");
+    program_alike(im->program);
     im->program = program_cluster(im->program);
     kernel_check(im->program, "clustering");
     const Storage *store = &im->options->store;

@@ -1,6 +1,7 @@
 /* codegen.h - Graph to artefact: the steps of code generation and what passes between them.
  *
  *   lower_graph (ir/lower.h)  Graph -> one Kernel of many stages, the program
+ *   program_alike             constants that are each other's transpose are one
  *   program_cluster           stages inlined into readers, epilogues attached
  *   program_layout            a Layout for every buffer; copies where a reader needs another order
  *   program_widen             weights that are codes are widened a block of columns at a time, beside their product
@@ -57,6 +58,8 @@ typedef struct Storage {
     const regex_t *keep;       /* NULL, or: nodes whose results, weights and products stay f32 */
 } Storage;
 
+/* ---- alike.c ---- */
+void program_alike(Kernel *k);                       /* constants that are each other's transpose become one */
 /* ---- cluster.c ---- */
 Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
 /* ---- layout.c ---- */

@@ -876,6 +876,15 @@ static void settle_sum(Layer *l, Compute *s)
     }
 }
 
+/* Data says what is read: any order is as good. */
+static bool is_look_up(Kernel *k, Expr load)
+{
+    ExprNode n = *expr_node(k, load);
+    for (int d = 0; d < MAX_RANK && n.arg[d]; d++)
+        if (depends_on_data(k, n.arg[d])) return true;
+    return false;
+}
+
 static void settle_operands(Layer *l)
 {
     Kernel *k = l->k;
@@ -885,7 +894,8 @@ static void settle_operands(Layer *l)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         LoadList loads = {0};
         stage_loads(k, l->mem, &k->stage.at[i], &loads);
-        for (uint32_t j = 0; j < loads.at.n; j++) l->readers[expr_node(k, loads.at.at[j])->id]++;
+        for (uint32_t j = 0; j < loads.at.n; j++)
+            l->readers[expr_node(k, loads.at.at[j])->id] += !is_look_up(k, loads.at.at[j]);
     }
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];

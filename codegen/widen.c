@@ -8,17 +8,23 @@
  *          tiles of any product. With one row (a language model that writes) what is read from memory are the codes.
  *   pack   codes of 4 and 2 bits lie two and four in a byte, which is said by the formula, q[k / 2, n] >> (k % 2 * 4) & 15: nothing else
  *          knows of them. They are packed along what is summed, so that lanes take whole bytes.
- *   order  codes, scales and zero points lie in panels of 16 columns, in the order the loop reads them; scales that f16 holds are f16.
+ *   order  codes, scales and zero points lie in panels of 16 columns, in the order the loop reads them; scales
+ *          that f16 holds are f16, and zero points in few steps of a power of two bytes.
  *
  * A stage that is not joined (few columns under many rows, a recurrent state) widens all of its weights once a call. */
 #include "codegen/analyse.h"
-#include <assert.h>
+#include <math.h>
 
 enum { PANEL = 16, BYTE = 8, MOST_WIDENED = 1 << 18, MANY_ROWS = 1024, FEW_BLOCKS = 8 }; /* MOST_WIDENED: elements of a panel */
 
 typedef struct Packed {
     int buf, dim; /* 0: not packed */
 } Packed;
+
+typedef struct Narrow {
+    int buf; /* 0: not asked yet */
+    double times;
+} Narrow;
 
 typedef struct Widen {
     Kernel *k;
@@ -27,7 +33,7 @@ typedef struct Widen {
     uint32_t bufs; /* there were so many */
     int *def;      /* per buffer of those: 1 + the stage that widens into it, or 0 */
     VEC(Packed) packed;
-    VEC(int) narrow; /* per buffer: its scales as f16 */
+    VEC(Narrow) narrow; /* per buffer: the same in fewer bytes */
     VEC(Compute) out;
     int share;
 } Widen;
@@ -170,6 +176,22 @@ static bool is_uniform(const Tensor *t)
     return n > one && !memcmp(t->data, (const char *)t->data + one, n - one);
 }
 
+/* Numbers that are few steps of a power of two are bytes: 2^-*shift times 0 to 255. (Zero points in sixteenths.) */
+static bool is_stepped(const Tensor *t, int *shift)
+{
+    enum { MOST_SHIFT = 8 };
+    *shift = 0;
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+        double v = dtype_load(t->type, t->data, i);
+        while (*shift < MOST_SHIFT && v >= 0 && ldexp(v, *shift) != rint(ldexp(v, *shift))) ++*shift;
+    }
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+        double v = ldexp(dtype_load(t->type, t->data, i), *shift);
+        if (!(v >= 0 && v <= UINT8_MAX && v == rint(v))) return false;
+    }
+    return true;
+}
+
 static bool survives(const Tensor *t, DType to)
 {
     for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
@@ -179,25 +201,37 @@ static bool survives(const Tensor *t, DType to)
     return true;
 }
 
-static int narrow_scales(Widen *w, int buf)
+/* A constant of floats in the type that holds it; yields the buffer, and what its elements are multiplied with. */
+static int narrowed(Widen *w, int buf, double *times)
 {
     Kernel *k = w->k;
-    while (w->narrow.n < k->buf.n) vec_push(w->mem, &w->narrow, 0);
-    if (w->narrow.at[buf]) return w->narrow.at[buf];
+    while (w->narrow.n < k->buf.n) vec_push(w->mem, &w->narrow, (Narrow){0});
+    *times = w->narrow.at[buf].times;
+    if (w->narrow.at[buf].buf) return w->narrow.at[buf].buf;
     Buf b = k->buf.at[buf];
-    if (!survives(b.data, DT_f16)) return w->narrow.at[buf] = buf;
-    Tensor *t = tensor_new(k->mem, DT_f16, b.data->rank, b.data->dim);
-    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
-        dtype_store(DT_f16, (void *)t->data, i, dtype_load(DT_f32, b.data->data, i));
-    b.data = t, b.type = DT_f16, b.layout.n = 0, b.source = 0, b.name = arena_printf(k->mem, "%s.f16", b.name);
-    return w->narrow.at[buf] = kernel_buf(k, b);
+    int shift;
+    bool bytes = is_stepped(b.data, &shift);
+    DType type = bytes ? DT_u8 : survives(b.data, DT_f16) ? DT_f16 : b.type;
+    *times = bytes ? ldexp(1, -shift) : 1;
+    int to = buf;
+    if (type != b.type) {
+        Tensor *t = tensor_new(k->mem, type, b.data->rank, b.data->dim);
+        for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+            dtype_store(type, (void *)t->data, i, dtype_load(b.type, b.data->data, i) / *times);
+        b.data = t, b.type = type, b.layout.n = 0, b.source = 0;
+        b.name = arena_printf(k->mem, "%s.%s", b.name, dtypes[type].name);
+        to = kernel_buf(k, b);
+    }
+    w->narrow.at[buf] = (Narrow){to, *times};
+    return to;
 }
 
-/* Zero points that are all the same are a number; scales that f16 holds take half of the memory. */
+/* Zero points that are all the same are a number; scales and zero points take the fewest bytes that hold them. */
 static Expr simplify(Widen *w, Expr e)
 {
     Kernel *k = w->k;
     LoadList l = {0};
+    double times;
     loads_of(k, w->mem, e, &l);
     for (uint32_t i = 0; i < l.at.n; i++) {
         ExprNode n = *expr_node(k, l.at.at[i]);
@@ -206,9 +240,10 @@ static Expr simplify(Widen *w, Expr e)
         if (dtype_is_int(b->type) && is_uniform(b->data)) {
             e = expr_replace(k, e, l.at.at[i], expr_int(k, b->type, dtype_load_int(b->type, b->data->data, 0)));
         } else if (b->type == DT_f32 && b->rank > 1) {
-            int to = narrow_scales(w, (int)n.id);
-            if (to != (int)n.id)
-                e = expr_replace(k, e, l.at.at[i], expr_cast(k, DT_f32, expr_load(k, to, n.arg)));
+            int to = narrowed(w, (int)n.id, &times);
+            Expr wide = expr_cast(k, DT_f32, expr_load(k, to, n.arg));
+            if (times != 1) wide = expr_mul(k, wide, expr_float(k, DT_f32, times));
+            if (to != (int)n.id) e = expr_replace(k, e, l.at.at[i], wide);
         }
     }
     return e;

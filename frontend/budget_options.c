@@ -1,6 +1,7 @@
 /* budget_options.c - the options of --max-loss, checked before anything is compiled. */
 #include "frontend/budget.h"
 #include "frontend/policy.h"
+#include "frontend/precision.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -59,7 +60,7 @@ bool budget_options(BudgetOptions *b, const Options *o, Diag *d)
     if (!loss) return true;
     if (!read_percent(loss, &b->max_loss))
         return diag_error(d, NULL, "--max-loss %s: expected a percentage above 0%% and below 100%%, as in 0.5%%", loss);
-    if (!makes_integers(o) || !(o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd]))
+    if (!(precision_of(o) && precision_of(o)->integer) || !(o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd]))
         return diag_error(d, NULL, "--max-loss needs --quantize int8 and samples (--calibrate)");
     if (b->metric && !metric_find(b->metric, &k))
         return diag_error(d, NULL, "--metric %s: unknown metric, expected one of %s (top5 is topK)", b->metric,

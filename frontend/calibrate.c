@@ -319,7 +319,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
 {
     Arena mem = {0};
     Vals watch = {0};
-    const bool *want = quantize_wanted(g, &mem);
+    const bool *want = quantize_wanted(g, q, &mem);
     for (uint32_t v = 1; v < g->val.n; v++)
         if (want[v]) vec_push(&mem, &watch, (Val){v});
     Calibration c = {.observing = {.g = g, .watch = watch.at, .n = watch.n, .o = o, .what = "calibrating"},
@@ -332,7 +332,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
         diag_warn(diag, NULL, "--method %s clips the few large values that attention rests on: minmax and mse lose less here",
                   o->method.method->name);
     for (uint32_t i = 0; i < c.n; i++)
-        c.watched[i].axis = channel_axis(g, watch.at[i]), c.name[i] = tensor_name(g, watch.at[i], &mem);
+        c.watched[i].axis = channel_axis(g, q, watch.at[i]), c.name[i] = tensor_name(g, watch.at[i], &mem);
     bool ok = calibration_load(&c, diag) && calibrate_samples(&c, diag);
     if (ok) calibration_end(&c, diag);
     observing_end(&c.observing);

@@ -10,6 +10,7 @@
 #include "frontend/cli.h"
 #include "frontend/policy.h"
 #include "frontend/refine.h"
+#include "frontend/precision.h"
 #include "frontend/report.h"
 #include "ir/base/stage.h"
 #include "octet_compiler.h"
@@ -162,6 +163,7 @@ static Quantization *quantization_new(Drive *dr)
     Quantization *q = NEW(dr->mem, Quantization);
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
     q->weights = weight_method_find(dr->o->value[OPT_weights]);
+    precision_forms(dr->o, q);
     return q;
 }
 
@@ -276,7 +278,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     dr->stopped = stop != NULL;
     if (stop && !strcmp(stop, "import")) return g;
     progress(dr->o, "rewriting");
-    return makes_integers(dr->o) ? quantize_graph(dr, g) : run_last_passes(dr, g, NULL, NULL);
+    return makes_codes(dr->o) ? quantize_graph(dr, g) : run_last_passes(dr, g, NULL, NULL);
 }
 
 Graph *compile_graph(const Options *o, Module *m, Arena *mem, const char *path, Files *files)
@@ -341,7 +343,7 @@ static bool write_report(Drive *dr, const Graph *g, const char *path, const char
                 .version = octet_version(),
                 .target = o->value[OPT_target] ? o->value[OPT_target] : "portable",
                 .flags = options_text(o, dr->mem),
-                .precision = q ? "int8" : dr->policy.storage,
+                .precision = q ? q->precision : dr->policy.storage,
                 .method = q ? o->value[OPT_method] : NULL,
                 .samples = dr->samples ? samples_text(dr->samples) : NULL,
                 .calibration = calibration_of(dr),

@@ -1,16 +1,9 @@
 /* policy.c - see policy.h. */
 #include "frontend/policy.h"
 #include "codegen/artefact.h"
+#include "frontend/precision.h"
 
 enum { KEEP_SYNTAX = REG_EXTENDED | REG_NOSUB };
-
-/* How --quantize stores values. A value that is not here makes integers of them. `filtered`: what convolutions by minimal filtering
- * multiply. Their tiles grow with every transform, beyond what f16 holds. */
-typedef struct StoreKind {
-    const char *name;
-    DType type, filtered;
-} StoreKind;
-static const StoreKind store_kinds[] = {{"bf16", DT_bf16, DT_bf16}, {"fp16", DT_f16, DT_NONE}};
 
 /* What --fp32 makes products of. Several planes are several products for one: that pays only where tiles make them, and then products
  * are cheaper than transforms. */
@@ -23,11 +16,10 @@ typedef struct ProductKind {
 static const ProductKind product_kinds[] = {
     {"exact", 0, false, DT_f32}, {"bf16", 1, false, DT_bf16}, {"bf16x2", 2, true, DT_NONE}, {"bf16x3", 3, true, DT_NONE}};
 
-static const StoreKind *store_kind(const Options *o)
+static const Precision *stored(const Options *o) /* in another type */
 {
-    for (size_t i = 0; i < COUNT_OF(store_kinds); i++)
-        if (option_is(o, OPT_quantize, store_kinds[i].name)) return &store_kinds[i];
-    return NULL;
+    const Precision *p = precision_of(o);
+    return p && p->store ? p : NULL;
 }
 
 static const ProductKind *product_kind(const Options *o)
@@ -37,7 +29,11 @@ static const ProductKind *product_kind(const Options *o)
     return &product_kinds[0];
 }
 
-bool makes_integers(const Options *o) { return o->value[OPT_quantize] && !store_kind(o); }
+bool makes_codes(const Options *o)
+{
+    const Precision *p = precision_of(o);
+    return p && p->weights.code;
+}
 
 static bool keep_read(Policy *p, const char *keep, Diag *d)
 {
@@ -49,7 +45,7 @@ static bool keep_read(Policy *p, const char *keep, Diag *d)
 
 bool policy_read(Policy *p, const Options *o, Diag *d)
 {
-    const StoreKind *s = store_kind(o);
+    const Precision *s = stored(o);
     const ProductKind *f = product_kind(o);
     bool tiles = target_has_bf16_tiles(o->value[OPT_target]);
     *p = (Policy){.storage = s ? s->name : NULL, .fp32 = f->name};
@@ -58,7 +54,7 @@ bool policy_read(Policy *p, const Options *o, Diag *d)
                  "(--target amx)";
         p->fp32 = product_kinds[0].name, f = &product_kinds[0];
     }
-    p->store.type = s ? s->type : DT_NONE, p->store.planes = f->planes;
+    p->store.type = s ? s->store : DT_NONE, p->store.planes = f->planes;
     p->filtered = s ? s->filtered : f->filtered;
     if (p->filtered == DT_bf16 && tiles) p->filtered = DT_NONE; /* there too products are cheaper than transforms */
     return keep_read(p, o->value[OPT_keep], d);
@@ -81,9 +77,9 @@ bool policy_check(const Options *o, Diag *d)
 {
     bool products = product_kind(o)->planes > 0;
     Policy p;
-    if (store_kind(o) && products)
+    if (stored(o) && products)
         return diag_error(d, NULL, "--fp32 %s splits float32 values, and --quantize %s leaves none",
-                          product_kind(o)->name, store_kind(o)->name);
+                          product_kind(o)->name, stored(o)->name);
     if (o->value[OPT_calibrate] && o->value[OPT_calibrate_cmd])
         return diag_error(d, NULL, "samples come from --calibrate or from --calibrate-cmd, not from both");
     if (o->value[OPT_calibration_cache] && !o->value[OPT_calibrate] && !o->value[OPT_calibrate_cmd])
@@ -91,14 +87,15 @@ bool policy_check(const Options *o, Diag *d)
     StatChoice method;
     const char *wrong = stat_choose(o->value[OPT_method], &method);
     if (wrong) return diag_error(d, NULL, "--method %s: %s", o->value[OPT_method], wrong);
-    if (!policy_read(&p, o, d)) return false;
+    if (!precision_check(o, d) || !policy_read(&p, o, d)) return false;
     policy_drop(&p);
     bool samples = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
     if (weight_method_find(o->value[OPT_weights])->needs && !samples)
         return diag_error(d, NULL, "--weights %s needs samples (--calibrate)", o->value[OPT_weights]);
-    if (makes_integers(o))
+    if (precision_of(o) && precision_of(o)->integer)
         return samples || o->value[OPT_ranges] ||
                diag_error(d, NULL, "--quantize int8 needs --calibrate or --ranges");
+    if (makes_codes(o)) return true;
     if (!needs(o, OPT_ranges, "--ranges", "--quantize int8", d) ||
         !needs(o, OPT_save_ranges, "--save-ranges", "--quantize int8", d) ||
         !needs(o, OPT_calibration_cache, "--calibration-cache", "--quantize int8", d))

@@ -19,6 +19,6 @@ typedef struct Policy {
 bool policy_read(Policy *p, const Options *o, Diag *d);  /* false: reported */
 void policy_drop(Policy *p);
 bool policy_changes(const Policy *p);                    /* is anything but float32 stored or multiplied? */
-bool makes_integers(const Options *o);                   /* --quantize int8 */
+bool makes_codes(const Options *o);                      /* does --quantize change the graph, weights into codes? */
 bool policy_check(const Options *o, Diag *d);            /* options that do not go together; false: reported */
 #endif

@@ -11,6 +11,7 @@ static const size_t REFINE_MEMORY = (size_t)256 << 20;
 
 typedef struct LayerJob { /* one layer */
     const Node *n;
+    WeightForm form;
     Arena mem;
     WeightMatrix m;
     uint32_t input;      /* number in Round.input */
@@ -149,8 +150,7 @@ static bool see_sample(void *ctx, const Sample *s, const Tensor *const *out, Dia
 static void round_layer(Round *r, uint32_t i)
 {
     LayerJob *t = &r->target.at[i];
-    WeightForm form = quantize_form(r->q);
-    t->choice = weight_choose(r->q->weights, &t->m, &form, r->input.at[t->input].moments, &t->mem);
+    t->choice = weight_choose(r->q->weights, &t->m, &t->form, r->input.at[t->input].moments, &t->mem);
 }
 
 /* Layers that multiply the same values, together. */
@@ -166,7 +166,7 @@ static void balance_input(Round *r, uint32_t i)
     WeightForm *form = NEW_ARRAY(&work, WeightForm, n + 1);
     WeightChoice *choice = NEW_ARRAY(&work, WeightChoice, n + 1);
     Arena **mem = NEW_ARRAY(&work, Arena *, n + 1);
-    for (uint32_t k = 0; k < n; k++) m[k] = &job[k]->m, form[k] = quantize_form(r->q), mem[k] = &job[k]->mem;
+    for (uint32_t k = 0; k < n; k++) m[k] = &job[k]->m, form[k] = job[k]->form, mem[k] = &job[k]->mem;
     in->gain = NEW_ARRAY(&in->mem, float, m[0]->channels + 1);
     r->q->weights->balance(m, form, n, in->moments, in->alone ? in->gain : NULL, choice, mem);
     for (uint32_t k = 0; k < n; k++) job[k]->choice = choice[k];
@@ -232,7 +232,9 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
 bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
-    const bool *coded = quantize_coded(g, q, &mem);
+    const WeightForm *forms = quantize_forms(g, q, &mem);
+    bool *coded = NEW_ARRAY(&mem, bool, g->node.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) coded[i] = forms[i].code != DT_NONE;
     uint32_t layers = 0;
     bool ok = true;
     for (uint32_t i = 0; i < g->node.n; i++) layers += coded[i];
@@ -242,7 +244,7 @@ bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, 
         size_t bytes = 0;
         for (; i < g->node.n; i++) {
             if (!coded[i]) continue;
-            LayerJob t = {.n = &g->node.at[i]};
+            LayerJob t = {.n = &g->node.at[i], .form = forms[i]};
             bool full = r.target.n >= (layers + ROUNDS - 1) / ROUNDS || bytes >= REFINE_MEMORY;
             if (full && node_in(g, t.n, 0).id != node_in(g, r.target.at[r.target.n - 1].n, 0).id) break;
             t.m = weight_matrix(g, t.n, &t.mem);

@@ -42,7 +42,7 @@ static ReportLayer layer_row(const Report *r, const Quantization *q, const Layer
     row.name = *l->loc->node ? l->loc->node : arena_printf(mem, "#%d", l->loc->index);
     row.range = l->input ? range_find(q, l->input) : NULL;
     row.clipped = row.integer && !l->rows ? clipped_part(row.range) : (double)NAN;
-    if (l->weights) row.bytes_float = 4.0 * (double)l->weights, row.bytes = (double)l->weights;
+    if (l->weights) row.bytes_float = 4.0 * (double)l->weights, row.bytes = (double)l->weights * (l->form.code ? dtypes[l->form.code].bits : 8) / 8;
     if (!r->measured) return row;
     row.plain = measured_node(&r->measured->program[0], l->loc->node);
     row.made = measured_node(&r->measured->program[1], l->loc->node);
@@ -89,7 +89,7 @@ void report_fill(Report *r, const Quantization *q, Arena *mem)
     r->layer = NEW_ARRAY(mem, ReportLayer, r->layers + 1);
     for (uint32_t i = 0; i < r->layers; i++) {
         r->layer[i] = layer_row(r, q, &q->layer.at[i], mem);
-        r->integers += q->layer.at[i].state == LAYER_INTEGER;
+        r->integers += q->layer.at[i].state != LAYER_FLOAT;
     }
     qsort(r->layer, r->layers, sizeof *r->layer, by_position);
     for (uint32_t i = 0; i < r->layers; i++) {

@@ -16,15 +16,9 @@ static void text(cJSON *o, const char *key, const char *s) /* left out when ther
     if (s) cJSON_AddStringToObject(o, key, s);
 }
 
-static cJSON *layer_json(const ReportLayer *r, const Report *report)
+static void activation_json(cJSON *a, const ReportLayer *r)
 {
     const Layer *l = r->layer;
-    cJSON *o = cJSON_CreateObject();
-    text(o, "node", r->name), text(o, "operator", l->loc->op), text(o, "input", l->input), text(o, "output", l->tensor);
-    text(o, "precision", l->state == LAYER_INTEGER ? "int8" : "float");
-    if (report->measured) number(o, "ms_float", r->plain * 1e3), number(o, "ms", r->made * 1e3);
-    if (l->state == LAYER_FLOAT) return text(o, "why", l->why), o;
-    cJSON *a = cJSON_AddObjectToObject(o, "activation"), *w = cJSON_AddObjectToObject(o, "weights");
     text(a, "type", "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor"), text(a, "scheme", "asymmetric");
     number(a, "lowest", l->lo), number(a, "highest", l->hi);
     if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
@@ -32,8 +26,26 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
         number(a, "seen_lowest", r->range->stat->lo), number(a, "seen_highest", r->range->stat->hi);
         number(a, "clipped_percent", 100 * r->clipped);
     }
-    text(w, "type", "s8"), text(w, "granularity", "per channel"), text(w, "scheme", "symmetric"),
-        text(w, "method", l->method);
+}
+
+static cJSON *layer_json(const ReportLayer *r, const Report *report)
+{
+    const Layer *l = r->layer;
+    cJSON *o = cJSON_CreateObject();
+    text(o, "node", r->name), text(o, "operator", l->loc->op), text(o, "input", l->input), text(o, "output", l->tensor);
+    static const char *const states[] = {[LAYER_INTEGER] = "int8", [LAYER_WEIGHTS] = "weights", [LAYER_FLOAT] = "float"};
+    text(o, "precision", states[l->state]);
+    if (report->measured) number(o, "ms_float", r->plain * 1e3), number(o, "ms", r->made * 1e3);
+    if (l->state == LAYER_FLOAT) return text(o, "why", l->why), o;
+    if (l->state == LAYER_INTEGER) activation_json(cJSON_AddObjectToObject(o, "activation"), r);
+    cJSON *w = cJSON_AddObjectToObject(o, "weights");
+    char granularity[40];
+    snprintf(granularity, sizeof granularity, "groups of %lld", (long long)l->form.group);
+    bool is_signed = l->form.code == DT_i8 || l->form.code == DT_i4 || !l->form.code;
+    text(w, "type", !l->form.code || l->form.code == DT_i8 ? "s8" : is_signed ? "s4" : dtypes[l->form.code].name);
+    text(w, "granularity", l->form.group ? granularity : "per channel");
+    text(w, "scheme", l->form.asymmetric ? "asymmetric" : "symmetric");
+    text(w, "method", l->method);
     number(w, "elements", (double)l->weights), number(w, "bytes_float", r->bytes_float), number(w, "bytes", r->bytes);
     number(w, "sqnr_db", l->weight_sqnr);
     text(w, "fallback", l->fallback);

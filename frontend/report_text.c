@@ -51,7 +51,7 @@ void report_print(const Report *r, FILE *f)
         fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
                 r->model, w->convs, w->of, w->error);
     if (r->quantized)
-        fprintf(f, "%s: %u of %u contractions are int8 (%s%s)\n", r->model, r->integers, r->layers, r->method,
+        fprintf(f, "%s: %u of %u contractions are %s (%s%s)\n", r->model, r->integers, r->layers, r->precision, r->method,
                 r->calibration == CALIBRATION_RANDOM ? ", RANDOM DATA" : "");
     for (uint32_t i = 0; i < r->layers; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)

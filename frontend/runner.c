@@ -14,7 +14,7 @@ static bool has_suffix(const char *path, const char *suffix)
 static bool open_graph(Runner *r, const Options *o, Diag *d, const char *path)
 {
     Module *m = module_new(r->mem, d, path);
-    if (o->value[OPT_quantize] && !makes_integers(o))
+    if (o->value[OPT_quantize] && !makes_codes(o))
         return diag_error(d, NULL, "--interp computes with the types of the model; --quantize %s stores other ones",
                           o->value[OPT_quantize]);
     const Graph *g = r->graph = compile_graph(o, m, r->mem, path, &r->files);

@@ -98,7 +98,7 @@ static void round_column(WeightCodes *c, int64_t first, int rows, float *w, floa
         float *x = w + r * n;
         int code = codes_nearest(c, at, x[i]);
         c->code[(first + r) * n + column] = (int16_t)code;
-        float off = (x[i] - (float)(code - c->zero[at]) * c->scale[at]) / u[i * n + i];
+        float off = (x[i] - (weight_code_number(&c->form, code) - c->zero[at]) * c->scale[at]) / u[i * n + i];
         for (int64_t j = i + 1; j < end; j++) x[j] -= off * u[i * n + j];
         e[r * BLOCK + i - begin] = off;
     }

@@ -35,6 +35,7 @@ static const Node *def_of(const Graph *g, Val v)
 
 static bool is_q(const Node *n) { return n && node_is(n, "QuantizeLinear"); }
 static bool is_dq(const Node *n) { return n && node_is(n, "DequantizeLinear"); }
+static bool widens(const Node *n) { return is_dq(n) || node_is(n, "Dequantize"); }
 
 static int64_t count_of(const Graph *g, Val v)
 {
@@ -283,6 +284,7 @@ static bool multiplies_codes(const Graph *g, const Node *n, uint32_t input)
  * reads few elements of a table, and widens those. */
 static bool moves_codes(const Graph *g, const Node *n, uint32_t input, const bool *numbers)
 {
+    if (widens(n)) return input > 0 && !numbers[n->out.id]; /* scales may be codes themselves */
     bool casts = node_is(n, "Cast") && dtype_is_float(val_type(g, n->out)->dtype), fixed = true;
     if (!casts && (!moves(g, n) || !is_data(n, input))) return false;
     for (uint32_t i = 0; i < n->nin; i++) {
@@ -346,7 +348,7 @@ static Graph *steps_run(const Graph *in, PassCtx *ctx, Move *const *step, uint32
 static bool has_edges(const Graph *g)
 {
     for (uint32_t i = 0; i < g->node.n; i++)
-        if (is_q(&g->node.at[i]) || is_dq(&g->node.at[i])) return true;
+        if (is_q(&g->node.at[i]) || widens(&g->node.at[i])) return true;
     return false;
 }
 
@@ -363,8 +365,8 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx)
  * others it is a float constant, which saves the arithmetic. */
 static Val fold_constant(Integer *x, const Node *n)
 {
-    if (!is_q(n) && !is_dq(n)) return (Val){0};
-    if (is_dq(n) && !x->numbers[n->out.id] && dtypes[val_type(x->in, node_in(x->in, n, 0))->dtype].bits <= 8)
+    if (!is_q(n) && !widens(n)) return (Val){0};
+    if (widens(n) && !x->numbers[n->out.id] && dtypes[val_type(x->in, node_in(x->in, n, 0))->dtype].bits <= 8)
         return (Val){0};
     const Tensor *t = evaluate(x, x->in, n);
     return t ? graph_const(x->out, t, graph_val(x->in, n->out)->name) : (Val){0};

@@ -1,9 +1,12 @@
 /* pass.c - read the table to know what the compiler does to a graph; the runner prints, verifies and times each pass. */
 #include "ir/base/stage.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 #include <assert.h>
 
-static bool quantizing(const PassCtx *ctx) { return ctx->quant != NULL; }
+static bool quantizing(const PassCtx *ctx) { return ctx->quant && !ctx->quant->float_activations; }
+
+static bool coding(const PassCtx *ctx) { return ctx->quant && ctx->quant->table.code; }
 
 static bool filtering(const PassCtx *ctx) { return ctx->winograd != NULL; }
 
@@ -11,6 +14,7 @@ static const Pass pipeline[] = {
     {"expand", pass_expand, NULL, "only rows with a body or a lowering remain"},
     {"simplify", pass_simplify, NULL, "no identity, no pair that cancels, no affine map behind a contraction"},
     {"quantize", pass_quantize, quantizing, "Q/DQ around every quantized contraction, by the ranges"},
+    {"codes", pass_codes, coding, "weights of float products, where asked for, and tables are constants behind a DequantizeLinear"},
     {"integer", pass_integer, NULL, "contractions between DequantizeLinear and QuantizeLinear are integer operators"},
     {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
     {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},

@@ -6,6 +6,7 @@
 Graph *pass_expand(const Graph *in, PassCtx *ctx);   /* expand.c */
 Graph *pass_simplify(const Graph *in, PassCtx *ctx); /* simplify.c */
 Graph *pass_quantize(const Graph *in, PassCtx *ctx); /* quantize.c */
+Graph *pass_codes(const Graph *in, PassCtx *ctx);    /* codes.c */
 Graph *pass_integer(const Graph *in, PassCtx *ctx);  /* integer.c */
 Graph *pass_finish(const Graph *in, PassCtx *ctx);   /* integer.c */
 Graph *pass_scale(const Graph *in, PassCtx *ctx);    /* scale.c */

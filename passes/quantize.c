@@ -68,12 +68,21 @@ static const char *why_float(const Graph *g, const Node *n)
 
 static bool is_contraction(const Node *n) { return n->op->quant == QUANT_INTEGER; }
 
-bool *quantize_wanted(const Graph *g, Arena *scratch)
+/* Does the node's first input need a range, or the means of its channels? */
+static bool is_watched(const Graph *g, const Node *n, const Quantization *q)
+{
+    const Tensor *w = is_contraction(n) ? graph_val(g, node_in(g, n, 1))->konst : NULL;
+    if (q && q->float_activations)
+        return w && w->type == DT_f32 && w->rank >= 2 && val_type(g, node_in(g, n, 0))->dtype == DT_f32;
+    return is_contraction(n) && !why_float(g, n);
+}
+
+bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch)
 {
     bool *want = NEW_ARRAY(scratch, bool, g->val.n + 1);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (is_contraction(n) && !why_float(g, n)) want[node_in(g, n, 0).id] = true;
+        if (is_watched(g, n, q)) want[node_in(g, n, 0).id] = true;
     }
     return want;
 }
@@ -201,12 +210,12 @@ static Channels channels_of(const Tensor *t, int axis)
     return c;
 }
 
-int channel_axis(const Graph *g, Val v)
+int channel_axis(const Graph *g, const Quantization *q, Val v)
 {
     int rank = val_type(g, v)->rank, found = -1;
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (!is_contraction(n) || why_float(g, n) || node_in(g, n, 0).id != v.id) continue;
+        if (!is_watched(g, n, q) || node_in(g, n, 0).id != v.id) continue;
         int axis = axis_at(n->op->x_input, rank);
         if (found >= 0 && found != axis) return -1;
         found = axis;
@@ -214,31 +223,29 @@ int channel_axis(const Graph *g, Val v)
     return found >= 0 && dim_is_const(g->module->dim, val_type(g, v)->dim[found], NULL) ? found : -1;
 }
 
-/* What rounding took from every output channel on average: sum over its weights of (w - value) * mean(x). NULL: not known. */
-static float *lost_by_rounding(Quantizer *z, const Node *n, const Tensor *w, const Tensor *value, const Range *r)
+float *lost_by_rounding(const Node *n, const Tensor *w, const Tensor *value, const Range *r, Arena *mem)
 {
     Channels out = channels_of(w, axis_at(n->op->w_channel, w->rank)),
              in = channels_of(w, axis_at(n->op->w_input, w->rank));
-    if (!r->mean || in.n != r->channels) return NULL;
-    float *lost = NEW_ARRAY(z->ctx->mem, float, out.n);
+    if (!r || !r->mean || in.n != r->channels) return NULL;
+    float *lost = NEW_ARRAY(mem, float, out.n);
     const float *is = w->data, *becomes = value->data;
     for (int64_t i = 0, count = tensor_count(w); i < count; i++)
         lost[i / out.inner % out.n] += (is[i] - becomes[i]) * r->mean[i / in.inner % in.n];
     return lost;
 }
 
-/* y, or y plus a constant along its channels. */
-static Val add_channels(Quantizer *z, const Node *n, Val y, const float *v, int64_t channels)
+Val add_lost(Graph *g, const Node *n, const Tensor *w, Val y, const float *lost)
 {
-    int rank = val_type(z->out, y)->rank, axis = axis_at(n->op->y_channel, rank);
-    int64_t dim[MAX_RANK] = {channels};
+    int rank = val_type(g, y)->rank, axis = axis_at(n->op->y_channel, rank);
+    int64_t dim[MAX_RANK] = {w->dim[axis_at(n->op->w_channel, w->rank)]};
     for (int d = 1; d < rank - axis; d++) dim[d] = 1;
-    Tensor *t = tensor_new(z->out->mem, DT_f32, rank - axis, dim);
-    memcpy((void *)t->data, v, sizeof *v * (size_t)channels);
-    return emit(z->out, "Add", n->loc, 2, y, graph_const(z->out, t, NULL));
+    Tensor *t = tensor_new(g->mem, DT_f32, rank - axis, dim);
+    memcpy((void *)t->data, lost, tensor_bytes(t));
+    return emit(g, "Add", n->loc, 2, y, graph_const(g, t, NULL));
 }
 
-WeightForm quantize_form(const Quantization *q)
+static WeightForm quantize_form(const Quantization *q)
 {
     return q->form.code ? q->form : (WeightForm){.code = DT_i8};
 }
@@ -280,9 +287,9 @@ static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Laye
     LayerCodes l = layer_codes(z, n);
     const CodeTensors *t = &l.codes;
     Arena work = {0};
-    *lost = lost_by_rounding(z, n, val->konst, code_values(t, &work), r);
+    *lost = lost_by_rounding(n, val->konst, code_values(t, &work), r, z->ctx->mem);
     arena_drop(&work);
-    layer->weights = tensor_count(val->konst), layer->weight_sqnr = l.sqnr;
+    layer->weights = tensor_count(val->konst), layer->weight_sqnr = l.sqnr, layer->form = quantize_form(z->q);
     layer->method = l.fallback ? weight_method_at(0)->name : method_of(z->q)->name, layer->fallback = l.fallback;
     layer->error_nearest = l.error_nearest, layer->error = l.error;
     const OpDef *op = op_find("", "DequantizeLinear");
@@ -330,12 +337,8 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     Val *out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
     graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
     if (lost)
-        out[0] = switched(z, layer.region,
-                          add_channels(z, n, out[0], lost,
-                                       channels_of(graph_val(z->in, old[1])->konst,
-                                                   axis_at(n->op->w_channel, graph_val(z->in, old[1])->konst->rank))
-                                           .n),
-                          out[0], n->loc);
+        out[0] = switched(z, layer.region, add_lost(z->out, n, graph_val(z->in, old[1])->konst, out[0], lost), out[0],
+                          n->loc);
     if (z->integer[i]) graph_name(z->out, out[0], layer.tensor); /* also where its name was made up: whoever measures it finds it */
     for (uint32_t k = 0; k < n->nout; k++) {
         z->map[n->out.id + k] = out[k];
@@ -363,16 +366,18 @@ static const char *decide(const Quantizer *z, const Node *n)
     return NULL;
 }
 
-bool *quantize_coded(const Graph *g, const Quantization *q, Arena *mem)
+WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem)
 {
     regex_t keep;
-    bool *coded = NEW_ARRAY(mem, bool, g->node.n + 1);
+    if (q->float_activations) return codes_forms(g, q, mem);
+    WeightForm *form = NEW_ARRAY(mem, WeightForm, g->node.n + 1);
     const bool *live = graph_live(g, mem);
     keep_compile(q, &keep);
     for (uint32_t i = 0; i < g->node.n; i++)
-        coded[i] = live[i] && is_contraction(&g->node.at[i]) && !why_kept(g, q, &keep, &g->node.at[i]);
+        if (live[i] && is_contraction(&g->node.at[i]) && !why_kept(g, q, &keep, &g->node.at[i]))
+            form[i] = quantize_form(q);
     if (q->keep) regfree(&keep);
-    return coded;
+    return form;
 }
 
 static void keep_float(Quantizer *z, uint32_t i, const char *why)

@@ -28,7 +28,7 @@ typedef struct Range {
     const RowSums *rows;         /* the same */
 } Range;
 
-typedef enum LayerState { LAYER_INTEGER, LAYER_FLOAT } LayerState;
+typedef enum LayerState { LAYER_INTEGER, LAYER_WEIGHTS, LAYER_FLOAT } LayerState; /* WEIGHTS: they alone are codes */
 typedef struct Layer {           /* one contraction of the model, for the report */
     const Loc *loc;
     const char *tensor;          /* its output */
@@ -39,7 +39,8 @@ typedef struct Layer {           /* one contraction of the model, for the report
     int zero_point;
     bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
     int64_t weights;             /* elements */
-    const char *method;          /* INTEGER: how its weights were rounded (passes/weights.h) */
+    WeightForm form;             /* of the weights, unless they are FLOAT */
+    const char *method;          /* the same: how its weights were rounded (passes/weights.h) */
     double error_nearest, error; /* of its output by rounding its weights to nearest and by the method, on held-out rows; NaN: not known */
     const char *fallback;        /* NULL, or why the nearest were taken although a method was asked for */
     double weight_sqnr;          /* dB, of the quantized weights against the float ones */
@@ -65,7 +66,10 @@ struct Quantization {
     Arena *mem;
     Map index;                   /* name -> number + 1 in range */
     VEC(Range) range;
+    const char *precision;       /* its name, for reports */
+    bool float_activations;      /* only weights and tables are codes: no integer contractions, no ranges */
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
+    WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
     const WeightMethod *weights; /* NULL: the first */
     Map coded;                   /* tensor -> number + 1 in codes */
     VEC(LayerCodes) codes;
@@ -80,11 +84,11 @@ struct Quantization {
 };
 
 /* The tensors whose ranges pass_quantize() will ask for, by number of Val: the observers' list. */
-bool *quantize_wanted(const Graph *g, Arena *scratch);
-/* The contractions whose weights pass_quantize() will make codes of, by number of node; no ranges are asked for. */
-bool *quantize_coded(const Graph *g, const Quantization *q, Arena *mem);
-WeightForm quantize_form(const Quantization *q);
-/* Codes that pass_quantize() takes for the layer with this output. */
+bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /* q: as it is asked for; NULL: integer activations */
+/* The forms of weights that will be codes, by number of node; code DT_NONE: they will not. No ranges are asked for. */
+WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
+WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
+/* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
 /* Does a contraction multiply two tensors that are computed, as attention does? */
@@ -94,7 +98,10 @@ const char *tensor_name(const Graph *g, Val v, Arena *mem);
 const Range *range_find(const Quantization *q, const char *name);
 Range *range_set(Quantization *q, const char *name, double lo, double hi);
 /* The axis of channels of a wanted tensor, as its readers see it; -1: they disagree, or the number of channels is free. */
-int channel_axis(const Graph *g, Val v);
+int channel_axis(const Graph *g, const Quantization *q, Val v);
+/* What rounding took from every output channel on average: sum over its weights of (w - value) * mean(x). NULL: not known, r may be NULL. */
+float *lost_by_rounding(const Node *n, const Tensor *w, const Tensor *value, const Range *r, Arena *mem);
+Val add_lost(Graph *g, const Node *n, const Tensor *w, Val y, const float *lost); /* y plus that, along its channels */
 
 /* The text file of ranges (passes/ranges.c). Its head may say what its statistics come from; read: fields it lacks are NULL and 0. */
 typedef struct RangesHead {

@@ -13,7 +13,7 @@ typedef struct Search {
     float *y;     /* [in][GRID_STEPS] */
 } Search;
 
-static float off_by(const WeightForm *f, Grid g, float w) { return (float)(grid_code(f, g, w) - g.zero) * g.scale - w; }
+static float off_by(const WeightForm *f, Grid g, float w) { return grid_value(f, g, grid_code(f, g, w)) - w; }
 
 /* Adds the square error of every candidate for columns [from, from + n) of row r. */
 static void add_errors(const Search *s, int64_t r, int64_t from, int64_t n, double *error)
@@ -45,7 +45,7 @@ static void choose(const Search *s, int64_t owner, int64_t from, int64_t n)
     for (int k = 1; k < GRID_STEPS; k++)
         if (error[k] < error[best]) best = k;
     Grid g = grid_candidate(&s->c->form, s->extremes[at], best);
-    s->c->scale[at] = g.scale, s->c->zero[at] = (int16_t)g.zero;
+    s->c->scale[at] = g.scale, s->c->zero[at] = g.zero;
     for (int64_t r = owner; r < m->out; r += s->c->owners)
         for (int64_t j = from; j < from + n; j++)
             s->off[r * m->in + j] = off_by(&s->c->form, g, m->w[r * m->in + j]);

@@ -67,13 +67,39 @@ WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
     return m;
 }
 
+WeightMatrix weight_table(const Tensor *t, Arena *mem)
+{
+    WeightMatrix m = {.tensor = t, .input_axis = 1, .out = t->dim[0], .in = t->dim[1], .channels = t->dim[1], .batches = 1, .blocks = 1};
+    assert(t->rank == 2 && t->type == DT_f32);
+    m.row = NEW_ARRAY(mem, int64_t, m.out + 1), m.col = NEW_ARRAY(mem, int64_t, m.in + 1);
+    for (int64_t r = 0; r < m.out; r++) m.row[r] = r * m.in;
+    for (int64_t c = 0; c < m.in; c++) m.col[c] = c;
+    m.w = arena_copy(mem, t->data, tensor_bytes(t));
+    return m;
+}
+
 /* ---- codes ---- */
-int weight_code_most(const WeightForm *f) { return (int)dtype_max(f->code); }
+static int float_most(const WeightForm *f) /* of a float type; 0: it is none */
+{
+    return f->code == DT_f8e4m3fn ? 448 : f->code == DT_f8e5m2 ? 57344 : 0;
+}
+
+int weight_code_most(const WeightForm *f) { return float_most(f) ? float_most(f) : (int)dtype_max(f->code); }
 int weight_code_least(const WeightForm *f)
 {
+    if (float_most(f)) return -float_most(f);
     return f->code == DT_i8 && !f->asymmetric ? -127 : (int)dtype_min(f->code);
 }
-int weight_code_middle(const WeightForm *f) { return dtypes[f->code].cls == DC_INT ? 0 : (weight_code_most(f) + 1) / 2; }
+int weight_code_middle(const WeightForm *f)
+{
+    return dtypes[f->code].cls == DC_UINT ? (weight_code_most(f) + 1) / 2 : 0;
+}
+
+float weight_code_number(const WeightForm *f, int code)
+{
+    uint8_t bits = (uint8_t)code;
+    return float_most(f) ? (float)dtype_load(f->code, &bits, 0) : (float)code;
+}
 
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -87,7 +113,9 @@ WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem)
     for (int64_t j = 0; f->group && j < m->in; j++)
         c.group[j] = (int32_t)(j / m->channels * per_tap + j % m->channels / f->group);
     c.code = NEW_ARRAY(mem, int16_t, m->out * m->in + 1);
-    c.scale = NEW_ARRAY(mem, float, c.owners * c.groups + 1), c.zero = NEW_ARRAY(mem, int16_t, c.owners * c.groups + 1);
+    c.scale = NEW_ARRAY(mem, float, c.owners * c.groups + 1), c.zero = NEW_ARRAY(mem, float, c.owners * c.groups + 1);
+    c.rows = m->out / (m->batches ? m->batches : 1);
+    if (f->fine) c.scale_of = NEW_ARRAY(mem, float, c.rows + 1);
     return c;
 }
 
@@ -104,20 +132,42 @@ Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem
     return e;
 }
 
-static float usable(float scale) { return isnormal(scale) ? scale : 1; }
+#define ZERO_STEPS 16.0f  /* of fine zero points, in one step of the codes */
+#define NO_WEIGHTS 1e-30f /* the scale of a group of zeros, until its neighbours give it one */
+
+/* Where a grid from the least to the most code has its zero, so that it begins at lo. */
+static float zero_at(const WeightForm *f, float lo, float scale)
+{
+    int least = weight_code_least(f), most = weight_code_most(f);
+    float steps = f->fine ? ZERO_STEPS : 1, end = f->fine ? (float)least + 255 / ZERO_STEPS : (float)most;
+    return fminf(end, fmaxf((float)least, rintf(((float)least - lo / scale) * steps) / steps));
+}
+
+/* Scales of groups are many: they are numbers that f16 holds, where those are fine enough, and not smaller, so that codes reach as far. */
+static float usable(const WeightForm *f, float scale)
+{
+    enum { HALF_MOST = 65000 };
+    uint16_t half;
+    if (!isnormal(scale)) return f->fine ? NO_WEIGHTS : 1;
+    if (f->fine || !f->group || scale < 0x1p-14f || scale > HALF_MOST) return scale;
+    dtype_store(DT_f16, &half, 0, (double)scale);
+    if (dtype_load(DT_f16, &half, 0) < (double)scale) half++;
+    return (float)dtype_load(DT_f16, &half, 0);
+}
+
 
 /* Symmetric codes reach one step further down than up; the larger extreme gets that step, with a negative scale where it is positive. */
 static Grid grid_of(const WeightForm *f, Extremes e)
 {
     int least = weight_code_least(f), most = weight_code_most(f), middle = weight_code_middle(f);
     if (f->asymmetric) {
-        float s = usable((float)(((double)e.hi - e.lo) / (most - least)));
-        return (Grid){s, (int)fmin(most, fmax(least, rint(least - (double)e.lo / s)))};
+        float s = usable(f, (float)(((double)e.hi - e.lo) / (most - least)));
+        return (Grid){s, zero_at(f, e.lo, s)};
     }
     float size = fmaxf(-e.lo, e.hi);
-    if (middle - least == most - middle) return (Grid){usable(size / (float)(most - middle)), middle};
-    float s = usable(size / (float)(middle - least));
-    return (Grid){e.hi > -e.lo ? -s : s, middle};
+    if (middle - least == most - middle) return (Grid){usable(f, size / (float)(most - middle)), (float)middle};
+    float s = usable(f, size / (float)(middle - least));
+    return (Grid){e.hi > -e.lo ? -s : s, (float)middle};
 }
 
 Grid grid_candidate(const WeightForm *f, Extremes e, int step)
@@ -128,7 +178,9 @@ Grid grid_candidate(const WeightForm *f, Extremes e, int step)
 
 int grid_code(const WeightForm *f, Grid g, float w)
 {
-    return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale) + g.zero));
+    uint8_t bits;
+    if (float_most(f)) return dtype_store(f->code, &bits, 0, (double)w / g.scale), bits;
+    return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale + (double)g.zero)));
 }
 
 int codes_nearest(const WeightCodes *c, int64_t at, float w)
@@ -143,7 +195,33 @@ void codes_round(const WeightMatrix *m, WeightCodes *c)
             c->code[r * m->in + j] = (int16_t)codes_nearest(c, codes_at(c, r, j), m->w[r * m->in + j]);
 }
 
-static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = (int16_t)g.zero; }
+static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = g.zero; }
+
+float grid_value(const WeightForm *f, Grid g, int code) { return (weight_code_number(f, code) - g.zero) * g.scale; }
+
+Grid grid_settled(const WeightCodes *c, int64_t at, Grid g)
+{
+    if (!c->scale_of) return g;
+    float middle = (float)(weight_code_least(&c->form) + weight_code_most(&c->form)) / 2;
+    float half = (float)(weight_code_most(&c->form) - weight_code_least(&c->form)) / 2;
+    float of = c->scale_of[at / c->groups % c->rows], centre = (middle - g.zero) * g.scale;
+    float scale = fminf(255, fmaxf(1, ceilf(g.scale / of - 1e-3f))) * of;
+    bool empty = g.scale <= NO_WEIGHTS; /* its zeros are exact */
+    return (Grid){scale, empty ? floorf(middle) : zero_at(&c->form, centre - half * scale, scale)};
+}
+
+/* Scales become codes of 8 bits, not smaller than they were; a grid that grows keeps its middle. */
+static void settle_scales(WeightCodes *c)
+{
+    for (int64_t at = 0; c->scale_of && at < c->owners * c->groups; at++) {
+        float *most = &c->scale_of[at / c->groups % c->rows], step = c->scale[at] / 255;
+        if (c->scale[at] > NO_WEIGHTS && step > *most) *most = step;
+    }
+    for (int64_t r = 0; c->scale_of && r < c->rows; r++)
+        if (!isnormal(c->scale_of[r])) c->scale_of[r] = 1;
+    for (int64_t at = 0; c->scale_of && at < c->owners * c->groups; at++)
+        set_grid(c, at, grid_settled(c, at, (Grid){c->scale[at], c->zero[at]}));
+}
 
 /* The square errors of every group on the grids g, a column's times its weight (NULL: 1). */
 static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, const Moments *s, double *error)
@@ -153,7 +231,7 @@ static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *
         for (int64_t j = 0; j < m->in; j++) {
             int64_t at = codes_at(c, r, j);
             float w = m->w[r * m->in + j];
-            double e = (double)(grid_code(&c->form, g[at], w) - g[at].zero) * g[at].scale - w;
+            double e = (double)grid_value(&c->form, g[at], grid_code(&c->form, g[at], w)) - w;
             error[at] += e * e * (second ? (double)second[j * (s->ld + 1)] : 1);
         }
     }
@@ -173,6 +251,7 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Mom
         for (int64_t at = 0; at < n; at++)
             if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
     }
+    settle_scales(&c);
     return c;
 }
 
@@ -183,6 +262,7 @@ static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Mo
     const Extremes *e = codes_extremes(m, &c, mem);
     (void)s;
     for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
+    settle_scales(&c);
     codes_round(m, &c);
     return c;
 }
@@ -302,15 +382,22 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
     bool grouped = c->form.group != 0, zeros = c->form.asymmetric || weight_code_middle(&c->form);
     CodeTensors t = {.code = tensor_new(mem, c->form.code, m->tensor->rank, m->tensor->dim),
                      .scale = scale_tensor(m, c, DT_f32, mem),
-                     .zero = zeros ? scale_tensor(m, c, c->form.code, mem) : NULL,
+                     .zero = zeros ? scale_tensor(m, c, c->form.fine ? DT_f32 : c->form.code, mem) : NULL,
                      .axis = grouped ? m->input_axis : m->channel_axis,
-                     .block = c->form.group};
+                     .block = c->form.group,
+                     .scale_axis = m->channel_axis};
+    if (c->scale_of) {
+        t.scale_code = scale_tensor(m, c, DT_u8, mem), t.scale_of = tensor_new(mem, DT_f32, 1, &c->rows);
+        memcpy((void *)t.scale_of->data, c->scale_of, tensor_bytes(t.scale_of));
+    }
     for (int64_t r = 0; r < m->out; r++)
         for (int64_t j = 0; j < m->in; j++) {
             int64_t i = m->row[r] + m->col[j], from = codes_at(c, r, j), at = scale_at(&t, i);
             ((int8_t *)(void *)t.code->data)[i] = (int8_t)c->code[r * m->in + j];
             ((float *)(void *)t.scale->data)[at] = c->scale[from];
-            if (zeros) ((int8_t *)(void *)t.zero->data)[at] = (int8_t)c->zero[from];
+            if (zeros) dtype_store(t.zero->type, (void *)t.zero->data, at, (double)c->zero[from]);
+            if (t.scale_code)
+                dtype_store(DT_u8, (void *)t.scale_code->data, at, rint((double)c->scale[from] / c->scale_of[r % c->rows]));
         }
     return t;
 }
@@ -319,9 +406,9 @@ Tensor *code_values(const CodeTensors *t, Arena *mem)
 {
     Tensor *v = tensor_new(mem, DT_f32, t->code->rank, t->code->dim);
     for (int64_t i = 0, n = tensor_count(v); i < n; i++) {
-        int64_t at = scale_at(t, i),
-                code = dtype_load_int(t->code->type, t->code->data, i) -
-                       (t->zero ? dtype_load_int(t->zero->type, t->zero->data, at) : 0);
+        int64_t at = scale_at(t, i);
+        double code = dtype_load(t->code->type, t->code->data, i) -
+                      (t->zero ? dtype_load(t->zero->type, t->zero->data, at) : 0);
         ((float *)(void *)v->data)[i] = (float)code * ((const float *)t->scale->data)[at];
     }
     return v;

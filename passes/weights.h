@@ -10,11 +10,13 @@
 #include "passes/moments.h"
 
 typedef struct WeightForm {
-    DType code;                  /* i8, u8, i4 or u4 */
+    DType code;                  /* i8, u8, i4 or u4; or float8, symmetric: codes are its bits */
     bool asymmetric;             /* a zero point with every scale; otherwise it is the middle of the codes */
+    bool fine;                   /* asymmetric groups: zero points in sixteenths, and scales that are 8-bit codes with a scale of each output channel */
     int64_t group;               /* so many consecutive input channels share a scale, the last ones perhaps fewer; 0: a whole output channel */
 } WeightForm;
-int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127 */
+int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127; of float8 the largest numbers */
+float weight_code_number(const WeightForm *f, int code);                          /* what a code counts */
 int weight_code_middle(const WeightForm *f);                                      /* the zero point of symmetric codes */
 
 struct WeightMatrix {
@@ -30,13 +32,16 @@ struct WeightMatrix {
 /* The constant f32 weights (input 1) of a row with QUANT_INTEGER. */
 WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem);
 
+WeightMatrix weight_table(const Tensor *t, Arena *mem); /* a table [entries][values] that is looked up: an entry is a row */
+
 typedef struct WeightCodes {
     WeightForm form;
     int64_t owners, groups;      /* scales are [owners][groups]; row r has those of owner r % owners: without groups, batches share theirs */
     int32_t *group;              /* of every column */
     int16_t *code;               /* [out][in] */
-    float *scale;
-    int16_t *zero;
+    float *scale, *zero;         /* zero: whole numbers, or sixteenths */
+    int64_t rows;                /* output channels of a batch */
+    float *scale_of;             /* fine: of each output channel; a scale is 1 to 255 times that. Else NULL */
 } WeightCodes;
 static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
 {
@@ -45,12 +50,15 @@ static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
 static inline float codes_value(const WeightCodes *c, int64_t row, int64_t col, int64_t in)
 {
     int64_t at = codes_at(c, row, col);
-    return (float)(c->code[row * in + col] - c->zero[at]) * c->scale[at];
+    return (weight_code_number(&c->form, c->code[row * in + col]) - c->zero[at]) * c->scale[at];
 }
 
-/* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. */
+/* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. Fine ones: for octet.Dequantize, zero being
+ * f32, and scale is DequantizeLinear(scale_code, scale_of) along scale_axis. */
 typedef struct CodeTensors {
     Tensor *code, *scale, *zero;
+    Tensor *scale_code, *scale_of; /* NULL: scales are no codes */
+    int scale_axis;
     int axis;
     int64_t block;
 } CodeTensors;
@@ -85,14 +93,15 @@ typedef struct Extremes {
     float lo, hi; /* lo <= 0 <= hi */
 } Extremes;
 typedef struct Grid {
-    float scale;
-    int zero;
+    float scale, zero;
 } Grid;
 WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem);
 Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem); /* of every group, [owners][groups] */
 enum { GRID_STEPS = 20 };
 Grid grid_candidate(const WeightForm *f, Extremes e, int step); /* the grid for extremes that are shrunk the more the larger the step */
 int grid_code(const WeightForm *f, Grid g, float w);            /* the nearest */
+float grid_value(const WeightForm *f, Grid g, int code);
+Grid grid_settled(const WeightCodes *c, int64_t at, Grid g);    /* with a scale that has a code, where scales are codes */
 extern const char weight_no_better[];
 const char *weight_unseen(const Moments *s);                     /* why they say nothing; NULL: they do */
 /* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not NULL. */

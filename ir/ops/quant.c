@@ -123,7 +123,8 @@ static void lower_dequantize(Lower *l)
     Expr at[MAX_RANK] = {0};
     low_index(l, axis, low_rank(l, y), at);
     Expr x = expr_load(k, low_in(l, 0), at), zero = load_zero(l, 2, axis);
-    DType wide = dtype_is_float(from) ? f : DT_i32; /* code minus zero point is exact there */
+    bool real = dtype_is_float(from) || (zero && dtype_is_float((DType)expr_node(k, zero)->type));
+    DType wide = real ? f : DT_i32; /* code minus zero point is exact there */
     if (zero) x = expr_sub(k, expr_cast(k, wide, x), expr_cast(k, wide, zero));
     Expr value = expr_mul(k, expr_cast(k, f, x), expr_cast(k, f, load_param(l, low_in(l, 1), axis)));
     low_stage(l, y, axis, low_rank(l, y), expr_cast(k, to, value));
@@ -334,6 +335,9 @@ const OpDef ops_quant[] = {
     OP(DequantizeLinear, .since = 10, .sig = "x:T x_scale:S x_zero_point:T? -> y:Y", .T = QTYPES " i32",
        .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize, .lower = lower_dequantize,
        .quant = QUANT_EDGE, .flags = OP_UNRANKED),
+    OP(Dequantize, .domain = "octet", .since = 1, .sig = "x:T x_scale:S x_zero_point:Z? -> y:Y", .T = QTYPES,
+       .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize, .lower = lower_dequantize,
+       .quant = QUANT_EDGE, .flags = OP_UNRANKED), /* zero points that are no codes */
     OP(DynamicQuantizeLinear, .since = 11, .sig = "x:f32 -> y:u8 y_scale:f32 y_zero_point:u8", .infer = infer_dynamic,
        .lower = lower_dynamic, .quant = QUANT_EDGE),
     OP(QLinearConv, .since = 10,

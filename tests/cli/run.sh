@@ -272,6 +272,19 @@ near() {
   done
 }
 check narrow-storage near
+# Weights of 8 and 4 bits under float activations, on every level.
+codes() {
+  local flags
+  for flags in int8-weights fp8 fp8-e5m2 int4 "int4 --symmetric" "int4 --group 0" "int4 --group 64 --calibrate $calibration"; do
+    octet compile "$digits" -o "$work/codes.so" --quiet --quantize $flags || return 1
+    for level in $usable; do
+      run_with "$work/codes.so" "codes-$level" --isa "$level" && python3 "$root/tests/cli/close.py" 0.2 "$work/float.npz" "$work/codes-$level.npz" || return 1
+    done
+  done
+  octet compile "$digits" -o "$work/codes.so" --quantize int4 --report "$work/codes.json" 2> "$work/says" && grep -q 'contractions are int4' "$work/says" &&
+    grep -q '"groups of 32"' "$work/codes.json"
+}
+check codes-near codes
 # Products of bf16 planes: nearer with every plane, and where tiles are not promised exact, which the summary says.
 products() {
   run_with digits.so float && octet compile "$digits" -o "$work/products.so" --fp32 bf16 --quiet && run_with "$work/products.so" products &&
@@ -353,6 +366,10 @@ refused usage-command 2 "unknown command 'frobnicate'" octet frobnicate
 refused usage-option 2 "unknown option '--frobnicate'" octet compile "$digits" -o n.so --frobnicate
 refused usage-value 2 'unknown value' octet compile "$digits" -o n.so --method luck
 refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits" -o n.so --quantize int8
+refused usage-group 2 'a multiple of 16' octet compile "$digits" -o n.so --quantize int4 --group 40
+refused usage-group-alone 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --group 32
+refused usage-group-float 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --quantize fp8 --group 32
+refused usage-symmetric 2 'not both' octet compile "$digits" -o n.so --quantize int4 --symmetric --asymmetric
 refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quantize bf16 --fp32 bf16
 refused usage-report-alone 2 'needs --quantize or --fp32' octet compile "$digits" -o n.so --report r.json
 refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt

@@ -190,7 +190,7 @@ Test(quantize, keep_leaves_layers_float)
 Test(quantize, wanted_are_the_activations_of_contractions_with_constant_weights)
 {
     Graph *g = graph_parse(&w.module, &w.mem, two_layers);
-    const bool *want = quantize_wanted(g, &w.scratch);
+    const bool *want = quantize_wanted(g, NULL, &w.scratch);
     for (uint32_t v = 1; v < g->val.n; v++) {
         const char *name = tensor_name(g, (Val){v}, &w.mem);
         cr_expect(want[v] == (!strcmp(name, "x") || !strcmp(name, "act/Relu:0")), "%s", name);
@@ -214,6 +214,6 @@ Test(quantize, what_is_slower_in_integers_stays_float)
         attr_set_int(conv, attr, "group", row[i].group);
         Val x = graph_input(g, "x", t), in[2] = {x, graph_const(g, tensor_random(&w.mem, DT_f32, 4, w_dim, 1), "w")};
         graph_output(g, graph_emit(g, conv, attr, in, 2, 1, NULL, NULL), "y");
-        cr_expect_eq(quantize_wanted(g, &w.scratch)[x.id], row[i].integer, "row %zu", i);
+        cr_expect_eq(quantize_wanted(g, NULL, &w.scratch)[x.id], row[i].integer, "row %zu", i);
     }
 }

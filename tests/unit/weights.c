@@ -16,7 +16,11 @@ static const WeightForm forms[] = {{.code = DT_i8},
                                    {.code = DT_u4},
                                    {.code = DT_u4, .asymmetric = true},
                                    {.code = DT_u4, .asymmetric = true, .group = 4},
-                                   {.code = DT_i4, .group = 2}};
+                                   {.code = DT_i4, .group = 2},
+                                   {.code = DT_u4, .asymmetric = true, .fine = true, .group = 4},
+                                   {.code = DT_f8e4m3fn},
+                                   {.code = DT_f8e5m2},
+                                   {.code = DT_f8e4m3fn, .group = 4}};
 
 /* A graph of one contraction of made-up weights: Conv of 8 channels in 2 groups (W[6,4,3,2]), MatMul (W[7,5]) or in batches (W[3,7,5]). */
 static const char *const layers[] = {
@@ -67,7 +71,7 @@ static Tensor *dequantized(const CodeTensors *t)
 {
     Graph *g = graph_new(&w.module, &w.mem, "d");
     g->fold_edges = true;
-    const OpDef *op = op_find("", "DequantizeLinear");
+    const OpDef *op = t->scale_code ? op_find("octet", "Dequantize") : op_find("", "DequantizeLinear");
     Attr *attr = op_attr_defaults(&w.mem, op);
     attr_set_int(op, attr, "axis", t->axis), attr_set_int(op, attr, "block_size", t->block);
     Val in[3] = {graph_const(g, t->code, NULL), graph_const(g, t->scale, NULL)};
@@ -92,6 +96,10 @@ Test(weights, tensors_mean_what_the_codes_mean)
                 for (int64_t j = 0; j < m.in; j++) {
                     int code = c.code[r * m.in + j];
                     double step = fabs((double)c.scale[codes_at(&c, r, j)]), off = fabs((double)codes_value(&c, r, j, m.in) - m.w[r * m.in + j]);
+                    if (dtype_is_float(f->code)) { /* three bits behind the first, or two */
+                        cr_assert(off <= fabs(m.w[r * m.in + j]) / (f->code == DT_f8e5m2 ? 8 : 16) + step / 64, "%g", off);
+                        continue;
+                    }
                     cr_assert(code >= weight_code_least(f) && code <= weight_code_most(f));
                     cr_assert(off <= step * (f->asymmetric || f->code == DT_i8 ? 0.5001 : 1.0001), "layer %d, form %zu: %g, step %g", l, i, off, step);
                 }

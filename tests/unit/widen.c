@@ -97,21 +97,24 @@ Test(widen, look_up)
     program_drop(p);
 }
 
-/* Scales that f16 holds are f16; others are not. */
+/* Scales take the fewest bytes that hold them: few steps of a power of two, f16, or what they are. */
 Test(widen, scales)
 {
-    Program *p = program_new("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }");
-    p->symbol[0] = 3;
-    program_fill(p);
-    float *s = (float *)(uintptr_t)find(p, "S")->data->data;
-    for (int i = 0; i < 240; i++) s[i] = (float)(i + 1) / 64;
-    void **want = program_reference(p);
-    program_cluster(p->k), program_layout(p->k, NULL), program_widen(p->k, true);
-    program_compare(p, want, program_run(p, 0), "widen");
-    cr_expect(find(p, "S.f16"));
-    program_drop(p);
-    p = through("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }", 3);
-    cr_expect_null(find(p, "S.f16"), "random floats need more bits");
+    static const char *const name[] = {"S.u8", "S.f16"};
+    for (int from = 0; from < 2; from++) {
+        Program *p = program_new("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }");
+        p->symbol[0] = 3;
+        program_fill(p);
+        float *s = (float *)(uintptr_t)find(p, "S")->data->data;
+        for (int i = 0; i < 240; i++) s[i] = (float)(i + 1 + from * 300) / 64;
+        void **want = program_reference(p);
+        program_cluster(p->k), program_layout(p->k, NULL), program_widen(p->k, true);
+        program_compare(p, want, program_run(p, 0), "widen");
+        cr_expect(find(p, name[from]));
+        program_drop(p);
+    }
+    Program *p = through("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }", 3);
+    cr_expect(!find(p, "S.u8") && !find(p, "S.f16"), "random floats need more bits");
     program_drop(p);
 }
 

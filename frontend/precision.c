@@ -1,0 +1,84 @@
+/* precision.c - see precision.h. */
+#include "frontend/precision.h"
+
+enum { LEAST_GROUP = 16, MOST_GROUP = 256, GROUP = 32 };
+
+static const Precision rows[] = {
+    {.name = "int8",
+     .integer = true,
+     .weights = {.code = DT_i8},
+     .table = {.code = DT_i8},
+     .help = "integer contractions, needs --calibrate or --ranges; tables that are looked up in 8 bits"},
+    {.name = "int8-weights",
+     .weights = {.code = DT_i8},
+     .table = {.code = DT_i8},
+     .help = "weights and tables in 8 bits, arithmetic is float"},
+    {.name = "int4",
+     .weights = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
+     .table = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
+     .spared = {.code = DT_i8},
+     .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
+    {.name = "fp8",
+     .weights = {.code = DT_f8e4m3fn},
+     .table = {.code = DT_f8e4m3fn},
+     .help = "weights and tables as E4M3FN, arithmetic is float"},
+    {.name = "fp8-e5m2",
+     .weights = {.code = DT_f8e5m2},
+     .table = {.code = DT_f8e5m2},
+     .help = "weights and tables as E5M2, arithmetic is float"},
+    {.name = "bf16", .store = DT_bf16, .filtered = DT_bf16, .help = "weights and values between kernels are stored so, arithmetic is float"},
+    /* Tiles of minimal filtering grow with every transform, beyond what f16 holds. */
+    {.name = "fp16", .store = DT_f16, .help = "the same with more digits and a smaller range"},
+};
+
+const Precision *precision_at(uint32_t i) { return i < COUNT_OF(rows) ? &rows[i] : NULL; }
+
+const Precision *precision_of(const Options *o)
+{
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (option_is(o, OPT_quantize, rows[i].name)) return &rows[i];
+    return NULL;
+}
+
+static const char *names_of_forms(Arena *mem) /* whose weights have a form to choose */
+{
+    const char *all = "";
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (dtype_is_int(rows[i].weights.code) && !rows[i].integer)
+            all = arena_printf(mem, "%s%s%s", all, *all ? " or " : "--quantize ", rows[i].name);
+    return all;
+}
+
+bool precision_check(const Options *o, Diag *d)
+{
+    const Precision *p = precision_of(o);
+    const OptionId ids[] = {OPT_group, OPT_symmetric, OPT_asymmetric};
+    static const char *const names[] = {"--group", "--symmetric", "--asymmetric"};
+    bool chooses = p && dtype_is_int(p->weights.code) && !p->integer;
+    for (size_t i = 0; i < COUNT_OF(ids); i++)
+        if (o->value[ids[i]] && !chooses)
+            return diag_error(d, NULL, "%s needs %s", names[i], names_of_forms(o->mem));
+    if (o->value[OPT_symmetric] && o->value[OPT_asymmetric])
+        return diag_error(d, NULL, "weights are --symmetric or --asymmetric, not both");
+    int64_t group = option_int(o, OPT_group, GROUP);
+    if (group == 0 || (group >= LEAST_GROUP && group <= MOST_GROUP && group % LEAST_GROUP == 0)) return true;
+    return diag_error(d, NULL, "--group %lld: expected 0 (a scale for each output channel) or a multiple of %d up to %d",
+                      (long long)group, LEAST_GROUP, MOST_GROUP);
+}
+
+static void choose(const Options *o, WeightForm *f)
+{
+    f->group = option_int(o, OPT_group, f->group);
+    if (o->value[OPT_symmetric]) f->asymmetric = false;
+    if (o->value[OPT_asymmetric]) f->asymmetric = true;
+    f->fine = f->asymmetric && f->group && dtypes[f->code].bits < 8;
+}
+
+void precision_forms(const Options *o, Quantization *q)
+{
+    const Precision *p = precision_of(o);
+    q->precision = p->name, q->float_activations = !p->integer;
+    q->form = p->weights, q->table = p->table, q->spared = p->spared;
+    if (dtype_is_int(q->form.code)) choose(o, &q->form);
+    if (dtypes[q->table.code].bits < 8) choose(o, &q->table);
+}

@@ -1,0 +1,22 @@
+/* precision.h - what --quantize makes of a model: the precisions as rows of a table. */
+#ifndef OCTET_PRECISION_H
+#define OCTET_PRECISION_H
+#include "frontend/options.h"
+#include "passes/quantize.h"
+
+typedef struct Precision {
+    const char *name;    /* the value of --quantize */
+    bool integer;        /* activations are 8-bit codes too and contractions are integer: that needs ranges */
+    DType store;         /* of values between kernels and of weights; DT_NONE: float32 */
+    DType filtered;      /* with a store: what convolutions by minimal filtering multiply; DT_NONE: there are none */
+    WeightForm weights;  /* of products; code DT_NONE: floats */
+    WeightForm table;    /* of constants that are looked up (embeddings) */
+    WeightForm spared;   /* of products whose errors cost most; DT_NONE: as all others */
+    const char *help;
+} Precision;
+const Precision *precision_at(uint32_t i);             /* NULL past the end */
+const Precision *precision_of(const Options *o);       /* the one asked for, or NULL */
+/* Do --group, --symmetric and --asymmetric go with it? false: reported. */
+bool precision_check(const Options *o, Diag *d);
+void precision_forms(const Options *o, Quantization *q); /* what was asked for, for the passes */
+#endif

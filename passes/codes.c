@@ -1,0 +1,286 @@
+/* codes.c - constant weights and tables in few bits, under activations that stay float.
+ *
+ * Comes in: the graph after `quantize`. Goes out: the same graph, where large float constants that a product multiplies with, or that are
+ * looked up, are codes in a DequantizeLinear; `finish` leaves those alone and kernels widen them (codegen/widen.c). How they are rounded
+ * is weights.c's. What gets which form:
+ *
+ *   products   the precision's form. Small and shallow ones (depthwise convolutions) stay float: they are few bytes and many errors.
+ *   the last   products that no other stands behind (a classifier, a language model's head), and the first behind a float input, have the spared
+ *              form: their errors reach the output, or everything, as they are.
+ *   filters    every pixel uses them again, so that few bits save no time: small ones have the spared form too.
+ *   tables     the precision's form for tables, a row being what is looked up.
+ *   tied       a table that is also the weights of a product, the other way round, is stored once, in the spared form. */
+#include "passes/passes.h"
+#include "passes/quantize.h"
+#include <assert.h>
+#include <math.h>
+
+enum { LEAST_WEIGHTS = 8192, LEAST_FILTERS = 1 << 18, LEAST_DEPTH = 32, LEAST_TABLE = 1 << 16, LEAST_ENTRY = 129 };
+
+typedef struct Coder {
+    PassCtx *ctx;
+    Quantization *q;
+    const Graph *in;
+    Graph *out;
+    Val *map, *coded;     /* per old Val: its DequantizeLinear, made on first need */
+    const bool *live;
+    bool *behind, *before; /* per old Val: a product made it; a product reads it */
+    bool *looked;          /* per old Val: looked up */
+    regex_t keep;
+} Coder;
+
+/* ---- looking ---- */
+static const Node *def_of(const Graph *g, Val v)
+{
+    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
+    return def == NO_NODE ? NULL : &g->node.at[def];
+}
+
+static const Tensor *floats_of(const Graph *g, Val v)
+{
+    const Tensor *t = v.id ? graph_val(g, v)->konst : NULL;
+    return t && t->type == DT_f32 && t->rank >= 2 ? t : NULL;
+}
+
+static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
+
+/* A row that moves elements of one constant to places that only the call knows. */
+static bool looks_up(const Graph *g, const Node *n)
+{
+    const Tensor *t = n->op->quant == QUANT_PASS && n->nin >= 2 ? floats_of(g, node_in(g, n, 0)) : NULL;
+    if (!t || t->rank != 2) return false;
+    for (uint32_t i = 1; i < n->nin; i++) {
+        Val v = node_in(g, n, i);
+        if (v.id && !graph_val(g, v)->konst) return dtype_is_int(val_type(g, v)->dtype);
+    }
+    return false;
+}
+
+static void flow(Coder *c) /* which values stand behind a product, and before one */
+{
+    const Graph *g = c->in;
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        bool is = multiplies(n);
+        if (!c->live[i]) continue;
+        if (looks_up(g, n)) c->looked[node_in(g, n, 0).id] = is = true; /* what is made of a table is no raw input */
+        for (uint32_t k = 0; k < n->nin; k++) is = is || c->behind[node_in(g, n, k).id];
+        for (uint32_t k = 0; k < n->nout; k++) c->behind[n->out.id + k] = is;
+    }
+    for (uint32_t i = g->node.n; i-- > 0;) {
+        const Node *n = &g->node.at[i];
+        bool is = multiplies(n);
+        if (!c->live[i]) continue;
+        for (uint32_t k = 0; k < n->nout; k++) is = is || c->before[n->out.id + k];
+        for (uint32_t k = 0; k < n->nin && is; k++) c->before[node_in(g, n, k).id] = true;
+    }
+}
+
+/* ---- codes ---- */
+static Val linear(Coder *c, const char *domain, int axis, int64_t block, const Val *in, uint32_t n, const Loc *loc)
+{
+    const OpDef *op = op_find(domain, *domain ? "Dequantize" : "DequantizeLinear");
+    Attr *attr = op_attr_defaults(c->out->mem, op);
+    attr_set_int(op, attr, "axis", axis), attr_set_int(op, attr, "block_size", block);
+    return graph_emit(c->out, op, attr, in, n, 1, loc, NULL);
+}
+
+static Val dequantized(Coder *c, const CodeTensors *codes, const Value *from, const Loc *loc)
+{
+    CodeTensors t = *codes;
+    bool fine = t.scale_code != NULL;
+    Val in[3] = {graph_const(c->out, t.code, from->name)};
+    in[1] = fine ? linear(c, "", t.scale_axis, 0, (Val[]){graph_const(c->out, t.scale_code, NULL), graph_const(c->out, t.scale_of, NULL)}, 2, loc)
+                 : graph_const(c->out, t.scale, NULL);
+    if (t.zero) in[2] = graph_const(c->out, t.zero, NULL);
+    return linear(c, fine ? "octet" : "", t.axis, t.block, in, t.zero ? 3 : 2, loc);
+}
+
+static const WeightMethod *method_of(const Coder *c) { return c->q->weights ? c->q->weights : weight_method_at(0); }
+
+static WeightForm spared_form(const Quantization *q) { return q->spared.code ? q->spared : q->form; }
+
+/* The table as codes: once, whoever reads it. */
+static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
+{
+    if (c->coded[v.id].id) return c->coded[v.id];
+    Arena work = {0};
+    const Value *from = graph_val(c->in, v);
+    WeightMatrix m = weight_table(from->konst, &work);
+    WeightCodes codes = weight_choose(weight_method_at(0), &m, form, NULL, &work).codes;
+    CodeTensors t = weight_tensors(&m, &codes, c->ctx->mem);
+    c->coded[v.id] = dequantized(c, &t, from, loc);
+    arena_drop(&work);
+    return c->coded[v.id];
+}
+
+/* The constant whose transpose these weights are, when it is a table that is looked up, or the transpose itself is not folded; or id 0. */
+static Val tied_to(const Coder *c, Val weights)
+{
+    const Graph *g = c->in;
+    const Node *turn = def_of(g, weights);
+    const Tensor *w = floats_of(g, weights);
+    if (turn && node_is(turn, "Transpose") && floats_of(g, node_in(g, turn, 0))) return node_in(g, turn, 0);
+    for (uint32_t v = 1; w && w->rank == 2 && v < g->val.n; v++) {
+        const Tensor *t = c->looked[v] ? g->val.at[v].konst : NULL;
+        if (!t || t->rank != 2 || t->dim[0] != w->dim[1] || t->dim[1] != w->dim[0]) continue;
+        const float *a = t->data, *b = w->data;
+        int64_t i = 0, n = tensor_count(t);
+        while (i < n && a[i] == b[i % t->dim[1] * w->dim[1] + i / t->dim[1]]) i++;
+        if (i == n) return (Val){v};
+    }
+    return (Val){0};
+}
+
+/* Tables of few values an entry are angles of rotary positions: small, and no place to save. */
+static bool is_large(const Tensor *t) { return tensor_count(t) >= LEAST_TABLE && t->dim[1] >= LEAST_ENTRY; }
+
+static Val turned(Coder *c, Val v, const Loc *loc) { return emit(c->out, "Transpose", loc, 1, v); }
+
+static bool is_spared(const Coder *c, const Node *n)
+{
+    Val x = node_in(c->in, n, 0);
+    bool last = true;
+    for (uint32_t k = 0; k < n->nout; k++) last = last && !c->before[n->out.id + k];
+    bool few = n->op->w_taps && tensor_count(floats_of(c->in, node_in(c->in, n, 1))) < LEAST_FILTERS;
+    return few || last || !c->behind[x.id];
+}
+
+static bool has_weights(const Coder *c, const Node *n)
+{
+    Val v = node_in(c->in, n, 1);
+    return graph_val(c->in, v)->konst || tied_to(c, v).id;
+}
+
+/* Why the weights of a product stay float; NULL: they need not. */
+static const char *why_float(const Coder *c, const Node *n)
+{
+    Val v = node_in(c->in, n, 1);
+    const Tensor *t = floats_of(c->in, v);
+    if (tied_to(c, v).id) return NULL;
+    if (!t) return "its weights are not a float32 matrix";
+    if (c->q->keep && !regexec(&c->keep, n->loc->node, 0, NULL, 0)) return "kept by --keep";
+    int64_t columns = t->dim[n->op->w_channel < 0 ? n->op->w_channel + t->rank : n->op->w_channel], all = tensor_count(t);
+    if (all < LEAST_WEIGHTS || all / (columns ? columns : 1) < LEAST_DEPTH) return "its weights are few";
+    return NULL;
+}
+
+static WeightForm form_of(const Coder *c, const Node *n)
+{
+    return is_spared(c, n) && c->q->spared.code ? c->q->spared : c->q->form;
+}
+
+/* As a method with statistics has rounded them, or by one that needs none. */
+static LayerCodes product_codes(Coder *c, const Node *n)
+{
+    const LayerCodes *found = codes_find(c->q, tensor_name(c->in, n->out, c->ctx->scratch));
+    if (found) return *found;
+    Arena work = {0};
+    WeightForm form = form_of(c, n);
+    WeightMatrix m = weight_matrix(c->in, n, &work);
+    WeightChoice w = weight_choose(method_of(c), &m, &form, NULL, &work);
+    LayerCodes l = {.codes = weight_tensors(&m, &w.codes, c->ctx->mem), .sqnr = weight_sqnr(&m, &w.codes)};
+    l.error_nearest = w.error_nearest, l.error = w.error, l.fallback = w.why;
+    arena_drop(&work);
+    return l;
+}
+
+static Val product_weights(Coder *c, const Node *n, Layer *layer, float **lost)
+{
+    Val v = node_in(c->in, n, 1), tied = tied_to(c, v);
+    if (tied.id) {
+        layer->form = spared_form(c->q), layer->method = weight_method_at(0)->name;
+        return turned(c, table(c, tied, &layer->form, n->loc), n->loc);
+    }
+    const Value *from = graph_val(c->in, v);
+    LayerCodes l = product_codes(c, n);
+    layer->form = form_of(c, n), layer->weight_sqnr = l.sqnr, layer->fallback = l.fallback;
+    layer->method = l.fallback ? weight_method_at(0)->name : method_of(c)->name;
+    layer->error_nearest = l.error_nearest, layer->error = l.error;
+    const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
+    if (n->op->w_taps) { /* of pixels; means over tokens are those of padding too */
+        Arena work = {0};
+        *lost = lost_by_rounding(n, from->konst, code_values(&l.codes, &work), r, c->ctx->scratch);
+        arena_drop(&work);
+    }
+    return dequantized(c, &l.codes, from, n->loc);
+}
+
+/* ---- the pass ---- */
+static void code_node(Coder *c, uint32_t i)
+{
+    const Node *n = &c->in->node.at[i];
+    Val *arg = NEW_ARRAY(c->ctx->scratch, Val, n->nin + 1), *out = NEW_ARRAY(c->ctx->scratch, Val, n->nout);
+    float *lost = NULL;
+    for (uint32_t k = 0; k < n->nin; k++) arg[k] = c->map[node_in(c->in, n, k).id];
+    if (multiplies(n) && c->q->float_activations && has_weights(c, n)) {
+        Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};
+        layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, node_in(c->in, n, 0), c->q->mem);
+        const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
+        layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n);
+        layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS;
+        if (!layer.why) arg[1] = product_weights(c, n, &layer, &lost);
+        vec_push(c->q->mem, &c->q->layer, layer);
+    }
+    Val from = node_in(c->in, n, 0);
+    if (looks_up(c->in, n) && (c->coded[from.id].id || is_large(floats_of(c->in, from))))
+        arg[0] = table(c, from, &c->q->table, n->loc);
+    graph_emit(c->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    if (lost) out[0] = add_lost(c->out, n, floats_of(c->in, node_in(c->in, n, 1)), out[0], lost);
+    for (uint32_t k = 0; k < n->nout; k++) {
+        c->map[n->out.id + k] = out[k];
+        graph_stand_for(c->out, out[k], graph_val(c->in, node_out(n, k)));
+    }
+}
+
+/* Tables that are tied are coded first, in the form they share. */
+static void code_tied(Coder *c)
+{
+    for (uint32_t i = 0; i < c->in->node.n && c->q->float_activations; i++) {
+        const Node *n = &c->in->node.at[i];
+        Val tied = c->live[i] && multiplies(n) ? tied_to(c, node_in(c->in, n, 1)) : (Val){0};
+        WeightForm form = spared_form(c->q);
+        if (tied.id) table(c, tied, &form, n->loc);
+    }
+}
+
+static Coder coder_new(const Graph *g, const Quantization *q, Arena *mem)
+{
+    Coder c = {.q = (Quantization *)(uintptr_t)q, .in = g};
+    c.coded = NEW_ARRAY(mem, Val, g->val.n + 1), c.looked = NEW_ARRAY(mem, bool, g->val.n + 1);
+    c.behind = NEW_ARRAY(mem, bool, g->val.n + 1), c.before = NEW_ARRAY(mem, bool, g->val.n + 1);
+    c.live = graph_live(g, mem);
+    if (q->keep && regcomp(&c.keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
+    flow(&c);
+    return c;
+}
+
+static void coder_drop(Coder *c)
+{
+    if (c->q->keep) regfree(&c->keep);
+}
+
+WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem)
+{
+    Coder c = coder_new(g, q, mem);
+    WeightForm *form = NEW_ARRAY(mem, WeightForm, g->node.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (!c.live[i] || !multiplies(n) || !has_weights(&c, n) || why_float(&c, n)) continue;
+        if (!tied_to(&c, node_in(g, n, 1)).id) form[i] = form_of(&c, n);
+    }
+    coder_drop(&c);
+    return form;
+}
+
+Graph *pass_codes(const Graph *in, PassCtx *ctx)
+{
+    Coder c = coder_new(in, ctx->quant, ctx->scratch);
+    c.ctx = ctx, c.out = graph_new(ctx->module, ctx->mem, in->name), c.map = graph_begin(c.out, in, ctx->scratch);
+    code_tied(&c);
+    for (uint32_t i = 0; i < in->node.n; i++)
+        if (c.live[i]) code_node(&c, i);
+    graph_end(c.out, in, c.map);
+    coder_drop(&c);
+    return c.out;
+}

@@ -1,0 +1,136 @@
+/* Weights and tables as codes under float activations: which constants get which form; the rows of --quantize. */
+#include "frontend/precision.h"
+#include "passes/passes.h"
+#include "tests/unit/worlds.h"
+
+static World w;
+static Quantization q;
+static void setup(void)
+{
+    world_open(&w);
+    q = (Quantization){.mem = &w.mem, .precision = "int4", .float_activations = true, .spared = {.code = DT_i8}};
+    q.form = q.table = (WeightForm){.code = DT_u4, .asymmetric = true, .group = 32};
+}
+static void teardown(void) { world_close(&w); }
+TestSuite(codes, .init = setup, .fini = teardown);
+
+static Val input(Graph *g, const char *name, DType t, int rank, const int64_t *dim)
+{
+    Type type = {.dtype = t, .rank = rank};
+    for (int d = 0; d < rank; d++) type.dim[d] = dim_const(w.module.dim, dim[d]);
+    return graph_input(g, name, type);
+}
+
+static const Tensor *matrix(int64_t rows, int64_t columns)
+{
+    return tensor_random(&w.mem, DT_f32, 2, (int64_t[]){rows, columns}, (uint32_t)(rows + columns));
+}
+
+static const Loc *at(const char *node)
+{
+    Loc *l = NEW(&w.mem, Loc);
+    *l = (Loc){.node = node, .op = "MatMul"};
+    return l;
+}
+
+static Val product(Graph *g, Val x, const Tensor *t, const char *node) { return emit(g, "MatMul", at(node), 2, x, graph_const(g, t, node)); }
+
+/* A table, three products behind it, the last of them with the table itself if `tied`. */
+static Graph *model(bool tied)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    const Tensor *table = matrix(512, 256);
+    Tensor *turned = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){256, 512});
+    for (int64_t i = 0; i < 512 * 256; i++) ((float *)(uintptr_t)turned->data)[i % 256 * 512 + i / 256] = ((const float *)table->data)[i];
+    Val ids = input(g, "ids", DT_i64, 1, (int64_t[]){7});
+    Val h = emit(g, "Gather", at("look"), 2, graph_const(g, table, "table"), ids);
+    h = emit(g, "Relu", at("r1"), 1, product(g, h, matrix(256, 256), "one"));
+    h = emit(g, "Relu", at("r2"), 1, product(g, h, matrix(256, 256), "two"));
+    graph_output(g, product(g, h, tied ? turned : matrix(256, 512), "last"), "y");
+    return g;
+}
+
+static Graph *coded(Graph *g)
+{
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
+    const char *why;
+    Graph *out = pass_codes(g, &ctx);
+    cr_assert(graph_verify(out, &why), "%s", why);
+    return out;
+}
+
+static unsigned constants(const Graph *g, DType t, int64_t least)
+{
+    unsigned n = 0;
+    const uint16_t *uses = graph_uses(g, &w.scratch);
+    for (uint32_t v = 1; v < g->val.n; v++) n += uses[v] && g->val.at[v].konst && g->val.at[v].konst->type == t && tensor_count(g->val.at[v].konst) >= least;
+    return n;
+}
+
+Test(codes, the_last_product_is_spared)
+{
+    Graph *g = coded(model(false));
+    cr_expect_eq(constants(g, DT_u4, 30000), 3, "a table and two products");
+    cr_expect_eq(constants(g, DT_i8, 30000), 1, "the last product");
+    cr_expect_eq(constants(g, DT_f32, 30000), 0);
+    cr_assert_eq(q.layer.n, 3);
+    for (uint32_t i = 0; i < 3; i++) cr_expect_eq(q.layer.at[i].state, LAYER_WEIGHTS);
+    cr_expect_eq(q.layer.at[0].form.code, DT_u4);
+    cr_expect(q.layer.at[0].weight_sqnr > 20 && q.layer.at[2].weight_sqnr > 40);
+}
+
+Test(codes, a_tied_table_is_stored_once)
+{
+    Graph *g = coded(model(true));
+    cr_expect_eq(constants(g, DT_i8, 100000), 1, "the table, which is the last product's weights too");
+    cr_expect_eq(constants(g, DT_u4, 30000), 2);
+    cr_expect_eq(constants(g, DT_f32, 30000), 0);
+}
+
+Test(codes, small_and_kept_products_stay_float)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    Val x = input(g, "x", DT_f32, 2, (int64_t[]){4, 16});
+    q.keep = "kept";
+    x = product(g, x, matrix(16, 1024), "shallow"), x = product(g, x, matrix(1024, 4), "small");
+    x = product(g, x, matrix(4, 256), "tiny"), x = product(g, x, matrix(256, 256), "kept");
+    graph_output(g, x, "y");
+    g = coded(g);
+    cr_expect_eq(constants(g, DT_u4, 1) + constants(g, DT_i8, 1), 0);
+    for (uint32_t i = 0; i < q.layer.n; i++) cr_expect_eq(q.layer.at[i].state, LAYER_FLOAT);
+    cr_expect(strstr(q.layer.at[3].why, "--keep"));
+}
+
+/* With integer activations only tables are left to this pass. */
+Test(codes, tables_alone)
+{
+    q.float_activations = false;
+    Graph *g = coded(model(false));
+    cr_expect_eq(constants(g, DT_u4, 30000), 1);
+    cr_expect_eq(constants(g, DT_f32, 30000), 3);
+}
+
+/* --quantize's row in options.def says the names of the table and their help. */
+Test(codes, the_option_names_the_precisions)
+{
+#define OPTION(id, name, kind, commands, value, later, fallback, help) {name, value, help},
+    static const struct {
+        const char *name, *value, *help;
+    } rows[] = {
+#include "frontend/options.def"
+    };
+#undef OPTION
+    const char *names = "", *help = "";
+    for (uint32_t i = 0; precision_at(i); i++) {
+        const Precision *p = precision_at(i);
+        names = arena_printf(&w.mem, "%s%s%s", names, i ? "|" : "", p->name);
+        help = arena_printf(&w.mem, "%s%s%s: %s", help, i ? ". " : "", p->name, p->help);
+    }
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        if (strcmp(rows[i].name, "--quantize") != 0) continue;
+        cr_expect_str_eq(rows[i].value, names);
+        cr_expect_str_eq(rows[i].help, help);
+        return;
+    }
+    cr_assert_fail("options.def has no --quantize");
+}
