@@ -1,22 +1,6 @@
 /* attrs.c - AttributeProto to Attr: values copied out of the parsed message, references to a function's attributes resolved. */
 #include "frontend/importer.h"
 
-/* AttributeProto.AttributeType */
-enum {
-    PB_UNDEFINED,
-    PB_FLOAT,
-    PB_INT,
-    PB_STRING,
-    PB_TENSOR,
-    PB_GRAPH,
-    PB_FLOATS,
-    PB_INTS,
-    PB_STRINGS,
-    PB_TENSORS,
-    PB_GRAPHS,
-    PB_SPARSE
-};
-
 const char *copy_name(Import *im, const char *s)
 {
     return s ? map_intern(im->m->mem, &im->m->names, s, strlen(s)) : "";

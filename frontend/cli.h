@@ -4,6 +4,7 @@
 #include "frontend/options.h"
 
 int command_compile(const Options *o, Diag *d);
+int command_quantize(const Options *o, Diag *d);
 int command_run(const Options *o, Diag *d);
 int command_verify(const Options *o, Diag *d);
 int command_inspect(const Options *o, Diag *d);

@@ -8,6 +8,7 @@
 #include "frontend/budget.h"
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
+#include "frontend/export.h"
 #include "frontend/policy.h"
 #include "frontend/refine.h"
 #include "frontend/precision.h"
@@ -15,6 +16,7 @@
 #include "ir/base/stage.h"
 #include "octet_compiler.h"
 #include "passes/balance.h"
+#include "passes/integer.h"
 #include "passes/winograd.h"
 #include <errno.h>
 #include <signal.h>
@@ -23,6 +25,7 @@
 #include <unistd.h>
 
 static const char before_quantize[] = "simplify", from_quantize[] = "quantize";
+static const char before_integer[] = "codes";
 static const char before_filter[] = "scale", from_filter[] = "winograd";
 
 /* ---- options ---- */
@@ -114,7 +117,10 @@ typedef struct Drive {
     const Graph *plain, *simple,
         *simulated; /* with a report and samples: float after all passes, before "quantize", behind it */
     double since;   /* when it began */
+    IntegerNote integer;
     FILE *text;
+    Origin *origin;    /* filled by the import when it is not NULL */
+    bool standard;     /* the graph becomes a model: no operators of Octet's own */
     bool stopped;
 } Drive;
 
@@ -123,12 +129,19 @@ static bool drive_begin(Drive *dr)
     if (!policy_read(&dr->policy, dr->o, dr->m->diag)) return false;
     dr->winograd.product = option_is(dr->o, OPT_winograd, "off") ? DT_NONE : dr->policy.filtered;
     dr->winograd.keep = dr->policy.store.keep;
+    dr->integer.mem = dr->mem;
     return true;
 }
 
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
-    PassCtx ctx = {dr->m, dr->mem, &dr->scratch, q, dr->winograd.product ? &dr->winograd : NULL};
+    PassCtx ctx = {.module = dr->m,
+                   .mem = dr->mem,
+                   .scratch = &dr->scratch,
+                   .quant = q,
+                   .winograd = dr->winograd.product ? &dr->winograd : NULL,
+                   .integer = &dr->integer,
+                   .standard = dr->standard};
     PassRun run = {.print_after = dr->o->value[OPT_print_after],
                    .stop_after = dr->o->value[OPT_stop_after],
                    .disable = dr->o->value[OPT_disable],
@@ -212,7 +225,11 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
     const BudgetDrive *b = ctx;
     Drive *dr = b->drive;
     WinogradNote note = dr->winograd;
-    PassCtx passes = {dr->m, mem, &dr->scratch, q, note.product ? &note : NULL};
+    PassCtx passes = {.module = dr->m,
+                      .mem = mem,
+                      .scratch = &dr->scratch,
+                      .quant = q,
+                      .winograd = note.product ? &note : NULL};
     PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
     Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
     return dr->m->diag->errors ? NULL : g;
@@ -237,6 +254,15 @@ static Graph *simulated(Drive *dr, const Graph *simple, const Quantization *q)
     return run_passes(dr, simple, from_quantize, from_quantize, &again);
 }
 
+/* The graph quantized with what was found, to be written as a model: from the imported graph again, in which composites stay that only
+ * operators of ours can express. Gains are values of `simple`, and go with it. */
+static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Quantization *q)
+{
+    dr->standard = true;
+    if (!q->gains.n) simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    return simple ? run_passes(dr, simple, from_quantize, before_integer, q) : NULL;
+}
+
 static Graph *quantize_graph(Drive *dr, const Graph *g)
 {
     Quantization *q = dr->quant = quantization_new(dr);
@@ -254,12 +280,14 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     stage_begin(&stage, NULL);
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
+    if (dr->origin) return standard_graph(dr, g, simple, q);
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
     files_rest(dr->files); /* most of the weights are codes now */
     if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
     WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
+    IntegerNote integer = dr->integer;
     dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
-    dr->winograd = note, dr->simple = simple;
+    dr->integer = integer, dr->winograd = note, dr->simple = simple;
     return dr->plain && (dr->simulated = simulated(dr, simple, q)) ? done : NULL;
 }
 
@@ -268,7 +296,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     ImportOptions io;
     const char *stop = dr->o->value[OPT_stop_after], *print = dr->o->value[OPT_print_after];
     if (!import_options(dr->o, dr->m->diag, &io)) return NULL;
-    io.files = dr->files = files;
+    io.files = dr->files = files, io.origin = dr->origin;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     progress(dr->o, "reading"), stage_begin(&stage, "import");
     Graph *g = import_file(dr->m, dr->mem, path, &io);
@@ -351,7 +379,8 @@ static bool write_report(Drive *dr, const Graph *g, const char *path, const char
                 .artefact_bytes = file_size(out),
                 .compile_seconds = seconds_now() - dr->since,
                 .policy = &dr->policy,
-                .winograd = &dr->winograd};
+                .winograd = &dr->winograd,
+                .integer = &dr->integer};
     if (!measure_all(dr, g, out, &r, &m)) return false;
     report_fill(&r, q, dr->mem);
     progress(o, "");
@@ -446,6 +475,51 @@ int command_compile(const Options *o, Diag *d)
     if (seconds) signal(SIGALRM, timed_out), alarm((unsigned)seconds);
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
     bool ok = text ? compile_text(o, &mem, d, path, out) : compile_file(o, &mem, d, path, out);
+    if (seconds) alarm(0);
+    arena_drop(&mem);
+    return ok ? 0 : EXIT_MODEL;
+}
+
+/* ---- octet quantize ---- */
+
+static bool check_quantize(const Options *o, Diag *d)
+{
+    const char *out = o->value[OPT_out], *path = o->arg.at[0];
+    ImportOptions io;
+    if (!makes_codes(o))
+        return diag_error(d, NULL, "--quantize %s is how an artefact stores values, not a form of ONNX; octet quantize writes codes",
+                          o->value[OPT_quantize]);
+    if (!policy_check(o, d) || !import_options(o, d, &io)) return false;
+    if (!out) return diag_error(d, NULL, "where to? -o OUT.onnx");
+    if (o->value[OPT_external_data] && !strcmp(out, "-"))
+        return diag_error(d, NULL, "--external-data needs a file: -o OUT.onnx, not standard output");
+    return !same_file(path, out) || diag_error(d, NULL, "-o %s would overwrite the model", out);
+}
+
+static bool quantize_file(const Options *o, Arena *mem, Diag *d)
+{
+    Files files = {.mem = mem};
+    Origin origin;
+    const char *path = o->arg.at[0], *out = o->value[OPT_out];
+    Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stderr, .origin = &origin, .since = seconds_now()};
+    Graph *g = drive_begin(&dr) ? make_graph(&dr, path, &files) : NULL;
+    progress(o, "");
+    bool ok = g && export_model(g, &origin, out, o->value[OPT_external_data] != NULL, d) && write_report(&dr, g, path, out);
+    drive_end(&dr);
+    files_drop(&files);
+    return ok;
+}
+
+int command_quantize(const Options *given, Diag *d)
+{
+    Arena mem = {0};
+    Options o = *given;
+    if (!o.value[OPT_quantize]) o.value[OPT_quantize] = "int8";
+    o.value[OPT_winograd] = "off";
+    if (!check_quantize(&o, d)) return EXIT_USAGE;
+    int64_t seconds = option_int(&o, OPT_timeout, 0);
+    if (seconds) signal(SIGALRM, timed_out), alarm((unsigned)seconds);
+    bool ok = quantize_file(&o, &mem, d);
     if (seconds) alarm(0);
     arena_drop(&mem);
     return ok ? 0 : EXIT_MODEL;

@@ -285,6 +285,26 @@ static bool import_open(Import *im, const char *path, const ImportOptions *o)
     return opsets_read(im, im->model->opset_import, im->model->n_opset_import, NULL, &im->opset);
 }
 
+static const char *kept_text(Import *im, const char *s) { return arena_text(im->mem, text_of(s), strlen(text_of(s))); }
+
+/* What ends at a zero byte ends there. */
+static const char *kept_bytes(Import *im, ProtobufCBinaryData b)
+{
+    return b.len ? arena_text(im->mem, (const char *)b.data, b.len) : "";
+}
+
+static void read_origin(Import *im, Origin *o)
+{
+    const Onnx__ModelProto *m = im->model;
+    *o = (Origin){.ir_version = m->ir_version, .model_version = m->model_version};
+    o->graph = kept_text(im, m->graph->name), o->domain = kept_text(im, m->domain);
+    o->doc = kept_bytes(im, m->doc_string), o->graph_doc = kept_bytes(im, m->graph->doc_string);
+    for (uint32_t i = 0; i < im->opset.at.n; i++) vec_push(im->mem, &o->opset.at, im->opset.at.at[i]);
+    for (size_t i = 0; i < m->n_metadata_props; i++)
+        vec_push(im->mem, &o->metadata,
+                 (Metadata){kept_bytes(im, m->metadata_props[i]->key), kept_bytes(im, m->metadata_props[i]->value)});
+}
+
 Graph *import_file(Module *m, Arena *mem, const char *path, const ImportOptions *o)
 {
     static const ImportOptions none;
@@ -293,6 +313,7 @@ Graph *import_file(Module *m, Arena *mem, const char *path, const ImportOptions 
     unsigned before = m->diag->errors;
     if (!o) o = &none;
     if (import_open(&im, path, o)) {
+        if (o->origin) read_origin(&im, o->origin);
         im.g = graph_new(m, mem, copy_name(&im, m->name));
         Scope top = {.opset = &im.opset};
         import_inputs(&im, &top, o);

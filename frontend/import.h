@@ -15,12 +15,33 @@ typedef struct DimValue {
 typedef struct Frozen {
     const char *name, *text;
 } Frozen; /* --freeze NAME=TEXT: a number, FILE.npy or FILE.pb */
+typedef struct Opset {
+    const char *domain; /* "": ai.onnx */
+    int version;
+} Opset;
+typedef struct Opsets {
+    VEC(Opset) at;
+} Opsets;
+
+typedef struct Metadata {
+    const char *key, *value;
+} Metadata;
+
+/* What a model says of itself beside its graph: what is written again when the graph becomes a model (export.h). */
+typedef struct Origin {
+    int64_t ir_version, model_version;
+    const char *graph, *domain, *doc, *graph_doc; /* "": none */
+    Opsets opset;
+    VEC(Metadata) metadata;
+} Origin;
+
 typedef struct ImportOptions {
     uint64_t max_memory; /* bytes the import may use; 0: 8 GiB */
     const DimValue *dim; /* --dim NAME=VALUE */
     uint32_t dims;
     const Frozen *frozen; /* inputs that become constants */
     uint32_t frozens;
+    Origin *origin; /* filled when it is not NULL */
     Files *files; /* keeps the mapped files; the caller drops it after the Module. NULL: files are read into mem */
 } ImportOptions;
 Module *module_new(Arena *mem, Diag *diag, const char *path);                        /* name and folder from the path */

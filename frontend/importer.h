@@ -11,14 +11,6 @@ enum { OPSET_OLDEST = 1, OPSET_NEWEST = 28, IR_OLDEST = 3, IR_NEWEST = 14, MICRO
 enum { MAX_CALLS = 32, MAX_NODES = 1 << 20 }; /* functions inside functions; nodes after inlining */
 enum { BLOCKED_NAMES = 4 };
 
-typedef struct Opset {
-    const char *domain;
-    int version;
-} Opset;
-typedef struct Opsets {
-    VEC(Opset) at;
-} Opsets;
-
 /* Names of one graph or function body; a name not found is looked up outside. */
 typedef struct Scope {
     struct Scope *outer; /* NULL: the model's graph, or a function, which sees nothing outside */
@@ -54,6 +46,22 @@ typedef struct Import {
     VEC(Blocked) blocked;
     uint32_t nodes;
 } Import;
+
+/* AttributeProto.AttributeType */
+enum {
+    PB_UNDEFINED,
+    PB_FLOAT,
+    PB_INT,
+    PB_STRING,
+    PB_TENSOR,
+    PB_GRAPH,
+    PB_FLOATS,
+    PB_INTS,
+    PB_STRINGS,
+    PB_TENSORS,
+    PB_GRAPHS,
+    PB_SPARSE
+};
 
 /* attrs.c */
 bool read_attr(Import *im, const Scope *s, const Onnx__AttributeProto *a, const Loc *loc, CallAttr *out, bool *absent);

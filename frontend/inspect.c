@@ -18,7 +18,7 @@ typedef struct Inspect {
 static void count_contractions(Inspect *x)
 {
     Arena scratch = {0};
-    PassCtx ctx = {x->m, x->mem, &scratch, NULL, NULL};
+    PassCtx ctx = {.module = x->m, .mem = x->mem, .scratch = &scratch};
     const PassRun run = {.text = stdout};
     if (!x->graph) return;
     const Graph *g = passes_run(x->graph, &ctx, NULL, "expand", &run);

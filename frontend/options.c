@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-enum { COMPILE = 1, RUN = 2, VERIFY = 4, INSPECT = 8, BENCH = 16, OPERATORS = 32 };
+enum { COMPILE = 1, RUN = 2, VERIFY = 4, INSPECT = 8, BENCH = 16, OPERATORS = 32, QUANTIZE = 64 };
 typedef enum Kind { FLAG, TEXT, LIST, INT, SIZE, CHOICE, LATER } Kind;
 typedef struct Row {
     const char *name;
@@ -21,6 +21,8 @@ static const Row rows[OPT_COUNT] = {
 static const Command commands[] = {
     {"compile", COMPILE, "MODEL.onnx -o OUT", "compile a model to a shared object, object, archive or executable", 1, 1,
      command_compile},
+    {"quantize", QUANTIZE, "MODEL.onnx -o Q.onnx", "write the quantized model as ONNX, for any engine", 1, 1,
+     command_quantize},
     {"run", RUN, "ARTEFACT|MODEL.onnx --input IN.npz --output OUT.npz", "run a model once", 1, 1, command_run},
     {"verify", VERIFY, "DIR...", "check models against recorded inputs and outputs (layout of the official ONNX tests)",
      1, INT32_MAX, command_verify},

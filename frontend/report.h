@@ -4,6 +4,7 @@
 #define OCTET_REPORT_H
 #include "frontend/measure.h"
 #include "frontend/policy.h"
+#include "passes/integer.h"
 #include "passes/winograd.h"
 
 typedef enum ReportCalibration { CALIBRATION_NONE, CALIBRATION_SAMPLES, CALIBRATION_RANGES, CALIBRATION_RANDOM } ReportCalibration;
@@ -35,6 +36,7 @@ typedef struct Report {
     double compile_seconds;
     const Policy *policy;
     const WinogradNote *winograd;
+    const IntegerNote *integer;
     const Measured *measured;    /* NULL: nothing was measured */
     const double *alone;         /* per layer of the quantization, or NULL: not measured */
     const Quantization *budget;  /* with --max-loss: what was searched; else NULL */

@@ -116,6 +116,14 @@ void report_json(const Report *r, FILE *f)
         number(w, "convolutions", r->winograd->convs), number(w, "of", r->winograd->of);
         number(w, "sampled_error", r->winograd->error);
     }
+    cJSON *unfused = r->integer->unfused.n ? cJSON_AddArrayToObject(root, "unfused") : NULL;
+    for (uint32_t i = 0; i < r->integer->unfused.n; i++) {
+        const Unfused *u = &r->integer->unfused.at[i];
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "node", u->name), cJSON_AddStringToObject(o, "operator", u->loc->op);
+        cJSON_AddStringToObject(o, "why", u->why);
+        cJSON_AddItemToArray(unfused, o);
+    }
     if (r->measured) measured_json(root, r->measured);
     if (r->budget) cJSON_AddItemToObject(root, "budget", budget_json(r->budget));
     cJSON *list = cJSON_AddArrayToObject(root, "layers");

@@ -43,6 +43,31 @@ static void print_measured(const Measured *m, FILE *f)
                 a->median / b->median, m->level, m->threads, m->threads == 1 ? "" : "s");
 }
 
+/* Contractions with quantized operands that are not integer: a line for each reason. */
+static void print_unfused(const Report *r, FILE *f)
+{
+    enum { NAMED = 4 };
+    const IntegerNote *note = r->integer;
+    Arena mem = {0};
+    bool *said = NEW_ARRAY(&mem, bool, note->unfused.n + 1);
+    if (note->unfused.n)
+        fprintf(f, "%s: warning: %u of %u contractions with quantized operands stay float\n", r->model, note->unfused.n,
+                note->unfused.n + note->integer);
+    for (uint32_t i = 0; i < note->unfused.n; i++) {
+        const char *why = note->unfused.at[i].why;
+        uint32_t n = 0;
+        if (said[i]) continue;
+        for (uint32_t k = i; k < note->unfused.n; k++) {
+            if (strcmp(note->unfused.at[k].why, why)) continue;
+            said[k] = true;
+            if (n++ < NAMED) fprintf(f, "%s%s", n > 1 ? ", " : "  float: ", note->unfused.at[k].name);
+        }
+        if (n > NAMED) fprintf(f, " and %u more", n - NAMED);
+        fprintf(f, ": %s\n", why);
+    }
+    arena_drop(&mem);
+}
+
 void report_print(const Report *r, FILE *f)
 {
     print_policy(r, f);
@@ -50,6 +75,7 @@ void report_print(const Report *r, FILE *f)
     if (w->convs)
         fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
                 r->model, w->convs, w->of, w->error);
+    print_unfused(r, f);
     if (r->quantized)
         fprintf(f, "%s: %u of %u contractions are %s (%s%s)\n", r->model, r->integers, r->layers, r->precision, r->method,
                 r->calibration == CALIBRATION_RANDOM ? ", RANDOM DATA" : "");

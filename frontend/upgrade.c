@@ -456,6 +456,17 @@ const OpDef *call_row(const char *domain, const char *op)
     return row;
 }
 
+int call_opset(const OpDef *row)
+{
+    int since = row->since;
+    for (uint32_t i = 0; i < COUNT_OF(upgrades); i++) {
+        const Upgrade *u = &upgrades[i];
+        if (!strcmp(u->op, row->name) && u->below != INT32_MAX && u->below > since && !*u->domain == !row->domain)
+            since = u->below;
+    }
+    return since;
+}
+
 bool call_upgrade(Call *c)
 {
     const char *op = c->op, *domain = c->domain;

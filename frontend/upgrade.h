@@ -29,6 +29,7 @@ bool call_upgrade(Call *c); /* false: reported */
 bool call_emit(Call *c);    /* upgrade, check attributes, graph_emit; false: reported */
 const OpDef *call_row(const char *domain,
                       const char *op); /* the row that a node's operator becomes; NULL: not supported */
+int call_opset(const OpDef *row); /* the first opset of its domain that knows the newest form, which graphs hold */
 const Attr *call_attr(const Call *c, const char *name); /* NULL: absent */
 int64_t call_int(const Call *c, const char *name, int64_t otherwise);
 Val call_in(const Call *c, uint32_t i); /* absent past the end */

@@ -446,11 +446,22 @@ static bool fold_pays(const Graph *g, const Infer *c)
     return out_bytes <= FOLD_FREE_BYTES || out_bytes <= FOLD_GROWTH * in_bytes;
 }
 
+/* Codes of few bits made floats: weights that a cast and a product dequantize. Passes make a DequantizeLinear of it (integer.c). */
+static bool widens_codes(const Graph *g, const Infer *c)
+{
+    enum { MANY = 8192 };
+    const Type *from = c->n->nin == 1 ? val_type(g, node_in(g, c->n, 0)) : NULL;
+    int64_t n, bytes;
+    return from && !g->fold_edges && dtype_is_float(c->out[0].dtype) && !dtype_is_float(from->dtype) &&
+           dtypes[from->dtype].bits <= 8 && from->dtype != DT_bool && type_size(g, from, &n, &bytes) && n >= MANY;
+}
+
 static bool may_fold(const Graph *g, const Infer *c)
 {
     const OpDef *op = c->n->op;
     if (op->flags & OP_UNIQUE || (!op->body && !op->lower && !op->expand)) return false;
     if (op->quant == QUANT_EDGE && dtype_is_float(c->out[0].dtype) && !g->fold_edges) return false;
+    if (widens_codes(g, c)) return false;
     for (uint32_t i = 0; i < op_attrs(op); i++)
         if (c->n->attr[i].kind == ATTR_GRAPH) return false;
     return fold_pays(g, c);

@@ -63,3 +63,20 @@ bool tensor_equal(const Tensor *a, const Tensor *b)
     if (a->type == DT_str) return strings_equal(a->data, b->data, tensor_count(a));
     return !memcmp(a->data, b->data, tensor_bytes(a));
 }
+
+int64_t tensor_largest_sum(const Tensor *t, int axis)
+{
+    int64_t inner = 1, n = tensor_count(t), most = 0, count = axis < 0 ? 1 : t->dim[axis];
+    for (int d = axis < 0 ? t->rank : axis + 1; d < t->rank; d++) inner *= t->dim[d];
+    if (axis < 0) inner = n;
+    for (int64_t c = 0; n && c < count; c++) {
+        int64_t sum = 0;
+        for (int64_t at = c * inner; at < n; at += count * inner)
+            for (int64_t i = 0; i < inner; i++) {
+                int64_t v = dtype_load_int(t->type, t->data, at + i);
+                sum += v < 0 ? -v : v;
+            }
+        if (sum > most) most = sum;
+    }
+    return most;
+}

@@ -21,5 +21,6 @@ Tensor *tensor_scalar(Arena *a, DType type, double v);
 Tensor *tensor_ints(Arena *a, const int64_t *v, int64_t n);               /* 1-D i64 */
 /* Random: in [-1, 1), or 0 and 1; the same for the same seed. */
 Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim, uint32_t seed);
+int64_t tensor_largest_sum(const Tensor *t, int axis);                    /* of absolute integers over all axes but this one (-1: over all) */
 bool tensor_equal(const Tensor *a, const Tensor *b);                      /* same type, dims and bytes */
 #endif

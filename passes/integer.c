@@ -5,12 +5,15 @@
  *   sink      P(DQ(x), ...)                   = DQ(P(x, ...))           P moves elements (QUANT_PASS), all with one scale
  *   hoist     Q(P(y, ...))                    = P(Q(y), ...)            so that producers store 8 bits
  *   table     Q(f(DQ(x)))                     = table[x]                f a chain of unary rows (QUANT_LUT) that costs more than a look-up
+ *   channels  P(DQ(constant, scales of an axis))  = DQ(P(constant), the same scales where P puts them)
+ *   codes     float(c), DQ(c, 1) - z, DQ(c, 1) * s  = DQ(c, s, z)         weights that a cast and arithmetic dequantize
  *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci; sx is one, or one for each
  *                                                                                  row that is summed over
  *
  * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
  * final QuantizeLinear included. Steps repeat until none applies; Q only moves up and DQ only down, so that ends. */
 #include "ir/lower.h"
+#include "passes/integer.h"
 #include "passes/passes.h"
 #include <assert.h>
 #include <math.h>
@@ -107,6 +110,80 @@ static Val sink(Integer *x, const Node *n)
     return graph_emit(x->out, first->op, first->attr, dq, dq[2].id ? 3 : 2, 1, n->loc, NULL);
 }
 
+/* The positions along an axis, as a tensor of the shape of `t`. */
+static Tensor *positions(Arena *mem, const Tensor *t, int axis)
+{
+    Tensor *p = tensor_new(mem, t->dim[axis] <= INT16_MAX ? DT_i16 : DT_i32, t->rank, t->dim);
+    int64_t inner = 1, n = tensor_count(t);
+    for (int d = axis + 1; d < t->rank; d++) inner *= t->dim[d];
+    for (int64_t i = 0; i < n; i++) dtype_store_int(p->type, (void *)p->data, i, i / inner % t->dim[axis]);
+    return p;
+}
+
+/* The axis along which alone a tensor differs; -1: there is none. */
+static int varying_axis(const Tensor *t)
+{
+    int64_t inner = 1, n = tensor_count(t);
+    for (int d = t->rank - 1; d >= 0; inner *= t->dim[d--]) {
+        bool only = t->dim[d] > 1;
+        for (int64_t i = 0; only && i < n; i++)
+            only = dtype_load_int(t->type, t->data, i) == dtype_load_int(t->type, t->data, i / inner % t->dim[d] * inner);
+        if (only) return d;
+    }
+    return -1;
+}
+
+/* The elements of a vector at the positions that `where` holds along its axis. */
+static const Tensor *picked(Arena *mem, const Tensor *v, const Tensor *where, int axis)
+{
+    int64_t inner = 1, size = dtypes[v->type].bytes;
+    Tensor *t = tensor_new(mem, v->type, 1, &where->dim[axis]);
+    for (int d = axis + 1; d < where->rank; d++) inner *= where->dim[d];
+    for (int64_t i = 0; i < t->dim[0]; i++)
+        memcpy((uint8_t *)t->data + i * size,
+               (const uint8_t *)v->data + dtype_load_int(where->type, where->data, i * inner) * size, (size_t)size);
+    return t;
+}
+
+/* The constant codes of a DQ whose scales go along an axis; NULL: it is something else. */
+static const Tensor *channel_codes(const Graph *g, const Node *dq, int *axis)
+{
+    const Tensor *t = is_dq(dq) ? graph_val(g, node_in(g, dq, 0))->konst : NULL;
+    if (!t || node_int(dq, "block_size") || count_of(g, node_in(g, dq, 1)) < 2) return NULL;
+    *axis = (int)node_int(dq, "axis") + (node_int(dq, "axis") < 0 ? t->rank : 0);
+    bool zeros = !node_in(g, dq, 2).id || count_of(g, node_in(g, dq, 2)) == t->dim[*axis];
+    return zeros && count_of(g, node_in(g, dq, 1)) == t->dim[*axis] && tensor_count(t) ? t : NULL;
+}
+
+static Val moved_constant(Integer *x, const Node *n, const Tensor *t)
+{
+    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
+    for (uint32_t i = 1; i < n->nin; i++) arg[i] = x->map[node_in(x->in, n, i).id];
+    arg[0] = graph_const(x->out, t, NULL);
+    return graph_emit(x->out, n->op, n->attr, arg, n->nin, 1, n->loc, NULL);
+}
+
+/* Where an axis goes is read off from what P makes of the positions along it. */
+static Val channels(Integer *x, const Node *n)
+{
+    int axis;
+    const Node *dq = moves(x->in, n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    const Tensor *t = dq ? channel_codes(x->in, dq, &axis) : NULL;
+    for (uint32_t i = 1; t && i < n->nin; i++)
+        if (is_data(n, i) || (node_in(x->in, n, i).id && !graph_val(x->in, node_in(x->in, n, i))->konst)) t = NULL;
+    if (!t) return (Val){0};
+    const Tensor *where = graph_val(x->out, moved_constant(x, n, positions(x->ctx->mem, t, axis)))->konst;
+    int to = where && tensor_count(where) ? varying_axis(where) : -1;
+    if (to < 0) return (Val){0};
+    Val in[3] = {moved_constant(x, n, t)};
+    for (uint32_t i = 1; i < 3 && node_in(x->in, dq, i).id; i++)
+        in[i] = graph_const(x->out, picked(x->out->mem, graph_val(x->in, node_in(x->in, dq, i))->konst, where, to), NULL);
+    if (!graph_val(x->out, in[0])->konst) return (Val){0};
+    Attr *attr = arena_copy(x->out->mem, dq->attr, sizeof *attr * op_attrs(dq->op));
+    attr_set_int(dq->op, attr, "axis", to);
+    return graph_emit(x->out, dq->op, attr, in, in[2].id ? 3 : 2, 1, dq->loc, NULL);
+}
+
 static Val hoist(Integer *x, const Node *n)
 {
     Val from = node_in(x->in, n, 0);
@@ -182,7 +259,6 @@ static Val table(Integer *x, const Node *n)
     return graph_emit(x->out, op_find("octet", "Table"), NULL, arg, 2, 1, n->loc, NULL);
 }
 
-/* ---- contractions ---- */
 static const Tensor *evaluate(Integer *x, const Graph *g, const Node *n)
 {
     const Tensor *out = NULL;
@@ -211,15 +287,129 @@ static Val along_channel(Integer *x, Val v, int rank, int axis, const Loc *loc)
     return emit(x->out, "Reshape", loc, 2, v, graph_const(x->out, tensor_ints(x->out->mem, shape, rank - axis), NULL));
 }
 
-static bool weights_fit(const Graph *g, const Node *n, const Node *dw)
+/* ---- weights that a cast and arithmetic dequantize ---- */
+static bool all_ones(const Tensor *t)
 {
-    const Tensor *w = graph_val(g, node_in(g, dw, 0))->konst;
-    if (!w || !eight_bits(w->type)) return false;
-    int64_t scales = count_of(g, node_in(g, dw, 1));
-    int channel = n->op->w_channel < 0 ? w->rank + n->op->w_channel : n->op->w_channel;
-    int64_t axis = node_int(dw, "axis");
-    return scales == 1 || (scales == w->dim[channel] && (axis < 0 ? axis + w->rank : axis) == channel);
+    int64_t n = t ? tensor_count(t) : 0;
+    for (int64_t i = 0; i < n; i++)
+        if (dtype_load(t->type, t->data, i) != 1) return false;
+    return n > 0;
 }
+
+/* The axis of a tensor of the type `t` that a constant broadcast with it goes along; -1: it is one number; -2: none alone. */
+static int constant_axis(const Graph *g, const Tensor *k, const Type *t)
+{
+    int axis = -1;
+    if (k->rank > t->rank) return -2;
+    for (int d = 0; d < k->rank; d++) {
+        int at = d + t->rank - k->rank;
+        if (k->dim[d] == 1) continue;
+        if (at < 0 || axis >= 0 || !dim_is(g->module->dim, t->dim[at], k->dim[d])) return -2;
+        axis = at;
+    }
+    return axis;
+}
+
+/* The other operand when one of n's two is a DQ of constant codes with scale 1; how: which one. */
+static const Node *plain_codes(const Integer *x, const Node *n, uint32_t *how)
+{
+    for (*how = 0; *how < 2; ++*how) {
+        const Node *dq = def_of(x->in, node_in(x->in, n, *how));
+        if (is_dq(dq) && graph_val(x->in, node_in(x->in, dq, 0))->konst &&
+            all_ones(graph_val(x->in, node_in(x->in, dq, 1))->konst))
+            return dq;
+    }
+    return NULL;
+}
+
+static Val dequantize(Integer *x, const Node *n, Val codes, const Tensor *scale, const Tensor *zero, int axis)
+{
+    const OpDef *op = op_find("", "DequantizeLinear");
+    Attr *attr = op_attr_defaults(x->out->mem, op);
+    if (axis >= 0) attr_set_int(op, attr, "axis", axis);
+    Val in[3] = {codes, graph_const(x->out, scale, NULL)};
+    if (zero) in[2] = graph_const(x->out, zero, NULL);
+    return graph_emit(x->out, op, attr, in, zero ? 3 : 2, 1, n->loc, NULL);
+}
+
+static Val codes_cast(Integer *x, const Node *n)
+{
+    Val from = node_in(x->in, n, 0);
+    const Tensor *t = node_is(n, "Cast") ? graph_val(x->in, from)->konst : NULL;
+    if (!t || val_type(x->in, n->out)->dtype != DT_f32 || dtype_is_float(t->type) || t->type == DT_bool ||
+        dtypes[t->type].bits > 8)
+        return (Val){0};
+    return dequantize(x, n, x->map[from.id], tensor_scalar(x->out->mem, DT_f32, 1), NULL, -1);
+}
+
+/* A constant as the vector of what it is along its axis. */
+static Tensor *as_vector(Arena *mem, const Tensor *k, DType type, int axis)
+{
+    int64_t n = tensor_count(k);
+    Tensor *t = tensor_new(mem, type, axis < 0 ? 0 : 1, &n);
+    for (int64_t i = 0; i < n; i++) dtype_store(type, (void *)t->data, i, dtype_load(k->type, k->data, i));
+    return t;
+}
+
+static bool are_codes(const Tensor *k, DType type)
+{
+    for (int64_t i = 0; i < tensor_count(k); i++) {
+        double v = dtype_load(k->type, k->data, i);
+        if (v != rint(v) || v < (double)dtype_min(type) || v > (double)dtype_max(type)) return false;
+    }
+    return true;
+}
+
+static Val codes_shift(Integer *x, const Node *n)
+{
+    uint32_t how;
+    const Node *dq = node_is(n, "Sub") ? plain_codes(x, n, &how) : NULL;
+    const Tensor *k = dq && how == 0 && !node_in(x->in, dq, 2).id ? graph_val(x->in, node_in(x->in, n, 1))->konst : NULL;
+    if (!k || !tensor_count(k)) return (Val){0};
+    int axis = constant_axis(x->in, k, val_type(x->in, dq->out));
+    DType type = val_type(x->in, node_in(x->in, dq, 0))->dtype;
+    if (axis < -1 || !are_codes(k, type)) return (Val){0};
+    Tensor *zero = as_vector(x->out->mem, k, type, axis), *one = as_vector(x->out->mem, k, DT_f32, axis);
+    for (int64_t i = 0; i < tensor_count(one); i++) ((float *)(void *)one->data)[i] = 1;
+    return dequantize(x, n, x->map[node_in(x->in, dq, 0).id], one, zero, axis);
+}
+
+/* Zero points and scales go along one axis: where one of them is a single number, it is repeated. */
+static const Tensor *repeated(Arena *mem, const Tensor *t, int64_t n)
+{
+    if (!t || tensor_count(t) == n) return t;
+    Tensor *r = tensor_new(mem, t->type, 1, &n);
+    for (int64_t i = 0; i < n; i++) dtype_store(t->type, (void *)r->data, i, dtype_load(t->type, t->data, 0));
+    return r;
+}
+
+static Val codes_scale(Integer *x, const Node *n)
+{
+    uint32_t how;
+    const Node *dq = node_is(n, "Mul") ? plain_codes(x, n, &how) : NULL;
+    const Tensor *k = dq ? graph_val(x->in, node_in(x->in, n, 1 - how))->konst : NULL;
+    if (!k || k->type != DT_f32 || !tensor_count(k)) return (Val){0};
+    const Tensor *zero = node_in(x->in, dq, 2).id ? graph_val(x->in, node_in(x->in, dq, 2))->konst : NULL;
+    int axis = constant_axis(x->in, k, val_type(x->in, dq->out)),
+        own = count_of(x->in, node_in(x->in, dq, 1)) == 1 ? -1 : (int)node_int(dq, "axis");
+    if (own < -1) own += val_type(x->in, dq->out)->rank;
+    if (axis < -1 || (axis >= 0 && own >= 0 && axis != own)) return (Val){0};
+    int to = axis >= 0 ? axis : own;
+    int64_t size = own >= 0 ? count_of(x->in, node_in(x->in, dq, 1)) : tensor_count(k);
+    const Tensor *scale = as_vector(x->out->mem, k, DT_f32, to);
+    if (to >= 0) scale = repeated(x->out->mem, scale, size), zero = repeated(x->out->mem, zero, size);
+    return dequantize(x, n, x->map[node_in(x->in, dq, 0).id], scale, zero, to);
+}
+
+/* ---- contractions ---- */
+/* One scale for the whole tensor, which may be computed while the model runs. */
+static bool one_scale(const Graph *g, const Node *dq)
+{
+    const Type *s = val_type(g, node_in(g, dq, 1));
+    return !node_int(dq, "block_size") && (s->rank == 0 || (s->rank == 1 && dim_is(g->module->dim, s->dim[0], 1)));
+}
+
+static int channel_of(const Node *n, int rank) { return n->op->w_channel < 0 ? rank + n->op->w_channel : n->op->w_channel; }
 
 /* A scale for each row along the last axis, which is what n sums over: blocks as long as the rows, symmetric codes. */
 static bool per_row(const Graph *g, const Node *dq, const Node *n)
@@ -232,15 +422,67 @@ static bool per_row(const Graph *g, const Node *dq, const Node *n)
            node_int(dq, "block_size") >= size;
 }
 
+/* Do 32 bits hold the sums of all channels, whatever the activations are? Where the zero point of weights is not 0 it counts too. */
+static bool sums_fit(const Graph *g, const Node *n, const Node *dw)
+{
+    enum { MOST_X = 255, MOST_W = 255 };
+    const Type *w = val_type(g, node_in(g, dw, 0));
+    const Tensor *t = graph_val(g, node_in(g, dw, 0))->konst;
+    int64_t depth = 1, size;
+    for (int d = 0; d < w->rank; d++)
+        if (d != channel_of(n, w->rank) && (d >= w->rank - 2 || n->op->w_channel >= 0))
+            depth *= dim_is_const(g->module->dim, w->dim[d], &size) ? size : 1;
+    if (depth <= INT32_MAX / (MOST_X * MOST_W)) return true;
+    bool symmetric = !node_in(g, dw, 2).id || number(g, node_in(g, dw, 2)) == 0;
+    return t && t->type == DT_i8 && symmetric && tensor_largest_sum(t, channel_of(n, t->rank)) <= INT32_MAX / MOST_X;
+}
+
+static const char *why_weights(const Graph *g, const Node *n, const Node *dw)
+{
+    const Type *w = val_type(g, node_in(g, dw, 0));
+    bool constant = graph_val(g, node_in(g, dw, 0))->konst != NULL;
+    if (!eight_bits(w->dtype)) return "its weights are not of 8 bits: they are widened beside their products";
+    if (w->rank < 2) return "its second operand is a vector";
+    for (int d = 0; d < w->rank; d++)
+        if (n->op->w_channel >= 0 && !dim_is_const(g->module->dim, w->dim[d], NULL))
+            return "its weights have free sizes";
+    if (!sums_fit(g, n, dw)) return "32 bits may not hold sums of so many products";
+    if (one_scale(g, dw)) return NULL;
+    if (!constant) return "its second operand has several scales";
+    int64_t axis = node_int(dw, "axis"), size;
+    if (node_int(dw, "block_size")) return "its weights have a scale for each block: they are widened beside their products";
+    if ((axis < 0 ? axis + w->rank : axis) != channel_of(n, w->rank) ||
+        !dim_is(g->module->dim, w->dim[channel_of(n, w->rank)], count_of(g, node_in(g, dw, 1))))
+        return "the scales of its weights go along another axis than its output channels";
+    return dim_is_const(g->module->dim, w->dim[channel_of(n, w->rank)], &size) ? NULL : "its weights have free sizes";
+}
+
+/* Why a contraction whose operands are, or one of whose operands is, dequantized is not one of integers; NULL: it is. */
+static const char *why_float(const Graph *g, const Node *n)
+{
+    const Node *dx = def_of(g, node_in(g, n, 0)), *dw = def_of(g, node_in(g, n, 1));
+    if (val_type(g, n->out)->dtype != DT_f32) return "its result is not float32";
+    if (!is_dq(dx)) return "its activations are float: codes of weights are widened beside their products";
+    if (!is_dq(dw)) return "its second operand is float";
+    DType t = val_type(g, node_in(g, dx, 0))->dtype;
+    if (dtypes[t].bits == 16) return "its activations are of 16 bits, which float32 multiplies as fast as two integer products";
+    if (!eight_bits(t)) return "its activations are not of 8 bits";
+    if (val_type(g, node_in(g, dx, 0))->rank < 1) return "its first operand is a number";
+    if (!one_scale(g, dx) && !per_row(g, dx, n)) return "its activations have several scales";
+    return why_weights(g, n, dw);
+}
+
+static bool meets_codes(const Graph *g, const Node *n)
+{
+    return n->op->quant == QUANT_INTEGER && n->op->integer &&
+           (is_dq(def_of(g, node_in(g, n, 0))) || is_dq(def_of(g, node_in(g, n, 1))));
+}
+
 static Val contract(Integer *x, const Node *n)
 {
-    const Node *dx = n->op->integer ? def_of(x->in, node_in(x->in, n, 0)) : NULL,
-               *dw = dx ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
-    if (!is_dq(dx) || !is_dq(dw) || val_type(x->in, n->out)->dtype != DT_f32) return (Val){0};
+    if (!meets_codes(x->in, n) || why_float(x->in, n)) return (Val){0};
+    const Node *dx = def_of(x->in, node_in(x->in, n, 0)), *dw = def_of(x->in, node_in(x->in, n, 1));
     bool rows = per_row(x->in, dx, n);
-    if (!eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !(rows || per_tensor(x->in, dx)) ||
-        !weights_fit(x->in, n, dw))
-        return (Val){0};
     const OpDef *op = op_find("", n->op->integer);
     int rank = val_type(x->in, n->out)->rank, axis = n->op->y_channel < 0 ? rank + n->op->y_channel : n->op->y_channel;
     Val in[4];
@@ -347,17 +589,33 @@ static Graph *steps_run(const Graph *in, PassCtx *ctx, Move *const *step, uint32
 
 static bool has_edges(const Graph *g)
 {
-    for (uint32_t i = 0; i < g->node.n; i++)
-        if (is_q(&g->node.at[i]) || widens(&g->node.at[i])) return true;
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (is_q(n) || widens(n) || (node_is(n, "Cast") && graph_val(g, node_in(g, n, 0))->konst)) return true;
+    }
     return false;
+}
+
+static void note_contractions(const Graph *g, IntegerNote *note, Arena *scratch)
+{
+    const bool *live = graph_live(g, scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (!live[i] || !meets_codes(g, n)) continue;
+        const char *why = why_float(g, n);
+        const char *name = *n->loc->node ? n->loc->node : arena_printf(note->mem, "#%d", n->loc->index);
+        if (why) vec_push(note->mem, &note->unfused, (Unfused){n->loc, name, why});
+        else note->integer++;
+    }
 }
 
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
-    static Move *const moving[] = {cancel, sink, hoist, table};
+    static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table};
     static Move *const integer[] = {contract};
     if (!has_edges(in)) return (Graph *)in;
     const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
+    if (ctx->integer) note_contractions(g, ctx->integer, ctx->scratch);
     return steps_run(g, ctx, integer, COUNT_OF(integer));
 }
 
@@ -388,14 +646,14 @@ static Val reciprocal(Integer *x, const Node *n)
     return rows ? emit(x->out, "Reciprocal", n->loc, 1, x->map[s.id]) : (Val){0};
 }
 
-/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer of the model's own that stands on a graph input
- * computes as ONNX says, since there the input is given and a tie can be meant. */
+/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer that stands on a graph input computes as ONNX says,
+ * since there the input is given and a tie can be meant. */
 static Val by_reciprocal(Integer *x, const Node *n)
 {
     DType t = val_type(x->in, n->out)->dtype;
     if (!is_q(n) || !eight_bits(t)) return (Val){0};
     Val from = node_in(x->in, n, 0), zero = node_in(x->in, n, 2);
-    if (val_type(x->in, from)->dtype != DT_f32 || (!def_of(x->in, from) && !x->ctx->quant)) return (Val){0};
+    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from)) return (Val){0};
     Val inv = reciprocal(x, n);
     if (!inv.id) return inv;
     zero = zero.id ? x->map[zero.id] : graph_const(x->out, tensor_scalar(x->out->mem, t, 0), NULL);

@@ -13,6 +13,8 @@ typedef struct PassCtx {
     Arena *scratch;              /* dropped after the pass */
     Quantization *quant;
     struct WinogradNote *winograd; /* passes/winograd.h; NULL: convolutions stay as they are */
+    struct IntegerNote *integer; /* passes/integer.h: filled by the pass of that name; NULL: nobody asks */
+    bool standard;               /* the graph will be written as a model: no operators of Octet's own */
 } PassCtx;
 typedef Graph *PassFn(const Graph *in, PassCtx *ctx);
 typedef struct Pass {

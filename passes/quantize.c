@@ -245,6 +245,53 @@ Val add_lost(Graph *g, const Node *n, const Tensor *w, Val y, const float *lost)
     return emit(g, "Add", n->loc, 2, y, graph_const(g, t, NULL));
 }
 
+/* Does the row take a bias, and is it constant or absent here? */
+static bool takes_bias(const Quantizer *z, const Node *n)
+{
+    Val b = node_in(z->in, n, 2);
+    const Tensor *t = b.id ? graph_val(z->in, b)->konst : NULL;
+    if (!b.id) return op_schema(n->op)->nin > 2 && !z->q->simulate; /* which would switch between a bias and none */
+    return t && t->type == DT_f32 && t->rank == 1;
+}
+
+/* A bias as 32-bit multiples of the integer sum's scales, in a DequantizeLinear: what other engines need to stay with integers. The
+ * rounding is half a unit of that sum. Absent where float would not hold the multiples exactly. */
+static Val integer_bias(Quantizer *z, const Node *n, const Tensor *b, const Tensor *scale, const char *name)
+{
+    enum { EXACT = 1 << 24 };
+    int64_t channels = b->dim[0];
+    if (tensor_count(scale) != channels) return (Val){0};
+    Tensor *q = tensor_new(z->out->mem, DT_i32, 1, &channels);
+    for (int64_t i = 0; i < channels; i++) {
+        float s = ((const float *)scale->data)[i];
+        double v = isnormal(s) ? rint((double)((const float *)b->data)[i] / s) : INFINITY;
+        if (!(fabs(v) <= EXACT)) return (Val){0};
+        ((int32_t *)(void *)q->data)[i] = (int32_t)v;
+    }
+    const OpDef *op = op_find("", "DequantizeLinear");
+    Attr *attr = op_attr_defaults(z->out->mem, op);
+    attr_set_int(op, attr, "axis", 0);
+    Val in[2] = {graph_const(z->out, q, name), graph_const(z->out, scale, NULL)};
+    return graph_emit(z->out, op, attr, in, 2, 1, n->loc, NULL);
+}
+
+/* The bias with what rounding took (lost, or NULL); weights: their DequantizeLinear in the new graph. */
+static Val bias_of(Quantizer *z, const Node *n, Val weights, float x_scale, const float *lost)
+{
+    const Value *old = graph_val(z->in, node_in(z->in, n, 2));
+    const Tensor *w = graph_val(z->in, node_in(z->in, n, 1))->konst, *b = node_in(z->in, n, 2).id ? old->konst : NULL;
+    const Tensor *ws = graph_val(z->out, node_in(z->out, &z->out->node.at[graph_val(z->out, weights)->def], 1))->konst;
+    int64_t channels = channels_of(w, axis_at(n->op->w_channel, w->rank)).n;
+    if (!b && !lost) return (Val){0};
+    Tensor *sum = tensor_new(z->out->mem, DT_f32, 1, &channels), *s = tensor_new(z->out->mem, DT_f32, ws->rank, ws->dim);
+    for (int64_t i = 0; i < channels; i++)
+        ((float *)(void *)sum->data)[i] = (b ? ((const float *)b->data)[i] : 0) + (lost ? lost[i] : 0);
+    for (int64_t i = 0; i < tensor_count(ws); i++)
+        ((float *)(void *)s->data)[i] = ((const float *)ws->data)[i] * x_scale;
+    Val q = integer_bias(z, n, sum, s, b ? old->name : NULL);
+    return q.id ? q : graph_const(z->out, sum, b ? old->name : NULL);
+}
+
 static WeightForm quantize_form(const Quantization *q)
 {
     return q->form.code ? q->form : (WeightForm){.code = DT_i8};
@@ -315,7 +362,8 @@ static bool reads_eight(const Quantizer *z, uint32_t i, uint32_t k)
 static void copy_quantized(Quantizer *z, uint32_t i)
 {
     const Node *n = &z->in->node.at[i];
-    Val *old = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, n->nin + 1);
+    uint32_t nin = n->nin;
+    Val *old = NEW_ARRAY(z->ctx->scratch, Val, nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, nin + 2);
     Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN};
     layer.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem);
     for (uint32_t k = 0; k < n->nin; k++) {
@@ -331,11 +379,17 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         double products;
         layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
         layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
-        arg[1] = switched(z, layer.region, dequantized_weights(z, n, r, &layer, &lost), arg[1], n->loc);
+        Val codes = dequantized_weights(z, n, r, &layer, &lost);
+        arg[1] = switched(z, layer.region, codes, arg[1], n->loc);
         vec_push(z->q->mem, &z->q->layer, layer);
+        if (takes_bias(z, n) && !layer.rows) {
+            Val bias = bias_of(z, n, codes, (float)a.scale, lost);
+            if (bias.id) arg[2] = arg[2].id ? switched(z, layer.region, bias, arg[2], n->loc) : bias, nin = nin < 3 ? 3 : nin;
+            lost = NULL;
+        }
     }
     Val *out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
-    graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    graph_emit(z->out, n->op, n->attr, arg, nin, n->nout, n->loc, out);
     if (lost)
         out[0] = switched(z, layer.region, add_lost(z->out, n, graph_val(z->in, old[1])->konst, out[0], lost), out[0],
                           n->loc);

@@ -9,6 +9,7 @@
  * max|w| / 127; passes/weights.h has other forms and methods.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
  * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
+ * A bias becomes int32 multiples of the two scales' product, as every engine wants it.
  * Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference". */
 #ifndef OCTET_QUANTIZE_H
 #define OCTET_QUANTIZE_H

@@ -204,6 +204,17 @@ static Val dot_weights(Expand *x, Val w, int64_t group, int64_t channels, int64_
     return group > 1 && channels < DOT && inner <= EXACT ? ex_cast(x, w, DT_f32) : w;
 }
 
+/* Do 32 bits hold every sum, whatever the activations are? Constant weights are added up; of others the largest are assumed. */
+static bool sums_fit(Expand *x, const Quantized *w, int channel, int64_t depth)
+{
+    enum { MOST_X = 255, MOST_W = 128 };
+    const Tensor *t = graph_val(x->g, w->q)->konst;
+    int64_t each = w->zero.id ? 2 * MOST_W : MOST_W, most = each * depth;
+    if (most > INT32_MAX / MOST_X && t) most = tensor_largest_sum(t, channel) + (each - MOST_W) * depth;
+    return most <= INT32_MAX / MOST_X ||
+           expand_error(x, "%lld products a sum can overflow 32 bits", (long long)depth);
+}
+
 bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
 {
     Quantized q = ex_as_u8(x, op->x, op->x_zero), w = ex_as_i8(x, op->w, op->w_zero);
@@ -217,8 +228,7 @@ bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
             return expand_error(x, "the weights need constant dimensions");
         if (i) inner *= size[i], axes[i - 1] = i;
     }
-    if (inner > INT32_MAX / (255 * 128))
-        return expand_error(x, "%lld products a sum can overflow 32 bits", (long long)inner);
+    if (!sums_fit(x, &w, 0, inner)) return false;
     Val zero = q.zero.id ? ex_reshape(x, q.zero, NULL, 0) : q.zero;
     Val sum = conv_dot(x, q.q, dot_weights(x, w.q, group, size[1], inner), zero), fix = op->bias;
     if (zero.id) {
@@ -284,8 +294,7 @@ bool ex_matmul_integer(Expand *x, const IntegerOp *op, Val *acc)
     int ra = ex_type(x, a.q)->rank, rb = ex_type(x, b.q)->rank;
     if (ra < 1 || rb < 1) return expand_error(x, "an integer product needs operands of known rank");
     int64_t depth;
-    if (dim_is_const(x->m->dim, ex_type(x, a.q)->dim[ra - 1], &depth) && depth > INT32_MAX / (255 * 128))
-        return expand_error(x, "%lld products a sum can overflow 32 bits", (long long)depth);
+    if (dim_is_const(x->m->dim, ex_type(x, a.q)->dim[ra - 1], &depth) && !sums_fit(x, &b, rb > 1 ? rb - 1 : -1, depth)) return false;
     int64_t row_axis = -1, column_axis = rb > 1 ? -2 : -1;
     Val az = as_column(x, a.zero, ra > 1);
     Val az_out = as_column(x, a.zero, ra > 1 && rb > 1);

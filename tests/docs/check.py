@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-COMMANDS = ["compile", "run", "verify", "inspect", "bench", "operators"]
+COMMANDS = ["compile", "quantize", "run", "verify", "inspect", "bench", "operators"]
 BEGIN, END = "<!-- options: octet %s --help -->\n", "<!-- end -->\n"
 PAGES = ["README.md", "CONTRIBUTING.md"] + sorted("docs/" + f for f in os.listdir("docs") if f.endswith(".md"))
 

@@ -87,7 +87,8 @@ static void read_golden(Golden *x, const char *path)
 static PassCtx context(Golden *x)
 {
     bool quantizes = x->pass && !strcmp(x->pass->name, "quantize");
-    return (PassCtx){&x->w.module, &x->w.mem, &x->w.scratch, quantizes ? &x->q : NULL, NULL};
+    return (PassCtx){
+        .module = &x->w.module, .mem = &x->w.mem, .scratch = &x->w.scratch, .quant = quantizes ? &x->q : NULL};
 }
 
 static void run_golden(Golden *x, const char *path)

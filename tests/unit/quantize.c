@@ -150,7 +150,7 @@ Test(quantize, products_of_computed_tensors_are_found)
 
 static Graph *quantized(const char *keep)
 {
-    PassCtx ctx = {&w.module, &w.mem, &w.scratch, &q, NULL};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
     Graph *g = graph_parse(&w.module, &w.mem, two_layers);
     cr_assert(g);
     range_set(&q, "x", -1, 1), range_set(&q, "act/Relu:0", 0, 4);

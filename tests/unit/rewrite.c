@@ -11,7 +11,7 @@ TestSuite(rewrite, .init = setup, .fini = teardown);
 /* The operators of the graph after the rules, in order, with what the outputs are. */
 static const char *rewritten(const char *graph, const Rule *rules, uint32_t *fired)
 {
-    PassCtx ctx = {&w.module, &w.mem, &w.scratch, NULL, NULL};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
     Graph *g = graph_parse(&w.module, &w.mem, graph);
     const char *why, *text = "";
     if (!g) diag_print(&w.diag, stderr);
@@ -64,7 +64,7 @@ Test(rewrite, alone_means_no_other_reader)
 Test(rewrite, attributes_come_from_the_named_node)
 {
     static const Rule rules[] = {{"swap", "s@Softmax(n@Neg(a))", "Neg(Softmax@s(a))", NULL, NULL}, END};
-    PassCtx ctx = {&w.module, &w.mem, &w.scratch, NULL, NULL};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
     Graph *g = graph_parse(&w.module, &w.mem, GRAPH("%3 = Neg(%1) %9 = Softmax(%3) {axis=0}"));
     g = rewrite(g, &ctx, rules, NULL);
     cr_assert(g->node.n == 2 && node_is(&g->node.at[0], "Softmax") && node_int(&g->node.at[0], "axis") == 0);

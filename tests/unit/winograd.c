@@ -68,7 +68,7 @@ static DType through_pass(DType product, const char *keep, double *error)
     world_open(&w);
     if (keep) cr_assert(!regcomp(&kept, keep, REG_EXTENDED | REG_NOSUB));
     WinogradNote note = {.product = product, .keep = keep ? &kept : NULL};
-    PassCtx ctx = {&w.module, &w.mem, &w.scratch, NULL, &note};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .winograd = &note};
     Graph *g = graph_new(&w.module, &w.mem, "g");
     Type x = {.dtype = DT_f32, .rank = 4};
     static const int64_t image[] = {1, 64, 28, 28};
