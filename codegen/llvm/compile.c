@@ -107,7 +107,7 @@ static bool unit_optimise(Unit *u)
     LLVMPassBuilderOptionsSetLoopUnrolling(o, 0); /* the schedule has decided all three */
     LLVMErrorRef e = LLVMRunPasses(u->m, PIPELINE, u->tm, o);
     LLVMDisposePassBuilderOptions(o);
-    if (!e) return true;
+    if (!e) return module_repair(u->m), true;
     char *text = LLVMGetErrorMessage(e);
     u->error = LLVMCreateMessage(text);
     LLVMDisposeErrorMessage(text);

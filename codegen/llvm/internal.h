@@ -9,6 +9,7 @@
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
  *   window.c   the `window` and `pool` calls: a window that passes over an image channel by channel
  *   amx.c      tile registers
+ *   repair.c   what LLVM's code generation gets wrong, written otherwise
  *   probe.c    loops of one instruction, to measure what the machine can do
  *
  * Values in registers: bool is i1; f16 and bf16 are i16 and smaller floats i8 (they are computed in f32 and only
@@ -154,4 +155,7 @@ void branch_close(Emit *x, Branch b);
 
 /* ---- window.c ---- */
 bool window_sum(Emit *x, const Stmt *s); /* like micro_contract */
+
+/* ---- repair.c ---- */
+void module_repair(LLVMModuleRef m); /* after optimisation */
 #endif

@@ -241,6 +241,12 @@ CASES(indices,
     {"kernel cumulate(N, M) { in X[N, M] out Y[N, M] Y[i, j] = X[i, j] + guard(0 < i, Y[i - 1, j], 0.0) scan i schedule: split j 16; vectorize j.1 }", 60, 0, 0},
     {"kernel flat(N) { in X[N, 3, 5] out Y[N * 15] Y[q] = X[q / 15, q % 15 / 5, q % 5] schedule: split q 16; vectorize q.1 }", 0, 0, 0})
 
+/* One lane behind whole vectors, narrowed: what is next to it is another row, which another thread may have written. */
+CASES(one_lane_left,
+    {"kernel bytes(M) { in X[M, 17] out Y: u8[M, 17] Y[i, j] = sat_u8(rint(X[i, j] * 50) + 120) schedule: split j 16; order i j.0 j.1; parallel i; vectorize j.1 }", 0, 0, 0},
+    {"kernel shorts(M) { in X: i32[M, 33] out Y: i16[M, 33] Y[i, j] = i16(X[i, j]) schedule: split j 16; order i j.0 j.1; parallel i; vectorize j.1 }", 0, 0, 0},
+    {"kernel flags(M) { in X: i32[M, 257] const C: i32[257] out Y: u8[M, 257] Y[i, j] = u8(X[i, j] == C[j]) schedule: split j 4 16; order i j.0 j.1 j.2; parallel i; unroll j.1; vectorize j.2 }", 0, 0, 0})
+
 CASES(woven_stores,
     {"kernel image(H, W) { in X[3, H, W] out Y: u8[3, H, W] layout(1, 2, 0) Y[c, h, w] = sat_u8(rint(X[c, h, w] * 50) + 120)"
      " schedule: split w 16; order h w.0 w.1 c; parallel h; vectorize w.1; unroll c }", 0, 0, 0},
