@@ -90,7 +90,13 @@ bool policy_check(const Options *o, Diag *d)
     if (!precision_check(o, d) || !policy_read(&p, o, d)) return false;
     policy_drop(&p);
     bool samples = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
-    if (weight_method_find(o->value[OPT_weights])->needs && !samples)
+    const WeightMethod *rounding = weight_method_find(o->value[OPT_weights]);
+    if (rounding->balance && precision_of(o) && precision_of(o)->integer)
+        return diag_error(d, NULL,
+                          "--weights %s makes values uneven, which rounding them to 8 bits as --quantize %s does cannot bear; "
+                          "use it where weights alone are rounded (int4, int8-weights), or --weights gptq",
+                          rounding->name, precision_of(o)->name);
+    if (rounding->needs && !samples)
         return diag_error(d, NULL, "--weights %s needs samples (--calibrate)", o->value[OPT_weights]);
     if (precision_of(o) && precision_of(o)->integer)
         return samples || o->value[OPT_ranges] ||
