@@ -211,6 +211,12 @@ bool file_commit(Diag *d, FILE *f, const char *temporary, const char *path, bool
     return false;
 }
 
+const char *temporary_base(void)
+{
+    const char *base = getenv("TMPDIR");
+    return base && *base ? base : "/tmp";
+}
+
 bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n)
 {
     char *temporary;

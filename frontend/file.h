@@ -23,6 +23,8 @@ void files_forget(const Files *f, const uint8_t *at, size_t n);
 void files_rest(const Files *f); /* the same for all that is mapped; f may be NULL */
 void files_drop(Files *f); /* unmaps; what was borrowed is gone */
 
+const char *temporary_base(void); /* the folder for temporaries: TMPDIR or /tmp */
+
 /* Writes n bytes to path: a temporary beside it, then renamed. "-": standard output; a device or pipe is written in place.
  * false: reported. */
 bool file_write(Arena *mem, Diag *d, const char *path, const void *at, size_t n);

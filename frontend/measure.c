@@ -1,12 +1,10 @@
 /* measure.c - see measure.h. */
 #include "frontend/measure.h"
-#include "codegen/artefact.h"
 #include "frontend/metric.h"
+#include "frontend/program.h"
 #include "ir/base/stage.h"
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum {
     LEAST_RUNS = 5,
@@ -15,11 +13,6 @@ enum {
     TELLING_ROWS = 64
 };                                                /* TELLING_ROWS: of a sample that say whether they are scores */
 static const double BUDGET = 1.0, PATIENCE = 8.0; /* seconds for all runs; no more than LEAST_RUNS / 2 after that */
-
-typedef struct Program {
-    Loaded loaded;
-    Session *session;
-} Program;
 
 /* What is known of an output while samples are run. */
 typedef struct Running {
@@ -35,32 +28,6 @@ typedef struct Measuring {
 } Measuring;
 
 /* ---- programs ---- */
-static bool program_open(Program *p, const char *path, int threads, Diag *diag)
-{
-    return artefact_load(path, &p->loaded, diag) && (p->session = session_new(&p->loaded, threads, diag));
-}
-
-static void program_close(Program *p)
-{
-    if (p->session) session_drop(p->session);
-    if (p->loaded.handle) artefact_unload(&p->loaded);
-    *p = (Program){0};
-}
-
-static bool program_build(Program *p, const Graph *g, const Storage *store, const CalibrateOptions *o, Arena *mem,
-                          Diag *diag)
-{
-    const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
-    char *folder = arena_printf(mem, "%s/octet-XXXXXX", base);
-    if (!mkdtemp(folder)) return diag_error(diag, NULL, "%s cannot be made: %s", folder, strerror(errno));
-    const char *path = arena_printf(mem, "%s/measured.so", folder);
-    CodegenOptions c = {.target = "native", .out = path, .kind = ARTEFACT_SO, .cache = o->cache, .quiet = true};
-    if (store) c.store = *store;
-    bool ok = codegen_graph(g, &c, diag) && program_open(p, path, o->threads, diag);
-    unlink(path), unlink(arena_printf(mem, "%s/measured.h", folder)), rmdir(folder);
-    return ok;
-}
-
 /* The artefact itself, when it is one that can be loaded and runs here. */
 static bool program_is(Program *p, const char *artefact, int threads, Arena *mem)
 {
@@ -68,7 +35,7 @@ static bool program_is(Program *p, const char *artefact, int threads, Arena *mem
     if (!artefact || artefact_kind(artefact) != ARTEFACT_SO) return false;
     const char *path = strchr(artefact, '/') ? artefact : arena_printf(mem, "./%s", artefact);
     if (program_open(p, path, threads, &quiet)) return true;
-    program_close(p);
+    program_drop(p);
     return false;
 }
 
@@ -269,8 +236,10 @@ bool measure_programs(const Graph *plain, const Graph *made, const Storage *stor
         m->output[i] = (OutputFigures){.name = plain->output_name.at[i],
                                        .is_float = dtype_is_float(val_type(plain, plain->output.at[i])->dtype)};
     m->artefact = program_is(&w.p[1], artefact, o->threads, &scratch);
-    bool ok = program_build(&w.p[0], plain, NULL, o, &scratch, diag) &&
-              (m->artefact || program_build(&w.p[1], made, store, o, &scratch, diag)) &&
+    ProgramOptions as_float = {.threads = o->threads, .cache = o->cache}, as_made = as_float;
+    as_made.store = store;
+    bool ok = program_new(&w.p[0], plain, &as_float, &scratch, diag) &&
+              (m->artefact || program_new(&w.p[1], made, &as_made, &scratch, diag)) &&
               samples_each(o->samples, plain, MEASURED_MOST, measure_sample, &w, diag);
     for (uint32_t i = 0; ok && i < m->outputs; i++) settle_output(&m->output[i], &w.running[i]);
     if (ok) {
@@ -278,7 +247,7 @@ bool measure_programs(const Graph *plain, const Graph *made, const Storage *stor
         const char *level = api->levels[api->cpu_level(api->model)];
         m->level = arena_text(mem, level, strlen(level));
     }
-    program_close(&w.p[0]), program_close(&w.p[1]);
+    program_drop(&w.p[0]), program_drop(&w.p[1]);
     arena_drop(&scratch);
     return ok;
 }

@@ -16,6 +16,8 @@ typedef struct Program {
     Session *session;
     const char *path;       /* of the artefact, with a name */
 } Program;
+/* An artefact that exists. false: reported; what was opened is for program_drop(). */
+bool program_open(Program *p, const char *path, int threads, Diag *diag);
 bool program_new(Program *p, const Graph *g, const ProgramOptions *o, Arena *mem, Diag *diag); /* false: reported */
 void program_drop(Program *p); /* also of one that is all zeros */
 #endif

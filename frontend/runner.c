@@ -64,10 +64,9 @@ static Options for_this_machine(const Options *o)
 static bool compile_and_load(Runner *r, const Options *o, Diag *d, const char *path)
 {
     const Options here = for_this_machine(o);
-    const char *base = getenv("TMPDIR");
-    char *folder = arena_printf(r->mem, "%s/octet-XXXXXX", base && *base ? base : "/tmp");
+    char *folder = arena_printf(r->mem, "%s/octet-XXXXXX", temporary_base());
     if (!mkdtemp(folder))
-        return diag_error(d, NULL, "cannot make a temporary folder in %s", base && *base ? base : "/tmp");
+        return diag_error(d, NULL, "cannot make a temporary folder in %s", temporary_base());
     const char *out = arena_printf(r->mem, "%s/model.so", folder);
     bool ok = compile_file(&here, r->mem, d, path, out) && load(r, o, d, out);
     unlink(out), unlink(arena_printf(r->mem, "%s/model.h", folder)), rmdir(folder);

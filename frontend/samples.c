@@ -149,8 +149,7 @@ static const uint64_t MAX_ARCHIVE = UINT32_MAX;
 
 static bool command_open(SampleSource *s, Diag *d)
 {
-    const char *base = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
-    char *path = arena_printf(s->mem, "%s/octet-samples-XXXXXX", base);
+    char *path = arena_printf(s->mem, "%s/octet-samples-XXXXXX", temporary_base());
     int fd = mkstemp(path);
     if (fd < 0) return diag_error(d, NULL, "%s cannot be made: %s", path, strerror(errno));
     unlink(path);

@@ -96,8 +96,6 @@ static Val dequantized(Coder *c, const CodeTensors *codes, const Value *from, co
     return linear(c, fine ? "octet" : "", t.axis, t.block, in, t.zero ? 3 : 2, loc);
 }
 
-static const WeightMethod *method_of(const Coder *c) { return c->q->weights ? c->q->weights : weight_method_at(0); }
-
 static WeightForm spared_form(const Quantization *q) { return q->spared.code ? q->spared : q->form; }
 
 /* The table as codes: once, whoever reads it. */
@@ -170,21 +168,6 @@ static WeightForm form_of(const Coder *c, const Node *n)
     return is_spared(c, n) && c->q->spared.code ? c->q->spared : c->q->form;
 }
 
-/* As a method with statistics has rounded them, or by one that needs none. */
-static LayerCodes product_codes(Coder *c, const Node *n)
-{
-    const LayerCodes *found = codes_find(c->q, tensor_name(c->in, n->out, c->ctx->scratch));
-    if (found) return *found;
-    Arena work = {0};
-    WeightForm form = form_of(c, n);
-    WeightMatrix m = weight_matrix(c->in, n, &work);
-    WeightChoice w = weight_choose(method_of(c), &m, &form, NULL, &work);
-    LayerCodes l = {.codes = weight_tensors(&m, &w.codes, c->ctx->mem), .sqnr = weight_sqnr(&m, &w.codes)};
-    l.error_nearest = w.error_nearest, l.error = w.error, l.fallback = w.why;
-    arena_drop(&work);
-    return l;
-}
-
 static Val product_weights(Coder *c, const Node *n, Layer *layer, float **lost)
 {
     Val v = node_in(c->in, n, 1), tied = tied_to(c, v);
@@ -193,10 +176,7 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, float **lost)
         return turned(c, table(c, tied, &layer->form, n->loc), n->loc);
     }
     const Value *from = graph_val(c->in, v);
-    LayerCodes l = product_codes(c, n);
-    layer->form = form_of(c, n), layer->weight_sqnr = l.sqnr, layer->fallback = l.fallback;
-    layer->method = l.fallback ? weight_method_at(0)->name : method_of(c)->name;
-    layer->error_nearest = l.error_nearest, layer->error = l.error;
+    LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer, c->ctx->mem);
     const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
     if (n->op->w_taps) { /* of pixels; means over tokens are those of padding too */
         Arena work = {0};

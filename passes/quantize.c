@@ -312,17 +312,20 @@ const LayerCodes *codes_find(const Quantization *q, const char *tensor)
 
 static const WeightMethod *method_of(const Quantization *q) { return q->weights ? q->weights : weight_method_at(0); }
 
-/* Codes found with statistics, or without where the method needs none or has none. */
-static LayerCodes layer_codes(const Quantizer *z, const Node *n)
+LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, WeightForm form, Layer *note, Arena *mem)
 {
-    const LayerCodes *found = codes_find(z->q, tensor_name(z->in, n->out, z->ctx->scratch));
-    if (found) return *found;
     Arena work = {0};
-    WeightForm form = quantize_form(z->q);
-    WeightMatrix m = weight_matrix(z->in, n, &work);
-    WeightChoice c = weight_choose(method_of(z->q), &m, &form, NULL, &work);
-    LayerCodes l = {.codes = weight_tensors(&m, &c.codes, z->ctx->mem), .sqnr = weight_sqnr(&m, &c.codes)};
-    l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
+    const LayerCodes *found = codes_find(q, tensor_name(g, n->out, &work));
+    LayerCodes l = found ? *found : (LayerCodes){0};
+    if (!found) {
+        WeightMatrix m = weight_matrix(g, n, &work);
+        WeightChoice c = weight_choose(method_of(q), &m, &form, NULL, &work);
+        l = (LayerCodes){.codes = weight_tensors(&m, &c.codes, mem), .sqnr = weight_sqnr(&m, &c.codes)};
+        l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
+    }
+    note->form = form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;
+    note->method = l.fallback ? weight_method_at(0)->name : method_of(q)->name;
+    note->error_nearest = l.error_nearest, note->error = l.error;
     arena_drop(&work);
     return l;
 }
@@ -331,14 +334,12 @@ static LayerCodes layer_codes(const Quantizer *z, const Node *n)
 static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
-    LayerCodes l = layer_codes(z, n);
+    LayerCodes l = layer_codes(z->in, n, z->q, quantize_form(z->q), layer, z->ctx->mem);
     const CodeTensors *t = &l.codes;
     Arena work = {0};
     *lost = lost_by_rounding(n, val->konst, code_values(t, &work), r, z->ctx->mem);
     arena_drop(&work);
-    layer->weights = tensor_count(val->konst), layer->weight_sqnr = l.sqnr, layer->form = quantize_form(z->q);
-    layer->method = l.fallback ? weight_method_at(0)->name : method_of(z->q)->name, layer->fallback = l.fallback;
-    layer->error_nearest = l.error_nearest, layer->error = l.error;
+    layer->weights = tensor_count(val->konst);
     const OpDef *op = op_find("", "DequantizeLinear");
     Attr *attr = op_attr_defaults(z->out->mem, op);
     attr_set_int(op, attr, "axis", t->axis), attr_set_int(op, attr, "block_size", t->block);

@@ -92,6 +92,8 @@ WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* t
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
+/* Those, or codes by a method without statistics where it needs none or has none. note: gets what was done. */
+LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, WeightForm form, Layer *note, Arena *mem);
 /* Does a contraction multiply two tensors that are computed, as attention does? */
 bool multiplies_computed(const Graph *g);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */

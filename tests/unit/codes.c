@@ -1,6 +1,7 @@
 /* Weights and tables as codes under float activations: which constants get which form; the rows of --quantize. */
 #include "frontend/precision.h"
 #include "passes/passes.h"
+#include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
 
 static World w;
@@ -113,24 +114,13 @@ Test(codes, tables_alone)
 /* --quantize's row in options.def says the names of the table and their help. */
 Test(codes, the_option_names_the_precisions)
 {
-#define OPTION(id, name, kind, commands, value, later, fallback, help) {name, value, help},
-    static const struct {
-        const char *name, *value, *help;
-    } rows[] = {
-#include "frontend/options.def"
-    };
-#undef OPTION
+    const OptionRow row = option_row("--quantize");
     const char *names = "", *help = "";
     for (uint32_t i = 0; precision_at(i); i++) {
         const Precision *p = precision_at(i);
         names = arena_printf(&w.mem, "%s%s%s", names, i ? "|" : "", p->name);
         help = arena_printf(&w.mem, "%s%s%s: %s", help, i ? ". " : "", p->name, p->help);
     }
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        if (strcmp(rows[i].name, "--quantize") != 0) continue;
-        cr_expect_str_eq(rows[i].value, names);
-        cr_expect_str_eq(rows[i].help, help);
-        return;
-    }
-    cr_assert_fail("options.def has no --quantize");
+    cr_expect_str_eq(row.value, names);
+    cr_expect_str_eq(row.help, help);
 }

@@ -352,6 +352,15 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
     arena_drop(&mem);
 }
 
+static const char *assembly(Arena *mem, const char *kernel, const char *level)
+{
+    Diag diag = {.mem = mem, .subject = ""};
+    const char *error, *text = NULL;
+    Kernel *k = schedule_apply(kernel_parse(mem, dims_new(mem), kernel, &diag), &error);
+    cr_assert(k && llvm_text(mem, &diag, &(LlvmJob){k, target_find(level), "k"}, true, &text));
+    return text;
+}
+
 /* The inner loop of a register tile must not touch the stack with vectors. */
 Test(llvm, hot_loop_has_no_spills)
 {
@@ -369,10 +378,7 @@ Test(llvm, hot_loop_has_no_spills)
                  {GEMM16("gemm16", 3, 1), "avx2", "vfmadd"}};
     for (size_t i = 0; i < COUNT_OF(tiles); i++) {
         Arena mem = {0};
-        Diag diag = {.mem = &mem, .subject = ""};
-        const char *error, *text = NULL;
-        Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
-        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find(tiles[i].level), "k"}, true, &text));
+        const char *text = assembly(&mem, tiles[i].text, tiles[i].level);
         int loops = 0;
         for (const char *at = strstr(text, "\n.LBB"), *next; at; at = next) {
             next = strstr(at + 1, "\n.LBB");
@@ -407,10 +413,7 @@ Test(llvm, sums_of_words_begin_with_the_bias)
     } tiles[] = {{GEMM16("gemm16", 12, 2), "avx512bf16", false}, {WINDOW("five", 48, 5, 5, "6", 1, 14), "avx512bf16", false}, {GEMM16("gemm16", 3, 1), "avx2", true}};
     for (size_t i = 0; i < COUNT_OF(tiles); i++) {
         Arena mem = {0};
-        Diag diag = {.mem = &mem, .subject = ""};
-        const char *error, *text = NULL;
-        Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
-        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find(tiles[i].level), "k"}, true, &text));
+        const char *text = assembly(&mem, tiles[i].text, tiles[i].level);
         cr_expect_eq(strstr(text, "vaddps") != NULL, tiles[i].adds, "kernel %zu", i);
         arena_drop(&mem);
     }

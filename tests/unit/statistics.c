@@ -1,5 +1,6 @@
 /* Calibration statistics: what the methods make of distributions that are known, and that --method names them all. */
 #include "passes/statistics.h"
+#include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
 #include <stdlib.h>
 
@@ -199,20 +200,9 @@ static const char *without_letters(const char *value)
 /* --method's row in options.def says the names of the table, and its default is the first. */
 Test(statistics, the_option_names_the_methods)
 {
-#define OPTION(id, name, kind, commands, value, later, fallback, help) {name, value, fallback},
-    static const struct {
-        const char *name, *value, *fallback;
-    } rows[] = {
-#include "frontend/options.def"
-    };
-#undef OPTION
+    const OptionRow row = option_row("--method");
     const char *all = "";
     for (uint32_t m = 0; stat_method_at(m); m++) all = arena_printf(&mem, "%s%s%s", all, m ? "|" : "", stat_method_at(m)->name); /* a letter behind the colon of those with a number */
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        if (strcmp(rows[i].name, "--method") != 0) continue;
-        cr_expect_str_eq(without_letters(rows[i].value), all);
-        cr_expect_str_eq(rows[i].fallback, stat_method_at(0)->name);
-        return;
-    }
-    cr_assert_fail("options.def has no --method");
+    cr_expect_str_eq(without_letters(row.value), all);
+    cr_expect_str_eq(row.fallback, stat_method_at(0)->name);
 }

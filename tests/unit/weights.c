@@ -1,5 +1,6 @@
 /* Weights as codes: how operators' constants become matrices, what grids and tensors say, and the methods on made-up layers. */
 #include "passes/weights.h"
+#include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
 
 static World w;
@@ -389,20 +390,9 @@ Test(weights, poor_statistics_do_no_harm)
 /* --weights' row in options.def says the names of the table, and its default is the first. */
 Test(weights, the_option_names_the_methods)
 {
-#define OPTION(id, name, kind, commands, value, later, fallback, help) {name, value, fallback},
-    static const struct {
-        const char *name, *value, *fallback;
-    } rows[] = {
-#include "frontend/options.def"
-    };
-#undef OPTION
+    const OptionRow row = option_row("--weights");
     const char *all = "";
     for (uint32_t m = 0; weight_method_at(m); m++) all = arena_printf(&w.mem, "%s%s%s", all, m ? "|" : "", weight_method_at(m)->name);
-    for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        if (strcmp(rows[i].name, "--weights") != 0) continue;
-        cr_expect_str_eq(rows[i].value, all);
-        cr_expect_str_eq(rows[i].fallback, weight_method_at(0)->name);
-        return;
-    }
-    cr_assert_fail("options.def has no --weights");
+    cr_expect_str_eq(row.value, all);
+    cr_expect_str_eq(row.fallback, weight_method_at(0)->name);
 }
