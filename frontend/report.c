@@ -30,6 +30,11 @@ static double clipped_part(const Range *r)
     return all ? (double)out / (double)all : (double)NAN;
 }
 
+const char *report_weight_type(const Layer *l)
+{
+    return l->form.code == DT_i4 ? "s4" : !l->form.code || l->form.code == DT_i8 ? "s8" : dtypes[l->form.code].name;
+}
+
 static ReportLayer layer_row(const Report *r, const Quantization *q, const Layer *l, Arena *mem)
 {
     ReportLayer row = {.layer = l,

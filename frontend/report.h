@@ -50,6 +50,7 @@ typedef struct Report {
 
 /* What the caller knows: everything above from `model` to `measured`. Fills the rest from q (NULL: nothing became integers). */
 void report_fill(Report *r, const Quantization *q, Arena *mem);
+const char *report_weight_type(const Layer *l); /* of its codes */
 double report_error(const Measured *m);                             /* of the worst output, Euclidean norms; NaN: no float output */
 
 void report_print(const Report *r, FILE *f);                        /* report_text.c: the summary */

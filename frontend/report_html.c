@@ -279,11 +279,13 @@ static void put_reasons(const Report *r, FILE *f)
     fputs("</ol>\n", f);
 }
 
+static bool has_codes(const ReportLayer *l) { return l->layer->state != LAYER_FLOAT; }
+
 static bool has_errors(const Report *r) /* of a method against rounding to nearest */
 {
     bool known = false;
     for (uint32_t i = 0; i < r->layers; i++)
-        known = known || (r->layer[i].integer && isfinite(r->layer[i].layer->error));
+        known = known || (has_codes(&r->layer[i]) && isfinite(r->layer[i].layer->error));
     return known;
 }
 
@@ -291,13 +293,13 @@ static void put_weights_cells(const Report *r, const ReportLayer *l, Arena *mem,
 {
     static const char none[] = "<td data-v=\"\">\xe2\x80\x93</td>";
     const Layer *y = l->layer;
-    text_cell("t", l->integer ? arena_printf(mem, "s8, %s", y->method ? y->method : "rtn") : "\xe2\x80\x93", f);
-    cell("%.1f", l->integer ? y->weight_sqnr : (double)NAN, y->weight_sqnr, f);
-    if (l->integer) fprintf(f, "<td data-v=\"%.9g\">%s</td>", l->bytes, size_text(l->bytes, mem));
+    text_cell("t", has_codes(l) ? arena_printf(mem, "%s, %s", report_weight_type(y), y->method ? y->method : "rtn") : "\xe2\x80\x93", f);
+    cell("%.1f", has_codes(l) ? y->weight_sqnr : (double)NAN, y->weight_sqnr, f);
+    if (has_codes(l)) fprintf(f, "<td data-v=\"%.9g\">%s</td>", l->bytes, size_text(l->bytes, mem));
     else fputs(none, f);
     if (!has_errors(r)) return;
-    cell("%.3g", l->integer ? y->error_nearest : (double)NAN, y->error_nearest * 100, f);
-    cell("%.3g", l->integer ? y->error : (double)NAN, y->error * 100, f);
+    cell("%.3g", has_codes(l) ? y->error_nearest : (double)NAN, y->error_nearest * 100, f);
+    cell("%.3g", has_codes(l) ? y->error : (double)NAN, y->error * 100, f);
 }
 
 static const char *micro_text(double seconds, Arena *mem)
@@ -318,19 +320,20 @@ static void time_cell(double seconds, double slowest, Arena *mem, FILE *f) /* sl
 static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double slowest, Arena *mem, FILE *f)
 {
     uint32_t reason = reason_number(r, l);
-    const char *fallback = l->integer ? l->layer->fallback : NULL;
+    const char *fallback = has_codes(l) ? l->layer->fallback : NULL;
     fprintf(f, "<tr><td data-v=\"%u\">%u</td><td class=\"t name mono\">", i + 1, i + 1), put_text(l->name, f);
     if (fallback) fputs("<small>weights to nearest: ", f), put_text(fallback, f), fputs("</small>", f);
     fputs("</td>", f), text_cell("t", l->layer->loc->op, f);
     if (reason) fprintf(f, "<td class=\"t\"><span class=\"tag\">float</span><sup>%u</sup></td>", reason);
-    else fputs("<td class=\"t\"><span class=\"tag on\">int8</span></td>", f);
+    else if (l->integer) fputs("<td class=\"t\"><span class=\"tag on\">int8</span></td>", f);
+    else fprintf(f, "<td class=\"t\"><span class=\"tag on\">%s weights</span></td>", report_weight_type(l->layer));
     if (l->integer && l->layer->rows) fputs("<td>of each row</td>", f);
     else if (l->integer) fprintf(f, "<td>%.4g to %.4g</td>", l->layer->lo, l->layer->hi);
     else fputs("<td>\xe2\x80\x93</td>", f);
     cell("%.3g", l->clipped, l->clipped * 100, f);
     put_weights_cells(r, l, mem, f);
     if (r->alone) cell("%.1f", l->alone, l->alone, f);
-    cell("%.1f", l->integer ? l->layer->sqnr : (double)NAN, l->layer->sqnr, f);
+    cell("%.1f", has_codes(l) ? l->layer->sqnr : (double)NAN, l->layer->sqnr, f);
     if (r->measured) {
         time_cell(l->plain, 0, mem, f), time_cell(l->made, slowest, mem, f);
         cell("%.2f", l->plain / l->made, l->plain / l->made, f);

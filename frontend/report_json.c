@@ -41,8 +41,7 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     cJSON *w = cJSON_AddObjectToObject(o, "weights");
     char granularity[40];
     snprintf(granularity, sizeof granularity, "groups of %lld", (long long)l->form.group);
-    bool is_signed = l->form.code == DT_i8 || l->form.code == DT_i4 || !l->form.code;
-    text(w, "type", !l->form.code || l->form.code == DT_i8 ? "s8" : is_signed ? "s4" : dtypes[l->form.code].name);
+    text(w, "type", report_weight_type(l));
     text(w, "granularity", l->form.group ? granularity : "per channel");
     text(w, "scheme", l->form.asymmetric ? "asymmetric" : "symmetric");
     text(w, "method", l->method);

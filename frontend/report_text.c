@@ -68,6 +68,16 @@ static void print_unfused(const Report *r, FILE *f)
     arena_drop(&mem);
 }
 
+/* What layers are, and what is behind their ranges: the method, where there are any, and numbers that are none. */
+static void print_quantized(const Report *r, FILE *f)
+{
+    bool made_up = r->calibration == CALIBRATION_RANDOM;
+    fprintf(f, "%s: %u of %u contractions are %s", r->model, r->integers, r->layers, r->precision);
+    if (r->method || made_up)
+        fprintf(f, " (%s%s%s)", r->method ? r->method : "", r->method && made_up ? ", " : "", made_up ? "RANDOM DATA" : "");
+    fputc('\n', f);
+}
+
 void report_print(const Report *r, FILE *f)
 {
     print_policy(r, f);
@@ -76,9 +86,7 @@ void report_print(const Report *r, FILE *f)
         fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
                 r->model, w->convs, w->of, w->error);
     print_unfused(r, f);
-    if (r->quantized)
-        fprintf(f, "%s: %u of %u contractions are %s (%s%s)\n", r->model, r->integers, r->layers, r->precision, r->method,
-                r->calibration == CALIBRATION_RANDOM ? ", RANDOM DATA" : "");
+    if (r->quantized) print_quantized(r, f);
     for (uint32_t i = 0; i < r->layers; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);
