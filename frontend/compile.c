@@ -141,6 +141,7 @@ static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char
                    .quant = q,
                    .winograd = dr->winograd.product ? &dr->winograd : NULL,
                    .integer = &dr->integer,
+                   .halves = option_is(dr->o, OPT_int16, "integer"),
                    .standard = dr->standard};
     PassRun run = {.print_after = dr->o->value[OPT_print_after],
                    .stop_after = dr->o->value[OPT_stop_after],
@@ -229,7 +230,8 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
                       .mem = mem,
                       .scratch = &dr->scratch,
                       .quant = q,
-                      .winograd = note.product ? &note : NULL};
+                      .winograd = note.product ? &note : NULL,
+                      .halves = option_is(dr->o, OPT_int16, "integer")};
     PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
     Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
     return dr->m->diag->errors ? NULL : g;

@@ -9,12 +9,14 @@
  *   codes     float(c), DQ(c, 1) - z, DQ(c, 1) * s  = DQ(c, s, z)         weights that a cast and arithmetic dequantize
  *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci; sx is one, or one for each
  *                                                                                  row that is summed over
+ *   halves    the same with codes x of 16 bits: 256 h + l, both of 8 bits, so Ci(h, w) and Ci(l, w) are put together (adr/0012)
  *
  * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
  * final QuantizeLinear included. Steps repeat until none applies; Q only moves up and DQ only down, so that ends. */
 #include "ir/lower.h"
 #include "passes/integer.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 #include <assert.h>
 #include <math.h>
 
@@ -422,10 +424,14 @@ static bool per_row(const Graph *g, const Node *dq, const Node *n)
            node_int(dq, "block_size") >= size;
 }
 
-/* Do 32 bits hold the sums of all channels, whatever the activations are? Where the zero point of weights is not 0 it counts too. */
-static bool sums_fit(const Graph *g, const Node *n, const Node *dw)
+static bool sixteen_bits(DType t) { return t == DT_u16 || t == DT_i16; }
+
+/* Do 32 bits hold the sums of all channels, whatever the activations are? Where the zero point of weights is not 0 it counts too. Of codes of
+ * 16 bits the sum's 256th part is what is held: at most 65535 / 256 for each weight. */
+static bool sums_fit(const Graph *g, const Node *n, const Node *dx, const Node *dw)
 {
-    enum { MOST_X = 255, MOST_W = 255 };
+    enum { MOST_W = 255 };
+    const int64_t MOST_X = sixteen_bits(val_type(g, node_in(g, dx, 0))->dtype) ? 256 : 255;
     const Type *w = val_type(g, node_in(g, dw, 0));
     const Tensor *t = graph_val(g, node_in(g, dw, 0))->konst;
     int64_t depth = 1, size;
@@ -437,7 +443,7 @@ static bool sums_fit(const Graph *g, const Node *n, const Node *dw)
     return t && t->type == DT_i8 && symmetric && tensor_largest_sum(t, channel_of(n, t->rank)) <= INT32_MAX / MOST_X;
 }
 
-static const char *why_weights(const Graph *g, const Node *n, const Node *dw)
+static const char *why_weights(const Graph *g, const Node *n, const Node *dx, const Node *dw)
 {
     const Type *w = val_type(g, node_in(g, dw, 0));
     bool constant = graph_val(g, node_in(g, dw, 0))->konst != NULL;
@@ -446,7 +452,7 @@ static const char *why_weights(const Graph *g, const Node *n, const Node *dw)
     for (int d = 0; d < w->rank; d++)
         if (n->op->w_channel >= 0 && !dim_is_const(g->module->dim, w->dim[d], NULL))
             return "its weights have free sizes";
-    if (!sums_fit(g, n, dw)) return "32 bits may not hold sums of so many products";
+    if (!sums_fit(g, n, dx, dw)) return "32 bits may not hold sums of so many products";
     if (one_scale(g, dw)) return NULL;
     if (!constant) return "its second operand has several scales";
     int64_t axis = node_int(dw, "axis"), size;
@@ -457,19 +463,35 @@ static const char *why_weights(const Graph *g, const Node *n, const Node *dw)
     return dim_is_const(g->module->dim, w->dim[channel_of(n, w->rank)], &size) ? NULL : "its weights have free sizes";
 }
 
+/* An integer instruction sums products of four of a group's channels in the time of one float product; 16-bit codes take two. */
+static bool few_channels(const Graph *g, const Node *n, const Node *dw)
+{
+    enum { HALVES = 2 };
+    const Type *w = val_type(g, node_in(g, dw, 0));
+    int64_t channels;
+    return n->op->w_taps && w->rank >= 2 && dim_is_const(g->module->dim, w->dim[n->op->w_input], &channels) && channels <= HALVES;
+}
+
+/* Codes of 16 bits that came with the model: their sums in float32 are what other engines give, rounded in the same places. Integer sums are
+ * exact, so results may be other codes; whoever asks for them has no reference, or wants the time. */
+static bool takes_halves(const PassCtx *ctx) { return ctx->halves || (ctx->quant && !ctx->quant->float_activations); }
+
 /* Why a contraction whose operands are, or one of whose operands is, dequantized is not one of integers; NULL: it is. */
-static const char *why_float(const Graph *g, const Node *n)
+static const char *why_float(const Graph *g, const Node *n, const PassCtx *ctx)
 {
     const Node *dx = def_of(g, node_in(g, n, 0)), *dw = def_of(g, node_in(g, n, 1));
     if (val_type(g, n->out)->dtype != DT_f32) return "its result is not float32";
     if (!is_dq(dx)) return "its activations are float: codes of weights are widened beside their products";
     if (!is_dq(dw)) return "its second operand is float";
     DType t = val_type(g, node_in(g, dx, 0))->dtype;
-    if (dtypes[t].bits == 16) return "its activations are of 16 bits, which float32 multiplies as fast as two integer products";
-    if (!eight_bits(t)) return "its activations are not of 8 bits";
+    if (!eight_bits(t) && !sixteen_bits(t)) return "its activations are not of 8 or 16 bits";
+    if (sixteen_bits(t) && !takes_halves(ctx))
+        return "its activations are of 16 bits: summed in float32 they agree with other engines (--int16 integer is faster)";
+    if (sixteen_bits(t) && few_channels(g, n, dw))
+        return "its activations are of 16 bits, and float32 multiplies so few channels as fast as two integer products";
     if (val_type(g, node_in(g, dx, 0))->rank < 1) return "its first operand is a number";
     if (!one_scale(g, dx) && !per_row(g, dx, n)) return "its activations have several scales";
-    return why_weights(g, n, dw);
+    return why_weights(g, n, dx, dw);
 }
 
 static bool meets_codes(const Graph *g, const Node *n)
@@ -478,22 +500,56 @@ static bool meets_codes(const Graph *g, const Node *n)
            (is_dq(def_of(g, node_in(g, n, 0))) || is_dq(def_of(g, node_in(g, n, 1))));
 }
 
+static Val cast_to(Integer *x, Val v, DType to, const Loc *loc)
+{
+    const OpDef *cast = op_find("", "Cast");
+    Attr *attr = op_attr_defaults(x->out->mem, cast);
+    attr_set_int(cast, attr, "to", to);
+    return graph_emit(x->out, cast, attr, &v, 1, 1, loc, NULL);
+}
+
+static Val octet_row(Integer *x, const char *op, const Val *in, uint32_t n, const Loc *loc)
+{
+    return graph_emit(x->out, op_find("octet", op), NULL, in, n, 1, loc, NULL);
+}
+
+static Val sums(Integer *x, const Node *n, const Val *in)
+{
+    const OpDef *op = op_find("", n->op->integer);
+    return graph_emit(x->out, op, same_attrs(x, n, op), in, 4, 1, n->loc, NULL);
+}
+
+/* Codes of 16 bits and their zero point, as two of 8 bits each. */
+static Val half(Integer *x, Val code, const char *which, const Loc *loc)
+{
+    if (val_type(x->out, code)->dtype == DT_i16) code = octet_row(x, "ToU16", &code, 1, loc);
+    return octet_row(x, which, &code, 1, loc);
+}
+
+static Val sums_of_halves(Integer *x, const Node *n, const Val *in)
+{
+    static const char *const which[] = {"High", "Low"};
+    Val sum[2], part[4] = {{0}, in[1], {0}, in[3]}, zero = in[2];
+    if (!zero.id) zero = graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->out, in[0])->dtype, 0), NULL);
+    for (int i = 0; i < 2; i++) {
+        part[0] = half(x, in[0], which[i], n->loc), part[2] = half(x, zero, which[i], n->loc);
+        sum[i] = sums(x, n, part);
+    }
+    return octet_row(x, "JoinHalves", sum, 2, n->loc);
+}
+
 static Val contract(Integer *x, const Node *n)
 {
-    if (!meets_codes(x->in, n) || why_float(x->in, n)) return (Val){0};
+    if (!meets_codes(x->in, n) || why_float(x->in, n, x->ctx)) return (Val){0};
     const Node *dx = def_of(x->in, node_in(x->in, n, 0)), *dw = def_of(x->in, node_in(x->in, n, 1));
     bool rows = per_row(x->in, dx, n);
-    const OpDef *op = op_find("", n->op->integer);
     int rank = val_type(x->in, n->out)->rank, axis = n->op->y_channel < 0 ? rank + n->op->y_channel : n->op->y_channel;
     Val in[4];
     const Node *from[2] = {dx, dw};
     for (int i = 0; i < 2; i++)
         in[i] = x->map[node_in(x->in, from[i], 0).id], in[2 + i] = x->map[node_in(x->in, from[i], 2).id];
-    Val acc = graph_emit(x->out, op, same_attrs(x, n, op), in, 4, 1, n->loc, NULL);
-    const OpDef *cast = op_find("", "Cast");
-    Attr *to = op_attr_defaults(x->out->mem, cast);
-    attr_set_int(cast, to, "to", DT_f32);
-    Val y = graph_emit(x->out, cast, to, &acc, 1, 1, n->loc, NULL);
+    bool halves = sixteen_bits(val_type(x->out, in[0])->dtype);
+    Val y = halves ? sums_of_halves(x, n, in) : cast_to(x, sums(x, n, in), DT_f32, n->loc);
     Val scale = x->map[node_in(x->in, dw, 1).id], scale_x = x->map[node_in(x->in, dx, 1).id];
     if (!rows) scale = emit(x->out, "Mul", n->loc, 2, scale_x, scale);
     y = emit(x->out, "Mul", n->loc, 2, y, along_channel(x, scale, rank, axis, n->loc));
@@ -596,13 +652,14 @@ static bool has_edges(const Graph *g)
     return false;
 }
 
-static void note_contractions(const Graph *g, IntegerNote *note, Arena *scratch)
+static void note_contractions(const Graph *g, const PassCtx *ctx)
 {
-    const bool *live = graph_live(g, scratch);
+    IntegerNote *note = ctx->integer;
+    const bool *live = graph_live(g, ctx->scratch);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
         if (!live[i] || !meets_codes(g, n)) continue;
-        const char *why = why_float(g, n);
+        const char *why = why_float(g, n, ctx);
         const char *name = *n->loc->node ? n->loc->node : arena_printf(note->mem, "#%d", n->loc->index);
         if (why) vec_push(note->mem, &note->unfused, (Unfused){n->loc, name, why});
         else note->integer++;
@@ -615,7 +672,7 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx)
     static Move *const integer[] = {contract};
     if (!has_edges(in)) return (Graph *)in;
     const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
-    if (ctx->integer) note_contractions(g, ctx->integer, ctx->scratch);
+    if (ctx->integer) note_contractions(g, ctx);
     return steps_run(g, ctx, integer, COUNT_OF(integer));
 }
 
@@ -647,11 +704,12 @@ static Val reciprocal(Integer *x, const Node *n)
 }
 
 /* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer that stands on a graph input computes as ONNX says,
- * since there the input is given and a tie can be meant. */
+ * since there the input is given and a tie can be meant. So does a model's own scale for codes of 16 bits: a quotient of thousands has its
+ * last place near the tie. */
 static Val by_reciprocal(Integer *x, const Node *n)
 {
     DType t = val_type(x->in, n->out)->dtype;
-    if (!is_q(n) || !eight_bits(t)) return (Val){0};
+    if (!is_q(n) || !(eight_bits(t) || (sixteen_bits(t) && !per_tensor(x->in, n)))) return (Val){0};
     Val from = node_in(x->in, n, 0), zero = node_in(x->in, n, 2);
     if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from)) return (Val){0};
     Val inv = reciprocal(x, n);

@@ -14,6 +14,7 @@ typedef struct PassCtx {
     Quantization *quant;
     struct WinogradNote *winograd; /* passes/winograd.h; NULL: convolutions stay as they are */
     struct IntegerNote *integer; /* passes/integer.h: filled by the pass of that name; NULL: nobody asks */
+    bool halves;                 /* products of 16-bit codes that came with the model become integer (adr/0012) */
     bool standard;               /* the graph will be written as a model: no operators of Octet's own */
 } PassCtx;
 typedef Graph *PassFn(const Graph *in, PassCtx *ctx);

@@ -80,7 +80,7 @@ static void lower_choose(Lower *l)
 
 /* clang-format off */
 const OpDef ops_octet[] = {
-    OP(QuantizeBy, .domain = "octet", .since = 1, .sig = "x:T inv:T zero:U -> y:U", .T = "f32", .U = "u8 i8",
+    OP(QuantizeBy, .domain = "octet", .since = 1, .sig = "x:T inv:T zero:U -> y:U", .T = "f32", .U = "u8 i8 u16 i16",
        .infer = infer_quantize_by, .lower = lower_quantize_by, .quant = QUANT_EDGE),
     OP(Table,      .domain = "octet", .since = 1, .sig = "x:T table:U -> y:U", .T = "u8 i8", .U = "u8 i8",
        .infer = infer_quantize_by, .lower = lower_table),

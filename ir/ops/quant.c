@@ -360,6 +360,11 @@ const OpDef ops_quant[] = {
        .U = "u8 i8", .V = "u8 i8", .infer = infer_qlinear_matmul, .expand = expand_qlinear_matmul),
     OP(ToU8, .domain = "octet", .since = 1, .sig = "X:i8 -> Y:u8", .body = "u8(xor(X, -128))"),
     OP(ToI8, .domain = "octet", .since = 1, .sig = "X:u8 -> Y:i8", .body = "i8(xor(X, 128))"),
+    OP(ToU16, .domain = "octet", .since = 1, .sig = "X:i16 -> Y:u16", .body = "u16(xor(X, -32768))"),
+    OP(High, .domain = "octet", .since = 1, .sig = "X:u16 -> Y:u8", .body = "u8(shr(X, 8))"),
+    OP(Low, .domain = "octet", .since = 1, .sig = "X:u16 -> Y:u8", .body = "u8(X)"),
+    OP(JoinHalves, .domain = "octet", .since = 1, .sig = "H:i32 L:i32 -> Y:f32",
+       .body = "f32(H + shr(L, 8)) * 256 + f32(and(L, 255))"), /* of 256 H + L: no part of it cancels, so at most its last bit is off */
     OP(Requant, .domain = "octet", .since = 1, .sig = "X:i32 scale:f32 zero:T -> Y:T", .T = "u8 i8 u16 i16",
        .infer = infer_elementwise, .lower = lower_requant),
     {0},

@@ -88,7 +88,7 @@ static PassCtx context(Golden *x)
 {
     bool quantizes = x->pass && !strcmp(x->pass->name, "quantize");
     return (PassCtx){
-        .module = &x->w.module, .mem = &x->w.mem, .scratch = &x->w.scratch, .quant = quantizes ? &x->q : NULL};
+        .module = &x->w.module, .mem = &x->w.mem, .scratch = &x->w.scratch, .quant = quantizes ? &x->q : NULL, .halves = true};
 }
 
 static void run_golden(Golden *x, const char *path)

@@ -1,0 +1,273 @@
+/* The largest sums of codes: every product at an end of its range, as many of them as 32 bits are known to hold, zero points at both ends;
+ * on every instruction-set level that this machine has. Some multiply bytes in pairs that saturate at 16 bits, some sum four products at a
+ * time: what they give must be the exact sum. Codes of 16 bits, whose sums are of halves, must be the float nearest to it or the next. */
+#include "codegen/artefact.h"
+#include "passes/passes.h"
+#include "tests/unit/worlds.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+/* How elements of a tensor are: all the least, all the greatest, the two in turns along what is summed. */
+typedef enum Fill { LEAST, MOST, TURNS, FILLS } Fill;
+enum { ROWS = 3, COLUMNS = 17, MAX_IN = 64, MAX_OUT = 128 };
+
+static World w;
+static Graph *g;
+static const Tensor *in[MAX_IN], *want[MAX_OUT];
+static const char *what[MAX_OUT];
+static char path[64];
+
+static void setup(void)
+{
+    world_open(&w), g = graph_new(&w.module, &w.mem, "sums");
+    snprintf(path, sizeof path, "/tmp/octet-sums-%d.so", (int)getpid());
+}
+static void teardown(void)
+{
+    unlink(path), memcpy(strrchr(path, '.'), ".h", 3), unlink(path);
+    world_close(&w);
+}
+TestSuite(sums, .init = setup, .fini = teardown);
+
+static Tensor *filled(DType t, Fill f, int rank, const int64_t *dim, int64_t inner)
+{
+    Tensor *x = tensor_new(&w.mem, t, rank, dim);
+    for (int64_t i = 0; i < tensor_count(x); i++)
+        dtype_store_int(t, (void *)(uintptr_t)x->data, i, f == LEAST || (f == TURNS && i / inner % 2) ? dtype_min(t) : dtype_max(t));
+    return x;
+}
+
+static Val input(const Tensor *t)
+{
+    cr_assert(g->input.n < MAX_IN);
+    in[g->input.n] = t;
+    return graph_input(g, arena_printf(&w.mem, "x%u", g->input.n), type_of_tensor(&w.module, t));
+}
+
+static Val constant(const Tensor *t) { return graph_const(g, t, NULL); }
+static Val number(DType t, double v) { return constant(tensor_scalar(&w.mem, t, v)); }
+static int64_t element(const Tensor *t, int64_t i) { return dtype_load_int(t->type, t->data, i); }
+
+static void output(Val y, const Tensor *expected, const char *name)
+{
+    cr_assert(g->output.n < MAX_OUT && !w.diag.errors, "%s: %s", name, w.diag.line.n ? w.diag.line.at[0] : "too many");
+    want[g->output.n] = expected, what[g->output.n] = name;
+    graph_output(g, y, arena_printf(&w.mem, "y%u", g->output.n));
+}
+
+static void check_outputs(const Tensor *const *got, const char *level)
+{
+    for (uint32_t o = 0; o < g->output.n; o++) {
+        DType t = want[o]->type;
+        cr_assert(tensor_count(got[o]) == tensor_count(want[o]), "%s", what[o]);
+        for (int64_t i = 0; i < tensor_count(want[o]); i++) {
+            double a = dtype_load(t, got[o]->data, i), b = dtype_load(t, want[o]->data, i);
+            double room = dtype_is_float(t) ? (double)(nextafterf(fabsf((float)b), INFINITY) - fabsf((float)b)) : 0;
+            cr_assert(fabs(a - b) <= room, "%s, %s: element %ld is %.17g, the sum is %.17g", what[o], level, (long)i, a, b);
+        }
+    }
+}
+
+static void run_levels(void)
+{
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .halves = true};
+    CodegenOptions c = {.target = "portable", .out = path, .kind = ARTEFACT_SO, .jobs = 1, .quiet = true};
+    Loaded l = {0};
+    Session *s = NULL;
+    const Graph *flat = passes_run(g, &ctx, NULL, NULL, &(PassRun){.verify = true});
+    bool ok = codegen_graph(flat, &c, &w.diag) && artefact_load(path, &l, &w.diag) && (s = session_new(&l, 2, &w.diag));
+    cr_assert(ok, "%s", w.diag.line.n ? w.diag.line.at[0] : "");
+    for (int i = 0; l.api->levels[i]; i++) {
+        const Target *t = target_find(l.api->levels[i]);
+        const Tensor *got[MAX_OUT];
+        if (!t || (t->needs & ~target_host_features())) continue;
+        session_level(s, i);
+        cr_assert(session_run(s, &w.mem, in, got, &w.diag), "%s: %s", t->name, w.diag.line.n ? w.diag.line.at[0] : "");
+        check_outputs(got, t->name);
+    }
+    session_drop(s), artefact_unload(&l);
+}
+
+/* ---- matrix products ---- */
+/* Sums of (x - zx) times (w - zw), as T; a zero point is at the end that makes most of them. */
+static Tensor *products(DType t, const Tensor *x, int64_t zx, const Tensor *wt, int64_t zw)
+{
+    int64_t dim[] = {x->dim[0], wt->dim[1]}, depth = x->dim[1];
+    Tensor *y = tensor_new(&w.mem, t, 2, dim);
+    for (int64_t i = 0; i < dim[0] * dim[1]; i++) {
+        int64_t sum = 0;
+        for (int64_t k = 0; k < depth; k++)
+            sum += (element(x, i / dim[1] * depth + k) - zx) * (element(wt, k * dim[1] + i % dim[1]) - zw);
+        if (dtype_is_float(t)) dtype_store(t, (void *)(uintptr_t)y->data, i, (double)sum);
+        else dtype_store_int(t, (void *)(uintptr_t)y->data, i, sum);
+    }
+    return y;
+}
+
+static void add_product(DType tx, DType tw, Fill fx, Fill fw, int64_t depth, bool zero, bool free_weights)
+{
+    const Tensor *x = filled(tx, fx, 2, (int64_t[]){ROWS, depth}, 1), *wt = filled(tw, fw, 2, (int64_t[]){depth, COLUMNS}, COLUMNS);
+    int64_t zx = fx == LEAST ? dtype_max(tx) : dtype_min(tx), zw = !zero ? 0 : fw == LEAST ? dtype_max(tw) : dtype_min(tw);
+    Val y = emit(g, "MatMulInteger", NULL, 4, input(x), free_weights ? input(wt) : constant(wt), number(tx, (double)zx), number(tw, (double)zw));
+    output(y, products(DT_i32, x, zx, wt, zw), arena_printf(&w.mem, "MatMulInteger %s[%d] %s[%d] zero %d free %d", dtypes[tx].name, fx, dtypes[tw].name, fw, zero, free_weights));
+}
+
+/* Depths that no register tile, no word of four bytes and no block divides. SYMMETRIC: 255 * 128 * it just fits; ANY: 255 * 256 * it. */
+enum { SYMMETRIC = 65793, ANY = 32895, HALVES = 65535 };
+
+Test(sums, products_of_bytes)
+{
+    static const DType types[] = {DT_u8, DT_i8};
+    for (int i = 0; i < 2; i++)
+        for (Fill fx = 0; fx < FILLS; fx++)
+            for (Fill fw = 0; fw < FILLS; fw++) add_product(types[i], DT_i8, fx, fw, SYMMETRIC, false, false);
+    run_levels();
+}
+
+Test(sums, products_with_zero_points_of_weights)
+{
+    static const DType types[] = {DT_u8, DT_i8};
+    for (int i = 0; i < 4; i++)
+        for (int f = 0; f < 4; f++) add_product(types[i / 2], types[i % 2], f / 2 ? MOST : LEAST, f % 2 ? MOST : LEAST, ANY, true, false);
+    run_levels();
+}
+
+Test(sums, products_of_two_computed_operands)
+{
+    static const DType types[] = {DT_u8, DT_i8};
+    for (int i = 0; i < 4; i++)
+        for (int f = 0; f < 4; f++) add_product(types[i / 2], types[i % 2], f / 2 ? MOST : LEAST, f % 2 ? MOST : LEAST, ANY, types[i % 2] == DT_u8, true);
+    run_levels();
+}
+
+/* ---- what is made of the sums ---- */
+static Tensor *requantized(const Tensor *sum, float scale, DType t, int zero)
+{
+    Tensor *y = tensor_new(&w.mem, t, sum->rank, sum->dim);
+    for (int64_t i = 0; i < tensor_count(sum); i++) {
+        double v = rint((double)((float)element(sum, i) * scale)) + zero;
+        dtype_store_int(t, (void *)(uintptr_t)y->data, i, (int64_t)fmax((double)dtype_min(t), fmin((double)dtype_max(t), v)));
+    }
+    return y;
+}
+
+Test(sums, quantized_products)
+{
+    static const DType types[] = {DT_u8, DT_i8};
+    for (int i = 0; i < 8; i++) {
+        DType t = types[i / 4];
+        Fill fx = i & 1 ? MOST : LEAST, fw = i & 2 ? MOST : LEAST;
+        const Tensor *x = filled(t, fx, 2, (int64_t[]){ROWS, SYMMETRIC}, 1), *wt = filled(DT_i8, fw, 2, (int64_t[]){SYMMETRIC, COLUMNS}, COLUMNS);
+        int64_t zx = fx == LEAST ? dtype_max(t) : dtype_min(t);
+        Val y = emit(g, "QLinearMatMul", NULL, 8, input(x), number(DT_f32, 0x1p-12), number(t, (double)zx), constant(wt), number(DT_f32, 0x1p-12),
+                     number(DT_i8, 0), number(DT_f32, 1), number(t, 3));
+        output(y, requantized(products(DT_i32, x, zx, wt, 0), 0x1p-24f, t, 3), "QLinearMatMul");
+    }
+    run_levels();
+}
+
+/* ---- convolutions ---- */
+enum { CHANNELS = 7309, SIDE = 3 };
+
+/* Windows of 3 x 3 with padding, where x is its zero point. */
+static Tensor *windows(const Tensor *x, int64_t zx, const Tensor *wt)
+{
+    int64_t channels = wt->dim[1], dim[] = {1, wt->dim[0], SIDE, SIDE};
+    Tensor *y = tensor_new(&w.mem, DT_i32, 4, dim);
+    for (int64_t i = 0; i < tensor_count(y); i++) {
+        int64_t sum = 0, o = i / (SIDE * SIDE), groups = x->dim[1] / channels, first = o / (dim[1] / groups) * channels;
+        for (int64_t t = 0; t < SIDE * SIDE; t++) {
+            int64_t row = i / SIDE % SIDE + t / SIDE - 1, column = i % SIDE + t % SIDE - 1;
+            if (row < 0 || row >= SIDE || column < 0 || column >= SIDE) continue;
+            for (int64_t c = 0; c < channels; c++)
+                sum += (element(x, ((first + c) * SIDE + row) * SIDE + column) - zx) * element(wt, (o * channels + c) * SIDE * SIDE + t);
+        }
+        dtype_store_int(DT_i32, (void *)(uintptr_t)y->data, i, sum);
+    }
+    return y;
+}
+
+static void add_conv(DType tx, Fill fx, Fill fw, int64_t channels, int64_t group, bool quantized)
+{
+    static const int64_t pads[] = {1, 1, 1, 1};
+    int64_t out = group > 1 ? channels : 5;
+    const Tensor *x = filled(tx, fx, 4, (int64_t[]){1, channels, SIDE, SIDE}, 1), *wt = filled(DT_i8, fw, 4, (int64_t[]){out, channels / group, SIDE, SIDE}, 1);
+    int64_t zx = fx == LEAST ? dtype_max(tx) : dtype_min(tx);
+    const OpDef *op = op_find("", quantized ? "QLinearConv" : "ConvInteger");
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    attr_set_ints(op, attr, "pads", pads, 4), attr_set_int(op, attr, "group", group);
+    Val one = number(DT_f32, 0x1p-12), zero = number(tx, (double)zx), q[] = {input(x), one, zero, constant(wt), one, number(DT_i8, 0), number(DT_f32, 1), number(tx, 1)};
+    Val y = graph_emit(g, op, attr, quantized ? q : (Val[]){q[0], q[3], zero, q[5]}, quantized ? 8 : 4, 1, NULL, NULL);
+    Tensor *sum = windows(x, zx, wt);
+    output(y, quantized ? requantized(sum, 0x1p-24f, tx, 1) : sum, arena_printf(&w.mem, "%s %s[%d] i8[%d] of %ld channels", op->name, dtypes[tx].name, fx, fw, (long)(channels / group)));
+}
+
+Test(sums, convolutions)
+{
+    for (int f = 0; f < 8; f++) {
+        DType t = f & 4 ? DT_u8 : DT_i8;
+        add_conv(t, f & 1 ? MOST : LEAST, f & 2 ? MOST : LEAST, CHANNELS, 1, f % 3 == 0);
+        add_conv(t, f & 1 ? MOST : LEAST, f & 2 ? MOST : LEAST, 35, 35, f % 3 == 0);
+        add_conv(t, f & 1 ? MOST : LEAST, f & 2 ? TURNS : LEAST, 40, 5, f % 3 == 0);
+    }
+    run_levels();
+}
+
+/* ---- codes of 16 bits ---- */
+static Val dequantized(Val codes, double scale, Val zero) { return emit(g, "DequantizeLinear", NULL, 3, codes, number(DT_f32, scale), zero); }
+
+Test(sums, products_of_words)
+{
+    static const DType types[] = {DT_u16, DT_i16};
+    for (int i = 0; i < 2; i++)
+        for (Fill fx = 0; fx < FILLS; fx++)
+            for (Fill fw = 0; fw < FILLS; fw++) {
+                const Tensor *x = filled(types[i], fx, 2, (int64_t[]){ROWS, HALVES}, 1), *wt = filled(DT_i8, fw, 2, (int64_t[]){HALVES, COLUMNS}, COLUMNS);
+                int64_t zx = fx == LEAST ? dtype_max(types[i]) : dtype_min(types[i]);
+                Val y = emit(g, "MatMul", NULL, 2, dequantized(input(x), 1, number(types[i], (double)zx)), dequantized(constant(wt), 1, number(DT_i8, 0)));
+                output(y, products(DT_f32, x, zx, wt, 0), arena_printf(&w.mem, "%s[%d] i8[%d]", dtypes[types[i]].name, fx, fw));
+            }
+    run_levels();
+}
+
+/* Any codes, and zero points in the middle: small sums of large halves do not cancel. */
+Test(sums, words_are_as_exact_as_one_rounding)
+{
+    enum { DEPTH = 771 };
+    static const int zeros[] = {0, 1, 255, 256, 32768, 65535};
+    uint32_t seed = 5;
+    for (size_t i = 0; i < COUNT_OF(zeros); i++)
+        for (int spread = 1; spread <= 65536; spread *= 256) {
+            Tensor *x = tensor_new(&w.mem, DT_u16, 2, (int64_t[]){ROWS, DEPTH}), *wt = tensor_random(&w.mem, DT_i8, 2, (int64_t[]){DEPTH, COLUMNS}, 3);
+            for (int64_t e = 0; e < ROWS * DEPTH; e++) {
+                int64_t v = zeros[i] + (int64_t)(random_step(&seed) % (uint32_t)(2 * spread + 1)) - spread;
+                dtype_store_int(DT_u16, (void *)(uintptr_t)x->data, e, v < 0 ? 0 : v > 65535 ? 65535 : v);
+            }
+            Val y = emit(g, "MatMul", NULL, 2, dequantized(input(x), 1, number(DT_u16, zeros[i])), dequantized(constant(wt), 1, number(DT_i8, 0)));
+            output(y, products(DT_f32, x, zeros[i], wt, 0), arena_printf(&w.mem, "u16 around %d by %d", zeros[i], spread));
+        }
+    run_levels();
+}
+
+/* ---- weights of 4 bits: sums of floats, exact as long as these hold them ---- */
+Test(sums, weights_of_four_bits)
+{
+    enum { DEPTH = 4096, GROUP = 32 };
+    static const DType types[] = {DT_u4, DT_i4};
+    const OpDef *op = op_find("", "DequantizeLinear");
+    for (int i = 0; i < 2 * FILLS; i++) {
+        DType t = types[i % 2];
+        Fill f = (Fill)(i / 2);
+        Tensor *x = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){ROWS, DEPTH}), *scale = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){DEPTH / GROUP, COLUMNS});
+        for (int64_t e = 0; e < tensor_count(x); e++) ((float *)(uintptr_t)x->data)[e] = 255;
+        for (int64_t e = 0; e < tensor_count(scale); e++) ((float *)(uintptr_t)scale->data)[e] = 1;
+        const Tensor *wt = filled(t, f, 2, (int64_t[]){DEPTH, COLUMNS}, COLUMNS), *zero = filled(t, f == LEAST ? MOST : LEAST, 2, scale->dim, 1);
+        Attr *attr = op_attr_defaults(&w.mem, op);
+        attr_set_int(op, attr, "axis", 0), attr_set_int(op, attr, "block_size", GROUP);
+        Val codes = graph_emit(g, op, attr, (Val[]){constant(wt), constant(scale), constant(zero)}, 3, 1, NULL, NULL);
+        Tensor *bytes = tensor_new(&w.mem, DT_u8, 2, x->dim);
+        memset((void *)(uintptr_t)bytes->data, 255, tensor_bytes(bytes));
+        output(emit(g, "MatMul", NULL, 2, input(x), codes), products(DT_f32, bytes, 0, wt, element(zero, 0)), arena_printf(&w.mem, "%s[%d]", dtypes[t].name, f));
+    }
+    run_levels();
+}
