@@ -13,6 +13,12 @@ typedef struct Search {
     float *y;     /* [in][GRID_STEPS] */
 } Search;
 
+/* One that has a code for its scale, where scales are codes: multiples of what the whole grids need. */
+static Grid candidate(const Search *s, int64_t at, int step)
+{
+    return grid_settled(s->c, at, grid_candidate(&s->c->form, s->extremes[at], step));
+}
+
 static float off_by(const WeightForm *f, Grid g, float w) { return grid_value(f, g, grid_code(f, g, w)) - w; }
 
 /* Adds the square error of every candidate for columns [from, from + n) of row r. */
@@ -20,9 +26,9 @@ static void add_errors(const Search *s, int64_t r, int64_t from, int64_t n, doub
 {
     const WeightMatrix *m = s->m;
     const float *h = s->h + r / (m->out / m->blocks) * m->in * m->in, *off = s->off + r * m->in;
-    Extremes e = s->extremes[codes_at(s->c, r, from)];
+    int64_t at = codes_at(s->c, r, from);
     for (int k = 0; k < GRID_STEPS; k++) {
-        Grid g = grid_candidate(&s->c->form, e, k);
+        Grid g = candidate(s, at, k);
         for (int64_t j = 0; j < n; j++) s->tried[k * n + j] = off_by(&s->c->form, g, m->w[r * m->in + from + j]);
     }
     memset(s->y, 0, sizeof *s->y * (size_t)(n * GRID_STEPS));
@@ -44,7 +50,7 @@ static void choose(const Search *s, int64_t owner, int64_t from, int64_t n)
     for (int64_t r = owner; r < m->out; r += s->c->owners) add_errors(s, r, from, n, error);
     for (int k = 1; k < GRID_STEPS; k++)
         if (error[k] < error[best]) best = k;
-    Grid g = grid_candidate(&s->c->form, s->extremes[at], best);
+    Grid g = candidate(s, at, best);
     s->c->scale[at] = g.scale, s->c->zero[at] = g.zero;
     for (int64_t r = owner; r < m->out; r += s->c->owners)
         for (int64_t j = from; j < from + n; j++)
@@ -54,7 +60,7 @@ static void choose(const Search *s, int64_t owner, int64_t from, int64_t n)
 WeightCodes weights_seqmse(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     Arena work = {0};
-    WeightCodes c = codes_new(m, f, mem);
+    WeightCodes c = weight_method_at(0)->find(m, f, NULL, mem); /* whole grids to begin with */
     Search x = {.m = m, .c = &c, .extremes = codes_extremes(m, &c, &work)};
     x.h = moments_full(s, &work);
     x.off = NEW_ARRAY(&work, float, m->out * m->in + 1);

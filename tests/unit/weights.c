@@ -76,6 +76,13 @@ static Tensor *dequantized(const CodeTensors *t)
     Attr *attr = op_attr_defaults(&w.mem, op);
     attr_set_int(op, attr, "axis", t->axis), attr_set_int(op, attr, "block_size", t->block);
     Val in[3] = {graph_const(g, t->code, NULL), graph_const(g, t->scale, NULL)};
+    if (t->scale_code) {
+        const OpDef *scale = op_find("", "DequantizeLinear");
+        Attr *along = op_attr_defaults(&w.mem, scale);
+        attr_set_int(scale, along, "axis", t->scale_axis);
+        Val codes[] = {graph_const(g, t->scale_code, NULL), graph_const(g, t->scale_of, NULL)};
+        in[1] = graph_emit(g, scale, along, codes, 2, 1, NULL, NULL);
+    }
     if (t->zero) in[2] = graph_const(g, t->zero, NULL);
     const Tensor *y = graph_val(g, graph_emit(g, op, attr, in, t->zero ? 3 : 2, 1, NULL, NULL))->konst;
     cr_assert(y && !w.diag.errors);
@@ -317,16 +324,30 @@ Test(weights, gptq_is_what_the_paper_derives)
         }
 }
 
+/* Scales that are codes themselves are among what a method chooses. */
+static double shipped_apart(const WeightMatrix *m, const WeightCodes *c)
+{
+    double most = 0;
+    CodeTensors t = weight_tensors(m, c, &w.mem);
+    const float *shipped = dequantized(&t)->data;
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++)
+            most = fmax(most, fabs((double)shipped[m->row[r] + m->col[j]] - codes_value(c, r, j, m->in)));
+    return most;
+}
+
 /* Methods with statistics, on rows they have not seen, against rounding to nearest. */
 static void beats_nearest(const char *method, double by)
 {
-    WeightForm form[] = {{.code = DT_i4}, {.code = DT_i4, .group = 32}, {.code = DT_u4, .asymmetric = true, .group = 48}, {.code = DT_i8}};
+    WeightForm form[] = {{.code = DT_i4}, {.code = DT_i4, .group = 32}, {.code = DT_u4, .asymmetric = true, .group = 48},
+                         {.code = DT_u4, .asymmetric = true, .fine = true, .group = 32}, {.code = DT_i8}};
     WeightMatrix m = product(200, 24, 3); /* columns that neither blocks, nor tiles, nor groups divide */
     Moments *s = seen(&m, correlated(1100, 200, 20, 4), 1000, 100);
     for (size_t i = 0; i < COUNT_OF(form); i++) {
         WeightChoice c = weight_choose(weight_method_find(method), &m, &form[i], s, &w.mem);
         cr_expect(!c.why && c.error < by * c.error_nearest, "%s, form %zu: %g, nearest %g", method, i, c.error, c.error_nearest);
         cr_expect_float_eq(c.error, weight_error(&m, &c.codes, s), 1e-12);
+        cr_expect(shipped_apart(&m, &c.codes) < 1e-5, "%s, form %zu: what ships is something else", method, i);
     }
 }
 
