@@ -85,7 +85,7 @@ static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched
         if (!live[i]) continue;
         const LayerCodes *c = q ? codes_find(q, tensor_name(g, node->out, &scratch)) : NULL;
         Val w = node_in(g, node, 1), kept = w.id ? map[w.id] : w;
-        if (c) map[w.id] = graph_const(out, code_values(&c->codes, mem), NULL);
+        if (c) map[w.id] = codes_emit(out, &c->codes, NULL, node->loc);
         graph_copy_node(out, g, i, map);
         if (w.id) map[w.id] = kept;
     }
@@ -187,12 +187,15 @@ static void keep_codes(const Round *r, const LayerJob *t)
 {
     const WeightChoice *c = &t->choice;
     Arena work = {0};
+    bool known = c->lost && t->m.batches == 1;
+    const float *lost = known ? arena_copy(r->q->mem, c->lost, sizeof *lost * (size_t)t->m.out) : NULL;
     codes_set(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
                                  .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
                                  .sqnr = weight_sqnr(&t->m, &c->codes),
                                  .error_nearest = c->error_nearest,
                                  .error = c->error,
-                                 .fallback = c->why});
+                                 .fallback = c->why,
+                                 .lost = lost});
     arena_drop(&work);
 }
 

@@ -68,17 +68,18 @@ static void search(const WeightMatrix *const *m, const WeightForm *f, uint32_t n
     arena_drop(&work);
 }
 
-/* What s would be if the values were divided by the gains: the diagonal of second moments, and the rows held out. */
+/* What s would be if the values were divided by the gains: the diagonal of second moments, sums, and the rows held out. */
 static Moments divided(const WeightMatrix *m, const Moments *s, const float *gain, Arena *mem)
 {
     Moments d = *s;
     d.second = NEW_ARRAY(mem, float, s->blocks * s->ld * s->ld);
     d.held = NEW_ARRAY(mem, float, s->blocks * s->held_room * s->ld);
+    d.sum = NEW_ARRAY(mem, double, s->blocks * s->in);
     for (int64_t b = 0; b < s->blocks; b++)
         for (int64_t j = 0; j < s->in; j++) {
             int64_t at = (b * s->ld + j) * s->ld + j;
             float by = gain[j % m->channels];
-            d.second[at] = s->second[at] / by / by;
+            d.second[at] = s->second[at] / by / by, d.sum[b * s->in + j] = s->sum[b * s->in + j] / (double)by;
             for (int64_t r = b * s->held_room; r < b * s->held_room + s->held_rows; r++)
                 d.held[r * s->ld + j] = s->held[r * s->ld + j] / by;
         }
@@ -97,7 +98,7 @@ static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s,
     double as_whole = weight_error(&x, &whole, &d), as_clipped = weight_error(&x, &clipped, &d);
     bool clip = as_clipped < as_whole;
     c->codes = clip ? clipped : whole, c->error = clip ? as_clipped : as_whole;
-    c->why = c->error < c->error_nearest ? NULL : weight_no_better;
+    c->why = c->error < c->error_nearest ? NULL : weight_no_better, c->lost = weight_lost(&x, &c->codes, &d, mem);
     arena_drop(&work);
 }
 

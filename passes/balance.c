@@ -104,7 +104,13 @@ static const Gains *gains_for(const Balance *b, const Node *n)
     return NULL;
 }
 
-/* Scales of rows that are divided are divided. */
+/* number i of some values, `inner` for each channel, along all channels again and again */
+static void divide_each(float *x, int64_t n, int64_t inner, const Gains *g)
+{
+    for (int64_t i = 0; i < n; i++) x[i] /= g->by[i / inner % g->channels];
+}
+
+/* Scales of rows that are divided are divided, and what rounding takes from them. */
 static void divide_codes(const Balance *b, const Node *n, const Gains *g)
 {
     const LayerCodes *found = codes_find(b->q, tensor_name(b->in, n->out, b->scratch));
@@ -113,8 +119,9 @@ static void divide_codes(const Balance *b, const Node *n, const Gains *g)
     int axis = scale->rank == 1 ? 0 : axis_at(n->op->w_channel, scale->rank);
     int64_t inner = 1;
     for (int d = axis + 1; d < scale->rank; d++) inner *= scale->dim[d];
-    for (int64_t i = 0, count = tensor_count(scale); i < count; i++)
-        ((float *)(void *)scale->data)[i] /= g->by[i / inner % g->channels];
+    divide_each((float *)(uintptr_t)scale->data, tensor_count(scale), inner, g);
+    if (found->codes.scale_of) divide_each((float *)(uintptr_t)found->codes.scale_of->data, g->channels, 1, g);
+    if (found->lost) divide_each((float *)(uintptr_t)found->lost, g->channels, 1, g);
 }
 
 static void copy_node(Balance *b, uint32_t i, const int *from_end, Val *divided)

@@ -77,25 +77,6 @@ static void flow(Coder *c) /* which values stand behind a product, and before on
 }
 
 /* ---- codes ---- */
-static Val linear(Coder *c, const char *domain, int axis, int64_t block, const Val *in, uint32_t n, const Loc *loc)
-{
-    const OpDef *op = op_find(domain, *domain ? "Dequantize" : "DequantizeLinear");
-    Attr *attr = op_attr_defaults(c->out->mem, op);
-    attr_set_int(op, attr, "axis", axis), attr_set_int(op, attr, "block_size", block);
-    return graph_emit(c->out, op, attr, in, n, 1, loc, NULL);
-}
-
-static Val dequantized(Coder *c, const CodeTensors *codes, const Value *from, const Loc *loc)
-{
-    CodeTensors t = *codes;
-    bool fine = t.scale_code != NULL;
-    Val in[3] = {graph_const(c->out, t.code, from->name)};
-    in[1] = fine ? linear(c, "", t.scale_axis, 0, (Val[]){graph_const(c->out, t.scale_code, NULL), graph_const(c->out, t.scale_of, NULL)}, 2, loc)
-                 : graph_const(c->out, t.scale, NULL);
-    if (t.zero) in[2] = graph_const(c->out, t.zero, NULL);
-    return linear(c, fine ? "octet" : "", t.axis, t.block, in, t.zero ? 3 : 2, loc);
-}
-
 static WeightForm spared_form(const Quantization *q) { return q->spared.code ? q->spared : q->form; }
 
 /* The table as codes: once, whoever reads it. */
@@ -107,7 +88,7 @@ static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
     WeightMatrix m = weight_table(from->konst, &work);
     WeightCodes codes = weight_choose(weight_method_at(0), &m, form, NULL, &work).codes;
     CodeTensors t = weight_tensors(&m, &codes, c->ctx->mem);
-    c->coded[v.id] = dequantized(c, &t, from, loc);
+    c->coded[v.id] = codes_emit(c->out, &t, from->name, loc);
     arena_drop(&work);
     return c->coded[v.id];
 }
@@ -168,7 +149,7 @@ static WeightForm form_of(const Coder *c, const Node *n)
     return is_spared(c, n) && c->q->spared.code ? c->q->spared : c->q->form;
 }
 
-static Val product_weights(Coder *c, const Node *n, Layer *layer, float **lost)
+static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **lost)
 {
     Val v = node_in(c->in, n, 1), tied = tied_to(c, v);
     if (tied.id) {
@@ -178,12 +159,8 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, float **lost)
     const Value *from = graph_val(c->in, v);
     LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer, c->ctx->mem);
     const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
-    if (n->op->w_taps) { /* of pixels; means over tokens are those of padding too */
-        Arena work = {0};
-        *lost = lost_by_rounding(n, from->konst, code_values(&l.codes, &work), r, c->ctx->scratch);
-        arena_drop(&work);
-    }
-    return dequantized(c, &l.codes, from, n->loc);
+    if (n->op->w_taps) *lost = lost_by_rounding(n, from->konst, &l, r, c->ctx->scratch); /* of pixels; means over tokens are those of padding too */
+    return codes_emit(c->out, &l.codes, from->name, n->loc);
 }
 
 /* ---- the pass ---- */
@@ -191,7 +168,7 @@ static void code_node(Coder *c, uint32_t i)
 {
     const Node *n = &c->in->node.at[i];
     Val *arg = NEW_ARRAY(c->ctx->scratch, Val, n->nin + 1), *out = NEW_ARRAY(c->ctx->scratch, Val, n->nout);
-    float *lost = NULL;
+    const float *lost = NULL;
     for (uint32_t k = 0; k < n->nin; k++) arg[k] = c->map[node_in(c->in, n, k).id];
     if (multiplies(n) && c->q->float_activations && has_weights(c, n)) {
         Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};

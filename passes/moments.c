@@ -148,6 +148,7 @@ Moments *moments_new(const WeightMatrix *m, Arena *mem)
     *s = (Moments){.in = m->in, .blocks = m->blocks, .ld = ld, .seed = 1};
     s->held_room = room < 16 ? 16 : room > HELD ? HELD : room;
     s->second = NEW_ARRAY(mem, float, m->blocks * ld * ld), s->size = NEW_ARRAY(mem, double, m->blocks * m->in);
+    s->sum = NEW_ARRAY(mem, double, m->blocks * m->in);
     s->held = NEW_ARRAY(mem, float, m->blocks * s->held_room * ld);
     return s;
 }
@@ -168,11 +169,11 @@ static void add_tile(float *h, int64_t ld, const float *x, int64_t rows, int64_t
 static void add_chunk(Moments *s, int64_t block, const float *x, int64_t rows)
 {
     float *h = s->second + block * s->ld * s->ld;
-    double *size = s->size + block * s->in;
+    double *size = s->size + block * s->in, *sum = s->sum + block * s->in;
     for (int64_t i = 0; i < s->ld; i += TALL)
         for (int64_t j = i / TILE * TILE; j < s->ld; j += TILE) add_tile(h, s->ld, x, rows, i, j);
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < s->in; j++) size[j] += fabs((double)x[r * s->ld + j]);
+        for (int64_t j = 0; j < s->in; j++) size[j] += fabs((double)x[r * s->ld + j]), sum[j] += (double)x[r * s->ld + j];
 }
 
 /* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
@@ -236,13 +237,27 @@ void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held)
     arena_drop(&work);
 }
 
+double *moments_squares(const Moments *s, Arena *mem)
+{
+    const double NOISE = 0.01;
+    double *square = NEW_ARRAY(mem, double, s->blocks * s->in + 1);
+    for (int64_t b = 0; b < s->blocks; b++) {
+        double sum = 0, *of = square + b * s->in;
+        for (int64_t j = 0; j < s->in; j++) of[j] = (double)s->second[(b * s->ld + j) * s->ld + j], sum += of[j];
+        for (int64_t j = 0; j < s->in; j++) of[j] += NOISE * sum / (double)s->in;
+    }
+    return square;
+}
+
 float *moments_full(const Moments *s, Arena *mem)
 {
     float *full = NEW_ARRAY(mem, float, s->blocks * s->in * s->in + 1), *to = full;
+    const double *square = moments_squares(s, mem);
     for (int64_t b = 0; b < s->blocks; b++)
         for (int64_t i = 0; i < s->in; i++)
             for (int64_t j = 0; j < s->in; j++)
-                *to++ = s->second[(b * s->ld + (i < j ? i : j)) * s->ld + (i < j ? j : i)];
+                *to++ = i == j ? (float)square[b * s->in + i]
+                               : s->second[(b * s->ld + (i < j ? i : j)) * s->ld + (i < j ? j : i)];
     return full;
 }
 

@@ -1,6 +1,6 @@
 /* moments.h - what calibration learns of the inputs of one matrix of weights, in memory that does not grow with the number of samples:
- * the second moments X^T X of the rows it multiplies (a convolution's windows as rows), mean magnitudes, and some rows that are held
- * out of both, on which results are judged.
+ * the second moments X^T X of the rows it multiplies (a convolution's windows as rows), means of values and magnitudes, and some rows that
+ * are held out of all, on which results are judged.
  *
  * InputRows says where the rows lie in a tensor of one sample; it is made by one thread. Moments of different matrices can then be
  * added to by different threads: each sees its rows in their order, so that results do not depend on the number of threads. */
@@ -27,7 +27,7 @@ typedef struct Moments {
     int64_t ld;                  /* of a row in memory: `in` and zeros */
     int64_t rows;                /* of every block, seen so far */
     float *second;               /* [blocks][ld][ld], only where row <= column: sums of products, not divided */
-    double *size;                /* [blocks][in]: sums of magnitudes */
+    double *size, *sum;          /* [blocks][in]: sums of magnitudes, of values */
     float *held;                 /* [blocks][held_room][ld] */
     int64_t held_rows, held_room;
     uint32_t seed;
@@ -40,7 +40,11 @@ void moments_add(Moments *s, const InputRows *r, int64_t most, bool held);
 /* The same from rows in memory, [blocks][rows][in]: for tests. */
 void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held);
 
-float *moments_full(const Moments *s, Arena *mem); /* second moments as [blocks][in][in], both triangles */
+/* Second moments as [blocks][in][in], both triangles, with a hundredth of the mean square of all inputs as noise in each: what calibration
+ * has not seen may come. */
+float *moments_full(const Moments *s, Arena *mem);
+/* The same of their diagonals alone, [blocks][in]. */
+double *moments_squares(const Moments *s, Arena *mem);
 
 /* sum over rows r and columns c of y[r][c] += x[r][.] . w[c][.], the inner product of everything here: y [rows][n], x rows of ld, w rows of k. */
 void rows_times(const float *x, int64_t rows, int64_t ld, const float *w, int64_t n, int64_t k, float *y);

@@ -223,15 +223,18 @@ int channel_axis(const Graph *g, const Quantization *q, Val v)
     return found >= 0 && dim_is_const(g->module->dim, val_type(g, v)->dim[found], NULL) ? found : -1;
 }
 
-float *lost_by_rounding(const Node *n, const Tensor *w, const Tensor *value, const Range *r, Arena *mem)
+const float *lost_by_rounding(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem)
 {
     Channels out = channels_of(w, axis_at(n->op->w_channel, w->rank)),
              in = channels_of(w, axis_at(n->op->w_input, w->rank));
+    if (codes->lost) return codes->lost;
     if (!r || !r->mean || in.n != r->channels) return NULL;
+    Arena work = {0};
     float *lost = NEW_ARRAY(mem, float, out.n);
-    const float *is = w->data, *becomes = value->data;
+    const float *is = w->data, *becomes = code_values(&codes->codes, &work)->data;
     for (int64_t i = 0, count = tensor_count(w); i < count; i++)
         lost[i / out.inner % out.n] += (is[i] - becomes[i]) * r->mean[i / in.inner % in.n];
+    arena_drop(&work);
     return lost;
 }
 
@@ -330,22 +333,32 @@ LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, Wei
     return l;
 }
 
+static Val dequantize(Graph *g, const char *domain, int axis, int64_t block, const Val *in, uint32_t n, const Loc *loc)
+{
+    const OpDef *op = op_find(domain, *domain ? "Dequantize" : "DequantizeLinear");
+    Attr *attr = op_attr_defaults(g->mem, op);
+    attr_set_int(op, attr, "axis", axis), attr_set_int(op, attr, "block_size", block);
+    return graph_emit(g, op, attr, in, n, 1, loc, NULL);
+}
+
+Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc)
+{
+    bool fine = t->scale_code != NULL;
+    Val in[3] = {graph_const(g, t->code, name)};
+    if (fine) in[1] = dequantize(g, "", t->scale_axis, 0, (Val[]){graph_const(g, t->scale_code, NULL), graph_const(g, t->scale_of, NULL)}, 2, loc);
+    else in[1] = graph_const(g, t->scale, NULL);
+    if (t->zero) in[2] = graph_const(g, t->zero, NULL);
+    return dequantize(g, fine ? "octet" : "", t->axis, t->block, in, t->zero ? 3 : 2, loc);
+}
+
 /* The weights' codes, in a DequantizeLinear. */
-static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, float **lost)
+static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, const float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
     LayerCodes l = layer_codes(z->in, n, z->q, quantize_form(z->q), layer, z->ctx->mem);
-    const CodeTensors *t = &l.codes;
-    Arena work = {0};
-    *lost = lost_by_rounding(n, val->konst, code_values(t, &work), r, z->ctx->mem);
-    arena_drop(&work);
+    *lost = lost_by_rounding(n, val->konst, &l, r, z->ctx->mem);
     layer->weights = tensor_count(val->konst);
-    const OpDef *op = op_find("", "DequantizeLinear");
-    Attr *attr = op_attr_defaults(z->out->mem, op);
-    attr_set_int(op, attr, "axis", t->axis), attr_set_int(op, attr, "block_size", t->block);
-    Val in[3] = {graph_const(z->out, t->code, val->name), graph_const(z->out, t->scale, NULL)};
-    if (t->zero) in[2] = graph_const(z->out, t->zero, NULL);
-    return graph_emit(z->out, op, attr, in, t->zero ? 3 : 2, 1, n->loc, NULL);
+    return codes_emit(z->out, &l.codes, val->name, n->loc);
 }
 
 /* Whether input k of a node reads the 8-bit form of a tensor that some contraction wants in 8 bits. Sums of signed tensors do not:
@@ -372,7 +385,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         arg[k] = z->map[old[k].id];
         if (reads_eight(z, i, k)) arg[k] = dequantized(z, old[k], n->loc);
     }
-    float *lost = NULL;
+    const float *lost = NULL;
     if (z->integer[i]) {
         const Range *r = val_range(z, old[0]);
         Affine a = affine_of(r);

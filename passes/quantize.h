@@ -55,6 +55,7 @@ typedef struct LayerCodes {      /* weights that a method with statistics has ro
     CodeTensors codes;
     double sqnr, error_nearest, error;
     const char *fallback;
+    const float *lost;           /* by rounding, of every output channel on average; NULL: not known */
 } LayerCodes;
 
 typedef struct Gains {           /* weights were multiplied by them before they were rounded: what they multiply must be divided */
@@ -94,6 +95,8 @@ void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
 /* Those, or codes by a method without statistics where it needs none or has none. note: gets what was done. */
 LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, WeightForm form, Layer *note, Arena *mem);
+/* Codes as a value of g, dequantized where they are read. */
+Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc);
 /* Does a contraction multiply two tensors that are computed, as attention does? */
 bool multiplies_computed(const Graph *g);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */
@@ -102,8 +105,9 @@ const Range *range_find(const Quantization *q, const char *name);
 Range *range_set(Quantization *q, const char *name, double lo, double hi);
 /* The axis of channels of a wanted tensor, as its readers see it; -1: they disagree, or the number of channels is free. */
 int channel_axis(const Graph *g, const Quantization *q, Val v);
-/* What rounding took from every output channel on average: sum over its weights of (w - value) * mean(x). NULL: not known, r may be NULL. */
-float *lost_by_rounding(const Node *n, const Tensor *w, const Tensor *value, const Range *r, Arena *mem);
+/* What rounding took from every output channel on average: what the codes' method has seen, or the sum over the weights w of
+ * (w - value) * mean(x), which takes padding for more of x. NULL: not known, r may be NULL. */
+const float *lost_by_rounding(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem);
 Val add_lost(Graph *g, const Node *n, const Tensor *w, Val y, const float *lost); /* y plus that, along its channels */
 
 /* The text file of ranges (passes/ranges.c). Its head may say what its statistics come from; read: fields it lacks are NULL and 0. */

@@ -224,15 +224,15 @@ static void settle_scales(WeightCodes *c)
 }
 
 /* The square errors of every group on the grids g, a column's times its weight (NULL: 1). */
-static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, const Moments *s, double *error)
+static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, const double *weight, double *error)
 {
     for (int64_t r = 0; r < m->out; r++) {
-        const float *second = s ? s->second + r / (m->out / m->blocks) * s->ld * s->ld : NULL;
+        const double *of = weight ? weight + r / (m->out / m->blocks) * m->in : NULL;
         for (int64_t j = 0; j < m->in; j++) {
             int64_t at = codes_at(c, r, j);
             float w = m->w[r * m->in + j];
             double e = (double)grid_value(&c->form, g[at], grid_code(&c->form, g[at], w)) - w;
-            error[at] += e * e * (second ? (double)second[j * (s->ld + 1)] : 1);
+            error[at] += e * e * (of ? of[j] : 1);
         }
     }
 }
@@ -245,9 +245,10 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Mom
     const Extremes *e = codes_extremes(m, &c, mem);
     double *best = NEW_ARRAY(mem, double, n + 1), *error = NEW_ARRAY(mem, double, n + 1);
     Grid *g = NEW_ARRAY(mem, Grid, n + 1);
+    const double *weight = s ? moments_squares(s, mem) : NULL;
     for (int step = 0; step < GRID_STEPS; step++) {
         for (int64_t at = 0; at < n; at++) g[at] = grid_candidate(f, e[at], step), error[at] = 0;
-        add_errors(m, &c, g, s, error);
+        add_errors(m, &c, g, weight, error);
         for (int64_t at = 0; at < n; at++)
             if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
     }
@@ -330,6 +331,19 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
     return signal > 0 ? sqrt(noise / signal) : (double)NAN;
 }
 
+float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s, Arena *mem)
+{
+    float *lost = NEW_ARRAY(mem, float, m->out + 1);
+    for (int64_t r = 0; r < m->out; r++) {
+        double sum = 0;
+        const double *of = s->sum + r / (m->out / m->blocks) * m->in;
+        for (int64_t j = 0; j < m->in; j++)
+            sum += ((double)m->w[r * m->in + j] - (double)codes_value(c, r, j, m->in)) * of[j] / (double)s->rows;
+        lost[r] = (float)sum;
+    }
+    return lost;
+}
+
 const char weight_no_better[] = "on rows it has not seen the method does no better than rounding to nearest";
 
 const char *weight_unseen(const Moments *s)
@@ -348,8 +362,9 @@ WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const
     c.error_nearest = weight_error(m, &c.codes, s);
     WeightCodes found = how->find(m, f, s, mem);
     c.error = weight_error(m, &found, s);
-    if (c.error < c.error_nearest) return c.codes = found, c;
-    return c.why = weight_no_better, c;
+    if (c.error < c.error_nearest) c.codes = found;
+    else c.why = weight_no_better;
+    return c.lost = weight_lost(m, &c.codes, s, mem), c;
 }
 
 /* ---- as tensors ---- */

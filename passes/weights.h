@@ -71,6 +71,7 @@ typedef struct WeightChoice {
     WeightCodes codes;
     double error_nearest, error; /* of the outputs, errors over values in the Euclidean norm: rounding to nearest, and the method; NaN: no rows */
     const char *why;             /* NULL, or why codes are the nearest */
+    float *lost;                 /* of each row, what rounding takes from its output on average; NULL: not known */
 } WeightChoice;
 
 enum { WEIGHT_MOMENTS = 1 };     /* needs: Moments of the matrix's inputs */
@@ -87,6 +88,7 @@ const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the 
 const WeightMethod *weight_method_find(const char *name);
 WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
 double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s);
+float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s, Arena *mem); /* WeightChoice.lost; s has rows */
 
 /* ---- for methods ---- */
 typedef struct Extremes {
@@ -104,7 +106,8 @@ float grid_value(const WeightForm *f, Grid g, int code);
 Grid grid_settled(const WeightCodes *c, int64_t at, Grid g);    /* with a scale that has a code, where scales are codes */
 extern const char weight_no_better[];
 const char *weight_unseen(const Moments *s);                     /* why they say nothing; NULL: they do */
-/* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not NULL. */
+/* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not
+ * NULL; those that multiply nothing weigh a little too: what calibration has not seen may come. */
 WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
 int codes_nearest(const WeightCodes *c, int64_t at, float w); /* at: of codes_at() */
 void codes_round(const WeightMatrix *m, WeightCodes *c);      /* all to the nearest */

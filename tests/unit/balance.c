@@ -23,13 +23,15 @@ static const Node *node_named(const Graph *g, const char *name)
     return NULL;
 }
 
-static void code_layer(const Graph *g, const char *name)
+static LayerCodes *code_layer(const Graph *g, const char *name, WeightForm f)
 {
-    WeightForm f = {.code = DT_i8};
     const Node *n = node_named(g, name);
     WeightMatrix m = weight_matrix(g, n, &w.mem);
     WeightCodes c = weight_method_find("rtn")->find(&m, &f, NULL, &w.mem);
-    codes_set(&q, (LayerCodes){.tensor = tensor_name(g, n->out, &w.mem), .codes = weight_tensors(&m, &c, &w.mem)});
+    static const float lost[CHANNELS] = {1, 2, 3, 4};
+    const char *tensor = tensor_name(g, n->out, &w.mem);
+    codes_set(&q, (LayerCodes){.tensor = tensor, .codes = weight_tensors(&m, &c, &w.mem), .lost = arena_copy(&w.mem, lost, sizeof lost)});
+    return (LayerCodes *)(uintptr_t)codes_find(&q, tensor);
 }
 
 /* The outputs of a graph for its one input, by folding. */
@@ -64,7 +66,7 @@ static Graph *balanced(const char *text, const char *const *readers, uint32_t n)
     const char *why;
     cr_assert(g);
     Val x = node_in(g, node_named(g, readers[0]), 0);
-    for (uint32_t i = 0; i < n; i++) code_layer(g, readers[i]);
+    for (uint32_t i = 0; i < n; i++) code_layer(g, readers[i], (WeightForm){.code = DT_i8});
     vec_push(&w.mem, &q.gains, (Gains){x, CHANNELS, by});
     Graph *b = graph_balanced(g, &q, &w.mem);
     cr_assert(graph_verify(b, &why), "%s", why);
@@ -98,15 +100,26 @@ Test(balance, a_product_before_takes_it_with_its_codes)
     static const char text[] = "graph \"g\" (%1 \"x\": f32[N,4]) -> (%9 \"y\") { %2 = " W44 " \"up\" %3 = const f32[4,4] {2, 1, 1, 1, 3, 1, 1, -1, 1, 1, 4, 1, 1, 2, 1, 1} \"gate\" %4 = " W44 " \"down\""
                                " %5 = MatMul(%1, %2) ; \"up\" #0 %6 = MatMul(%1, %3) ; \"gate\" #1 %7 = Sigmoid(%6) ; \"act\" #2"
                                " %8 = Mul(%7, %5) ; \"times\" #3 %9 = MatMul(%8, %4) ; \"down\" #4 }";
-    Graph *g = graph_parse(&w.module, &w.mem, text);
-    cr_assert(g);
-    code_layer(g, "up");
-    float was[CHANNELS];
-    memcpy(was, codes_find(&q, tensor_name(g, node_named(g, "up")->out, &w.mem))->codes.scale->data, sizeof was);
-    Graph *b = balanced(text, readers, 1);
-    cr_expect(b->node.n == 5);
-    const float *is = codes_find(&q, tensor_name(g, node_named(g, "up")->out, &w.mem))->codes.scale->data;
-    for (int c = 0; c < CHANNELS; c++) cr_expect_float_eq(is[c], was[c] / by[c], 1e-7);
+    static const WeightForm form[] = {{.code = DT_i8}, {.code = DT_u4, .asymmetric = true, .fine = true, .group = 4}};
+    for (int f = 0; f < 2; f++) {
+        q = (Quantization){.mem = &w.mem};
+        Graph *g = graph_parse(&w.module, &w.mem, text);
+        cr_assert(g);
+        const LayerCodes *up = code_layer(g, "up", form[f]);
+        float was[CHANNELS];
+        memcpy(was, up->codes.scale->data, sizeof was);
+        Graph *b = balanced(text, readers, 1);
+        cr_expect(b->node.n == 5);
+        up = codes_find(&q, tensor_name(g, node_named(g, "up")->out, &w.mem));
+        const float *is = up->codes.scale->data;
+        for (int c = 0; c < CHANNELS; c++) {
+            cr_expect_float_eq(is[c], was[c] / by[c], 1e-7);
+            cr_expect_float_eq(up->lost[c], (float)(c + 1) / by[c], 1e-6);
+            if (!form[f].fine) continue;
+            float shipped = (float)((const uint8_t *)up->codes.scale_code->data)[c] * ((const float *)up->codes.scale_of->data)[c];
+            cr_expect_float_eq(shipped, is[c], 1e-6, "channel %d: %g, not %g", c, shipped, is[c]);
+        }
+    }
 }
 
 /* Nothing before can take it: an activation, an input of the model, a value that others read. */

@@ -408,6 +408,31 @@ Test(weights, poor_statistics_do_no_harm)
     }
 }
 
+/* What never came in calibration may come later: its weights are no worse than nearest ones by much. And what rounding takes from an output on
+ * average is what those rows say, not the channel's mean: a tap that looks into padding multiplies nothing. */
+Test(weights, inputs_that_calibration_has_not_seen)
+{
+    for (uint32_t k = 0; weight_method_at(k); k++) {
+        const WeightMethod *how = weight_method_at(k);
+        const WeightForm f = {.code = DT_i8};
+        WeightMatrix m = product(70, 9, 5);
+        if (!(how->needs & WEIGHT_MOMENTS)) continue;
+        float *x = correlated(220, 70, 3, 6);
+        for (int i = 0; i < 220 * 70; i++) x[i] = i % 70 < 40 ? x[i] + 1 : 0;
+        Moments *s = seen(&m, x, 200, 20);
+        WeightChoice c = weight_choose(how, &m, &f, s, &w.mem), nearest = weight_choose(weight_method_at(0), &m, &f, NULL, &w.mem);
+        cr_expect(weight_sqnr(&m, &c.codes) > weight_sqnr(&m, &nearest.codes) - 12, "%s: %g dB", how->name, weight_sqnr(&m, &c.codes));
+        cr_assert(c.lost);
+        for (int64_t r = 0; r < m.out; r++) {
+            double lost = 0;
+            for (int i = 0; i < 200; i++)
+                for (int64_t j = 0; j < 70; j++)
+                    lost += (double)x[i * 70 + j] * ((double)m.w[r * 70 + j] - (double)codes_value(&c.codes, r, j, 70)) / 200;
+            cr_expect_float_eq(c.lost[r], lost, 1e-4, "%s, row %ld", how->name, (long)r);
+        }
+    }
+}
+
 /* --weights' row in options.def says the names of the table, and its default is the first. */
 Test(weights, the_option_names_the_methods)
 {
