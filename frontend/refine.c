@@ -191,7 +191,7 @@ static void keep_codes(const Round *r, const LayerJob *t)
     const float *lost = known ? arena_copy(r->q->mem, c->lost, sizeof *lost * (size_t)t->m.out) : NULL;
     codes_set(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
                                  .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
-                                 .sqnr = weight_sqnr(&t->m, &c->codes),
+                                 .sqnr = c->sqnr,
                                  .error_nearest = c->error_nearest,
                                  .error = c->error,
                                  .fallback = c->why,

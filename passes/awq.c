@@ -98,7 +98,8 @@ static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s,
     double as_whole = weight_error(&x, &whole, &d), as_clipped = weight_error(&x, &clipped, &d);
     bool clip = as_clipped < as_whole;
     c->codes = clip ? clipped : whole, c->error = clip ? as_clipped : as_whole;
-    c->why = c->error < c->error_nearest ? NULL : weight_no_better, c->lost = weight_lost(&x, &c->codes, &d, mem);
+    c->why = c->error < c->error_nearest ? NULL : weight_no_better;
+    c->lost = weight_lost(&x, &c->codes, &d, mem), c->sqnr = weight_sqnr(&x, &c->codes);
     arena_drop(&work);
 }
 

@@ -323,7 +323,7 @@ LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, Wei
     if (!found) {
         WeightMatrix m = weight_matrix(g, n, &work);
         WeightChoice c = weight_choose(method_of(q), &m, &form, NULL, &work);
-        l = (LayerCodes){.codes = weight_tensors(&m, &c.codes, mem), .sqnr = weight_sqnr(&m, &c.codes)};
+        l = (LayerCodes){.codes = weight_tensors(&m, &c.codes, mem), .sqnr = c.sqnr};
         l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
     }
     note->form = form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;

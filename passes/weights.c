@@ -344,6 +344,17 @@ float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s
     return lost;
 }
 
+double weight_sqnr(const WeightMatrix *m, const WeightCodes *c)
+{
+    double signal = 0, noise = 0;
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            double w = (double)m->w[r * m->in + j], e = (double)codes_value(c, r, j, m->in) - w;
+            signal += w * w, noise += e * e;
+        }
+    return 10 * log10(signal / noise);
+}
+
 const char weight_no_better[] = "on rows it has not seen the method does no better than rounding to nearest";
 
 const char *weight_unseen(const Moments *s)
@@ -352,8 +363,8 @@ const char *weight_unseen(const Moments *s)
     return s->rows && s->held_rows ? NULL : "no calibration sample reached it";
 }
 
-WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s,
-                           Arena *mem)
+/* By a method, or the nearest where it does worse or statistics say nothing. */
+static WeightChoice choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     WeightChoice c = {.error_nearest = (double)NAN, .error = (double)NAN};
     if (!(how->needs & WEIGHT_MOMENTS)) return c.codes = how->find(m, f, s, mem), c;
@@ -365,6 +376,13 @@ WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const
     if (c.error < c.error_nearest) c.codes = found;
     else c.why = weight_no_better;
     return c.lost = weight_lost(m, &c.codes, s, mem), c;
+}
+
+WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s,
+                           Arena *mem)
+{
+    WeightChoice c = choose(how, m, f, s, mem);
+    return c.sqnr = weight_sqnr(m, &c.codes), c;
 }
 
 /* ---- as tensors ---- */
@@ -427,15 +445,4 @@ Tensor *code_values(const CodeTensors *t, Arena *mem)
         ((float *)(void *)v->data)[i] = (float)code * ((const float *)t->scale->data)[at];
     }
     return v;
-}
-
-double weight_sqnr(const WeightMatrix *m, const WeightCodes *c)
-{
-    double signal = 0, noise = 0;
-    for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++) {
-            double w = m->w[r * m->in + j], e = codes_value(c, r, j, m->in) - w;
-            signal += w * w, noise += e * e;
-        }
-    return 10 * log10(signal / noise);
 }

@@ -71,6 +71,7 @@ typedef struct WeightChoice {
     WeightCodes codes;
     double error_nearest, error; /* of the outputs, errors over values in the Euclidean norm: rounding to nearest, and the method; NaN: no rows */
     const char *why;             /* NULL, or why codes are the nearest */
+    double sqnr;                 /* dB, of the codes' values against the weights, times gains if there are any */
     float *lost;                 /* of each row, what rounding takes from its output on average; NULL: not known */
 } WeightChoice;
 
