@@ -290,6 +290,7 @@ static const WeightMethod methods[] = {
     {"seqmse", "the same by the error of the outputs, group after group", WEIGHT_MOMENTS, weights_seqmse, NULL},
     {"gptq", "one input after the other, the later ones make up for the error so far (Frantar et al. 2022)", WEIGHT_MOMENTS,
      weights_gptq, NULL},
+    {"adaround", "down or up, learned by gradients of the error of the outputs (Nagel et al. 2020)", WEIGHT_MOMENTS, weights_adaround, NULL},
     {"awq", "input channels with large values get larger weights, which are rounded finer, and smaller values (Lin et al. 2023)",
      WEIGHT_MOMENTS, find_clipped, weights_awq},
 };

@@ -114,6 +114,7 @@ int codes_nearest(const WeightCodes *c, int64_t at, float w); /* at: of codes_at
 void codes_round(const WeightMatrix *m, WeightCodes *c);      /* all to the nearest */
 WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* gptq.c */
 WeightCodes weights_seqmse(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* seqmse.c */
+WeightCodes weights_adaround(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* adaround.c */
 void weights_awq(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const Moments *s, float *gain, WeightChoice *c,
                  Arena *const *mem);                                                                  /* awq.c */
 #endif

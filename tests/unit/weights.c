@@ -352,7 +352,29 @@ static void beats_nearest(const char *method, double by)
 }
 
 Test(weights, gptq_beats_rounding_to_nearest) { beats_nearest("gptq", 0.6); }
+Test(weights, learned_rounding_beats_rounding_to_nearest) { beats_nearest("adaround", 0.6); }
 Test(weights, the_search_by_outputs_beats_rounding_to_nearest) { beats_nearest("seqmse", 0.98); }
+
+/* Learned rounding takes one of the two neighbours, whatever the form, and not always the nearest. */
+Test(weights, learned_rounding_is_up_or_down)
+{
+    for (size_t i = 0; i < COUNT_OF(forms); i++) {
+        WeightMatrix m = product(40, 12, 7);
+        WeightCodes c = weight_method_find("adaround")->find(&m, &forms[i], seen(&m, correlated(120, 40, 8, 4), 100, 20), &w.mem);
+        int other = 0;
+        for (int64_t r = 0; r < m.out; r++)
+            for (int64_t j = 0; j < m.in; j++) {
+                int64_t at = codes_at(&c, r, j);
+                float x = m.w[r * m.in + j], is = codes_value(&c, r, j, m.in);
+                int nearest = codes_nearest(&c, at, x), code = c.code[r * m.in + j];
+                float best = grid_value(&c.form, (Grid){c.scale[at], c.zero[at]}, nearest);
+                other += code != nearest;
+                if (!dtype_is_float(forms[i].code)) cr_assert(abs(code - nearest) <= 1, "form %zu: %d, nearest %d", i, code, nearest);
+                if (code != nearest && fabsf(best) < fabsf(x)) cr_assert(fabsf(is) >= fabsf(x), "form %zu: %g and %g for %g", i, (double)is, (double)best, (double)x);
+            }
+        cr_expect(other > 20, "form %zu: %d of 480 are not the nearest", i, other);
+    }
+}
 
 /* Channels that are large, and two layers that share them: gains make both better, and are what the codes are for. */
 Test(weights, gains_make_large_channels_finer)
