@@ -30,7 +30,7 @@ CacheKey cache_key(const void *p, size_t n)
     return k;
 }
 
-static bool keys_equal(CacheKey a, CacheKey b) { return a.word[0] == b.word[0] && a.word[1] == b.word[1]; }
+bool cache_keys_equal(CacheKey a, CacheKey b) { return a.word[0] == b.word[0] && a.word[1] == b.word[1]; }
 
 bool cache_open(const char *folder, Diag *diag)
 {
@@ -72,7 +72,7 @@ static bool write_whole(int fd, const void *from, size_t n)
 
 static bool head_fits(const Head *h, CacheKey key, const struct stat *st)
 {
-    return !memcmp(h->magic, magic, sizeof magic) && keys_equal(h->key, key) &&
+    return !memcmp(h->magic, magic, sizeof magic) && cache_keys_equal(h->key, key) &&
            (uint64_t)st->st_size == sizeof *h + h->bytes;
 }
 
@@ -86,7 +86,7 @@ bool cache_get(const char *folder, CacheKey key, Arena *mem, Bytes *out)
     if (fd < 0) return false;
     bool ok = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && read_whole(fd, &h, sizeof h) && head_fits(&h, key, &st);
     void *at = ok ? arena_alloc(mem, (size_t)h.bytes + 1) : NULL;
-    ok = ok && read_whole(fd, at, (size_t)h.bytes) && keys_equal(cache_key(at, (size_t)h.bytes), h.content);
+    ok = ok && read_whole(fd, at, (size_t)h.bytes) && cache_keys_equal(cache_key(at, (size_t)h.bytes), h.content);
     if (ok) futimens(fd, NULL); /* when it was last used */
     close(fd);
     if (ok) *out = (Bytes){at, (size_t)h.bytes};

@@ -8,6 +8,7 @@
 
 typedef struct CacheKey { uint64_t word[2]; } CacheKey;
 CacheKey cache_key(const void *p, size_t n);
+bool cache_keys_equal(CacheKey a, CacheKey b);
 bool cache_open(const char *folder, Diag *diag);                 /* makes the folder when it is missing; false: reported */
 bool cache_get(const char *folder, CacheKey key, Arena *mem, Bytes *out); /* false: not there */
 void cache_put(const char *folder, CacheKey key, Bytes b);       /* as well as it can: a full disk is no error */

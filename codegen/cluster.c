@@ -85,6 +85,22 @@ static Expr scalar_of(Kernel *k, int buf)
     return expr_float(k, b->type, v);
 }
 
+/* Is it added to a rounded number somewhere in e? A zero point, that is: it differs from layer to layer, and code for one in memory is as
+ * good (llvm/value.c), so that equal layers stay equal kernels. One that is 0 goes. */
+static bool shifts_rounded(Kernel *k, Expr e, Expr load)
+{
+    ExprNode n = *expr_node(k, e);
+    if (n.kind != E_PRIM) return false;
+    for (int i = 0; i < 2 && n.prim == P_add; i++) {
+        const ExprNode *by = expr_node(k, n.arg[i]), *to = expr_node(k, n.arg[1 - i]);
+        bool cast = by->kind == E_PRIM && by->prim == P_cast && by->arg[0] == load;
+        if (cast && to->kind == E_PRIM && to->prim == P_rint) return true;
+    }
+    for (int i = 0; i < 3 && n.arg[i]; i++)
+        if (shifts_rounded(k, n.arg[i], load)) return true;
+    return false;
+}
+
 static bool replace_all(Kernel *k, Compute *s, Expr from, Expr to)
 {
     s->value = expr_replace(k, s->value, from, to);
@@ -100,7 +116,8 @@ static void fold_constants(Cluster *c, uint32_t stage)
     bool changed = false;
     for (uint32_t i = 0; i < c->load[stage].at.n; i++) {
         Expr load = c->load[stage].at.at[i], number = scalar_of(c->k, (int)expr_node(c->k, load)->id);
-        if (number && load != c->k->stage.at[stage].keep)
+        bool zero_point = number && !expr_is(c->k, number, 0) && shifts_rounded(c->k, c->k->stage.at[stage].value, load);
+        if (number && !zero_point && load != c->k->stage.at[stage].keep)
             changed = replace_all(c->k, &c->k->stage.at[stage], load, number);
     }
     if (changed) note_loads(c, stage);

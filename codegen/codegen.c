@@ -248,6 +248,25 @@ static bool emit_cuda(Image *im, FILE *f)
     return true;
 }
 
+static void symbol_replace(Image *im, const char *from, const char *to)
+{
+    for (uint32_t l = 0; l < im->levels; l++)
+        for (uint32_t k = 0; k < im->cut->kernel.n; k++)
+            if (im->level[l].symbol[k] == from) im->level[l].symbol[k] = to;
+}
+
+/* One object for all jobs that became the same code. */
+static void objects_share(Image *im, const Jobs *jobs)
+{
+    const char **symbol = NEW_ARRAY(im->mem, const char *, jobs->n + 1);
+    for (uint32_t i = 0; i < jobs->n; i++) {
+        uint32_t same = 0;
+        while (same < im->objects && im->object[same].at != im->object[i].at) same++;
+        if (same < im->objects) symbol_replace(im, jobs->at[i].symbol, symbol[same]);
+        else symbol[im->objects] = jobs->at[i].symbol, im->object[im->objects++] = im->object[i];
+    }
+}
+
 /* ---- all of it ---- */
 /* What leaves the program, an output or a size that the model computes, is wanted where the node that makes it counts. */
 static void demand_find(Image *im, uint32_t bufs)
@@ -320,7 +339,7 @@ static bool image_make(Image *im)
     if (o->cache && !cache_open(o->cache, im->diag)) return false;
     if (!llvm_compile(im->mem, im->diag, jobs.at, jobs.n, job_count(o), o->cache, &im->object)) return false;
     if (o->cache) cache_trim(o->cache);
-    im->objects = jobs.n;
+    objects_share(im, &jobs);
     stage_begin(&stage, "tables");
     Elf *tables = elf_new(im->mem, im->level[0].target->arch);
     if (!tables_build(im, tables)) return false;

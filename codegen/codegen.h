@@ -96,7 +96,8 @@ Expr kernel_scratch(Kernel *k);                      /* llvm/: bytes of per-thre
 int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */
 typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; } LlvmJob;
 typedef struct Bytes { const void *at; size_t n; } Bytes;
-/* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel.
+/* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel. Jobs
+ * whose code is the same get the same bytes (equal `at`), with the symbol of the first of them.
  * cache: NULL, or a folder of cache.h. objects: NEW_ARRAYed in mem. false: reported. */
 bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache, Bytes **objects);
 /* rename.c: an object's symbols `symbol` and `symbol.*` begin with `to` instead. */

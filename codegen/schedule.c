@@ -195,25 +195,131 @@ static const Stmt *find_call(const Stmt *s, const Kernel *k, int a) /* a call wh
     return NULL;
 }
 
-/* What runs for the last, partial tile of axis a: the guarded body, or a smaller register tile when its size is known. */
-static Stmt *rest_of(Kernel *k, Stmt *body, int a, int64_t tile)
-{
-    int64_t extent;
-    const Stmt *call = find_call(body, k, a);
-    if (!call || k->axis.at[a].parts != 2 || !expr_is_index(k, k->axis.at[a].extent, &extent)) return body;
-    int row = call->tile.row, less = kernel_axis(k, NULL, expr_index(k, extent % tile));
-    k->axis.at[less].kind = k->axis.at[row].kind;
-    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
-    map[row] = expr_axis(k, less);
-    return renamed(k, unguarded(k, body, a), row, less, map);
-}
-
 static Stmt *loop(Kernel *k, int a, Expr lo, Expr hi, Stmt *body)
 {
     if (lo == hi || !body) return NULL;
     Stmt *s = stmt(k, S_FOR, body);
     s->axis = a, s->lo = lo, s->hi = hi, s->loop = k->axis.at[a].kind;
     return s;
+}
+
+/* ---- the rest of an unrolled tile: its elements one after the other, each with arrays of one place ---- */
+typedef struct OneByOne {
+    Kernel *k;
+    int from, place; /* the last part of the axis, and what stands for it in loops and arrays: an axis of one value */
+    Expr element;
+    Arena mem; /* scratch */
+} OneByOne;
+
+static Expr said_of(OneByOne *o, Expr e, Expr by)
+{
+    Expr *map = NEW_ARRAY(&o->mem, Expr, o->k->axis.n);
+    map[o->from] = by;
+    return mapped(o->k, e, map);
+}
+
+static Expr element_of(OneByOne *o, Expr e)
+{
+    Kernel *k = o->k;
+    LoadList loads = {0};
+    if (!e || !expr_uses(k, e, o->from)) return e;
+    loads_of(k, &o->mem, e, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        if (k->buf.at[n.id].kind != BUF_LOCAL) continue;
+        for (int d = 0; d < k->buf.at[n.id].rank; d++) n.arg[d] = said_of(o, n.arg[d], expr_axis(k, o->place));
+        e = expr_replace(k, e, loads.at.at[i], expr_load(k, (int)n.id, n.arg));
+    }
+    return said_of(o, e, o->element);
+}
+
+static Stmt *elements_of(OneByOne *o, const Stmt *s)
+{
+    Kernel *k = o->k;
+    if (!s) return NULL;
+    Stmt *copy = NEW(k->mem, Stmt);
+    *copy = *s;
+    copy->next = elements_of(o, s->next), copy->body = elements_of(o, s->body);
+    copy->lo = element_of(o, s->lo), copy->hi = element_of(o, s->hi), copy->cond = element_of(o, s->cond);
+    copy->value = element_of(o, s->value);
+    bool own = (s->kind == S_STORE || s->kind == S_UPDATE) && k->buf.at[s->buf].kind == BUF_LOCAL;
+    for (int d = 0; d < MAX_RANK; d++)
+        copy->at[d] = own ? said_of(o, s->at[d], expr_axis(k, o->place)) : element_of(o, s->at[d]);
+    if (s->kind == S_FOR && s->axis == o->from) copy->axis = o->place, copy->hi = k->axis.at[o->place].extent;
+    return copy;
+}
+
+static bool has_call(const Stmt *s) { return s && (s->kind == S_CALL || has_call(s->body) || has_call(s->next)); }
+
+typedef struct Owned {
+    const Kernel *k;
+    bool *made, all; /* per buffer: allocated inside */
+} Owned;
+
+static bool load_is_owned(void *ctx, Expr load)
+{
+    Owned *w = ctx;
+    uint32_t buf = expr_node(w->k, load)->id;
+    w->all = w->all && (w->k->buf.at[buf].kind != BUF_LOCAL || w->made[buf]);
+    return w->all;
+}
+
+static void note_owned(Owned *w, const Stmt *s)
+{
+    for (; s; s = s->next) {
+        const Expr e[] = {s->cond, s->value, s->lo, s->hi};
+        bool stores = s->kind == S_STORE || s->kind == S_UPDATE;
+        if (s->kind == S_ALLOC) w->made[s->buf] = true;
+        if (stores && w->k->buf.at[s->buf].kind == BUF_LOCAL) w->all = w->all && w->made[s->buf];
+        for (size_t i = 0; i < COUNT_OF(e); i++)
+            if (e[i]) expr_loads(w->k, e[i], load_is_owned, w);
+        note_owned(w, s->body);
+    }
+}
+
+/* A reduction whose arrays are all made inside, and no call, which knows how to do the rest of its tile. */
+static bool owns_arrays(const Kernel *k, const Stmt *body)
+{
+    Arena mem = {0};
+    Owned w = {k, NEW_ARRAY(&mem, bool, k->buf.n), true};
+    note_owned(&w, body);
+    bool any = false;
+    for (uint32_t b = 1; b < k->buf.n; b++) any = any || w.made[b];
+    arena_drop(&mem);
+    return any && w.all && !has_call(body);
+}
+
+
+/* A tile of which any number of elements may be left: each by itself, not all of them with a test in every step. Only arrays of the body's
+ * own are known to be the tile's. */
+static Stmt *one_by_one(Kernel *k, int tiles, const Stmt *body)
+{
+    int a = k->axis.at[tiles].parent, last = k->axis.at[a].part + 1;
+    int element = kernel_axis(k, NULL, k->axis.at[last].extent), place = kernel_axis(k, NULL, expr_index(k, 1));
+    OneByOne o = {.k = k, .from = last, .place = place, .element = expr_axis(k, element)};
+    k->axis.at[place].kind = LOOP_UNROLL;
+    Expr left = expr_sub(k, k->axis.at[a].extent, expr_mul(k, expr_axis(k, tiles), k->axis.at[last].extent));
+    Stmt *each = loop(k, element, expr_index(k, 0), left, elements_of(&o, unguarded(k, body, a)));
+    arena_drop(&o.mem);
+    return each;
+}
+
+/* What runs for the last, partial tile of an axis: a smaller register tile when its size is known, the elements of an unrolled one, or
+ * the guarded body. */
+static Stmt *rest_of(Kernel *k, Stmt *body, int tiles, int64_t tile)
+{
+    int64_t extent;
+    int a = k->axis.at[tiles].parent;
+    const Stmt *call = find_call(body, k, a);
+    bool two = k->axis.at[a].parts == 2, known = expr_is_index(k, k->axis.at[a].extent, &extent);
+    bool unrolled = two && k->axis.at[k->axis.at[a].part + 1].kind == LOOP_UNROLL;
+    if (unrolled && owns_arrays(k, body)) return one_by_one(k, tiles, body);
+    if (!call || !two || !known) return body;
+    int row = call->tile.row, less = kernel_axis(k, NULL, expr_index(k, extent % tile));
+    k->axis.at[less].kind = k->axis.at[row].kind;
+    Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
+    map[row] = expr_axis(k, less);
+    return renamed(k, unguarded(k, body, a), row, less, map);
 }
 
 static bool completes(const Nest *x, int i) /* does loop i bind the last part of its axis? */
@@ -239,7 +345,7 @@ static Stmt *cut_loop(Nest *x, int i, Stmt *body)
     int64_t tile = tile_of(k, p);
     Expr zero = expr_index(k, 0), end = k->axis.at[a].extent,
          full = expr_div(k, k->axis.at[p].extent, expr_index(k, tile));
-    Stmt *whole = unguarded(k, body, p), *rest = rest_of(k, body, p, tile);
+    Stmt *whole = unguarded(k, body, p), *rest = rest_of(k, body, a, tile);
     if (expr_is(k, full, 0)) return loop(k, a, zero, end, rest);
     if (k->axis.at[a].kind == LOOP_SERIAL) return seq(loop(k, a, zero, full, whole), loop(k, a, full, end, rest));
     Expr tiles = expr_axis(k, a);

@@ -543,13 +543,14 @@ static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order
     Kernel *k = u->k;
     int most = u->t->registers / 2 / (LANES / (u->t->lanes ? u->t->lanes : 1)); /* half of the registers accumulate */
     if (most > 7) most = 7;
+    if (most < 2) most = 2;
     for (int i = o->n; i--;) {
         int x = o->axis[i];
         if (x == lane || extent(k, x) == 0 || extent(k, x) == 1 || k->axis.at[x].parent) continue;
         if (extent(k, x) < 0 && !is_under_window(u, c, x)) continue; /* a batch may be one */
         bool same = false;
         for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
-        *tile = extent(k, x) < 0 ? SOME : best_divisor(extent(k, x), most < 2 ? 2 : most);
+        *tile = extent(k, x) < 0 ? (most < SOME ? most : SOME) : best_divisor(extent(k, x), most);
         if (same && *tile > 1) return x;
     }
     return 0;

@@ -2,7 +2,8 @@
  *
  * A job is one LLVM context, one module, one object. Optimisation and code generation, nearly all of the time, run on as
  * many threads as asked for. Making the IR takes a lock: kernels share a pool of expressions. A kernel is compiled under the same
- * name whatever it is called in its artefact, so that its unoptimised IR says all there is to know of its object. */
+ * name whatever it is called in its artefact, so that its unoptimised IR says all there is to know of its object: jobs with equal IR are
+ * compiled once, and equal objects (levels that differ in instructions a kernel has no use for) are one. */
 #include "codegen/cache.h"
 #include "codegen/llvm/internal.h"
 #include <llvm-c/Analysis.h>
@@ -154,24 +155,35 @@ typedef struct Pool {
     const LlvmJob *job;
     uint32_t jobs;
     const char *cache;
-    Bytes *object;
+    Bytes *object;          /* per job, under any_name */
+    CacheKey *made_of;      /* per job: its IR */
+    uint32_t *first, *seen; /* per job: the one that compiles it; the jobs that do */
+    uint32_t seens;
     atomic_uint next;
     bool failed;
-    pthread_mutex_t lock; /* kernels' pools, mem, diag, failed */
+    pthread_mutex_t lock; /* kernels' pools, and everything here but `next` */
 } Pool;
 static const char any_name[] = "kernel";
 
-static bool unit_object(Unit *u, const char *cache, Arena *mem, Bytes *object)
+static bool unit_object(Unit *u, CacheKey key, const char *cache, Arena *mem, Bytes *object)
 {
     LLVMMemoryBufferRef made = NULL;
-    CacheKey key = {{0}};
-    if (cache) key = unit_key(u);
     if (cache && cache_get(cache, key, mem, object)) return true;
     if (!unit_optimise(u) || !unit_emit(u, LLVMObjectFile, &made)) return false;
     size_t size = LLVMGetBufferSize(made);
     *object = (Bytes){arena_copy(mem, LLVMGetBufferStart(made), size), size};
     LLVMDisposeMemoryBuffer(made);
     if (cache) cache_put(cache, key, *object);
+    return true;
+}
+
+/* Takes the job, or leaves it to the one that is made of the same. */
+static bool job_claim(Pool *p, uint32_t i, CacheKey made_of)
+{
+    p->made_of[i] = made_of;
+    for (uint32_t s = 0; s < p->seens; s++)
+        if (cache_keys_equal(p->made_of[p->seen[s]], made_of)) return p->first[i] = p->seen[s], false;
+    p->seen[p->seens++] = i, p->first[i] = i;
     return true;
 }
 
@@ -184,13 +196,30 @@ static void job_compile(Pool *p, Unit *u, uint32_t i)
     module_open(u, job->target);
     pthread_mutex_lock(&p->lock);
     add_job(u, &same);
+    CacheKey key = unit_key(u);
+    bool mine = job_claim(p, i, key);
     pthread_mutex_unlock(&p->lock);
-    bool ok = unit_object(u, p->cache, &scratch, &object);
+    bool ok = !mine || unit_object(u, key, p->cache, &scratch, &object);
     pthread_mutex_lock(&p->lock);
-    if (ok) p->object[i] = object_rename(p->mem, object, any_name, job->symbol);
-    else p->failed = !unit_report(u, p->diag, job);
+    if (mine && ok) p->object[i] = (Bytes){arena_copy(p->mem, object.at, object.n), object.n};
+    if (!ok) p->failed = !unit_report(u, p->diag, job);
     pthread_mutex_unlock(&p->lock);
     module_close(u);
+    arena_drop(&scratch);
+}
+
+/* Equal objects become the first of them, whatever thread made which, under the name of its job. */
+static void objects_name(const Pool *p, Arena *mem, Bytes *to)
+{
+    Arena scratch = {0};
+    CacheKey *key = NEW_ARRAY(&scratch, CacheKey, p->jobs);
+    for (uint32_t i = 0; i < p->jobs; i++) {
+        Bytes made = p->object[p->first[i]];
+        uint32_t same = 0;
+        key[i] = cache_key(made.at, made.n);
+        while (!cache_keys_equal(key[same], key[i])) same++;
+        to[i] = same < i ? to[same] : object_rename(mem, made, any_name, p->job[i].symbol);
+    }
     arena_drop(&scratch);
 }
 
@@ -217,13 +246,18 @@ bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int
     pthread_t thread[MAX_THREADS];
     int started = 0, want = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     if ((uint32_t)want > jobs) want = (int)jobs;
-    *objects = p.object = NEW_ARRAY(mem, Bytes, jobs + 1);
+    Arena scratch = {0};
+    *objects = NEW_ARRAY(mem, Bytes, jobs + 1);
     if (!jobs) return true;
+    p.mem = &scratch, p.object = NEW_ARRAY(&scratch, Bytes, jobs), p.made_of = NEW_ARRAY(&scratch, CacheKey, jobs);
+    p.first = NEW_ARRAY(&scratch, uint32_t, jobs), p.seen = NEW_ARRAY(&scratch, uint32_t, jobs);
     pthread_mutex_init(&p.lock, NULL);
     while (started < want - 1 && !pthread_create(&thread[started], NULL, work, &p)) started++;
     work(&p);
     while (started) pthread_join(thread[--started], NULL);
     pthread_mutex_destroy(&p.lock);
+    if (!p.failed) objects_name(&p, mem, *objects);
+    arena_drop(&scratch);
     return !p.failed;
 }
 

@@ -79,8 +79,7 @@ V scalar_const(Emit *x, const ExprNode *n);    /* E_FLOAT, E_INT */
 V scalar_prim(Emit *x, Prim p, DType t, V *a); /* t: of the operands; select: of the result */
 V scalar_cast(Emit *x, DType from, DType to, V v);
 V scalar_sat(Emit *x, DType from, DType to, V v);
-V scalar_sat_rint(Emit *x, DType to, V v,
-                  double plus);       /* sat(rint(v) + plus): v f32, plus an integer, to 8 or 16 bits */
+V scalar_sat_rint(Emit *x, DType to, V v, V plus); /* sat(rint(v) + plus): v f32, plus an i32 or NULL, to 8 or 16 bits */
 V scalar_fma(Emit *x, V a, V b, V c); /* multiplication and addition where the target has no fma */
 
 /* ---- value.c ---- */

@@ -493,12 +493,11 @@ V scalar_cast(Emit *x, DType from, DType to, V v)
     return fit(x, to, resize(x, from, v, t));
 }
 
-static V clamp(Emit *x, V v, double lo, double hi, bool nan_is_zero)
+static V clamp(Emit *x, V v, V lo, V hi, bool nan_is_zero)
 {
-    T t = LLVMTypeOf(v);
-    if (nan_is_zero) v = select_(x, fcmp(x, LLVMRealORD, v, v), v, LLVMConstNull(t));
-    v = select_(x, fcmp(x, LLVMRealOGT, v, real_of(t, lo)), v, real_of(t, lo)); /* NaN: lo */
-    return select_(x, fcmp(x, LLVMRealOLT, v, real_of(t, hi)), v, real_of(t, hi));
+    if (nan_is_zero) v = select_(x, fcmp(x, LLVMRealORD, v, v), v, LLVMConstNull(LLVMTypeOf(v)));
+    v = select_(x, fcmp(x, LLVMRealOGT, v, lo), v, lo); /* NaN: lo */
+    return select_(x, fcmp(x, LLVMRealOLT, v, hi), v, hi);
 }
 
 static V sat_float(Emit *x, DType to, V v)
@@ -507,31 +506,37 @@ static V sat_float(Emit *x, DType to, V v)
     T over[2] = {like(reg_type(x, to), v), LLVMTypeOf(v)};
     if (dtypes[to].bits >= 32)
         return intrinsic(x, is_signed(to) ? "llvm.fptosi.sat" : "llvm.fptoui.sat", over, 2, &v, 1);
-    return float_to_int(x, to, clamp(x, v, lo, hi, lo < 0));
+    T t = LLVMTypeOf(v);
+    return float_to_int(x, to, clamp(x, v, real_of(t, lo), real_of(t, hi), lo < 0));
 }
 
 /* To unsigned: what is too large is 2^31 or more after x86's conversion, which gives 0x80000000 for all it cannot hold, and AVX-512 has
  * one instruction for a least value and a truncation. */
-static V sat_rint_unsigned(Emit *x, DType to, V v, double plus)
+static V sat_rint_unsigned(Emit *x, DType to, V v, V plus)
 {
     T t = LLVMTypeOf(v), over[2] = {like(x->i32, v), t};
-    V c = select_(x, fcmp(x, LLVMRealOGT, v, real_of(t, -plus)), v, real_of(t, -plus)); /* NaN: the least */
+    V least = plus ? LLVMBuildFNeg(x->b, convert(x, LLVMSIToFP, plus, x->f32), "") : LLVMConstNull(t);
+    V c = select_(x, fcmp(x, LLVMRealOGT, v, least), v, least); /* NaN: the least */
     V i = intrinsic(x, "llvm.lrint", over, 2, &c, 1);
-    if (plus != 0) i = opi(x, LLVMAdd, i, (int64_t)plus);
+    if (plus) i = op2(x, LLVMAdd, i, plus);
     return resize(x, DT_u32, intrinsic2(x, "llvm.umin", i, int_of(over[0], dtype_max(to))), reg_type(x, to));
 }
 
-V scalar_sat_rint(Emit *x, DType to, V v, double plus)
+V scalar_sat_rint(Emit *x, DType to, V v, V plus)
 {
     double lo = (double)dtype_min(to), hi = (double)dtype_max(to);
-    if (lo == 0 && plus >= 0 && plus <= hi && dtypes[to].bits % 8 == 0 && !strcmp(x->target->arch, "x86_64"))
+    T t = LLVMTypeOf(v);
+    bool is_code = !plus || !LLVMIsAConstantInt(plus) || (double)LLVMConstIntGetSExtValue(plus) >= 0;
+    if (plus) plus = splat(x, plus, is_wide(v) ? lanes_of(v) : 0);
+    if (lo == 0 && is_code && dtypes[to].bits % 8 == 0 && !strcmp(x->target->arch, "x86_64"))
         return sat_rint_unsigned(x, to, v, plus);
     /* NaN must give 0 whatever `plus` is; with lo == 0 the clamp does that already. */
-    V nan = lo != 0 ? fcmp(x, LLVMRealUNO, v, v) : NULL;
-    V c = clamp(x, v, lo - plus, hi - plus, false);
-    T over[2] = {like(x->i32, v), LLVMTypeOf(v)};
+    V nan = lo != 0 ? fcmp(x, LLVMRealUNO, v, v) : NULL, end[2] = {real_of(t, lo), real_of(t, hi)};
+    for (int i = 0; i < 2 && plus; i++) end[i] = op2(x, LLVMFSub, end[i], convert(x, LLVMSIToFP, plus, x->f32));
+    V c = clamp(x, v, end[0], end[1], false);
+    T over[2] = {like(x->i32, v), t};
     V i = intrinsic(x, "llvm.lrint", over, 2, &c, 1);
-    if (plus != 0) i = opi(x, LLVMAdd, i, (int64_t)plus);
+    if (plus) i = op2(x, LLVMAdd, i, plus);
     if (nan) i = select_(x, nan, LLVMConstNull(LLVMTypeOf(i)), i);
     return fit(x, to, resize(x, DT_i32, i, reg_type(x, to)));
 }

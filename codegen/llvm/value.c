@@ -198,24 +198,29 @@ static V compare_lanes(Emit *x, Prim p, Expr a, Expr b)
     return LLVMBuildICmp(x->b, p == P_lt ? LLVMIntSLT : LLVMIntSLE, lanes, at, ""); /* first + s * lane > 0, >= 0 */
 }
 
+/* An integer in a float that sat(rint(a) + it) can add as one: a number, or what a cast of an element of that type gives. NULL: it is none. */
+static V whole_number(Emit *x, Expr e, DType to)
+{
+    const ExprNode n = *expr_node(x->k, e);
+    if (n.kind == E_FLOAT && n.u.f == (double)(int32_t)n.u.f && n.u.f * n.u.f < 0x1p40)
+        return LLVMConstInt(x->i32, (unsigned long long)(int64_t)n.u.f, 1);
+    if (n.kind != E_PRIM || n.prim != P_cast || (DType)expr_node(x->k, n.arg[0])->type != to) return NULL;
+    return scalar_cast(x, to, DT_i32, emit_value(x, n.arg[0]));
+}
+
 /* sat(rint(a)) and sat(rint(a) + integer) round and convert in one instruction. */
 static V sat_value(Emit *x, const ExprNode *n)
 {
     ExprNode in = *expr_node(x->k, n->arg[0]);
-    double plus = 0;
-    bool small = dtype_is_int((DType)n->type) && dtypes[n->type].bits <= 16 && in.type == DT_f32 && in.kind == E_PRIM;
-    if (small && in.prim == P_add) {
-        ExprNode l = *expr_node(x->k, in.arg[0]), r = *expr_node(x->k, in.arg[1]);
-        if (l.kind == E_FLOAT) {
-            ExprNode t = l;
-            l = r, r = t;
-        }
-        if (l.kind == E_PRIM && l.prim == P_rint && r.kind == E_FLOAT && r.u.f == (double)(int32_t)r.u.f &&
-            r.u.f * r.u.f < 0x1p40)
-            in = l, plus = r.u.f;
+    DType to = (DType)n->type;
+    V plus = NULL;
+    bool small = dtype_is_int(to) && dtypes[to].bits <= 16 && in.type == DT_f32 && in.kind == E_PRIM;
+    for (int i = 0; small && i < 2 && in.prim == P_add; i++) {
+        const ExprNode l = *expr_node(x->k, in.arg[i]);
+        if (l.kind == E_PRIM && l.prim == P_rint && (plus = whole_number(x, in.arg[1 - i], to))) in = l;
     }
-    if (small && in.prim == P_rint) return scalar_sat_rint(x, (DType)n->type, emit_value(x, in.arg[0]), plus);
-    return scalar_sat(x, (DType)expr_node(x->k, n->arg[0])->type, (DType)n->type, emit_value(x, n->arg[0]));
+    if (small && in.prim == P_rint) return scalar_sat_rint(x, to, emit_value(x, in.arg[0]), plus);
+    return scalar_sat(x, (DType)expr_node(x->k, n->arg[0])->type, to, emit_value(x, n->arg[0]));
 }
 
 static bool non_negative(Kernel *k, Expr e)

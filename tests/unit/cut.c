@@ -15,6 +15,22 @@ Test(cut, equal_layers_share_a_kernel)
     program_drop(p);
 }
 
+Test(cut, zero_points_do_not_tell_layers_apart)
+{
+    Program *p = program_new("kernel k() { in X[4, 32], Z[4, 32] const P: u8[1], Q: u8[1] out Y: u8[4, 32], V: u8[4, 32]"
+                             " Y[m, n] = sat_u8(rint(X[m, n] * 2) + f32(P[0])) V[m, n] = sat_u8(rint(Z[m, n] * 2) + f32(Q[0])) }");
+    for (uint32_t b = 1; b < p->k->buf.n; b++) {
+        Buf *c = &p->k->buf.at[b];
+        if (c->kind != BUF_CONST) continue;
+        Tensor *t = tensor_new(&p->mem, DT_u8, 1, &(int64_t){1});
+        *(uint8_t *)(uintptr_t)t->data = (uint8_t)(3 + b), c->data = t;
+    }
+    Cut *c = program_cut(program_cluster(p->k), &p->mem);
+    cr_assert_eq(c->steps, 2);
+    cr_assert_eq(c->kernel.n, 1);
+    program_drop(p);
+}
+
 Test(cut, sizes_are_private)
 {
     Program *p = program_new("kernel k(N, M) { in X[N, 8], Z[M, 8] out Y[N, 8], V[M, 8] Y[i, j] = exp(X[i, j]) V[m, j] = exp(Z[m, j]) }");

@@ -349,6 +349,8 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
     Bytes *one, *two;
     cr_assert(llvm_compile(&mem, &diag, job, 20, 1, NULL, &one) && llvm_compile(&mem, &diag, job, 20, 3, NULL, &two));
     for (uint32_t i = 0; i < 20; i++) cr_expect(one[i].n == two[i].n && !memcmp(one[i].at, two[i].at, one[i].n));
+    for (uint32_t i = 5; i < 20; i++) cr_expect(one[i].at == one[i % 5].at && two[i].at == two[i % 5].at, "made once");
+    cr_expect(one[0].at != one[1].at, "SSE and AVX2");
     arena_drop(&mem);
 }
 

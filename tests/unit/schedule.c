@@ -73,6 +73,8 @@ Test(schedule, windows)
 {
     agree("kernel depthwise() { in X[1, 20, 16, 16] layout(0, 2, 3, 1) const W[20, 3, 3] layout(1, 2, 0) out Y[1, 20, 14, 14] layout(0, 2, 3, 1)"
           " Y[n, c, h, w] = sum(i: 3, j: 3) X[n, c, h + i, w + j] * W[c, i, j] }");
+    agree("kernel free(H, W) { in X[1, 20, H + 2, W + 2] layout(0, 2, 3, 1) const F[20, 3, 3] layout(1, 2, 0), B[20] out Y[1, 20, H, W] layout(0, 2, 3, 1)"
+          " Y[n, c, h, w] = sum(i: 3, j: 3) X[n, c, h + i, w + j] * F[c, i, j] then max(it + B[c], 0) }");
     agree("kernel pool() { in X[2, 5, 9, 9] out Y[2, 5, 9, 9]"
           " Y[n, c, h, w] = max(i: 3, j: 3) guard(0 <= h + i - 1 && h + i - 1 < 9 && 0 <= w + j - 1 && w + j - 1 < 9, X[n, c, h + i - 1, w + j - 1], -inf) }");
 }
