@@ -9,6 +9,8 @@
  *   codes     float(c), DQ(c, 1) - z, DQ(c, 1) * s  = DQ(c, s, z)         weights that a cast and arithmetic dequantize
  *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci; sx is one, or one for each
  *                                                                                  row that is summed over
+ *   requant   Q(C(DQ(x), DQ(w), DQ(b)))   = sat(rint(float(Ci(x, w) + b) * (sx * sw / s)) + z)     in models that came quantized: what
+ *                                                                                  ONNX Runtime computes, to the bit
  *   halves    the same with codes x of 16 bits: 256 h + l, both of 8 bits, so Ci(h, w) and Ci(l, w) are put together (adr/0012)
  *
  * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
@@ -17,6 +19,7 @@
 #include "passes/integer.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
+#include "passes/rewrite.h"
 #include <assert.h>
 #include <math.h>
 
@@ -562,6 +565,72 @@ static Val contract(Integer *x, const Node *n)
     return emit(x->out, "Add", n->loc, 2, y, along_channel(x, b, rank, axis, n->loc));
 }
 
+/* ---- between codes: as ONNX Runtime's kernels round, where the codes are the model's own ---- */
+/* A bias in multiples of the sum's scales, as QDQ models have it: the integers. Id 0: it is none. */
+static Val whole_bias(Integer *x, Val bias, const Tensor *scale)
+{
+    static const double NEAR = 1e-5;
+    const Node *db = def_of(x->in, bias);
+    const Tensor *t = is_dq(db) ? graph_val(x->in, node_in(x->in, db, 0))->konst : NULL,
+                 *s = t ? graph_val(x->in, node_in(x->in, db, 1))->konst : NULL;
+    int64_t ns = s ? tensor_count(s) : 0, n = tensor_count(scale);
+    if (!ns || t->type != DT_i32 || t->rank != 1 || number(x->in, node_in(x->in, db, 2)) != 0) return (Val){0};
+    if (node_int(db, "block_size") || (n != 1 && n != t->dim[0]) || (ns != 1 && ns != t->dim[0])) return (Val){0};
+    for (int64_t i = 0; i < t->dim[0]; i++) {
+        double is = dtype_load(s->type, s->data, ns > 1 ? i : 0), be = dtype_load(scale->type, scale->data, n > 1 ? i : 0);
+        if (!(fabs(is - be) <= NEAR * fabs(be))) return (Val){0};
+    }
+    return x->map[node_in(x->in, db, 0).id];
+}
+
+static Val product_of(Integer *x, Val a, Val b, const char *op, const Loc *loc) { return emit(x->out, op, loc, 2, a, b); }
+
+/* Q(C(DQ(x), DQ(w)) + b) with one scale of x: the sum with b among it times one factor, (sx * sw) / s. */
+static Val requantize(Integer *x, const Node *n)
+{
+    Val from = node_in(x->in, n, 0), bias = {0};
+    DType to = val_type(x->in, n->out)->dtype;
+    if (!is_q(n) || x->ctx->quant || !per_tensor(x->in, n) || !eight_bits(to) || x->uses[from.id] != 1) return (Val){0};
+    const Node *c = def_of(x->in, from);
+    if (c && node_is(c, "Add"))
+        for (uint32_t i = 0; i < 2 && !bias.id; i++) {
+            const Node *sum = def_of(x->in, node_in(x->in, c, i));
+            if (sum && meets_codes(x->in, sum) && x->uses[sum->out.id] == 1) bias = node_in(x->in, c, 1 - i), c = sum;
+        }
+    if (!c || !meets_codes(x->in, c) || why_float(x->in, c, x->ctx) || (bias.id && c->nin > 2)) return (Val){0};
+    if (!bias.id && c->nin > 2) bias = node_in(x->in, c, 2);
+    const Node *side[2] = {def_of(x->in, node_in(x->in, c, 0)), def_of(x->in, node_in(x->in, c, 1))};
+    if (!eight_bits(val_type(x->in, node_in(x->in, side[0], 0))->dtype) || !per_tensor(x->in, side[0])) return (Val){0};
+    int rank = val_type(x->in, c->out)->rank, axis = c->op->y_channel < 0 ? rank + c->op->y_channel : c->op->y_channel;
+    Val in[4], scale = product_of(x, x->map[node_in(x->in, side[0], 1).id], x->map[node_in(x->in, side[1], 1).id], "Mul", c->loc);
+    const Tensor *known = graph_val(x->out, scale)->konst;
+    Val whole = bias.id && known ? whole_bias(x, bias, known) : (Val){0};
+    if (!known || known->type != DT_f32 || (bias.id && !whole.id)) return (Val){0};
+    for (int i = 0; i < 2; i++)
+        in[i] = x->map[node_in(x->in, side[i], 0).id], in[2 + i] = x->map[node_in(x->in, side[i], 2).id];
+    Val sum = sums(x, c, in), zero = x->map[node_in(x->in, n, 2).id];
+    if (whole.id) sum = product_of(x, sum, along_channel(x, whole, rank, axis, c->loc), "Add", c->loc);
+    scale = along_channel(x, product_of(x, scale, x->map[node_in(x->in, n, 1).id], "Div", c->loc), rank, axis, c->loc);
+    if (!zero.id) zero = graph_const(x->out, tensor_scalar(x->out->mem, to, 0), NULL);
+    return octet_row(x, "Requant", (Val[]){sum, scale, zero}, 3, n->loc);
+}
+
+/* Q(DQ(a) + DQ(b)) as the operator that ONNX Runtime makes of it where all are u8. */
+static Val add_codes(Integer *x, const Node *n)
+{
+    Val from = node_in(x->in, n, 0), in[8] = {{0}};
+    DType to = val_type(x->in, n->out)->dtype;
+    const Node *sum = is_q(n) && !x->ctx->quant && to == DT_u8 && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
+    if (!sum || !node_is(sum, "Add") || x->uses[from.id] != 1) return (Val){0};
+    for (uint32_t i = 0; i < 2; i++) {
+        const Node *dq = def_of(x->in, node_in(x->in, sum, i));
+        if (!is_dq(dq) || !per_tensor(x->in, dq) || val_type(x->in, node_in(x->in, dq, 0))->dtype != to) return (Val){0};
+        for (uint32_t k = 0; k < 3; k++) in[3 * i + k] = x->map[node_in(x->in, dq, k).id];
+    }
+    in[6] = x->map[node_in(x->in, n, 1).id], in[7] = x->map[node_in(x->in, n, 2).id];
+    return graph_emit(x->out, op_find("com.microsoft", "QLinearAdd"), NULL, in, in[7].id ? 8 : 7, 1, n->loc, NULL);
+}
+
 /* ---- constants that stay codes ---- */
 /* A product whose sums are deep and whose weights are many: its kernel widens them a block at a time (codegen/widen.c). Shallow sums
  * (depthwise convolutions) read their few weights as floats. */
@@ -669,8 +738,9 @@ static void note_contractions(const Graph *g, const PassCtx *ctx)
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
     static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table};
-    static Move *const integer[] = {contract};
+    static Move *const integer[] = {requantize, add_codes, contract};
     if (!has_edges(in)) return (Graph *)in;
+    if (!ctx->quant) in = rewrite(in, ctx, rules_saturation, NULL);
     const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
     if (ctx->integer) note_contractions(g, ctx);
     return steps_run(g, ctx, integer, COUNT_OF(integer));

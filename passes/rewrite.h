@@ -44,5 +44,6 @@ typedef struct Rule {
 Graph *rewrite(const Graph *in, PassCtx *ctx, const Rule *rules, uint32_t *fired);
 extern const Rule rules_simplify[];                        /* simplify.c */
 extern const Rule rules_scale[];                           /* scale.c */
+extern const Rule rules_saturation[];                      /* the same: what QuantizeLinear does anyway */
 void rules_check(const Rule *rules);                       /* parses every pattern: a malformed one is a bug (asserts) */
 #endif

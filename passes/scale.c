@@ -43,6 +43,25 @@ static bool saturates(const Match *m, double lo, double hi)
     return least <= (double)dtype_min(t) && most >= (double)dtype_max(t);
 }
 
+/* The same of a QuantizeLinear, where what is clipped is no table of codes. */
+static bool clipped_by_codes(const Match *m, double lo, double hi)
+{
+    const Tensor *s = constant(m, "s"), *z = match_old(m, "z").id ? constant(m, "z") : NULL;
+    const Node *x = match_node(m, "x");
+    if (tensor_count(s) != 1 || !(number(m, "s") > 0) || (match_old(m, "z").id && (!z || tensor_count(z) != 1))) return false;
+    DType t = quantized_type(m);
+    double scale = number(m, "s"), zero = z ? number(m, "z") : 0, least = rint((double)((float)(lo / scale))) + zero,
+           most = rint((double)((float)(hi / scale))) + zero;
+    return !dtype_is_float(t) && !(x && node_is(x, "DequantizeLinear")) && least <= (double)dtype_min(t) && most >= (double)dtype_max(t);
+}
+
+static bool relu_by_codes(const Match *m) { return clipped_by_codes(m, 0, INFINITY); }
+static bool clip_by_codes(const Match *m)
+{
+    return tensor_count(constant(m, "lo")) == 1 && tensor_count(constant(m, "hi")) == 1 &&
+           clipped_by_codes(m, number(m, "lo"), number(m, "hi"));
+}
+
 static bool relu_saturates(const Match *m) { return saturates(m, 0, INFINITY); }
 
 static bool clip_saturates(const Match *m)
@@ -99,6 +118,11 @@ static Val factor_of_product(Match *m) { return has_factor(m) ? factor_out(m) : 
 static Val factor_of_sum(Match *m) { return factor_into_sum(m) ? factor_out(m) : (Val){0}; }
 
 /* clang-format off */
+const Rule rules_saturation[] = {
+    {"relu-by-codes", "q@QuantizeLinear(!Relu(x), #s, z?)",            "QuantizeLinear@q(x, s, z)", relu_by_codes, NULL},
+    {"clip-by-codes", "q@QuantizeLinear(!Clip(x, #lo, #hi), #s, z?)",  "QuantizeLinear@q(x, s, z)", clip_by_codes, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 const Rule rules_scale[] = {
     {"constant-last-add", "Add(#c, x)",                                "Add(x, c)",                             turns,            NULL},
     {"constant-last-mul", "Mul(#c, x)",                                "Mul(x, c)",                             turns,            NULL},

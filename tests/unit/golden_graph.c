@@ -181,7 +181,7 @@ Test(golden_graph, files) { cr_assert_gt(each_golden("", check_file), 0); }
 static const struct Table {
     const char *pass;
     const Rule *rules;
-} tables[] = {{"simplify", rules_simplify}, {"scale", rules_scale}};
+} tables[] = {{"simplify", rules_simplify}, {"scale", rules_scale}, {"integer", rules_saturation}};
 static const Rule *counted;
 static uint32_t fired[256];
 

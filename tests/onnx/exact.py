@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""exact.py CASE... [--octet PROGRAM] [--least PERCENT] [--flag=FLAG...]: models that came quantized, code by code.
+
+A case is a folder with model.onnx and test_data_set_*, or a folder of such folders. For each model: of the 8- and 16-bit codes that are
+outputs, or the last ones before an output, how many equal those of ONNX Runtime on the recorded inputs, how many differ by one step, and
+the largest difference. Where no codes lie before an output (weights alone are codes), its floats are compared with the recorded ones, in parts of their largest.
+With --least, ends with 1 if a model has fewer percent of equal codes, or codes more than one step apart. Needs onnx and onnxruntime;
+without them it says so and checks nothing."""
+import argparse
+import glob
+import os
+import subprocess
+import sys
+import tempfile
+
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as missing:
+    print('skipped: %s' % missing)
+    sys.exit(0)
+
+CODES = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16}
+
+
+def codes_before(model):
+    """The last tensors of codes before the outputs: name -> type."""
+    types = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.value_info, *model.graph.output, *model.graph.input]}
+    constants = {t.name for t in model.graph.initializer}
+    made = {o: n for n in model.graph.node for o in n.output}
+    for t in model.graph.initializer: types[t.name] = t.data_type
+    for n in model.graph.node:  # what inference does not know: operators of other domains
+        if n.op_type == 'DynamicQuantizeLinear': types[n.output[0]] = TensorProto.UINT8
+        elif n.op_type.startswith('QLinear') or n.op_type == 'QuantizeLinear':
+            zero = [types[i] for i in n.input[::-1] if i in types and types[i] in CODES]
+            if zero: types[n.output[0]] = zero[0]
+    found, seen, left = {}, set(), [o.name for o in model.graph.output]
+    while left:
+        name = left.pop()
+        if name in seen or name in constants or name not in made: continue
+        seen.add(name)
+        if types.get(name) in CODES: found[name] = types[name]
+        else: left += made[name].input
+    return found
+
+
+def tensors(folder, what, values):
+    def read(path):
+        t = onnx.TensorProto()
+        with open(path, 'rb') as f: t.ParseFromString(f.read())
+        return numpy_helper.to_array(t)
+    return {v.name: read(os.path.join(folder, f'{what}_{i}.pb')) for i, v in enumerate(values)
+            if os.path.exists(os.path.join(folder, f'{what}_{i}.pb'))}
+
+
+def with_codes(model, codes, folder):
+    """The model with its codes as outputs too, beside the original, so that external weights are found."""
+    have = {o.name for o in model.graph.output}
+    model.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in codes.items() if n not in have)
+    path = os.path.join(folder, 'codes.onnx')
+    onnx.save(model, path)
+    return path
+
+
+def unsigned(model):
+    """The same model with u8 activations, codes and zero points greater by 128: on x86 ONNX Runtime has integer kernels for these alone."""
+    zeros = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.INT8}
+    made = {o: n for n in model.graph.node for o in n.output}
+    def shifted(name):
+        new = name + '_plus_128'
+        if new not in have:
+            have.add(new)
+            model.graph.initializer.append(numpy_helper.from_array((numpy_helper.to_array(zeros[name]).astype(int) + 128).astype(np.uint8), new))
+        return new
+    have, changed = set(), set()
+    for n in model.graph.node:
+        if n.op_type == 'QuantizeLinear' and len(n.input) > 2 and n.input[2] in zeros:
+            n.input[2] = shifted(n.input[2])
+            changed.add(n.output[0])
+    for n in model.graph.node:
+        if n.op_type == 'DequantizeLinear' and n.input[0] in changed: n.input[2] = shifted(n.input[2])
+    for o in model.graph.output:
+        if o.name in changed: o.type.tensor_type.elem_type = TensorProto.UINT8
+    return changed
+
+
+def run_octet(args, path, inputs, folder):
+    data, out = os.path.join(folder, 'in.npz'), os.path.join(folder, 'out.npz')
+    np.savez(data, **inputs)
+    done = subprocess.run([args.octet, 'run', path, '--input', data, '--output', out, *args.flag], capture_output=True, text=True)
+    if done.returncode: sys.exit(done.stderr)
+    return dict(np.load(out))
+
+
+def check(args, case):
+    source = os.path.realpath(os.path.join(case, 'model.onnx'))
+    model = onnx.load(source, load_external_data=False)
+    inputs = [v for v in model.graph.input if v.name not in {t.name for t in model.graph.initializer}]
+    outputs = [o.name for o in model.graph.output]
+    try: codes = codes_before(onnx.shape_inference.infer_shapes(model))
+    except Exception: codes = codes_before(model)
+    equal = near = count = most = 0
+    apart, worst = 0.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for f in glob.glob(os.path.join(os.path.dirname(source), '*')): # external weights
+            if not f.endswith('.onnx') and os.path.isfile(f): os.symlink(f, os.path.join(folder, os.path.basename(f)))
+        path = with_codes(model, codes, folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider']) if codes else None
+        changed = unsigned(model) if args.unsigned else set()
+        if changed:
+            reference = os.path.join(folder, 'unsigned.onnx')
+            onnx.save(model, reference)
+            session = onnxruntime.InferenceSession(reference, options, providers=['CPUExecutionProvider'])
+        for data in sorted(glob.glob(os.path.join(case, 'test_data_set_*'))):
+            feeds = tensors(data, 'input', inputs)
+            recorded = tensors(data, 'output', model.graph.output[:len(outputs)])
+            got = run_octet(args, path, feeds, folder)
+            for name, want in zip(codes, session.run(list(codes), feeds) if codes else []):
+                difference = np.abs(got[name].astype(np.int64) - want.astype(np.int64) + 128 * (name in changed))
+                equal += int((difference == 0).sum())
+                near += int((difference == 1).sum())
+                count, most = count + difference.size, max(most, int(difference.max(initial=0)))
+            for name, want in recorded.items():
+                if not want.size or want.dtype.kind != 'f': continue
+                worst = max(worst, float(np.abs(want).max()))
+                apart = max(apart, float(np.abs(got[name] - want).max()))
+    percent = 100 * equal / count if count else 100.0
+    name = os.path.basename(case.rstrip('/'))
+    if count: print(f'{name:45} {count:9} codes {percent:8.3f} % equal {100 * near / count:7.3f} % one step, most {most}', end='')
+    else: print(f'{name:45} no codes before the outputs', end='')
+    print(f'; floats {apart / worst if worst else 0:.1e} of the largest', flush=True)
+    return not args.least or (percent >= args.least and most <= 1)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('case', nargs='+')
+    p.add_argument('--octet', default='octet')
+    p.add_argument('--least', type=float)
+    p.add_argument('--unsigned', action='store_true', help='of s8 activations: compare with the integer kernels that ONNX Runtime has for u8')
+    p.add_argument('--flag', action='append', default=[], help='of octet run, as in --flag=--int16=integer')
+    args = p.parse_args()
+    cases = []
+    for c in args.case:
+        cases += [c] if os.path.exists(os.path.join(c, 'model.onnx')) else sorted(os.path.dirname(m) for m in glob.glob(os.path.join(c, '*/model.onnx')))
+    sys.exit(0 if all([check(args, c) for c in cases]) else 1)
+
+
+main()
