@@ -721,13 +721,21 @@ static bool has_edges(const Graph *g)
     return false;
 }
 
+/* Codes that pass_codes() made: they are meant to stand beside floats. */
+static bool are_ours(const Quantization *q, const Node *n)
+{
+    for (uint32_t i = 0; q && i < q->layer.n; i++)
+        if (q->layer.at[i].state == LAYER_WEIGHTS && q->layer.at[i].loc == n->loc) return true;
+    return false;
+}
+
 static void note_contractions(const Graph *g, const PassCtx *ctx)
 {
     IntegerNote *note = ctx->integer;
     const bool *live = graph_live(g, ctx->scratch);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (!live[i] || !meets_codes(g, n)) continue;
+        if (!live[i] || !meets_codes(g, n) || are_ours(ctx->quant, n)) continue;
         const char *why = why_float(g, n, ctx);
         const char *name = *n->loc->node ? n->loc->node : arena_printf(note->mem, "#%d", n->loc->index);
         if (why) vec_push(note->mem, &note->unfused, (Unfused){n->loc, name, why});

@@ -282,7 +282,9 @@ codes() {
     done
   done
   octet compile "$digits" -o "$work/codes.so" --quantize int4 --report "$work/codes.json" 2> "$work/says" && grep -q 'contractions are int4' "$work/says" &&
-    grep -q '"groups of 32"' "$work/codes.json"
+    grep -q '"groups of 32"' "$work/codes.json" &&
+    octet compile "$digits" -o "$work/codes.so" --quiet --quantize int8-weights --report "$work/codes.json" &&
+    ! grep -q '"unfused"' "$work/codes.json" # these codes are ours, and meant to stand beside floats
 }
 check codes-near codes
 # Products of bf16 planes: nearer with every plane, and where tiles are not promised exact, which the summary says.
