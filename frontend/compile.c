@@ -172,11 +172,25 @@ static Graph *run_last_passes(Drive *dr, const Graph *g, const char *from, Quant
     return run_passes(dr, exact, from_filter, NULL, q);
 }
 
+/* What nobody asked for by name must be worth it: methods that look at what weights multiply learn nothing from random numbers, and take
+ * minutes for a hundred million weights. */
+static void settle_rounding(Drive *dr, const Graph *simple, Quantization *q, const CalibrateOptions *c)
+{
+    const WeightMethod *asked = q->weights, *blind = precision_rounding_blind(dr->o);
+    if (blind == asked || !c->samples) return;
+    if (samples_are_random(c->samples)) q->weights = blind;
+    else if (weights_coded(simple, q) > ROUNDED_MOST) {
+        q->weights = blind;
+        diag_warn(dr->m->diag, NULL, "so many weights would take %s long: they are rounded by %s; --weights %s does it nevertheless",
+                  asked->name, blind->name, asked->name);
+    }
+}
+
 static Quantization *quantization_new(Drive *dr)
 {
     Quantization *q = NEW(dr->mem, Quantization);
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
-    q->weights = weight_method_find(dr->o->value[OPT_weights]);
+    q->weights = precision_rounding(dr->o);
     precision_forms(dr->o, q);
     return q;
 }
@@ -274,6 +288,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     if (!calibrate_options(dr, &c)) return NULL;
+    settle_rounding(dr, simple, q, &c);
     stage_begin(&stage, "weights");
     if (q->weights->needs && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
     if (q->gains.n) simple = graph_balanced(simple, q, dr->mem);

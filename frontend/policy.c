@@ -90,7 +90,7 @@ bool policy_check(const Options *o, Diag *d)
     if (!precision_check(o, d) || !policy_read(&p, o, d)) return false;
     policy_drop(&p);
     bool samples = o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd];
-    const WeightMethod *rounding = weight_method_find(o->value[OPT_weights]);
+    const WeightMethod *rounding = precision_rounding(o);
     if (rounding->balance && precision_of(o) && precision_of(o)->integer)
         return diag_error(d, NULL,
                           "--weights %s makes values uneven, which rounding them to 8 bits as --quantize %s does cannot bear; "

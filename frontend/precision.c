@@ -17,6 +17,8 @@ static const Precision rows[] = {
      .weights = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
      .table = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
      .spared = {.code = DT_i8},
+     .blind = "mse",
+     .seen = "gptq",
      .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
     {.name = "fp8",
      .weights = {.code = DT_f8e4m3fn},
@@ -39,6 +41,21 @@ const Precision *precision_of(const Options *o)
         if (option_is(o, OPT_quantize, rows[i].name)) return &rows[i];
     return NULL;
 }
+
+static const WeightMethod *rounding(const Options *o, bool seen)
+{
+    const Precision *p = precision_of(o);
+    const char *name = !p ? NULL : seen ? p->seen : p->blind;
+    if (!option_is(o, OPT_weights, "auto")) name = o->value[OPT_weights];
+    return name ? weight_method_find(name) : weight_method_at(0);
+}
+
+const WeightMethod *precision_rounding(const Options *o)
+{
+    return rounding(o, o->value[OPT_calibrate] || o->value[OPT_calibrate_cmd]);
+}
+
+const WeightMethod *precision_rounding_blind(const Options *o) { return rounding(o, false); }
 
 static const char *names_of_forms(Arena *mem) /* whose weights have a form to choose */
 {

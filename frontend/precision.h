@@ -12,10 +12,14 @@ typedef struct Precision {
     WeightForm weights;  /* of products; code DT_NONE: floats */
     WeightForm table;    /* of constants that are looked up (embeddings) */
     WeightForm spared;   /* of products whose errors cost most; DT_NONE: as all others */
+    const char *blind, *seen; /* how weights are rounded unless the user says: without samples, with some; NULL: the first method */
     const char *help;
 } Precision;
 const Precision *precision_at(uint32_t i);             /* NULL past the end */
 const Precision *precision_of(const Options *o);       /* the one asked for, or NULL */
+const WeightMethod *precision_rounding(const Options *o); /* as --weights says, or as the precision has it */
+enum { ROUNDED_MOST = 1 << 28 }; /* weights: beyond, `seen` would take too long, and is for those who ask for it by name */
+const WeightMethod *precision_rounding_blind(const Options *o); /* then */
 /* Do --group, --symmetric and --asymmetric go with it? false: reported. */
 bool precision_check(const Options *o, Diag *d);
 void precision_forms(const Options *o, Quantization *q); /* what was asked for, for the passes */

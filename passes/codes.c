@@ -86,7 +86,7 @@ static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
     Arena work = {0};
     const Value *from = graph_val(c->in, v);
     WeightMatrix m = weight_table(from->konst, &work);
-    WeightCodes codes = weight_choose(weight_method_at(0), &m, form, NULL, &work).codes;
+    WeightCodes codes = weight_choose(weight_method_blind(c->q->weights), &m, form, NULL, &work).codes;
     CodeTensors t = weight_tensors(&m, &codes, c->ctx->mem);
     c->coded[v.id] = codes_emit(c->out, &t, from->name, loc);
     arena_drop(&work);
@@ -153,7 +153,7 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **
 {
     Val v = node_in(c->in, n, 1), tied = tied_to(c, v);
     if (tied.id) {
-        layer->form = spared_form(c->q), layer->method = weight_method_at(0)->name;
+        layer->form = spared_form(c->q), layer->method = weight_method_blind(c->q->weights)->name;
         return turned(c, table(c, tied, &layer->form, n->loc), n->loc);
     }
     const Value *from = graph_val(c->in, v);

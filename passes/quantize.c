@@ -448,6 +448,17 @@ WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem)
     return form;
 }
 
+int64_t weights_coded(const Graph *g, const Quantization *q)
+{
+    Arena mem = {0};
+    int64_t all = 0;
+    const WeightForm *form = quantize_forms(g, q, &mem);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (form[i].code) all += tensor_count(graph_val(g, node_in(g, &g->node.at[i], 1))->konst);
+    arena_drop(&mem);
+    return all;
+}
+
 static void keep_float(Quantizer *z, uint32_t i, const char *why)
 {
     const Node *n = &z->in->node.at[i];

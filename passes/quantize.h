@@ -90,6 +90,7 @@ bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /*
 /* The forms of weights that will be codes, by number of node; code DT_NONE: they will not. No ranges are asked for. */
 WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
+int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);

@@ -180,7 +180,9 @@ int grid_code(const WeightForm *f, Grid g, float w)
 {
     uint8_t bits;
     if (float_most(f)) return dtype_store(f->code, &bits, 0, (double)w / g.scale), bits;
-    return (int)fmax(weight_code_least(f), fmin(weight_code_most(f), rint((double)w / g.scale + (double)g.zero)));
+    double least = weight_code_least(f), most = weight_code_most(f), code = (double)w / (double)g.scale + (double)g.zero;
+    code = code < most ? code : most; /* NaN too */
+    return (int)rint(code > least ? code : least);
 }
 
 int codes_nearest(const WeightCodes *c, int64_t at, float w)
@@ -223,16 +225,32 @@ static void settle_scales(WeightCodes *c)
         set_grid(c, at, grid_settled(c, at, (Grid){c->scale[at], c->zero[at]}));
 }
 
+/* The square error of n neighbours on a grid, each times its weight (NULL: 1). Codes are those of grid_code(): the large number makes a
+ * double whole. */
+static double square_error(const WeightForm *f, Grid g, const float *w, const double *weight, int64_t n)
+{
+    const double WHOLE = 0x1.8p52, least = weight_code_least(f), most = weight_code_most(f), scale = (double)g.scale, zero = (double)g.zero;
+    bool counts = dtype_is_int(f->code);
+    double sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+        double code = (double)w[j] / scale + zero;
+        code = code < most ? code : most, code = code > least ? code : least;
+        double e = counts ? ((code + WHOLE) - WHOLE - zero) * scale - (double)w[j]
+                          : (double)grid_value(f, g, grid_code(f, g, w[j])) - (double)w[j];
+        sum += e * e * (weight ? weight[j] : 1);
+    }
+    return sum;
+}
+
 /* The square errors of every group on the grids g, a column's times its weight (NULL: 1). */
 static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *g, const double *weight, double *error)
 {
     for (int64_t r = 0; r < m->out; r++) {
         const double *of = weight ? weight + r / (m->out / m->blocks) * m->in : NULL;
-        for (int64_t j = 0; j < m->in; j++) {
+        for (int64_t j = 0, n; j < m->in; j += n) {
             int64_t at = codes_at(c, r, j);
-            float w = m->w[r * m->in + j];
-            double e = (double)grid_value(&c->form, g[at], grid_code(&c->form, g[at], w)) - w;
-            error[at] += e * e * (of ? of[j] : 1);
+            for (n = 1; j + n < m->in && c->group[j + n] == c->group[j];) n++;
+            error[at] += square_error(&c->form, g[at], m->w + r * m->in + j, of ? of + j : NULL, n);
         }
     }
 }
@@ -302,6 +320,12 @@ const WeightMethod *weight_method_find(const char *name)
     for (size_t i = 0; i < COUNT_OF(methods); i++)
         if (!strcmp(methods[i].name, name)) return &methods[i];
     return NULL;
+}
+
+const WeightMethod *weight_method_blind(const WeightMethod *how)
+{
+    if (!how) return &methods[0];
+    return how->needs ? weight_method_find("mse") : how;
 }
 
 /* ---- judging ---- */

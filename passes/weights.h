@@ -87,6 +87,7 @@ typedef struct WeightMethod {
 } WeightMethod;
 const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the first is the default */
 const WeightMethod *weight_method_find(const char *name);
+const WeightMethod *weight_method_blind(const WeightMethod *how); /* for what has no moments, as tables: grids as those with moments have */
 WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
 double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s);
 float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s, Arena *mem); /* WeightChoice.lost; s has rows */

@@ -120,6 +120,8 @@ Test(codes, the_option_names_the_precisions)
         const Precision *p = precision_at(i);
         names = arena_printf(&w.mem, "%s%s%s", names, i ? "|" : "", p->name);
         help = arena_printf(&w.mem, "%s%s%s: %s", help, i ? ". " : "", p->name, p->help);
+        cr_expect(!p->blind == !p->seen);
+        if (p->seen) cr_expect(weight_method_find(p->seen) && !weight_method_find(p->blind)->needs, "%s", p->name);
     }
     cr_expect_str_eq(row.value, names);
     cr_expect_str_eq(row.help, help);

@@ -455,12 +455,12 @@ Test(weights, inputs_that_calibration_has_not_seen)
     }
 }
 
-/* --weights' row in options.def says the names of the table, and its default is the first. */
+/* --weights' row in options.def says the names of the table, behind the default, which leaves the choice to the precision. */
 Test(weights, the_option_names_the_methods)
 {
     const OptionRow row = option_row("--weights");
-    const char *all = "";
-    for (uint32_t m = 0; weight_method_at(m); m++) all = arena_printf(&w.mem, "%s%s%s", all, m ? "|" : "", weight_method_at(m)->name);
+    const char *all = "auto";
+    for (uint32_t m = 0; weight_method_at(m); m++) all = arena_printf(&w.mem, "%s|%s", all, weight_method_at(m)->name);
     cr_expect_str_eq(row.value, all);
-    cr_expect_str_eq(row.fallback, weight_method_at(0)->name);
+    cr_expect_str_eq(row.fallback, "auto");
 }
