@@ -341,15 +341,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     return ok;
 }
 
-/* ---- measuring the quantized layers ---- */
-static Val value_named(const Graph *g, const char *name, Arena *mem)
-{
-    Val found = {0}; /* of two with one name the last: a layer's output, not what it is computed from */
-    for (uint32_t v = 1; v < g->val.n; v++)
-        if (!strcmp(tensor_name(g, (Val){v}, mem), name)) found = (Val){v};
-    return found;
-}
-
+/* ---- measuring a policy ---- */
 /* How far two runs are apart: sums of squares of what should be and of what is off, the most of either. */
 typedef struct Apart {
     double signal, noise, most, off;
@@ -385,30 +377,6 @@ static bool compare_run(void *ctx, const Sample *s, Diag *diag)
     return c->runs++, true;
 }
 
-bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o,
-                       Diag *diag)
-{
-    Arena mem = {0};
-    Vals watch[2] = {{0}, {0}};
-    VEC(Layer *) layer = {0};
-    Compared c = {0};
-    for (uint32_t i = 0; i < q->layer.n; i++) {
-        Layer *l = &q->layer.at[i];
-        Val a = value_named(plain, l->tensor, &mem), b = value_named(quantized, l->tensor, &mem);
-        if (!a.id || !b.id || val_type(quantized, b)->dtype != val_type(plain, a)->dtype) continue;
-        vec_push(&mem, &watch[0], a), vec_push(&mem, &watch[1], b), vec_push(&mem, &layer, l);
-    }
-    c.apart = NEW_ARRAY(&mem, Apart, layer.n + 1), c.n = layer.n;
-    bool ok = observer_new(&c.w[0], plain, watch[0].at, c.n, NULL, o, &mem, diag) &&
-              observer_new(&c.w[1], quantized, watch[1].at, c.n, NULL, o, &mem, diag) &&
-              samples_each(o->samples, plain, MEASURED, compare_run, &c, diag);
-    for (uint32_t i = 0; ok && i < layer.n; i++) layer.at[i]->sqnr = 10 * log10(c.apart[i].signal / c.apart[i].noise);
-    observer_drop(&c.w[0]), observer_drop(&c.w[1]);
-    arena_drop(&mem);
-    return ok;
-}
-
-/* ---- measuring a policy ---- */
 bool calibrate_difference(const Graph *g, const Graph *exact, const Storage *policy, const CalibrateOptions *o,
                           Difference *d, bool *measured, Diag *diag)
 {

@@ -1,6 +1,6 @@
 /* calibrate.h - ranges from samples: the float model, with the tensors in question as extra outputs, is compiled for this
  * machine, loaded into this process and run on every sample; statistics stream (passes/statistics.h), so memory does not grow
- * with the number of samples. The same machinery measures, layer by layer, how far the quantized model is from the float one. */
+ * with the number of samples. */
 #ifndef OCTET_CALIBRATE_H
 #define OCTET_CALIBRATE_H
 #include "codegen/codegen.h"
@@ -29,13 +29,9 @@ bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOption
  * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody
  * has edited there stay as they are. g: the graph after the pass "simplify". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
-/* Fills sqnr of q's integer layers: signal of the layer's output in `plain` over the difference in `quantized`, on the first
- * MEASURED samples. */
-enum { MEASURED = 8 };
-bool calibrate_measure(const Graph *plain, const Graph *quantized, Quantization *q, const CalibrateOptions *o, Diag *diag);
-
 /* How far outputs are from those of float32: of the worst output, errors over values in the Euclidean norm, and the largest error over the
  * largest value. */
+enum { MEASURED = 8 };
 typedef struct Difference {
     double relative, largest;
     uint32_t runs;

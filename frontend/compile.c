@@ -4,11 +4,11 @@
  * "quantize" on use the ranges found. */
 #include "frontend/compile.h"
 #include "codegen/artefact.h"
-#include "frontend/alone.h"
 #include "frontend/budget.h"
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/export.h"
+#include "frontend/layers.h"
 #include "frontend/policy.h"
 #include "frontend/refine.h"
 #include "frontend/precision.h"
@@ -262,12 +262,12 @@ static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const C
            (b.calibrate = *c, budget_run(simple, q, &b, budget_passes, &drive, dr->m->diag));
 }
 
-/* The graph behind "quantize", which has every layer's output still; its layers are noted already. */
+/* The graph in which everything is quantized and every layer's output exists still; its layers are noted already. */
 static Graph *simulated(Drive *dr, const Graph *simple, const Quantization *q)
 {
     Quantization again = *q;
     again.layer.at = NULL, again.layer.n = again.layer.cap = 0;
-    return run_passes(dr, simple, from_quantize, from_quantize, &again);
+    return run_passes(dr, simple, from_quantize, before_integer, &again);
 }
 
 /* The graph quantized with what was found, to be written as a model: from the imported graph again, in which composites stay that only
@@ -363,10 +363,9 @@ static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, M
     progress(dr->o, "measuring");
     if (!calibrate_options(dr, &c)) return false;
     if (!c.samples) return true;
-    if (dr->simulated && !calibrate_measure(dr->simple, dr->simulated, dr->quant, &c, dr->m->diag)) return false;
     if (dr->simulated) {
         double *alone = NEW_ARRAY(dr->mem, double, dr->quant->layer.n + 1);
-        if (!measure_alone(dr->simple, dr->simulated, dr->quant, &c, alone, dr->m->diag)) return false;
+        if (!measure_layers(dr->simple, dr->simulated, dr->quant, &c, alone, dr->m->diag)) return false;
         r->alone = alone;
     }
     r->measured = m;

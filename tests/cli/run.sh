@@ -284,7 +284,11 @@ codes() {
   octet compile "$digits" -o "$work/codes.so" --quantize int4 --report "$work/codes.json" 2> "$work/says" && grep -q 'contractions are int4' "$work/says" &&
     grep -q '"groups of 32"' "$work/codes.json" &&
     octet compile "$digits" -o "$work/codes.so" --quiet --quantize int8-weights --report "$work/codes.json" &&
-    ! grep -q '"unfused"' "$work/codes.json" # these codes are ours, and meant to stand beside floats
+    ! grep -q '"unfused"' "$work/codes.json" && # these codes are ours, and meant to stand beside floats
+    octet compile "$digits" -o "$work/codes.so" --quiet --quantize int4 --calibrate "$calibration" --report "$work/codes.json" &&
+    python3 -c 'import json, sys
+layers = [l for l in json.load(open(sys.argv[1]))["layers"] if l["precision"] == "weights"]
+assert layers and all(10 < l[k] < 99 for l in layers for k in ("sqnr_db", "sqnr_db_alone")) and layers[0]["weights"]["method"] == "gptq", layers' "$work/codes.json"
 }
 check codes-near codes
 # Products of bf16 planes: nearer with every plane, and where tiles are not promised exact, which the summary says.
