@@ -1,12 +1,11 @@
 /* calibrate.c - see calibrate.h. */
 #include "frontend/calibrate.h"
+#include "frontend/crew.h"
 #include "frontend/file.h"
 #include "frontend/program.h"
 #include "ir/base/stage.h"
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -46,6 +45,7 @@ typedef struct Observing {
     const char *what;
     ObserveFn *each;
     void *ctx;
+    uint32_t spread;             /* 0, or of the samples only so many are run, spread over all */
     Arena mem;
     Observer observer;
 } Observing;
@@ -57,10 +57,17 @@ static void progress(const Observing *w, const Sample *s)
     else fprintf(stderr, "\r%s, sample %u", w->what, s->index + 1);
 }
 
+/* Whether sample i of n is one of `of`, spread over all; where nobody knows n the first are. */
+static bool is_spread(uint64_t i, uint64_t n, uint64_t of)
+{
+    return n <= of ? i < of : (i + 1) * of / n > i * of / n;
+}
+
 /* The observer is made for the first sample that is run. */
 static bool observe_one(void *ctx, const Sample *s, Diag *diag)
 {
     Observing *w = ctx;
+    if (w->spread && !is_spread(s->index, s->of, w->spread)) return true;
     if (!w->observer.session && !observer_new(&w->observer, w->g, w->watch, w->n, NULL, w->o, &w->mem, diag)) return false;
     const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->n + 1);
     if (!session_run(w->observer.session, s->mem, s->in, out, diag)) return false;
@@ -79,6 +86,15 @@ bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOption
 {
     Observing w = {.g = g, .watch = watch, .n = n, .o = o, .what = what, .each = each, .ctx = ctx};
     bool ok = samples_each(o->samples, g, most, observe_one, &w, diag);
+    observing_end(&w);
+    return ok;
+}
+
+bool observe_some(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what,
+                  ObserveFn *each, void *ctx, Diag *diag)
+{
+    Observing w = {.g = g, .watch = watch, .n = n, .o = o, .what = what, .each = each, .ctx = ctx, .spread = most};
+    bool ok = samples_each(o->samples, g, samples_are_streamed(o->samples) ? most : 0, observe_one, &w, diag);
     observing_end(&w);
     return ok;
 }
@@ -108,27 +124,18 @@ static void watch_tensor(Watched *w, const Tensor *t)
 typedef struct Watch {
     Watched *stat;
     const Tensor *const *out;
-    uint32_t n;
-    atomic_uint next;
 } Watch;
 
-static void *watch_some(void *arg)
+static void watch_one(void *arg, uint32_t i)
 {
-    Watch *w = arg;
-    for (uint32_t i; (i = atomic_fetch_add(&w->next, 1)) < w->n;) watch_tensor(&w->stat[i], w->out[i]);
-    return NULL;
+    const Watch *w = arg;
+    watch_tensor(&w->stat[i], w->out[i]);
 }
 
 static void watch_all(Watched *stat, const Tensor *const *out, uint32_t n, int threads)
 {
-    enum { MOST = 64 };
-    pthread_t thread[MOST];
-    int started = 0;
-    Watch w = {.stat = stat, .out = out, .n = n};
-    while (started < threads - 1 && started < MOST && !pthread_create(&thread[started], NULL, watch_some, &w))
-        started++;
-    watch_some(&w);
-    while (started) pthread_join(thread[--started], NULL);
+    Watch w = {stat, out};
+    crew_run(threads, n, watch_one, &w);
 }
 
 /* ---- the state of a calibration, which a file may keep ---- */
@@ -231,7 +238,14 @@ static bool calibration_save(Calibration *c, Diag *diag)
                        .samples = c->seen,
                        .method = method_text(o->method, &mem)};
     const char *temporary;
-    for (uint32_t i = 0; i < c->n; i++) keep_range(&c->watched[i], c->name[i], &q, o->method);
+    for (uint32_t i = 0; i < c->n; i++) {
+        keep_range(&c->watched[i], c->name[i], &q, o->method);
+        const Range *has = range_find(c->q, c->name[i]), *kept = range_find(&q, c->name[i]);
+        if (has && has->gain && kept) {
+            Range *r = range_set(&q, c->name[i], kept->lo, kept->hi);
+            r->gain = has->gain, r->gains = has->gains;
+        }
+    }
     keep_edited(&q, &c->file, &c->head);
     FILE *f = file_create(&mem, diag, o->kept, &temporary);
     if (f) ranges_print(&q, f, &head);
@@ -315,6 +329,30 @@ static void calibration_end(Calibration *c, Diag *diag)
     keep_edited(c->q, &c->file, &c->head);
 }
 
+/* g, or g with the quotients of what q has gains for, which become what is watched. */
+static const Graph *with_quotients(const Graph *g, const Quantization *q, Val *watch, uint32_t n, Arena *mem)
+{
+    static const Loc nowhere = {.node = "", .op = "Mul", .index = -1};
+    if (!q->gains.n) return g;
+    Arena scratch = {0};
+    Graph *out = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(out, g, &scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
+    for (uint32_t i = 0; i < n; i++) {
+        const Gains *has = NULL;
+        for (uint32_t k = 0; k < q->gains.n; k++)
+            if (q->gains.at[k].x.id == watch[i].id) has = &q->gains.at[k];
+        Tensor *by = has ? tensor_new(mem, DT_f32, 1, &has->channels) : NULL;
+        watch[i] = map[watch[i].id];
+        for (int64_t c = 0; has && c < has->channels; c++) ((float *)(void *)by->data)[c] = 1 / has->by[c];
+        if (has) watch[i] = emit(out, "Mul", &nowhere, 2, watch[i], graph_const(out, by, NULL));
+    }
+    graph_end(out, g, map);
+    for (uint32_t i = 0; i < n; i++) graph_output(out, watch[i], arena_printf(mem, "quotient_%u", i)); /* they are no dead code */
+    arena_drop(&scratch);
+    return out;
+}
+
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
@@ -333,6 +371,7 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
                   o->method.method->name);
     for (uint32_t i = 0; i < c.n; i++)
         c.watched[i].axis = channel_axis(g, q, watch.at[i]), c.name[i] = tensor_name(g, watch.at[i], &mem);
+    c.observing.g = with_quotients(g, q, watch.at, c.n, &mem);
     bool ok = calibration_load(&c, diag) && calibrate_samples(&c, diag);
     if (ok) calibration_end(&c, diag);
     observing_end(&c.observing);

@@ -24,8 +24,11 @@ typedef struct CalibrateOptions {
 typedef bool ObserveFn(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag);
 bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what, ObserveFn *each,
              void *ctx, Diag *diag);
+/* The same on at most `most` samples spread over all; of a source that does not say how many it has, on the first. */
+bool observe_some(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what, ObserveFn *each,
+                  void *ctx, Diag *diag);
 
-/* Fills q's ranges for the tensors of quantize_wanted(g). With o->kept it goes on from what that file says of the same graph and of the same
+/* Fills q's ranges for the tensors of quantize_wanted(g), of the quotients where q has gains. With o->kept it goes on from what that file says of the same graph and of the same
  * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody
  * has edited there stay as they are. g: the graph after the pass "simplify". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);

@@ -13,6 +13,7 @@
 #include "frontend/refine.h"
 #include "frontend/precision.h"
 #include "frontend/report.h"
+#include "frontend/smooth.h"
 #include "ir/base/stage.h"
 #include "octet_compiler.h"
 #include "passes/balance.h"
@@ -224,6 +225,8 @@ static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const Calibr
     Diag *d = dr->m->diag;
     const char *ranges = dr->o->value[OPT_ranges], *save = dr->o->value[OPT_save_ranges];
     if (ranges && !ranges_read(q, d, ranges)) return false;
+    if (c->samples && option_is(dr->o, OPT_smooth, "auto") && !smooth_values(g, q, c, d)) return false;
+    gains_of_ranges(g, q);
     if (c->samples && !calibrate(g, q, c, d)) return false;
     return !save || ranges_write(q, d, save, dr->m->name);
 }
@@ -270,12 +273,26 @@ static Graph *simulated(Drive *dr, const Graph *simple, const Quantization *q)
     return run_passes(dr, simple, from_quantize, before_integer, &again);
 }
 
+/* With q's gains in its constants; they are gone then. */
+static const Graph *with_gains(Drive *dr, const Graph *g, Quantization *q)
+{
+    const Graph *balanced = q->gains.n ? graph_balanced(g, q, dr->mem) : g;
+    q->gains.n = 0;
+    return balanced;
+}
+
 /* The graph quantized with what was found, to be written as a model: from the imported graph again, in which composites stay that only
- * operators of ours can express. Gains are values of `simple`, and go with it. */
+ * operators of ours can express. Gains that came with codes are values of `simple`, and go with it; others are known by name. */
 static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Quantization *q)
 {
     dr->standard = true;
-    if (!q->gains.n) simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    if (!q->weights->balance) simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    if (simple && !q->weights->balance) {
+        Quantization floats = *q; /* codes are of the graph with gains already */
+        floats.codes.n = 0, floats.coded = (Map){0};
+        gains_of_ranges(simple, &floats);
+        simple = with_gains(dr, simple, &floats);
+    }
     return simple ? run_passes(dr, simple, from_quantize, before_integer, q) : NULL;
 }
 
@@ -284,16 +301,20 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Quantization *q = dr->quant = quantization_new(dr);
     CalibrateOptions c;
     const char *stop = dr->o->value[OPT_stop_after];
-    Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
-    if (!simple || (stop && stops_before(stop, before_quantize))) return simple;
+    const Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    if (!simple || (stop && stops_before(stop, before_quantize))) return (Graph *)simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     if (!calibrate_options(dr, &c)) return NULL;
     settle_rounding(dr, simple, q, &c);
+    bool divides = q->weights->balance != NULL; /* then ranges and means are those of the quotients */
     stage_begin(&stage, "weights");
-    if (q->weights->needs && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
-    if (q->gains.n) simple = graph_balanced(simple, q, dr->mem);
+    if (divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
+    simple = with_gains(dr, simple, q);
     stage_begin(&stage, "ranges");
     if (!find_ranges(dr, simple, q, &c)) return NULL;
+    simple = with_gains(dr, simple, q);
+    stage_begin(&stage, "weights");
+    if (q->weights->needs && !divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
     stage_begin(&stage, NULL);
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");

@@ -327,8 +327,9 @@ static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double 
     if (reason) fprintf(f, "<td class=\"t\"><span class=\"tag\">float</span><sup>%u</sup></td>", reason);
     else if (l->integer) fputs("<td class=\"t\"><span class=\"tag on\">int8</span></td>", f);
     else fprintf(f, "<td class=\"t\"><span class=\"tag on\">%s weights</span></td>", report_weight_type(l->layer));
-    if (l->integer && l->layer->rows) fputs("<td>of each row</td>", f);
-    else if (l->integer) fprintf(f, "<td>%.4g to %.4g</td>", l->layer->lo, l->layer->hi);
+    const char *smooth = l->integer && l->layer->smooth ? "<small>channels smoothed</small>" : "";
+    if (l->integer && l->layer->rows) fprintf(f, "<td>of each row%s</td>", smooth);
+    else if (l->integer) fprintf(f, "<td>%.4g to %.4g%s</td>", l->layer->lo, l->layer->hi, smooth);
     else fputs("<td>\xe2\x80\x93</td>", f);
     cell("%.3g", l->clipped, l->clipped * 100, f);
     put_weights_cells(r, l, mem, f);
@@ -386,7 +387,7 @@ static void put_layers(const Report *r, Arena *mem, FILE *f)
     heading("Layers", f);
     fputs(
         "<p class=\"note\">The contractions in the model's order. Activations of int8 ones are u8, asymmetric, per "
-        "tensor or per row; weights s8, symmetric, per channel. Output dB: of the layer's output while the whole model "
+        "tensor or per row, channels smoothed where they were divided by gains (SmoothQuant); weights s8, symmetric, per channel. Output dB: of the layer's output while the whole model "
         "is "
         "quantized; alone: while only this layer is. With scripts on, a click on a heading sorts.</p>\n"
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"layers\"><table class=\"sorts\"><thead><tr>",

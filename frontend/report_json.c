@@ -21,6 +21,7 @@ static void activation_json(cJSON *a, const ReportLayer *r)
     const Layer *l = r->layer;
     text(a, "type", "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor"), text(a, "scheme", "asymmetric");
     number(a, "lowest", l->lo), number(a, "highest", l->hi);
+    cJSON_AddBoolToObject(a, "smooth", l->smooth);
     if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
     if (r->range && r->range->stat) {
         number(a, "seen_lowest", r->range->stat->lo), number(a, "seen_highest", r->range->stat->hi);

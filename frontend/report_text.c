@@ -87,6 +87,9 @@ void report_print(const Report *r, FILE *f)
                 r->model, w->convs, w->of, w->error);
     print_unfused(r, f);
     if (r->quantized) print_quantized(r, f);
+    uint32_t smooth = 0;
+    for (uint32_t i = 0; i < r->layers; i++) smooth += r->layer[i].integer && r->layer[i].layer->smooth;
+    if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
     for (uint32_t i = 0; i < r->layers; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);

@@ -454,6 +454,8 @@ static ReadState walk_piece(Walk *w, uint32_t i)
     return state;
 }
 
+bool samples_are_streamed(const SampleSource *s) { return !s->pieces; }
+
 bool samples_each(SampleSource *s, const Graph *g, uint32_t most, SampleFn *each, void *ctx, Diag *diag)
 {
     Walk w = {s, g, most, 0, each, ctx, diag};

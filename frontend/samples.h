@@ -14,6 +14,7 @@ SampleSource *samples_open(Arena *mem, const char *path, const char *command, Di
 SampleSource *samples_random(Arena *mem, uint32_t n); /* n samples of random numbers: in [-1, 1), 0 and 1 for integers, free sizes 1 */
 void samples_close(SampleSource *s);             /* NULL: nothing to close */
 bool samples_are_random(const SampleSource *s);
+bool samples_are_streamed(const SampleSource *s);/* nobody knows how many there will be, or when */
 const char *samples_text(const SampleSource *s); /* as the user named it */
 
 typedef struct Sample {

@@ -12,6 +12,7 @@ typedef struct Balance {
     const uint16_t *uses;
     const Gains **taken;  /* per node: whose division some of its constants take */
     unsigned *operands;   /* which (bits) */
+    const WeightForm *form; /* per node: of its weights, if they will be codes */
     Arena *scratch;
 } Balance;
 
@@ -98,7 +99,7 @@ static Val along(Balance *b, const Gains *g, int from_end, bool inverse)
 
 static const Gains *gains_for(const Balance *b, const Node *n)
 {
-    if (n->op->quant != QUANT_INTEGER || !codes_find(b->q, tensor_name(b->in, n->out, b->scratch))) return NULL;
+    if (n->op->quant != QUANT_INTEGER || !b->form[n - b->in->node.at].code) return NULL;
     for (uint32_t i = 0; i < b->q->gains.n; i++)
         if (b->q->gains.at[i].x.id == node_in(b->in, n, 0).id) return &b->q->gains.at[i];
     return NULL;
@@ -154,20 +155,53 @@ static void copy_node(Balance *b, uint32_t i, const int *from_end, Val *divided)
 static void divide(Balance *b, const Gains *g, int from_end, const Loc *loc, Val *divided)
 {
     divided[g->x.id] = emit(b->out, "Mul", loc, 2, b->map[g->x.id], along(b, g, from_end, true));
+    graph_name(b->out, divided[g->x.id], tensor_name(b->in, g->x, b->out->mem)); /* its range is that of the quotients */
+}
+
+static void balance_begin(Balance *b)
+{
+    b->uses = graph_uses(b->in, b->scratch);
+    b->taken = NEW_ARRAY(b->scratch, const Gains *, b->in->node.n + 1), b->operands = NEW_ARRAY(b->scratch, unsigned, b->in->node.n + 1);
+}
+
+void gains_fold(const Graph *g, const Gains *gains, const uint32_t *readers, uint32_t n, bool *folds)
+{
+    Arena scratch = {0};
+    Balance b = {.in = g, .scratch = &scratch};
+    balance_begin(&b);
+    for (uint32_t i = 0; i < n; i++) folds[i] = takes(&b, gains[i].x, &gains[i], 1, readers[i], false);
+    arena_drop(&scratch);
+}
+
+void gains_of_ranges(const Graph *g, Quantization *q)
+{
+    Arena scratch = {0};
+    bool *seen = NEW_ARRAY(&scratch, bool, g->val.n + 1);
+    q->gains.n = 0;
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        Val x = node_in(g, &g->node.at[i], 0);
+        if (g->node.at[i].op->quant != QUANT_INTEGER || seen[x.id]) continue;
+        const Range *r = range_find(q, tensor_name(g, x, &scratch));
+        const Type *t = val_type(g, x);
+        bool fits = r && r->gain && t->rank > 0 && dim_is(g->module->dim, t->dim[t->rank - 1], r->gains);
+        if (fits) vec_push(q->mem, &q->gains, ((Gains){x, r->gains, r->gain}));
+        seen[x.id] = true;
+    }
+    arena_drop(&scratch);
 }
 
 Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem)
 {
     Arena scratch = {0};
-    Balance b = {.in = g, .out = graph_new(g->module, mem, g->name), .q = q, .scratch = &scratch};
+    Balance b = {.in = g, .out = graph_new(g->module, mem, g->name), .q = q, .scratch = &scratch, .form = quantize_forms(g, q, &scratch)};
     const bool *live = graph_live(g, &scratch);
     uint32_t *readers = NEW_ARRAY(&scratch, uint32_t, q->gains.n + 1);
     int *from_end = NEW_ARRAY(&scratch, int, q->gains.n + 1);
     const Loc **loc = NEW_ARRAY(&scratch, const Loc *, q->gains.n + 1); /* of a reader */
     bool *folded = NEW_ARRAY(&scratch, bool, q->gains.n + 1);
     Val *divided = NEW_ARRAY(&scratch, Val, g->val.n + 1);
-    b.map = graph_begin(b.out, g, &scratch), b.uses = graph_uses(g, &scratch);
-    b.taken = NEW_ARRAY(&scratch, const Gains *, g->node.n + 1), b.operands = NEW_ARRAY(&scratch, unsigned, g->node.n + 1);
+    b.map = graph_begin(b.out, g, &scratch);
+    balance_begin(&b);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Gains *has = live[i] ? gains_for(&b, &g->node.at[i]) : NULL;
         if (!has) continue;

@@ -6,5 +6,10 @@
 
 /* g, which q->gains and q's codes are for, with the gains in its constants; a value whose division no constant before it can take is
  * multiplied by the inverse. Codes of what takes a division are adjusted: their scales are divided. */
+/* Readers are the contractions that will have codes (quantize_forms()). */
 Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem);
+/* Would constants before take the division of gains[i].x (channels of its last axis), and does nothing but `readers[i]` contractions read it? */
+void gains_fold(const Graph *g, const Gains *gains, const uint32_t *readers, uint32_t n, bool *folds);
+/* q's gains from its ranges, which have them by name, for a graph. */
+void gains_of_ranges(const Graph *g, Quantization *q);
 #endif

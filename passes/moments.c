@@ -176,8 +176,7 @@ static void add_chunk(Moments *s, int64_t block, const float *x, int64_t rows)
         for (int64_t j = 0; j < s->in; j++) size[j] += fabs((double)x[r * s->ld + j]), sum[j] += (double)x[r * s->ld + j];
 }
 
-/* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
-static int64_t spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows)
+int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows)
 {
     int64_t from = k * rows / taken, to = (k + 1) * rows / taken;
     uint32_t r = (seed + (uint32_t)k) * 2654435769u;
@@ -198,7 +197,7 @@ static void hold(Moments *s, const InputRows *r, int64_t taken)
     for (int64_t block = 0; block < s->blocks; block++)
         for (int64_t k = 0; k < some; k++) {
             float *to = s->held + (block * s->held_room + s->held_rows + k) * s->ld;
-            input_row(r, block, spread(s->seed, k, some, r->rows), to);
+            input_row(r, block, row_spread(s->seed, k, some, r->rows), to);
             if (!is_finite(to, s->in)) memset(to, 0, sizeof *to * (size_t)s->in);
         }
     s->held_rows += some;
@@ -215,7 +214,7 @@ void moments_add(Moments *s, const InputRows *r, int64_t most, bool held)
             for (int64_t at = 0; at < taken; at += CHUNK) {
                 int64_t n = 0;
                 for (int64_t k = at; k < taken && k < at + CHUNK; k++) {
-                    input_row(r, block, spread(s->seed, k, taken, r->rows), x + n * s->ld);
+                    input_row(r, block, row_spread(s->seed, k, taken, r->rows), x + n * s->ld);
                     n += is_finite(x + n * s->ld, s->in);
                 }
                 for (int64_t k = 0; k < n; k++) memset(x + k * s->ld + s->in, 0, sizeof *x * (size_t)(s->ld - s->in));

@@ -20,6 +20,8 @@ typedef struct InputRows {
 /* Of x, input 0 of the node in some run. rows 0: x has none, or its windows cannot be told. */
 InputRows input_rows(const Graph *g, const Node *n, const WeightMatrix *m, const Tensor *x, Arena *mem);
 InputRows rows_part(InputRows r, int64_t every, bool last); /* of `every` rows the last, or the others */
+/* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
+int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows);
 void input_row(const InputRows *r, int64_t block, int64_t row, float *out);
 
 typedef struct Moments {

@@ -391,6 +391,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         Affine a = affine_of(r);
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
         double products;
+        layer.smooth = r->gain != NULL;
         layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
         layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
         Val codes = dequantized_weights(z, n, r, &layer, &lost);

@@ -24,6 +24,8 @@ typedef struct Range {
     double rms, row_peak;        /* root mean squares: of all values, of the largest |value| of each row along the last axis; 0: not known */
     const float *mean;           /* of every channel, or NULL: not known */
     int64_t channels;
+    const float *gain;           /* NULL, or what its channels (of the last axis) are divided by: the rest is of the quotients */
+    int64_t gains;
     const Statistic *stat;       /* what calibration saw, or NULL: not known */
     const ChannelSums *sums;     /* the same */
     const RowSums *rows;         /* the same */
@@ -39,6 +41,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;
     bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
+    bool smooth;                 /* its channels were divided by gains (passes/smooth.h) */
     int64_t weights;             /* elements */
     WeightForm form;             /* of the weights, unless they are FLOAT */
     const char *method;          /* the same: how its weights were rounded (passes/weights.h) */

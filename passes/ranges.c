@@ -55,23 +55,41 @@ static bool take_count(char **text, char separator, uint64_t *v)
     return *text = end + (separator != 0), true;
 }
 
-static bool read_means(Row *row, char *text)
+/* Some numbers, comma separated. */
+static bool read_numbers(Quantization *q, char *text, const float **to, int64_t *n)
 {
-    VEC(float) mean = {0};
+    VEC(float) list = {0};
     for (double v;;) {
         char *comma = strchr(text, ',');
         if (!take_number(&text, comma ? ',' : 0, &v)) return false;
-        vec_push(row->q->mem, &mean, (float)v);
+        vec_push(q->mem, &list, (float)v);
         if (!comma) break;
     }
-    return row->range->mean = mean.at, row->range->channels = mean.n, mean.n > 0;
+    return *to = list.at, *n = list.n, list.n > 0;
 }
+
+static bool read_means(Row *row, char *text) { return read_numbers(row->q, text, &row->range->mean, &row->range->channels); }
 
 static void write_means(FILE *f, const Range *r)
 {
     for (int64_t c = 0; c < r->channels; c++) fprintf(f, "%s%.6g", c ? "," : "", r->mean[c]);
 }
 static bool has_means(const Range *r) { return r->mean != NULL; }
+
+static bool read_gains(Row *row, char *text)
+{
+    Range *r = row->range;
+    if (!read_numbers(row->q, text, &r->gain, &r->gains)) return false;
+    for (int64_t c = 0; c < r->gains; c++)
+        if (!(r->gain[c] > 0) || !isnormal(r->gain[c]) || !isnormal(1 / r->gain[c])) return false;
+    return true;
+}
+
+static void write_gains(FILE *f, const Range *r)
+{
+    for (int64_t c = 0; c < r->gains; c++) fprintf(f, "%s%.9g", c ? "," : "", r->gain[c]);
+}
+static bool has_gains(const Range *r) { return r->gain != NULL; }
 
 static bool read_rms(Row *row, char *text)
 {
@@ -184,6 +202,7 @@ typedef struct Column {
 } Column;
 static const Column columns[] = {
     {"means", "means of the channels, comma separated", false, has_means, read_means, write_means},
+    {"gains", "gains of the channels, comma separated and above 0", false, has_gains, read_gains, write_gains},
     {"rms", "root mean squares of values and of rows' largest magnitudes", false, has_rms, read_rms, write_rms},
     {"seen", "numbers of values, of infinite ones and NaN, of samples", true, has_stat, read_seen, write_seen},
     {"extremes", "lowest, highest, and their sums over the samples", true, has_stat, read_extremes, write_extremes},
@@ -256,6 +275,7 @@ static bool range_line(Quantization *q, RangesHead *head, Diag *diag, const char
                           line, text);
     Row row = {.q = q, .range = range_set(q, text, a, b)};
     row.range->mean = NULL, row.range->channels = 0, row.range->rms = row.range->row_peak = 0;
+    row.range->gain = NULL, row.range->gains = 0;
     return read_columns(&row, diag, path, line, more);
 }
 

@@ -65,6 +65,15 @@ def convolution(channels, size):
     return model(graph([node('Conv', ['x', 'w'], ['y'], pads)], [value('x', *shape)], [value('y', *shape)], [w]))
 
 
+def uneven(channels):
+    """A product behind a norm's factor that makes one channel fifty times as large as the others."""
+    data = b''.join(struct.pack('<f', (i * 37 % 101 - 50) / 500) for i in range(channels * channels))
+    w = number(1, channels) + number(1, channels) + number(2, 1) + text(8, 'w') + text(9, data)
+    factor = number(1, channels) + number(2, 1) + text(8, 'factor') + text(9, b''.join(struct.pack('<f', 50 if i == 5 else 1) for i in range(channels)))
+    nodes = [node('Mul', ['x', 'factor'], ['scaled']), node('MatMul', ['scaled', 'w'], ['y'])]
+    return model(graph(nodes, [value('x', 'n', channels)], [value('y', 'n', channels)], [w, factor]))
+
+
 def deep(levels):
     g = graph([node('Relu', ['x'], ['y'])], [], [value('y', 4)])
     for _ in range(levels):
@@ -133,6 +142,10 @@ def main(out, calibration):
     put('huge.onnx', model(graph([node('Add', ['x', 'w'], ['y'])], [value('x', 4)], [value('y', 4)],
                                  [number(1, 1 << 40) + number(1, 1 << 20) + number(2, 1) + text(8, 'w')])))
     put('wide.onnx', convolution(64, 28))
+    put('uneven.onnx', uneven(64))
+    for i in range(8):
+        row = b''.join(struct.pack('<f', ((i * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(40 * 64))
+        sample(f'{out}/uneven/{i}.npz', x=npy('<f4', (40, 64), row))
     put('newer.onnx', model(graph([node('Relu', ['x'], ['y'])], [value('x', 4)], [value('y', 4)]), opset=999))
 
     good = floats(DIGIT_SHAPE)

@@ -86,6 +86,15 @@ check ranges-fixed-batch-same cmp "$work/first.ranges" "$work/fixed.ranges"
 calibrate_random() { ranges_of random --calibrate random:4 --report "$work/random.json" > "$work/said" 2>&1 && grep -q 'RANDOM DATA' "$work/said" && grep -q '"calibration":.*"random"' "$work/random.json"; }
 check ranges-random calibrate_random
 
+# Smoothed channels: found, told, kept with the ranges, and not there where nobody wants them.
+smoothed() { octet compile "$work/bad/uneven.onnx" -o "$work/$1.so" --quantize int8 --target avx2 "${@:2}" > "$work/said" 2>&1; }
+smooth_told() { smoothed even --calibrate "$work/bad/uneven" --save-ranges "$work/even.ranges" && grep -q 'the inputs of 1 of them have smoothed channels' "$work/said" && grep -q 'gains=[0-9]' "$work/even.ranges"; }
+smooth_again() { smoothed again --ranges "$work/even.ranges" --save-ranges "$work/again.ranges" && grep -q 'smoothed channels' "$work/said" && cmp "$work/even.ranges" "$work/again.ranges"; }
+smooth_off() { smoothed off --calibrate "$work/bad/uneven" --smooth off --save-ranges "$work/off.ranges" && ! grep -q smoothed "$work/said" && ! grep -q 'gains=[0-9]' "$work/off.ranges" && ! cmp -s "$work/even.so" "$work/off.so"; }
+check smooth-told smooth_told
+check smooth-by-ranges smooth_again
+check smooth-off smooth_off
+
 # Memory does not grow with the number of samples: forty times as many, at most 4 MB more.
 peak_of() { python3 -c 'import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)

@@ -56,6 +56,21 @@ Test(quantize, ranges_go_round_through_their_file)
     cr_expect(!range_find(&back, "b"));
 }
 
+Test(quantize, gains_go_round_with_their_ranges)
+{
+    static const float by[] = {0.1f, 3, 1e-7f};
+    Range *r = range_set(&q, "x", -1, 1);
+    r->gain = by, r->gains = COUNT_OF(by);
+    cr_assert(ranges_write(&q, &w.diag, path, "model"));
+    Quantization back = {.mem = &w.mem};
+    cr_assert(ranges_read(&back, &w.diag, path) && !w.diag.errors);
+    const Range *b = range_find(&back, "x");
+    cr_assert(b && b->gains == COUNT_OF(by) && !memcmp(b->gain, by, sizeof by));
+    refuses("x\t0\t1\tgains=1,0,2\n", "1", "gains");
+    refuses("x\t0\t1\tgains=1,-1\n", "1", "above 0");
+    refuses("x\t0\t1\tgains=1,1e-60\n", "1", "gains");
+}
+
 Test(quantize, ranges_by_hand)
 {
     cr_assert(reads("# a comment\n\nx\t-1\t2.5e0\r\ny\t0\t0"));

@@ -1,0 +1,9 @@
+/* smooth.h - gains that make values easier to round to 8 bits (passes/smooth.h), found by calibration. */
+#ifndef OCTET_FRONTEND_SMOOTH_H
+#define OCTET_FRONTEND_SMOOTH_H
+#include "frontend/calibrate.h"
+
+/* Finds gains for what the integer matrix products of g multiply, where constants before it can take the division, and leaves them with q's
+ * ranges, whose lowest and highest value calibrate() finds. g: the graph after the pass "simplify". false: reported. */
+bool smooth_values(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
+#endif
