@@ -30,7 +30,7 @@ bool observe_some(const Graph *g, const Val *watch, uint32_t n, const CalibrateO
 
 /* Fills q's ranges for the tensors of quantize_wanted(g), of the quotients where q has gains. With o->kept it goes on from what that file says of the same graph and of the same
  * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody
- * has edited there stay as they are. g: the graph after the pass "simplify". false: reported. */
+ * has edited there stay as they are. g: the graph after the pass "rotate". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
 /* How far outputs are from those of float32: of the worst output, errors over values in the Euclidean norm, and the largest error over the
  * largest value. */

@@ -1,6 +1,6 @@
 /* compile.c - `octet compile`: the one place that sees the front end, the passes and code generation.
  *
- * Quantization cuts the pipeline in two: the graph after "simplify" is run on samples (calibrate.c), then the passes from
+ * Quantization cuts the pipeline in two: the graph after "rotate" is run on samples (calibrate.c), then the passes from
  * "quantize" on use the ranges found. */
 #include "frontend/compile.h"
 #include "codegen/artefact.h"
@@ -25,7 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char before_quantize[] = "simplify", from_quantize[] = "quantize";
+static const char before_quantize[] = "rotate", from_quantize[] = "quantize";
 static const char before_integer[] = "codes";
 static const char before_filter[] = "scale", from_filter[] = "winograd";
 
@@ -286,7 +286,7 @@ static const Graph *with_gains(Drive *dr, const Graph *g, Quantization *q)
 static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Quantization *q)
 {
     dr->standard = true;
-    if (!q->weights->balance) simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    if (!q->weights->balance) simple = run_passes(dr, g, NULL, before_quantize, q);
     if (simple && !q->weights->balance) {
         Quantization floats = *q; /* codes are of the graph with gains already */
         floats.codes.n = 0, floats.coded = (Map){0};
@@ -301,7 +301,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Quantization *q = dr->quant = quantization_new(dr);
     CalibrateOptions c;
     const char *stop = dr->o->value[OPT_stop_after];
-    const Graph *simple = run_passes(dr, g, NULL, before_quantize, NULL);
+    const Graph *simple = run_passes(dr, g, NULL, before_quantize, q);
     if (!simple || (stop && stops_before(stop, before_quantize))) return (Graph *)simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     if (!calibrate_options(dr, &c)) return NULL;

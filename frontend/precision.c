@@ -57,12 +57,14 @@ const WeightMethod *precision_rounding(const Options *o)
 
 const WeightMethod *precision_rounding_blind(const Options *o) { return rounding(o, false); }
 
-static const char *names_of_forms(Arena *mem) /* whose weights have a form to choose */
+static bool has_forms(const Precision *p) { return dtype_is_int(p->weights.code) && !p->integer; } /* to choose, of its weights */
+static bool has_codes(const Precision *p) { return p->weights.code != DT_NONE; }
+
+static const char *names_of(bool (*is)(const Precision *), Arena *mem)
 {
     const char *all = "";
     for (size_t i = 0; i < COUNT_OF(rows); i++)
-        if (dtype_is_int(rows[i].weights.code) && !rows[i].integer)
-            all = arena_printf(mem, "%s%s%s", all, *all ? " or " : "--quantize ", rows[i].name);
+        if (is(&rows[i])) all = arena_printf(mem, "%s%s%s", all, *all ? " or " : "--quantize ", rows[i].name);
     return all;
 }
 
@@ -71,10 +73,12 @@ bool precision_check(const Options *o, Diag *d)
     const Precision *p = precision_of(o);
     const OptionId ids[] = {OPT_group, OPT_symmetric, OPT_asymmetric};
     static const char *const names[] = {"--group", "--symmetric", "--asymmetric"};
-    bool chooses = p && dtype_is_int(p->weights.code) && !p->integer;
+    bool chooses = p && has_forms(p);
+    if (option_is(o, OPT_rotate, "on") && !(p && has_codes(p)))
+        return diag_error(d, NULL, "--rotate on needs %s", names_of(has_codes, o->mem));
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (o->value[ids[i]] && !chooses)
-            return diag_error(d, NULL, "%s needs %s", names[i], names_of_forms(o->mem));
+            return diag_error(d, NULL, "%s needs %s", names[i], names_of(has_forms, o->mem));
     if (o->value[OPT_symmetric] && o->value[OPT_asymmetric])
         return diag_error(d, NULL, "weights are --symmetric or --asymmetric, not both");
     int64_t group = option_int(o, OPT_group, GROUP);
@@ -95,6 +99,7 @@ void precision_forms(const Options *o, Quantization *q)
 {
     const Precision *p = precision_of(o);
     q->precision = p->name, q->float_activations = !p->integer;
+    q->rotate = option_is(o, OPT_rotate, "on") || (p->integer && !option_is(o, OPT_rotate, "off"));
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
     if (dtype_is_int(q->form.code)) choose(o, &q->form);
     if (dtypes[q->table.code].bits < 8) choose(o, &q->table);

@@ -7,6 +7,6 @@
  * q. The model is gone through in a few rounds from its inputs on: the statistics of a round's layers come from a model in which the
  * layers of the rounds before are rounded already (unless the method divides values: then q->gains says by what, and graph_balanced() does
  * it), and a round takes no more memory than REFINE_MEMORY for them.
- * g: the graph after the pass "simplify". false: reported. */
+ * g: the graph after the pass "rotate". false: reported. */
 bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
 #endif

@@ -4,6 +4,6 @@
 #include "frontend/calibrate.h"
 
 /* Finds gains for what the integer matrix products of g multiply, where constants before it can take the division, and leaves them with q's
- * ranges, whose lowest and highest value calibrate() finds. g: the graph after the pass "simplify". false: reported. */
+ * ranges, whose lowest and highest value calibrate() finds. g: the graph after the pass "rotate". false: reported. */
 bool smooth_values(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
 #endif

@@ -25,7 +25,7 @@ typedef struct Coder {
     Val *map, *coded;     /* per old Val: its DequantizeLinear, made on first need */
     const bool *live;
     bool *behind, *before; /* per old Val: a product made it; a product reads it */
-    bool *looked;          /* per old Val: looked up */
+    const bool *looked;    /* per old Val: looked up */
     regex_t keep;
 } Coder;
 
@@ -45,7 +45,7 @@ static const Tensor *floats_of(const Graph *g, Val v)
 static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
 
 /* A row that moves elements of one constant to places that only the call knows. */
-static bool looks_up(const Graph *g, const Node *n)
+bool looks_up(const Graph *g, const Node *n)
 {
     const Tensor *t = n->op->quant == QUANT_PASS && n->nin >= 2 ? floats_of(g, node_in(g, n, 0)) : NULL;
     if (!t || t->rank != 2) return false;
@@ -63,7 +63,7 @@ static void flow(Coder *c) /* which values stand behind a product, and before on
         const Node *n = &g->node.at[i];
         bool is = multiplies(n);
         if (!c->live[i]) continue;
-        if (looks_up(g, n)) c->looked[node_in(g, n, 0).id] = is = true; /* what is made of a table is no raw input */
+        is = is || looks_up(g, n); /* what is made of a table is no raw input */
         for (uint32_t k = 0; k < n->nin; k++) is = is || c->behind[node_in(g, n, k).id];
         for (uint32_t k = 0; k < n->nout; k++) c->behind[n->out.id + k] = is;
     }
@@ -93,15 +93,13 @@ static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
     return c->coded[v.id];
 }
 
-/* The constant whose transpose these weights are, when it is a table that is looked up, or the transpose itself is not folded; or id 0. */
-static Val tied_to(const Coder *c, Val weights)
+Val table_of(const Graph *g, const bool *looked, Val weights)
 {
-    const Graph *g = c->in;
     const Node *turn = def_of(g, weights);
     const Tensor *w = floats_of(g, weights);
     if (turn && node_is(turn, "Transpose") && floats_of(g, node_in(g, turn, 0))) return node_in(g, turn, 0);
     for (uint32_t v = 1; w && w->rank == 2 && v < g->val.n; v++) {
-        const Tensor *t = c->looked[v] ? g->val.at[v].konst : NULL;
+        const Tensor *t = looked[v] ? g->val.at[v].konst : NULL;
         if (!t || t->rank != 2 || t->dim[0] != w->dim[1] || t->dim[1] != w->dim[0]) continue;
         const float *a = t->data, *b = w->data;
         int64_t i = 0, n = tensor_count(t);
@@ -110,6 +108,17 @@ static Val tied_to(const Coder *c, Val weights)
     }
     return (Val){0};
 }
+
+bool *tables_looked_up(const Graph *g, Arena *mem)
+{
+    bool *looked = NEW_ARRAY(mem, bool, g->val.n + 1);
+    const bool *live = graph_live(g, mem);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (live[i] && looks_up(g, &g->node.at[i])) looked[node_in(g, &g->node.at[i], 0).id] = true;
+    return looked;
+}
+
+static Val tied_to(const Coder *c, Val weights) { return table_of(c->in, c->looked, weights); }
 
 /* Tables of few values an entry are angles of rotary positions: small, and no place to save. */
 static bool is_large(const Tensor *t) { return tensor_count(t) >= LEAST_TABLE && t->dim[1] >= LEAST_ENTRY; }
@@ -204,7 +213,7 @@ static void code_tied(Coder *c)
 static Coder coder_new(const Graph *g, const Quantization *q, Arena *mem)
 {
     Coder c = {.q = (Quantization *)(uintptr_t)q, .in = g};
-    c.coded = NEW_ARRAY(mem, Val, g->val.n + 1), c.looked = NEW_ARRAY(mem, bool, g->val.n + 1);
+    c.coded = NEW_ARRAY(mem, Val, g->val.n + 1), c.looked = tables_looked_up(g, mem);
     c.behind = NEW_ARRAY(mem, bool, g->val.n + 1), c.before = NEW_ARRAY(mem, bool, g->val.n + 1);
     c.live = graph_live(g, mem);
     if (q->keep && regcomp(&c.keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");

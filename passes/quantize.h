@@ -62,7 +62,7 @@ typedef struct LayerCodes {      /* weights that a method with statistics has ro
 } LayerCodes;
 
 typedef struct Gains {           /* weights were multiplied by them before they were rounded: what they multiply must be divided */
-    Val x;                       /* of the graph after the pass "simplify" */
+    Val x;                       /* of the graph after the pass "rotate" */
     int64_t channels;
     const float *by;
 } Gains;
@@ -82,6 +82,7 @@ struct Quantization {
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
     const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */
+    bool rotate;                 /* the pass "rotate" is wanted */
     bool simulate;               /* make a simulation (passes/simulate.h) instead: another input, no reverted regions */
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;
@@ -94,6 +95,10 @@ bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /*
 WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
 int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
+bool looks_up(const Graph *g, const Node *n);                /* entries of a constant table, input 0, where only the call knows */
+bool *tables_looked_up(const Graph *g, Arena *mem);          /* such tables, by number of Val */
+/* The constant whose transpose these weights are, when it is a table that is looked up, or the transpose itself is not folded; or id 0. */
+Val table_of(const Graph *g, const bool *looked, Val weights);
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);

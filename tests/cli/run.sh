@@ -412,6 +412,7 @@ refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits
 refused usage-group 2 'a multiple of 16' octet compile "$digits" -o n.so --quantize int4 --group 40
 refused usage-group-alone 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --group 32
 refused usage-group-float 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --quantize fp8 --group 32
+refused usage-rotate-float 2 '--rotate on needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --rotate on
 refused usage-symmetric 2 'not both' octet compile "$digits" -o n.so --quantize int4 --symmetric --asymmetric
 refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quantize bf16 --fp32 bf16
 refused usage-report-alone 2 'needs --quantize or --fp32' octet compile "$digits" -o n.so --report r.json
