@@ -7,12 +7,13 @@
  *          loop over blocks of columns: a block is widened once, stays in the cache, and all rows are multiplied with it by the register
  *          tiles of any product. With one row (a language model that writes) what is read from memory are the codes.
  *   pack   codes of 4 and 2 bits lie two and four in a byte, which is said by the formula, q[k / 2, n] >> (k % 2 * 4) & 15: nothing else
- *          knows of them. They are packed along what is summed, so that lanes take whole bytes.
+ *          knows of them. Floats of 4 bits (E2M1) do too, and are made of their bits by arithmetic. They are packed along what is summed, so that lanes take whole bytes.
  *   order  codes, scales and zero points lie in panels of 16 columns, in the order the loop reads them; scales
  *          that f16 holds are f16, and zero points in few steps of a power of two bytes.
  *
  * A stage that is not joined (few columns under many rows, a recurrent state) widens all of its weights once a call. */
 #include "codegen/analyse.h"
+#include <assert.h>
 #include <math.h>
 
 enum { PANEL = 16, BYTE = 8, MOST_WIDENED = 1 << 18, MANY_ROWS = 1024, FEW_BLOCKS = 8 }; /* MOST_WIDENED: elements of a panel */
@@ -89,11 +90,12 @@ static const Tensor *packed_data(Kernel *k, const Tensor *from, int dim)
     size[dim] = bytes;
     Tensor *to = tensor_new(k->mem, DT_u8, from->rank, size);
     uint8_t *code = (uint8_t *)(uintptr_t)to->data;
-    int64_t least = dtype_min(from->type); /* signed codes are counted from their least */
+    int64_t least = dtype_is_int(from->type) ? dtype_min(from->type) : 0; /* signed codes are counted from their least */
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < n; i++)
             for (int64_t e = 0; e < inner; e++) {
-                int64_t v = dtype_load_int(from->type, from->data, (o * n + i) * inner + e) - least;
+                int64_t at = (o * n + i) * inner + e;
+                int64_t v = from->type == DT_f4e2m1 ? ((const uint8_t *)from->data)[at] & 15 : dtype_load_int(from->type, from->data, at) - least;
                 code[(o * bytes + i / per) * inner + e] |= (uint8_t)(v << (i % per * bits));
             }
     return to;
@@ -127,7 +129,17 @@ static Expr unpacked(Widen *w, const ExprNode *load, int dim)
     Expr byte = expr_cast(k, DT_i32, expr_load(k, buf, n.arg));
     Expr shift = expr_cast(k, DT_i32, expr_mul(k, which, expr_index(k, bits)));
     Expr code = expr_prim(k, P_and, expr_prim(k, P_shr, byte, shift, 0), expr_int(k, DT_i32, (1 << bits) - 1), 0);
-    return expr_add(k, code, expr_int(k, DT_i32, dtype_min(t)));
+    return dtype_is_int(t) ? expr_add(k, code, expr_int(k, DT_i32, dtype_min(t))) : code;
+}
+
+/* The number that the bits of an E2M1 are: 0, 1/2, 1, 3/2, 2, 3, 4, 6, and a sign. In halves these are t, or (2 + t % 2) << (t / 2 - 1). */
+static Expr e2m1(Kernel *k, Expr bits)
+{
+    const char *error = NULL;
+    static const char body[] = "select(and(c, 8) == 8, -1, 1) * select(and(c, 7) < 2, and(c, 7), shl(or(and(c, 1), 2), max(shr(and(c, 7), 1) - 1, 0)))";
+    Expr halves = scalar_parse(k, body, (const char *const[]){"c"}, &bits, 1, &error);
+    assert(halves && !error);
+    return expr_mul(k, expr_cast(k, DT_f32, halves), expr_float(k, DT_f32, 0.5));
 }
 
 /* Is the index a block of the other one, x / G where that is x? */
@@ -162,9 +174,12 @@ static Expr pack_codes(Widen *w, Expr e, int lane)
     for (uint32_t i = 0; i < l.at.n; i++) {
         ExprNode n = *expr_node(k, l.at.at[i]);
         const Buf *b = &k->buf.at[n.id];
-        if (b->kind != BUF_CONST || !dtype_is_int(b->type) || dtypes[b->type].bits >= BYTE || b->rank < 2) continue;
+        bool real = b->type == DT_f4e2m1;
+        if (b->kind != BUF_CONST || !(dtype_is_int(b->type) || real) || dtypes[b->type].bits >= BYTE || b->rank < 2) continue;
         int dim = pack_dim(k, &l, &n, lane);
-        if (dim >= 0 && only_cast(k, e, l.at.at[i])) e = expr_replace(k, e, l.at.at[i], unpacked(w, &n, dim));
+        if (dim < 0 || !only_cast(k, e, l.at.at[i])) continue;
+        Expr code = unpacked(w, &n, dim);
+        e = real ? expr_replace(k, e, expr_cast(k, DT_f32, l.at.at[i]), e2m1(k, code)) : expr_replace(k, e, l.at.at[i], code);
     }
     return e;
 }

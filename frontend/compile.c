@@ -114,6 +114,7 @@ typedef struct Drive {
     Files *files;          /* mapped ones */
     Policy policy;
     WinogradNote winograd;
+    const Graph *imported;
     const Graph *exact; /* before products were rounded */
     const Graph *plain, *simple,
         *simulated; /* with a report and samples: float after all passes, before "quantize", behind it */
@@ -340,6 +341,7 @@ static Graph *make_graph(Drive *dr, const char *path, Files *files)
     Graph *g = import_file(dr->m, dr->mem, path, &io);
     stage_begin(&stage, NULL);
     if (!g) return NULL;
+    dr->imported = g;
     if (print && !strcmp(print, "import")) graph_print(g, dr->text);
     dr->stopped = stop != NULL;
     if (stop && !strcmp(stop, "import")) return g;
@@ -375,15 +377,24 @@ static bool measure_policy(Drive *dr, const Graph *g)
            calibrate_difference(g, dr->exact, &p->store, &c, &p->difference, &p->measured, dr->m->diag);
 }
 
+/* A model that came quantized as it is written: its codes are rounded to, and what is multiplied is floats. */
+static const Graph *written_graph(Drive *dr)
+{
+    PassCtx ctx = {.module = dr->m, .mem = dr->mem, .scratch = &dr->scratch};
+    PassRun run = {.disable = "integer", .verify = true};
+    return passes_run(dr->imported, &ctx, NULL, NULL, &run);
+}
+
 /* Both programs on the samples, and the quantized layers; with a report and samples only. */
 static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, Measured *m)
 {
     CalibrateOptions c;
-    const Graph *plain = dr->plain ? dr->plain : dr->exact ? dr->exact : g;
     if (!dr->o->value[OPT_report]) return true;
     progress(dr->o, "measuring");
     if (!calibrate_options(dr, &c)) return false;
     if (!c.samples) return true;
+    if (!dr->quant && dr->integer.at.n) dr->plain = written_graph(dr);
+    const Graph *plain = dr->plain ? dr->plain : dr->exact ? dr->exact : g;
     if (dr->simulated) {
         double *alone = NEW_ARRAY(dr->mem, double, dr->quant->layer.n + 1);
         if (!measure_layers(dr->simple, dr->simulated, dr->quant, &c, alone, dr->m->diag)) return false;

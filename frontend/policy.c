@@ -107,8 +107,7 @@ bool policy_check(const Options *o, Diag *d)
         !needs(o, OPT_calibration_cache, "--calibration-cache", "--quantize int8", d))
         return false;
     if (o->value[OPT_quantize] || products) return true;
-    return needs(o, OPT_calibrate, "--calibrate", "--quantize or --fp32", d) &&
-           needs(o, OPT_calibrate_cmd, "--calibrate-cmd", "--quantize or --fp32", d) &&
-           needs(o, OPT_keep, "--keep", "--quantize or --fp32", d) &&
-           needs(o, OPT_report, "--report", "--quantize or --fp32", d);
+    if (!needs(o, OPT_keep, "--keep", "--quantize or --fp32", d)) return false;
+    return o->value[OPT_report] || (needs(o, OPT_calibrate, "--calibrate", "--quantize, --fp32 or --report", d) &&
+                                    needs(o, OPT_calibrate_cmd, "--calibrate-cmd", "--quantize, --fp32 or --report", d));
 }

@@ -87,10 +87,26 @@ static void fill_tried(Report *r, Arena *mem)
     }
 }
 
+/* The contractions of a model that came quantized, as layers. */
+static const Quantization *layers_that_came(const IntegerNote *note, Arena *mem)
+{
+    static const LayerState states[] = {[CODED_INTEGER] = LAYER_INTEGER, [CODED_WEIGHTS] = LAYER_WEIGHTS, [CODED_FLOAT] = LAYER_FLOAT};
+    Quantization *q = NEW(mem, Quantization);
+    q->mem = mem;
+    for (uint32_t i = 0; i < note->at.n; i++) {
+        const Coded *c = &note->at.at[i];
+        Layer l = {.loc = c->loc, .tensor = "", .state = states[c->state], .x = c->x, .why = c->why, .rows = c->rows, .weights = c->weights};
+        l.form.code = c->w, l.weight_sqnr = l.sqnr = l.error = l.error_nearest = NAN;
+        vec_push(mem, &q->layer, l);
+    }
+    return q;
+}
+
 void report_fill(Report *r, const Quantization *q, Arena *mem)
 {
-    r->budget = q && q->budget ? q : NULL;
-    r->quantized = q != NULL, r->layers = q ? q->layer.n : 0;
+    r->budget = q && q->budget ? q : NULL, r->quantized = q != NULL, r->came = !q && r->integer->at.n > 0;
+    if (r->came) q = layers_that_came(r->integer, mem);
+    r->layers = q ? q->layer.n : 0;
     r->layer = NEW_ARRAY(mem, ReportLayer, r->layers + 1);
     for (uint32_t i = 0; i < r->layers; i++) {
         r->layer[i] = layer_row(r, q, &q->layer.at[i], mem);

@@ -41,6 +41,7 @@ typedef struct Report {
     const double *alone;         /* per layer of the quantization, or NULL: not measured */
     const Quantization *budget;  /* with --max-loss: what was searched; else NULL */
     bool quantized;              /* contractions became integers, or could have */
+    bool came;                   /* the layers are those of a model that came quantized */
     uint32_t layers, integers;
     ReportLayer *layer;          /* the contractions in the model's order */
     const ReportLayer *worst;    /* of lowest SQNR, or NULL */
@@ -48,7 +49,8 @@ typedef struct Report {
     ReportPoints tried;          /* with --max-loss: what was tried; error: the metric's loss */
 } Report;
 
-/* What the caller knows: everything above from `model` to `measured`. Fills the rest from q (NULL: nothing became integers). */
+/* What the caller knows: everything above from `model` to `measured`. Fills the rest from q (NULL: nothing was asked to be quantized; then the
+ * layers are those with an operand that came as codes). */
 void report_fill(Report *r, const Quantization *q, Arena *mem);
 const char *report_weight_type(const Layer *l); /* of its codes */
 double report_error(const Measured *m);                             /* of the worst output, Euclidean norms; NaN: no float output */

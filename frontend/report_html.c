@@ -163,7 +163,7 @@ static void put_cards(const Report *r, Arena *mem, FILE *f)
          arena_printf(mem, "%.2f of the model file (%s)", (double)r->artefact_bytes / fmax(1, (double)r->model_bytes),
                       size_text((double)r->model_bytes, mem)),
          f);
-    if (r->quantized)
+    if (r->quantized || r->came)
         card("Integer contractions", arena_printf(mem, "%u of %u", r->integers, r->layers),
              "the others stay float, each with its reason below", f);
     card("Compile time", time_text(r->compile_seconds, mem), "calibration included, measuring for this report not", f);
@@ -293,7 +293,7 @@ static void put_weights_cells(const Report *r, const ReportLayer *l, Arena *mem,
 {
     static const char none[] = "<td data-v=\"\">\xe2\x80\x93</td>";
     const Layer *y = l->layer;
-    text_cell("t", has_codes(l) ? arena_printf(mem, "%s, %s", report_weight_type(y), y->method ? y->method : "rtn") : "\xe2\x80\x93", f);
+    text_cell("t", has_codes(l) ? arena_printf(mem, "%s, %s", report_weight_type(y), y->method ? y->method : r->came ? "as it came" : "rtn") : "\xe2\x80\x93", f);
     cell("%.1f", has_codes(l) ? y->weight_sqnr : (double)NAN, y->weight_sqnr, f);
     if (has_codes(l)) fprintf(f, "<td data-v=\"%.9g\">%s</td>", l->bytes, size_text(l->bytes, mem));
     else fputs(none, f);
@@ -325,11 +325,11 @@ static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double 
     if (fallback) fputs("<small>weights to nearest: ", f), put_text(fallback, f), fputs("</small>", f);
     fputs("</td>", f), text_cell("t", l->layer->loc->op, f);
     if (reason) fprintf(f, "<td class=\"t\"><span class=\"tag\">float</span><sup>%u</sup></td>", reason);
-    else if (l->integer) fputs("<td class=\"t\"><span class=\"tag on\">int8</span></td>", f);
+    else if (l->integer) fprintf(f, "<td class=\"t\"><span class=\"tag on\">int%d</span></td>", dtypes[l->layer->x].bits == 16 ? 16 : 8);
     else fprintf(f, "<td class=\"t\"><span class=\"tag on\">%s weights</span></td>", report_weight_type(l->layer));
     const char *smooth = l->integer && l->layer->smooth ? "<small>channels smoothed</small>" : "";
     if (l->integer && l->layer->rows) fprintf(f, "<td>of each row%s</td>", smooth);
-    else if (l->integer) fprintf(f, "<td>%.4g to %.4g%s</td>", l->layer->lo, l->layer->hi, smooth);
+    else if (l->integer && !l->layer->x) fprintf(f, "<td>%.4g to %.4g%s</td>", l->layer->lo, l->layer->hi, smooth);
     else fputs("<td>\xe2\x80\x93</td>", f);
     cell("%.3g", l->clipped, l->clipped * 100, f);
     put_weights_cells(r, l, mem, f);

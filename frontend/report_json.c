@@ -19,7 +19,9 @@ static void text(cJSON *o, const char *key, const char *s) /* left out when ther
 static void activation_json(cJSON *a, const ReportLayer *r)
 {
     const Layer *l = r->layer;
-    text(a, "type", "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor"), text(a, "scheme", "asymmetric");
+    text(a, "type", l->x ? dtypes[l->x].name : "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor");
+    if (l->x) return;
+    text(a, "scheme", "asymmetric");
     number(a, "lowest", l->lo), number(a, "highest", l->hi);
     cJSON_AddBoolToObject(a, "smooth", l->smooth);
     if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
@@ -35,7 +37,7 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     cJSON *o = cJSON_CreateObject();
     text(o, "node", r->name), text(o, "operator", l->loc->op), text(o, "input", l->input), text(o, "output", l->tensor);
     static const char *const states[] = {[LAYER_INTEGER] = "int8", [LAYER_WEIGHTS] = "weights", [LAYER_FLOAT] = "float"};
-    text(o, "precision", states[l->state]);
+    text(o, "precision", l->state == LAYER_INTEGER && dtypes[l->x].bits == 16 ? "int16" : states[l->state]);
     if (report->measured) number(o, "ms_float", r->plain * 1e3), number(o, "ms", r->made * 1e3);
     if (l->state == LAYER_FLOAT) return text(o, "why", l->why), o;
     if (l->state == LAYER_INTEGER) activation_json(cJSON_AddObjectToObject(o, "activation"), r);
@@ -43,6 +45,7 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     char granularity[40];
     snprintf(granularity, sizeof granularity, "groups of %lld", (long long)l->form.group);
     text(w, "type", report_weight_type(l));
+    if (report->came) return number(w, "elements", (double)l->weights), number(w, "bytes", r->bytes), o;
     text(w, "granularity", l->form.group ? granularity : "per channel");
     text(w, "scheme", l->form.asymmetric ? "asymmetric" : "symmetric");
     text(w, "method", l->method);
@@ -116,9 +119,10 @@ void report_json(const Report *r, FILE *f)
         number(w, "convolutions", r->winograd->convs), number(w, "of", r->winograd->of);
         number(w, "sampled_error", r->winograd->error);
     }
-    cJSON *unfused = r->integer->unfused.n ? cJSON_AddArrayToObject(root, "unfused") : NULL;
-    for (uint32_t i = 0; i < r->integer->unfused.n; i++) {
-        const Unfused *u = &r->integer->unfused.at[i];
+    cJSON *unfused = r->integer->n[CODED_FLOAT] ? cJSON_AddArrayToObject(root, "unfused") : NULL;
+    for (uint32_t i = 0; i < r->integer->at.n; i++) {
+        const Coded *u = &r->integer->at.at[i];
+        if (u->state != CODED_FLOAT) continue;
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "node", u->name), cJSON_AddStringToObject(o, "operator", u->loc->op);
         cJSON_AddStringToObject(o, "why", u->why);

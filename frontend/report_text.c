@@ -43,24 +43,26 @@ static void print_measured(const Measured *m, FILE *f)
                 a->median / b->median, m->level, m->threads, m->threads == 1 ? "" : "s");
 }
 
-/* Contractions with quantized operands that are not integer: a line for each reason. */
-static void print_unfused(const Report *r, FILE *f)
+/* Contractions with quantized operands: how many are what, and a line for each reason why some are float. */
+static void print_coded(const Report *r, FILE *f)
 {
     enum { NAMED = 4 };
     const IntegerNote *note = r->integer;
     Arena mem = {0};
-    bool *said = NEW_ARRAY(&mem, bool, note->unfused.n + 1);
-    if (note->unfused.n)
-        fprintf(f, "%s: warning: %u of %u contractions with quantized operands stay float\n", r->model, note->unfused.n,
-                note->unfused.n + note->integer);
-    for (uint32_t i = 0; i < note->unfused.n; i++) {
-        const char *why = note->unfused.at[i].why;
+    bool *said = NEW_ARRAY(&mem, bool, note->at.n + 1);
+    if (r->came)
+        fprintf(f, "%s: came quantized: %u contractions are integer, %u have codes as weights, %u stay float\n", r->model, note->n[CODED_INTEGER],
+                note->n[CODED_WEIGHTS], note->n[CODED_FLOAT]);
+    else if (note->n[CODED_FLOAT])
+        fprintf(f, "%s: warning: %u of %u contractions with quantized operands stay float\n", r->model, note->n[CODED_FLOAT], note->at.n);
+    for (uint32_t i = 0; i < note->at.n; i++) {
+        const char *why = note->at.at[i].why;
         uint32_t n = 0;
-        if (said[i]) continue;
-        for (uint32_t k = i; k < note->unfused.n; k++) {
-            if (strcmp(note->unfused.at[k].why, why)) continue;
+        if (said[i] || !why) continue;
+        for (uint32_t k = i; k < note->at.n; k++) {
+            if (!note->at.at[k].why || strcmp(note->at.at[k].why, why)) continue;
             said[k] = true;
-            if (n++ < NAMED) fprintf(f, "%s%s", n > 1 ? ", " : "  float: ", note->unfused.at[k].name);
+            if (n++ < NAMED) fprintf(f, "%s%s", n > 1 ? ", " : "  float: ", note->at.at[k].name);
         }
         if (n > NAMED) fprintf(f, " and %u more", n - NAMED);
         fprintf(f, ": %s\n", why);
@@ -85,12 +87,12 @@ void report_print(const Report *r, FILE *f)
     if (w->convs)
         fprintf(f, "%s: %u of %u float convolutions by Winograd's algorithm, error of a sampled tile at most %.1e\n",
                 r->model, w->convs, w->of, w->error);
-    print_unfused(r, f);
+    print_coded(r, f);
     if (r->quantized) print_quantized(r, f);
     uint32_t smooth = 0;
     for (uint32_t i = 0; i < r->layers; i++) smooth += r->layer[i].integer && r->layer[i].layer->smooth;
     if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
-    for (uint32_t i = 0; i < r->layers; i++)
+    for (uint32_t i = 0; i < r->layers && !r->came; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);
     if (r->worst)

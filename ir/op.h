@@ -29,6 +29,7 @@ typedef enum Quant {
     QUANT_LUT,     /* unary elementwise: a 256-entry table */
     QUANT_RESCALE, /* elementwise arithmetic on dequantized values, requantized */
     QUANT_INTEGER, /* contraction of inputs 0 and 1: int32 accumulation */
+    QUANT_SUMS,    /* exact sums of codes: what the operators on integers become */
     QUANT_EDGE     /* is itself a boundary */
 } Quant;
 

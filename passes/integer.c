@@ -483,10 +483,11 @@ static bool takes_halves(const PassCtx *ctx) { return ctx->halves || (ctx->quant
 static const char *why_float(const Graph *g, const Node *n, const PassCtx *ctx)
 {
     const Node *dx = def_of(g, node_in(g, n, 0)), *dw = def_of(g, node_in(g, n, 1));
-    if (val_type(g, n->out)->dtype != DT_f32) return "its result is not float32";
+    if (!dtype_is_float(val_type(g, n->out)->dtype) || val_type(g, n->out)->dtype == DT_f64) return "its result is not float32";
     if (!is_dq(dx)) return "its activations are float: codes of weights are widened beside their products";
     if (!is_dq(dw)) return "its second operand is float";
     DType t = val_type(g, node_in(g, dx, 0))->dtype;
+    if (dtype_is_float(t)) return "its activations are floats of 8 bits: they are multiplied as float32";
     if (!eight_bits(t) && !sixteen_bits(t)) return "its activations are not of 8 or 16 bits";
     if (sixteen_bits(t) && !takes_halves(ctx))
         return "its activations are of 16 bits: summed in float32 they agree with other engines (--int16 integer is faster)";
@@ -510,6 +511,9 @@ static Val cast_to(Integer *x, Val v, DType to, const Loc *loc)
     attr_set_int(cast, attr, "to", to);
     return graph_emit(x->out, cast, attr, &v, 1, 1, loc, NULL);
 }
+
+static Val wide(Integer *x, Val v, const Loc *loc) { return val_type(x->out, v)->dtype == DT_f32 ? v : cast_to(x, v, DT_f32, loc); }
+static Val narrow(Integer *x, Val v, DType to, const Loc *loc) { return to == DT_f32 ? v : cast_to(x, v, to, loc); }
 
 static Val octet_row(Integer *x, const char *op, const Val *in, uint32_t n, const Loc *loc)
 {
@@ -553,16 +557,18 @@ static Val contract(Integer *x, const Node *n)
         in[i] = x->map[node_in(x->in, from[i], 0).id], in[2 + i] = x->map[node_in(x->in, from[i], 2).id];
     bool halves = sixteen_bits(val_type(x->out, in[0])->dtype);
     Val y = halves ? sums_of_halves(x, n, in) : cast_to(x, sums(x, n, in), DT_f32, n->loc);
-    Val scale = x->map[node_in(x->in, dw, 1).id], scale_x = x->map[node_in(x->in, dx, 1).id];
+    DType to = val_type(x->in, n->out)->dtype; /* where that is 16 bits wide, the sums are scaled before they are rounded */
+    Val scale = wide(x, x->map[node_in(x->in, dw, 1).id], n->loc), scale_x = wide(x, x->map[node_in(x->in, dx, 1).id], n->loc);
     if (!rows) scale = emit(x->out, "Mul", n->loc, 2, scale_x, scale);
     y = emit(x->out, "Mul", n->loc, 2, y, along_channel(x, scale, rank, axis, n->loc));
     if (rows) y = emit(x->out, "Mul", n->loc, 2, y, scale_x);
     Val bias = n->nin > 2 ? node_in(x->in, n, 2) : (Val){0};
-    if (!bias.id) return y;
+    if (!bias.id) return narrow(x, y, to, n->loc);
     const Node *db = def_of(x->in, bias);
     const Tensor *folded = is_dq(db) ? evaluate(x, x->in, db) : NULL;
     Val b = folded ? graph_const(x->out, folded, NULL) : x->map[bias.id];
-    return emit(x->out, "Add", n->loc, 2, y, along_channel(x, b, rank, axis, n->loc));
+    y = emit(x->out, "Add", n->loc, 2, y, along_channel(x, wide(x, b, n->loc), rank, axis, n->loc));
+    return narrow(x, y, to, n->loc);
 }
 
 /* ---- between codes: as ONNX Runtime's kernels round, where the codes are the model's own ---- */
@@ -729,17 +735,56 @@ static bool are_ours(const Quantization *q, const Node *n)
     return false;
 }
 
+/* What makes numbers of codes, behind the moves before a value; NULL: they are none. */
+static const Node *codes_behind(const Graph *g, Val v)
+{
+    const Node *n = def_of(g, v);
+    while (n && moves(g, n)) n = def_of(g, node_in(g, n, 0));
+    return n && widens(n) ? n : NULL;
+}
+
+static DType codes_type(const Graph *g, const Node *n) { return n ? val_type(g, node_in(g, n, 0))->dtype : DT_NONE; }
+
+static void note_one(const Node *n, Coded c, IntegerNote *note)
+{
+    const Coded *last = note->at.n ? &note->at.at[note->at.n - 1] : NULL;
+    if (last && n->loc && last->loc == n->loc && c.state == CODED_INTEGER && last->state == CODED_INTEGER) return; /* sums for its zero points */
+    c.loc = n->loc, c.name = !n->loc ? "" : *n->loc->node ? n->loc->node : arena_printf(note->mem, "#%d", n->loc->index);
+    vec_push(note->mem, &note->at, c);
+    note->n[c.state]++;
+}
+
+static void note_sums(const Graph *g, const Node *n, IntegerNote *note)
+{
+    const Tensor *t = graph_val(g, node_in(g, n, 1))->konst;
+    Coded c = {.state = CODED_INTEGER, .x = val_type(g, node_in(g, n, 0))->dtype, .w = val_type(g, node_in(g, n, 1))->dtype};
+    c.weights = t ? tensor_count(t) : 0;
+    note_one(n, c, note);
+}
+
+static void note_contraction(const Graph *g, const Node *n, const bool *numbers, const PassCtx *ctx)
+{
+    const Node *dx = codes_behind(g, node_in(g, n, 0)), *dw = codes_behind(g, node_in(g, n, 1));
+    if (dx && graph_val(g, node_in(g, dx, 0))->konst) dx = NULL; /* looked up: its values are floats */
+    if (!dw && !meets_codes(g, n)) return;
+    const Tensor *t = dw ? graph_val(g, node_in(g, dw, 0))->konst : NULL;
+    bool stay = t && dtypes[t->type].bits <= 8 && !numbers[dw->out.id];
+    Coded c = {.state = CODED_FLOAT, .x = codes_type(g, dx), .w = codes_type(g, dw), .weights = t ? tensor_count(t) : 0};
+    c.why = n->op->integer && meets_codes(g, n) ? why_float(g, n, ctx) : "its operands are dequantized before they are moved";
+    if (!c.why) c.state = CODED_INTEGER, c.rows = per_row(g, def_of(g, node_in(g, n, 0)), n);
+    else if (!dx && stay) c.state = CODED_WEIGHTS, c.why = NULL;
+    else if (!dx && !stay && t) c.why = "its activations are float, and its weights too few, or too shallow, to be widened while it runs";
+    note_one(n, c, ctx->integer);
+}
+
 static void note_contractions(const Graph *g, const PassCtx *ctx)
 {
-    IntegerNote *note = ctx->integer;
-    const bool *live = graph_live(g, ctx->scratch);
+    const bool *live = graph_live(g, ctx->scratch), *numbers = needs_numbers(g, ctx->scratch);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (!live[i] || !meets_codes(g, n) || are_ours(ctx->quant, n)) continue;
-        const char *why = why_float(g, n, ctx);
-        const char *name = *n->loc->node ? n->loc->node : arena_printf(note->mem, "#%d", n->loc->index);
-        if (why) vec_push(note->mem, &note->unfused, (Unfused){n->loc, name, why});
-        else note->integer++;
+        if (!live[i] || are_ours(ctx->quant, n)) continue;
+        if (n->op->quant == QUANT_SUMS) note_sums(g, n, ctx->integer);
+        else if (n->op->quant == QUANT_INTEGER) note_contraction(g, n, numbers, ctx);
     }
 }
 
@@ -747,7 +792,10 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
     static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table};
     static Move *const integer[] = {requantize, add_codes, contract};
-    if (!has_edges(in)) return (Graph *)in;
+    if (!has_edges(in)) {
+        if (ctx->integer) note_contractions(in, ctx);
+        return (Graph *)in;
+    }
     if (!ctx->quant) in = rewrite(in, ctx, rules_saturation, NULL);
     const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
     if (ctx->integer) note_contractions(g, ctx);

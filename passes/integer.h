@@ -1,16 +1,26 @@
-/* integer.h - what pass_integer() says: contractions that stayed float though an operand of theirs came quantized. */
+/* integer.h - what pass_integer() says of contractions an operand of which came quantized. */
 #ifndef OCTET_INTEGER_H
 #define OCTET_INTEGER_H
 #include "passes/pass.h"
 
-typedef struct Unfused {
+typedef enum CodedState {
+    CODED_INTEGER,               /* sums of codes */
+    CODED_WEIGHTS,               /* float activations; the weights stay codes and are widened beside their products */
+    CODED_FLOAT,                 /* float sums, though an operand is codes */
+    CODED_STATES
+} CodedState;
+typedef struct Coded {
     const Loc *loc;
     const char *name;            /* of the node, or "#7" */
-    const char *why;             /* lower case */
-} Unfused;
+    CodedState state;
+    DType x, w;                  /* of the codes; DT_NONE: these are floats */
+    int64_t weights;             /* elements, where they are constant */
+    bool rows;                   /* every row of activations has a scale of its own */
+    const char *why;             /* FLOAT: the reason, lower case */
+} Coded;
 typedef struct IntegerNote {
     Arena *mem;
-    uint32_t integer;            /* contractions that are integer, of those with quantized operands */
-    VEC(Unfused) unfused;        /* the others, in the order of the graph */
+    VEC(Coded) at;               /* in the order of the graph */
+    uint32_t n[CODED_STATES];    /* how many are in each state */
 } IntegerNote;
 #endif

@@ -37,6 +37,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     const char *tensor;          /* its output */
     const char *input;           /* the tensor that its activation range is of */
     LayerState state;
+    DType x;                     /* of the codes that its activations came as; DT_NONE: they did not */
     const char *why;             /* FLOAT: the reason, lower case */
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;

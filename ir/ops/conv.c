@@ -176,6 +176,6 @@ const OpDef ops_conv[] = {
     OP(ConvInteger, .since = 10, .sig = "x:T w:U x_zero_point:T? w_zero_point:U? -> y:i32", .T = "u8 i8", .U = "u8 i8",
        .attrs = CONV_ATTRS, .infer = infer_conv_dot, .expand = expand_conv_integer),
     OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:U P:T? -> Y:i32", .T = "u8 i8", .U = "i8 f32",
-       .attrs = CONV_ATTRS, .infer = infer_conv_dot, .lower = lower_conv_dot),
+       .attrs = CONV_ATTRS, .infer = infer_conv_dot, .lower = lower_conv_dot, .quant = QUANT_SUMS),
     {0},
 };

@@ -225,6 +225,6 @@ const OpDef ops_matmul[] = {
     OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!",
        .infer = infer_einsum, .lower = lower_einsum),
     OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
-       .lower = lower_matmul_dot),
+       .lower = lower_matmul_dot, .quant = QUANT_SUMS),
     {0},
 };

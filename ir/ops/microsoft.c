@@ -403,6 +403,72 @@ static bool expand_nbits(Expand *x)
     return true;
 }
 
+/* ---- GatherBlockQuantized: a table of codes, looked up, with a scale for each block ---- */
+static int table_axis(int64_t axis, int rank) { return (int)(axis < 0 ? axis + rank : axis); }
+
+/* Bytes hold several codes along the last dimension. */
+static int64_t codes_a_byte(const Node *n, DType t) { return t == DT_u8 ? 8 / node_int(n, "bits") : 1; }
+
+static bool infer_gather_blocks(Infer *c)
+{
+    const Type *t = in_type(c, 0), *at = in_type(c, 1);
+    int64_t bits = node_int(c->n, "bits"), axis;
+    if (bits != 2 && bits != 4 && bits != 8) return infer_error(c, "bits is %lld, expected 2, 4 or 8", (long long)bits);
+    if (t->rank < 0 || at->rank < 0) return out_unknown(c, 0);
+    axis = table_axis(node_int(c->n, "gather_axis"), t->rank);
+    if (axis < 0 || axis >= t->rank || t->rank - 1 + at->rank > MAX_RANK)
+        return infer_error(c, "gather_axis is outside of rank %d", t->rank);
+    Dim out[MAX_RANK];
+    int n = 0;
+    for (int d = 0; d < t->rank; d++) {
+        for (int i = 0; d == axis && i < at->rank; i++) out[n++] = at->dim[i];
+        if (d != axis) out[n++] = d == t->rank - 1 ? dim_mul(c->d, t->dim[d], DIM(c, codes_a_byte(c->n, t->dtype))) : t->dim[d];
+    }
+    return out_shape(c, 0, n, out);
+}
+
+/* Codes in bytes, low bits first, as codes of their own type; rows: along the last dimension, so many of them. */
+static Val unpacked(Expand *x, const Tensor *t, int64_t bits, int64_t columns)
+{
+    int64_t dim[MAX_RANK], bytes = t->dim[t->rank - 1], rows = bytes ? tensor_count(t) / bytes : 0;
+    memcpy(dim, t->dim, sizeof dim);
+    dim[t->rank - 1] = columns;
+    Tensor *to = tensor_new(x->m->mem, bits == 8 ? DT_u8 : bits == 4 ? DT_u4 : DT_u2, t->rank, dim);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < columns; i++)
+            dtype_store_int(to->type, (void *)(uintptr_t)to->data, r * columns + i, code_at(t, bytes, bits, r, i));
+    return ex_tensor(x, to);
+}
+
+/* Without zero points bytes mean codes around the middle; codes of their own type mean themselves. */
+static Val middle(Expand *x, const Tensor *scales, DType code, int64_t bits)
+{
+    Tensor *z = tensor_new(x->m->mem, code, scales->rank, scales->dim);
+    for (int64_t i = 0; i < tensor_count(z); i++) dtype_store_int(code, (void *)(uintptr_t)z->data, i, 1 << (bits - 1));
+    return ex_tensor(x, z);
+}
+
+static bool expand_gather_blocks(Expand *x)
+{
+    const Tensor *t = ex_const(x, x->in[0]), *s = ex_const(x, x->in[2]), *z = ex_const(x, ex_in(x, 3));
+    int64_t bits = node_int(x->n, "bits"), block = node_int(x->n, "block_size");
+    if (!t || !s || (ex_has(x, 3) && !z)) return expand_error(x, "the table of GatherBlockQuantized, its scales and zero points must be constant");
+    int along = t->rank ? table_axis(node_int(x->n, "quantize_axis"), t->rank) : -1;
+    bool packed = t->type == DT_u8;
+    if (along < 0 || along >= t->rank || block < 1 || t->dim[along] < 1) return expand_error(x, "quantize_axis or block_size does not fit the table");
+    if (packed && along != t->rank - 1) return expand_error(x, "a table in bytes has its blocks along the last axis");
+    int64_t columns = t->dim[along] * codes_a_byte(x->n, t->type), blocks = (columns + block - 1) / block;
+    if (s->rank != t->rank || s->dim[along] != blocks) return expand_error(x, "scales do not fit the table and block_size");
+    Val codes = packed ? unpacked(x, t, bits, columns) : x->in[0], zero = ex_in(x, 3);
+    if (packed && z && (z->rank != s->rank || z->dim[along] != (blocks * bits + 7) / 8 || tensor_count(z) / z->dim[along] != tensor_count(s) / blocks))
+        return expand_error(x, "zero points do not fit the table and block_size");
+    if (packed) zero = z ? unpacked(x, z, bits, blocks) : middle(x, s, ex_type(x, codes)->dtype, bits);
+    AttrSet set[] = {SET_INT("axis", along), SET_INT("block_size", block)};
+    Val w = ex_op(x, NULL, "DequantizeLinear", set, 2, (Val[]){codes, x->in[2], zero}, 3);
+    x->out[0] = ex_op(x, NULL, "Gather", (AttrSet[]){SET_INT("axis", node_int(x->n, "gather_axis"))}, 1, (Val[]){w, x->in[1]}, 2);
+    return true;
+}
+
 /* ---- fused activations ---- */
 typedef struct Fused {
     const char *name;
@@ -633,6 +699,9 @@ const OpDef ops_microsoft[] = {
     OP(MatMulNBits, MS, .sig = "A:T B:u8 scales:T zero_points:Z? g_idx:i32? bias:T? -> Y:T", .T = "f32 f16 bf16",
        .attrs = "K:int! N:int! accuracy_level:int=0 bits:int=4 block_size:int! weight_prepacked:int=0",
        .infer = infer_nbits, .expand = expand_nbits),
+    OP(GatherBlockQuantized, MS, .sig = "data:U indices:Z scales:T zero_points:U? -> Y:T", .T = "f32 f16 bf16", .U = "u8 u4 i4",
+       .attrs = "bits:int=4 block_size:int=128 gather_axis:int=0 quantize_axis:int=1", .infer = infer_gather_blocks,
+       .expand = expand_gather_blocks),
     OP(FusedConv, MS, .sig = "X:T W:T B:T? Z:T? -> Y:T", .T = "float",
        .attrs = WINDOW_ATTRS "activation:string activation_params:floats group:int=1", .infer = infer_fused_conv,
        .expand = expand_fused_conv),

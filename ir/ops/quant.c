@@ -28,6 +28,8 @@ static bool check_params(Infer *c, uint32_t scale, uint32_t zero)
     if (in_has(c, zero) && z->rank >= 0 && (single ? !is_single(c->d, z) : z->rank != s->rank))
         return infer_error(c, "zero point has rank %d, the scale %d", z->rank, s->rank);
     if (single) return true;
+    for (int i = 0; in_has(c, zero) && i < z->rank; i++)
+        if (!require_eq(c, z->dim[i], s->dim[i], "zero points and scales")) return false;
     int axis;
     int64_t block = node_int(c->n, "block_size");
     if (!in_axis(c, node_int(c->n, "axis"), x->rank, &axis)) return false;

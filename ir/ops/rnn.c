@@ -120,6 +120,7 @@ static Val part_of(Expand *x, Val v, int d)
 /* One direction with its parameters: weights as they are multiplied, [I, G*H] and [G*H, H]. */
 typedef struct Direction {
     Val projected, r, bias_w, bias_r, h, c, peephole, lens;
+    Val codes, scale, sums; /* instead of r */
     int64_t hidden;
     bool reverse;
     int number;
@@ -154,9 +155,9 @@ static void emit_scan(Expand *x, const Cell *cell, const Functions *f, const Dir
 {
     const OpDef *op = op_find("octet", cell->scan);
     bool after = cell == &gru && node_int(x->n, "linear_before_reset");
-    Val xw = d->projected;
-    if (d->bias_w.id) xw = EX(x, "Add", xw, sum_bias(x, cell, d, after));
-    Val in[7] = {xw, d->r};
+    Val xw = d->projected, bias = d->bias_w.id ? sum_bias(x, cell, d, after) : (Val){0};
+    if (bias.id && !d->codes.id) xw = EX(x, "Add", xw, bias);
+    Val in[9] = {xw, d->codes.id ? d->codes : d->r};
     uint32_t n = 2;
     if (cell == &gru) { /* R of the candidate apart, or its bias that the reset gate scales */
         int64_t h = d->hidden;
@@ -166,6 +167,7 @@ static void emit_scan(Expand *x, const Cell *cell, const Functions *f, const Dir
     }
     in[n++] = d->h, in[n++] = d->lens;
     if (cell == &lstm) in[n++] = d->c, in[n++] = d->peephole;
+    if (d->codes.id) in[n++] = d->scale, in[n++] = d->sums, in[n++] = bias;
     while (!in[n - 1].id) n--;
     graph_emit(x->g, op, scan_attrs(x, op, cell, f, d), in, n, 1 + (uint32_t)cell->states, x->loc, out);
 }
@@ -175,6 +177,7 @@ typedef struct Inputs {
 } Inputs; /* all at the wide type, steps first */
 typedef Val (*Project)(Expand *x, const Inputs *in, int direction);
 typedef Val (*Recurrent)(Expand *x, const Inputs *in, int direction);
+typedef void (*Codes)(Expand *x, const Inputs *in, Direction *d);
 
 static Val time_first(Expand *x, Val v) { return v.id ? ex_transpose(x, v, (int64_t[]){1, 0, 2}, 3) : v; }
 
@@ -190,7 +193,7 @@ static void finish_outputs(Expand *x, Val part[][3], int directions, DType t, bo
 }
 
 static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hidden, Project project,
-                             Recurrent recurrent)
+                             Recurrent recurrent, Codes codes)
 {
     int directions = directions_of(x->n);
     DType t = ex_type(x, in.x)->dtype, wide = dtype_compute(t);
@@ -205,7 +208,9 @@ static bool expand_recurrent(Expand *x, const Cell *cell, Inputs in, int64_t hid
     for (int i = 0; i < directions; i++) {
         Direction d = {
             .number = i, .reverse = i == 1 || !strcmp(node_str(x->n, "direction"), "reverse"), .hidden = hidden};
-        d.projected = project(x, &in, i), d.r = recurrent(x, &in, i), d.lens = in.lens;
+        d.projected = project(x, &in, i), d.lens = in.lens;
+        if (codes) codes(x, &in, &d);
+        if (!d.codes.id) d.r = recurrent(x, &in, i);
         d.h = part_of(x, in.h, i), d.c = part_of(x, in.c, i), d.peephole = part_of(x, in.p, i);
         if (in.b.id) {
             Val b = part_of(x, in.b, i);
@@ -237,15 +242,15 @@ static bool expand_float(Expand *x, const Cell *cell)
     int64_t hidden;
     if (ex_type(x, in.r)->rank != 3 || !dim_is_const(x->m->dim, ex_type(x, in.r)->dim[2], &hidden))
         return expand_error(x, "the hidden size must be known when compiling");
-    return expand_recurrent(x, cell, in, hidden, project_float, recurrent_float);
+    return expand_recurrent(x, cell, in, hidden, project_float, recurrent_float, NULL);
 }
 
 static bool expand_lstm(Expand *x) { return expand_float(x, &lstm); }
 static bool expand_gru(Expand *x) { return expand_float(x, &gru); }
 static bool expand_rnn(Expand *x) { return expand_float(x, &rnn); }
 
-/* com.microsoft.DynamicQuantizeLSTM: weights [D, I, 4H] in 8 bits. The projection quantizes X and multiplies integers; the
- * recurrent weights become floats once, when compiling. */
+/* com.microsoft.DynamicQuantizeLSTM: weights [D, I, 4H] in 8 bits. The projection quantizes X and multiplies integers, and so does every step with
+ * its state; weights with a zero point that is not their middle become floats once, when compiling. */
 static Val project_quantized(Expand *x, const Inputs *in, int d)
 {
     Val scale = part_of(x, x->in[8], d), zero = part_of(x, ex_in(x, 9), d);
@@ -255,6 +260,23 @@ static Val project_quantized(Expand *x, const Inputs *in, int d)
 static Val recurrent_quantized(Expand *x, const Inputs *in, int d)
 {
     return ex_swap(x, ex_dequantize(x, part_of(x, in->r, d), part_of(x, x->in[10], d), part_of(x, ex_in(x, 11), d)));
+}
+
+/* R as s8 codes [4H, H], and their sums, by which the state's zero point counts; id 0: they have a zero point, or are not known. */
+static Val recurrent_codes(Expand *x, const Inputs *in, int d, Val *sums)
+{
+    Quantized r = ex_as_i8(x, part_of(x, in->r, d), part_of(x, ex_in(x, 11), d));
+    if (!ex_const(x, r.q) || r.zero.id || ex_type(x, in->x)->dtype != DT_f32) return (Val){0};
+    Val codes = ex_transpose(x, r.q, (int64_t[]){1, 0}, 2);
+    *sums = ex_reduce(x, "ReduceSum", ex_cast(x, codes, DT_i32), (int64_t[]){1}, 1, false);
+    return codes;
+}
+
+static void take_codes(Expand *x, const Inputs *in, Direction *d)
+{
+    d->codes = recurrent_codes(x, in, d->number, &d->sums);
+    Val scale = part_of(x, x->in[10], d->number), wide = ex_ints(x, (int64_t[]){4 * d->hidden}, 1);
+    if (d->codes.id) d->scale = EX(x, "Expand", ex_reshape(x, scale, (int64_t[]){-1}, 1), wide);
 }
 
 static bool expand_dynamic_lstm(Expand *x)
@@ -270,7 +292,7 @@ static bool expand_dynamic_lstm(Expand *x)
     int64_t hidden;
     if (ex_type(x, in.r)->rank != 3 || !dim_is_const(x->m->dim, ex_type(x, in.r)->dim[1], &hidden))
         return expand_error(x, "the hidden size must be known when compiling");
-    return expand_recurrent(x, &lstm, in, hidden, project_quantized, recurrent_quantized);
+    return expand_recurrent(x, &lstm, in, hidden, project_quantized, recurrent_quantized, take_codes);
 }
 
 /* ---- the recurrent rows: XW [T, B, G*H], R [*, H] -> Y [T, B, H], last states [B, H] ---- */
@@ -360,6 +382,63 @@ static Compute *recur(Lower *l, const Scan *s, int out, int state, int r, Expr w
     return c;
 }
 
+/* The state of a step as u8 codes, each entry of the batch by its own range, zero included, as DynamicQuantizeLinear does it. (ONNX Runtime
+ * takes so many entries together as its threads have to share; alone they give the same results in every batch.) */
+typedef struct Coded {
+    int codes;
+    Expr scale, zero; /* of step at_t, entry at_b */
+} Coded;
+
+static Expr load2(Lower *l, int buf, Expr a, Expr b) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a, b}); }
+
+static Expr state_end(Lower *l, const Scan *s, int state, Prim how)
+{
+    Kernel *k = l->k;
+    int buf = low_temp(l, s->acc, 2, (Expr[]){s->steps, s->batch}), h = low_axis(l, s->hidden), space[2] = {s->t, s->b};
+    Expr value = load3(l, state, s->at_t, s->at_b, expr_axis(k, h)), zero = low_const(l, s->acc, 0);
+    low_reduce(l, buf, space, 2, &h, 1, how, value, expr_prim(k, how, expr_it(k, s->acc), zero, 0))->scan = s->t;
+    return load2(l, buf, s->at_t, s->at_b);
+}
+
+/* A value for each entry and step, kept. */
+static Expr kept(Lower *l, const Scan *s, DType t, Expr value)
+{
+    int buf = low_temp(l, t, 2, (Expr[]){s->steps, s->batch});
+    low_stage(l, buf, (int[]){s->t, s->b}, 2, value)->scan = s->t;
+    return load2(l, buf, s->at_t, s->at_b);
+}
+
+static Coded coded_state(Lower *l, const Scan *s, int state)
+{
+    Kernel *k = l->k;
+    Coded c = {.codes = low_temp(l, DT_u8, 3, (Expr[]){s->steps, s->batch, s->hidden})};
+    Expr lo = state_end(l, s, state, P_min), hi = state_end(l, s, state, P_max), none = low_const(l, DT_f32, 0), top = low_const(l, DT_f32, 255);
+    Expr flat = expr_prim(k, P_eq, lo, hi, 0), step = expr_div(k, expr_sub(k, hi, lo), top);
+    c.scale = kept(l, s, DT_f32, low_select(l, flat, low_const(l, DT_f32, 1), step));
+    Expr from = expr_sub(k, none, expr_div(k, lo, c.scale));
+    from = expr_prim(k, P_min, expr_prim(k, P_max, from, none, 0), top, 0);
+    c.zero = kept(l, s, DT_i32, expr_sat(k, DT_i32, expr_prim(k, P_rint, from, 0, 0)));
+    int h = low_axis(l, s->hidden);
+    Expr x = load3(l, state, s->at_t, s->at_b, expr_axis(k, h));
+    Expr q = expr_add(k, expr_prim(k, P_rint, expr_div(k, x, c.scale), 0, 0), expr_cast(k, DT_f32, c.zero));
+    low_stage(l, c.codes, (int[]){s->t, s->b, h}, 3, expr_sat(k, DT_u8, q))->scan = s->t;
+    return c;
+}
+
+/* The same as recur() with integers: f32(codes . r[n] - zero * sums[n]) * (scale * scales[n]) + XW. */
+static void recur_codes(Lower *l, const Scan *s, int out, int state, Expr width, int scales, int sums)
+{
+    Kernel *k = l->k;
+    Coded c = coded_state(l, s, state);
+    int n = low_axis(l, width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
+    Expr at_n = expr_axis(k, n), at_j = expr_axis(k, j), r = expr_load(k, s->r, (Expr[MAX_RANK]){at_n, at_j});
+    Expr value = expr_mul(k, expr_cast(k, DT_i32, load3(l, c.codes, s->at_t, s->at_b, at_j)), expr_cast(k, DT_i32, r));
+    Expr it = expr_sub(k, expr_it(k, DT_i32), expr_mul(k, c.zero, load1(l, sums, at_n)));
+    it = expr_mul(k, expr_cast(k, DT_f32, it), expr_mul(k, c.scale, load1(l, scales, at_n)));
+    it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, at_n));
+    low_reduce(l, out, space, 3, &j, 1, P_add, value, it)->scan = s->t;
+}
+
 /* state[t+1, b, h] = value, or what it was after the entry's last step. */
 static void advance(Lower *l, const Scan *s, int state, int h, Expr value)
 {
@@ -399,7 +478,8 @@ static void store_last(Lower *l, const Scan *s, uint32_t o, int state)
     low_stage(l, low_out(l, o), axis, 2, load3(l, state, s->steps, at[0], at[1]));
 }
 
-/* XW, R, initial_h, sequence_lens, initial_c, P; gates in the order i o f c, peepholes i o f. */
+/* XW, R, initial_h, sequence_lens, initial_c, P; of an R of codes its scales, its sums and a bias that comes last; gates in the order i o f c,
+ * peepholes i o f. */
 static void lower_lstm_scan(Lower *l)
 {
     Kernel *k = l->k;
@@ -407,12 +487,15 @@ static void lower_lstm_scan(Lower *l)
     Expr width = expr_mul(k, s.hidden, expr_index(k, 4));
     int hs = state_buffer(l, &s, 2), cs = state_buffer(l, &s, 4), p = low_in(l, 5);
     int gates = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, width});
-    recur(l, &s, gates, hs, s.r, width, true);
+    int scales = low_in(l, 6), bias = low_in(l, 8);
+    if (scales) recur_codes(l, &s, gates, hs, width, scales, low_in(l, 7));
+    else recur(l, &s, gates, hs, s.r, width, true);
     int h = low_axis(l, s.hidden);
     Expr at_h = expr_axis(k, h), gate[4], old = load3(l, cs, s.at_t, s.at_b, at_h), one = low_const(l, s.acc, 1);
     for (int i = 0; i < 4; i++) {
         Expr place = expr_add(k, at_h, expr_mul(k, s.hidden, expr_index(k, i)));
         gate[i] = load3(l, gates, s.at_t, s.at_b, place);
+        if (bias) gate[i] = expr_add(k, gate[i], load1(l, bias, place));
         Expr peep = p && i < 3 ? load1(l, p, place) : 0;
         if (peep)
             gate[i] =
@@ -490,7 +573,8 @@ const OpDef ops_rnn[] = {
        .T = "f32", .U = "u8 i8", .attrs = RECURRENT "input_forget:int=0", .infer = infer_dynamic_lstm,
        .expand = expand_dynamic_lstm),
     OP(LSTMScan, .domain = "octet", .since = 1,
-       .sig = "XW:T R:T initial_h:T? sequence_lens:i32? initial_c:T? P:T? -> Y:T Y_h:T? Y_c:T?", .T = "f32 f64",
+       .sig = "XW:T R:U initial_h:T? sequence_lens:i32? initial_c:T? P:T? R_scale:T? R_sums:i32? B:T? -> Y:T Y_h:T? Y_c:T?", .T = "f32 f64",
+       .U = "f32 f64 i8",
        .attrs = SCAN "input_forget:int=0", .infer = infer_scan, .lower = lower_lstm_scan),
     OP(GRUScan, .domain = "octet", .since = 1,
        .sig = "XW:T R:T Rh:T? Rbh:T? initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64", .attrs = SCAN,

@@ -145,6 +145,13 @@ report_budget() {
     python3 "$report" page "$work/report/m.html" 'The budget' 'At most 0.5 % may be lost'
 }
 report_policy() { octet compile "$digits" -o "$work/report/p.so" --quantize bf16 --calibrate "$calibration" --quiet --report "$work/report/p.html" && python3 "$report" page "$work/report/p.html" 'bf16' 'difference of the policy' 'Outputs against float'; }
+report_that_came() { # a model that is quantized already, measured against itself as it is written
+  octet quantize "$digits" -o "$work/report/q.onnx" --ranges "$root/samples/digits/digits.ranges" --quiet &&
+    octet compile "$work/report/q.onnx" -o "$work/report/q.so" --calibrate "$calibration" --report "$work/report/q.json" 2> "$work/says" &&
+    grep -q 'came quantized: 3 contractions are integer, 0 have codes as weights, 0 stay float' "$work/says" &&
+    python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); o = r["outputs"][0]["sqnr_db"]; sys.exit([(l["precision"], l["activation"]["type"], l["weights"]["type"]) for l in r["layers"]] != 3 * [("int8", "u8", "s8")] or (o is not None and o < 60))' "$work/report/q.json" &&
+    octet compile "$work/report/q.onnx" -o "$work/report/q.so" --quiet --report "$work/report/q.html" && python3 "$report" page "$work/report/q.html" 'Integer contractions' 'as it came'
+}
 report_browser() { # NAME PAGE
   python3 "$report" browser "$2" > "$work/log" 2>&1
   case $? in
@@ -162,6 +169,7 @@ check report-escapes report_hostile
 check report-without-samples report_without_samples
 check report-policy report_policy
 check report-budget report_budget
+check report-of-a-model-that-came-quantized report_that_came
 report_browser report-in-a-browser "$work/report/d.html"
 report_browser report-of-hostile-names-in-a-browser "$work/report/h.html"
 refused report-of-no-kind 2 'a page is FILE.html' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --report r.txt
@@ -415,7 +423,6 @@ refused usage-group-float 2 'needs --quantize int8-weights or int4' octet compil
 refused usage-rotate-float 2 '--rotate on needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --rotate on
 refused usage-symmetric 2 'not both' octet compile "$digits" -o n.so --quantize int4 --symmetric --asymmetric
 refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quantize bf16 --fp32 bf16
-refused usage-report-alone 2 'needs --quantize or --fp32' octet compile "$digits" -o n.so --report r.json
 refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt
 refused usage-keep 2 'not a regular expression' octet compile "$digits" -o n.so --quantize bf16 --keep '('
 refused usage-max-loss 2 'as in 0.5%' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --max-loss 0.5

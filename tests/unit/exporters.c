@@ -1,0 +1,198 @@
+/* Models as exporters write them quantized: each form must reach integers, or keep its weights as codes, and compute what it says.
+ *
+ * Inputs named x are inputs; all others become constants of made-up data: scales (names that begin with s) are positive, zero points (z)
+ * near the middle of their type. The graph is interpreted as it is written and after all passes. */
+#include "frontend/interpret.h"
+#include "passes/integer.h"
+#include "passes/passes.h"
+#include "tests/unit/worlds.h"
+
+typedef struct Form {
+    const char *name;
+    uint32_t integer, weights, floats; /* contractions in each state */
+    double room;                       /* part of the largest value that results may differ by */
+    const char *text;
+} Form;
+
+/* clang-format off */
+static const Form forms[] = {
+    {"pytorch: linear, scales of axis 0 and a transpose", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[48,64], %5 \"s2\": f32[48]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %10 = Transpose(%8) {perm=[1,0]}\n  %11 = MatMul(%7, %10)\n}\n"},
+    {"pytorch: Gemm with transB and an int32 bias", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[48,64], %5 \"s2\": f32[48], %6 \"b\": i32[48], %7 \"s3\": f32[48]) -> (%12 \"y\") {\n"
+     "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %11 = DequantizeLinear(%6, %7) {axis=0}\n  %12 = Gemm(%9, %10, %11) {transB=1}\n}\n"},
+    {"pytorch: convolution, Relu, the next quantizer", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,8,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[8,8,3,3], %5 \"s2\": f32[8], %6 \"b\": i32[8], %7 \"s3\": f32[8]) -> (%15 \"y\") {\n"
+     "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %11 = DequantizeLinear(%6, %7) {axis=0}\n  %12 = Conv(%9, %10, %11) {pads=[1,1,1,1]}\n  %13 = Relu(%12)\n"
+     "  %14 = QuantizeLinear(%13, %2, %3)\n  %15 = DequantizeLinear(%14, %2, %3)\n}\n"},
+    {"tensorflow: weights whose Q was folded, channels last around the convolution", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,6,6,8], %2 \"s\": f32[], %3 \"z\": i8[], %4 \"w\": i8[3,3,8,16], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = Transpose(%7) {perm=[0,3,1,2]}\n"
+     "  %9 = DequantizeLinear(%4, %5) {axis=3}\n  %10 = Transpose(%9) {perm=[3,2,0,1]}\n  %11 = Conv(%8, %10)\n  %13 = Transpose(%11) {perm=[0,2,3,1]}\n}\n"},
+    {"tensorflow: depthwise weights reshaped", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,8,6,6], %2 \"s\": f32[], %3 \"z\": i8[], %4 \"w\": i8[3,3,8,1], %5 \"s2\": f32[8]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=2}\n"
+     "  %10 = Transpose(%9) {perm=[2,3,0,1]}\n  %13 = Conv(%7, %10) {group=8}\n}\n"},
+    {"modelopt: no zero points, signed by output_dtype", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2) {output_dtype=3}\n  %7 = DequantizeLinear(%6, %2)\n  %8 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %11 = MatMul(%7, %8)\n}\n"},
+    {"modelopt: all in float16", 1, 0, 0, 2e-3,
+     "graph \"g\" (%1 \"x\": f16[5,64], %2 \"s\": f16[], %3 \"z\": i8[], %4 \"w\": i8[64,48], %5 \"s2\": f16[48]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %11 = MatMul(%7, %8)\n}\n"},
+    {"modelopt: activations of 16 bits", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": i16[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %11 = MatMul(%7, %8)\n}\n"},
+    {"modelopt: 4-bit weights in blocks", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": i4[128,96], %5 \"s2\": f32[4,96]) -> (%11 \"y\") {\n"
+     "  %8 = DequantizeLinear(%4, %5) {axis=0, block_size=32}\n  %11 = MatMul(%1, %8)\n}\n"},
+    {"modelopt: NVFP4 weights, scales in E4M3 with one for all of them, a transpose", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": f4e2m1[96,128], %5 \"s1\": f8e4m3fn[96,8], %6 \"s2\": f32[]) -> (%11 \"y\") {\n"
+     "  %7 = DequantizeLinear(%5, %6)\n  %8 = DequantizeLinear(%4, %7) {axis=1, block_size=16}\n  %9 = Transpose(%8) {perm=[1,0]}\n  %11 = MatMul(%1, %9)\n}\n"},
+    {"modelopt: MXFP4 weights, scales in E8M0", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": f4e2m1[128,96], %5 \"s\": f8e8m0[4,96]) -> (%11 \"y\") {\n"
+     "  %8 = DequantizeLinear(%4, %5) {axis=0, block_size=32, output_dtype=1}\n  %11 = MatMul(%1, %8)\n}\n"},
+    {"float8 weights of each channel", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": f8e4m3fn[128,96], %5 \"s\": f32[96]) -> (%11 \"y\") {\n"
+     "  %8 = DequantizeLinear(%4, %5) {axis=1}\n  %11 = MatMul(%1, %8)\n}\n"},
+    {"brevitas: scales and zero points with one element, narrow ranges by Clip", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[1], %3 \"z\": i8[1], %4 \"w\": i8[64,48], %5 \"s2\": f32[1], %12 \"z2\": i8[1]) -> (%11 \"y\") {\n"
+     "  %20 = const i8[] {-127}\n  %21 = const i8[] {127}\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %22 = Clip(%6, %20, %21)\n  %7 = DequantizeLinear(%22, %2, %3)\n"
+     "  %23 = Clip(%4, %20, %21)\n  %8 = DequantizeLinear(%23, %5, %12)\n  %11 = MatMul(%7, %8)\n}\n"},
+    {"brevitas: an int32 bias with a zero point, 8 bits a channel", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48], %6 \"b\": i32[48], %12 \"s3\": f32[]) -> (%15 \"y\") {\n"
+     "  %16 = const i32[] {0}\n  %7 = QuantizeLinear(%1, %2, %3)\n  %8 = DequantizeLinear(%7, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %10 = MatMul(%8, %9)\n  %11 = DequantizeLinear(%6, %12, %16)\n  %15 = Add(%10, %11)\n}\n"},
+    {"onnxruntime: QLinearConv", 1, 0, 0, 0,
+     "graph \"g\" (%1 \"x\": u8[1,8,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,8,3,3], %5 \"s2\": f32[16], %6 \"z2\": i8[16]) -> (%11 \"y\") {\n"
+     "  %7 = const i8[] {0}\n  %11 = QLinearConv(%1, %2, %3, %4, %5, %7, %2, %3)\n}\n"},
+    {"onnxruntime: QLinearMatMul", 1, 0, 0, 0,
+     "graph \"g\" (%1 \"x\": u8[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": u8[64,48], %5 \"s2\": f32[], %6 \"z2\": u8[]) -> (%11 \"y\") {\n"
+     "  %11 = QLinearMatMul(%1, %2, %3, %4, %5, %6, %2, %3)\n}\n"},
+    {"onnxruntime: QGemm", 1, 0, 0, 1e-6,
+     "graph \"g\" (%1 \"x\": u8[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[48,64], %5 \"s2\": f32[], %6 \"b\": i32[48]) -> (%11 \"y\") {\n"
+     "  %7 = const i8[] {0}\n  %11 = com.microsoft.QGemm(%1, %2, %3, %4, %5, %7, %6) {transB=1}\n}\n"},
+    {"onnxruntime: DynamicQuantizeLinear and MatMulInteger", 1, 0, 0, 1e-6,
+     "graph \"g\" (%1 \"x\": f32[5,64], %4 \"w\": i8[64,48], %5 \"s\": f32[48]) -> (%15 \"y\") {\n"
+     "  %6, %7, %8 = DynamicQuantizeLinear(%1)\n  %9 = MatMulInteger(%6, %4, %8)\n  %10 = Cast(%9) {to=1}\n  %11 = Mul(%7, %5)\n  %15 = Mul(%10, %11)\n}\n"},
+    {"onnxruntime: DynamicQuantizeMatMul", 1, 0, 0, 1e-6,
+     "graph \"g\" (%1 \"x\": f32[5,64], %4 \"w\": u8[64,48], %5 \"s\": f32[48], %6 \"z\": u8[48], %7 \"b\": f32[48]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.DynamicQuantizeMatMul(%1, %4, %5, %6, %7)\n}\n"},
+    {"onnxruntime: MatMulNBits of 2 bits", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": u8[96,4,8], %5 \"s\": f32[96,4]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5) {K=128, N=96, bits=2, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 4 bits with zero points and a bias", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": u8[96,4,16], %5 \"s\": f32[96,4], %6 \"p\": u8[96,2], %7 \"b\": f32[96]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5, %6, _, %7) {K=128, N=96, bits=4, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 8 bits", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": u8[96,4,32], %5 \"s\": f32[96,4]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5) {K=128, N=96, bits=8, block_size=32}\n}\n"},
+    {"weights alone by Cast and Mul", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": i8[128,96], %5 \"s\": f32[1,96]) -> (%15 \"y\") {\n"
+     "  %6 = Cast(%4) {to=1}\n  %7 = Mul(%6, %5)\n  %15 = MatMul(%1, %7)\n}\n"},
+    {"weights alone by Cast, Sub and Mul, behind a transpose", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": u8[96,128], %5 \"s\": f32[96,1]) -> (%15 \"y\") {\n"
+     "  %2 = const f32[] {128}\n  %6 = Cast(%4) {to=1}\n  %3 = Sub(%6, %2)\n  %7 = Mul(%3, %5)\n  %8 = Transpose(%7) {perm=[1,0]}\n  %15 = MatMul(%1, %8)\n}\n"},
+    {"embeddings of 4 bits, packed, and a product with 4 bits", 0, 1, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": i64[7], %2 \"t\": u8[200,64], %3 \"s1\": f32[200,4], %4 \"w\": u8[96,4,16], %5 \"s\": f32[96,4]) -> (%15 \"y\") {\n"
+     "  %6 = com.microsoft.GatherBlockQuantized(%2, %1, %3) {bits=4, block_size=32}\n"
+     "  %15 = com.microsoft.MatMulNBits(%6, %4, %5) {K=128, N=96, bits=4, block_size=32}\n}\n"},
+    {"attention: both operands computed", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,3,8,16], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"s2\": f32[]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = QuantizeLinear(%1, %4, %3)\n  %9 = DequantizeLinear(%8, %4, %3)\n"
+     "  %10 = Transpose(%9) {perm=[0,1,3,2]}\n  %11 = MatMul(%7, %10)\n}\n"},
+    {"float8 activations", 0, 0, 1, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %2 \"s1\": f32[], %3 \"z\": f8e4m3fn[], %4 \"w\": f8e4m3fn[128,96], %5 \"s\": f32[96]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = DequantizeLinear(%4, %5) {axis=1}\n  %11 = MatMul(%7, %8)\n}\n"},
+    {"8-bit activations, 4-bit weights", 0, 0, 1, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,128], %2 \"s1\": f32[], %3 \"z\": u8[], %4 \"w\": i4[128,96], %5 \"s\": f32[4,96]) -> (%11 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %8 = DequantizeLinear(%4, %5) {axis=0, block_size=32}\n  %11 = MatMul(%7, %8)\n}\n"},
+};
+/* clang-format on */
+
+static World w;
+static void setup(void) { world_open(&w); }
+static void teardown(void) { world_close(&w); }
+TestSuite(exporters, .init = setup, .fini = teardown);
+
+static Tensor *made_up(const char *name, const Type *t, uint32_t seed)
+{
+    int64_t dim[MAX_RANK];
+    for (int d = 0; d < t->rank; d++) dim_is_const(w.module.dim, t->dim[d], &dim[d]);
+    Tensor *x = tensor_new(&w.mem, t->dtype, t->rank, dim);
+    void *data = (void *)(uintptr_t)x->data;
+    for (int64_t i = 0; i < tensor_count(x); i++) {
+        double r = (double)random_step(&seed) / (1 << 24);
+        if (*name == 's') dtype_store(t->dtype, data, i, t->dtype == DT_f8e8m0 ? ldexp(1, (int)(r * 4) - 6) : t->dtype == DT_f8e4m3fn ? 1 + 7 * r : 0.01 + 0.03 * r);
+        else if (*name == 'z') dtype_store(t->dtype, data, i, dtype_is_float(t->dtype) ? 0 : (double)(dtype_min(t->dtype) + dtype_max(t->dtype) + 1) / 2 + floor(3 * r));
+        else if (dtype_is_float(t->dtype)) dtype_store(t->dtype, data, i, 4 * r - 2);
+        else dtype_store_int(t->dtype, data, i, t->dtype == DT_i64 ? (int64_t)(100 * r) : dtype_min(t->dtype) / (t->dtype == DT_i32 ? 1 << 20 : 1) + (int64_t)(r * 255));
+    }
+    return x;
+}
+
+/* The graph with all inputs but x as constants. */
+static Graph *with_constants(const Graph *g)
+{
+    Graph *out = graph_new(&w.module, &w.mem, g->name);
+    Val *map = NEW_ARRAY(&w.mem, Val, g->val.n + 1);
+    for (uint32_t i = 0; i < g->input.n; i++) {
+        Val v = g->input.at[i];
+        const Value *val = graph_val(g, v);
+        bool stays = !strcmp(val->name, "x");
+        map[v.id] = stays ? graph_input(out, "x", *val_type(g, v)) : graph_const(out, made_up(val->name, val_type(g, v), i + 1), val->name);
+    }
+    for (uint32_t v = 1; v < g->val.n; v++)
+        if (g->val.at[v].konst) map[v] = graph_const(out, g->val.at[v].konst, NULL);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
+    for (uint32_t o = 0; o < g->output.n; o++) graph_output(out, map[g->output.at[o].id], "y");
+    return out;
+}
+
+static const Tensor *run(Graph *g, const Tensor *x)
+{
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
+    const Tensor *y = NULL;
+    int *buf_of;
+    Graph *flat = pass_expand(g, &ctx);
+    Kernel *k = w.diag.errors ? NULL : lower_graph(flat, &w.mem, &buf_of);
+    bool ok = k && interpret(flat, k, &w.mem, &x, &y, &w.diag);
+    cr_assert(ok, "%s", w.diag.line.n ? w.diag.line.at[0] : "not lowered");
+    return y;
+}
+
+static void check_form(const Form *f)
+{
+    Graph *parsed = graph_parse(&w.module, &w.mem, f->text);
+    cr_assert(parsed, "%s: %s", f->name, w.diag.line.n ? w.diag.line.at[0] : "?");
+    Graph *g = with_constants(parsed);
+    IntegerNote note = {.mem = &w.mem};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .integer = &note, .halves = true};
+    Graph *made = passes_run(g, &ctx, NULL, NULL, &(PassRun){.verify = true});
+    cr_assert(!w.diag.errors, "%s: %s", f->name, w.diag.line.n ? w.diag.line.at[0] : "?");
+    const char *why = "";
+    for (uint32_t i = 0; i < note.at.n; i++)
+        if (note.at.at[i].why) why = note.at.at[i].why;
+    cr_expect(note.n[CODED_INTEGER] == f->integer && note.n[CODED_WEIGHTS] == f->weights && note.n[CODED_FLOAT] == f->floats,
+              "%s: %u integer, %u with codes as weights, %u float (%s)", f->name, note.n[CODED_INTEGER], note.n[CODED_WEIGHTS], note.n[CODED_FLOAT], why);
+    const Tensor *x = made_up("x", val_type(g, g->input.at[0]), 99), *a = run(g, x), *b = run(made, x);
+    double most = 0, apart = 0;
+    cr_assert(tensor_count(a) == tensor_count(b) && a->type == b->type, "%s", f->name);
+    for (int64_t i = 0; i < tensor_count(a); i++) {
+        double p = dtype_load(a->type, a->data, i), q = dtype_load(b->type, b->data, i);
+        most = fmax(most, fabs(p)), apart = fmax(apart, fabs(p - q));
+    }
+    cr_expect(most > 0 && apart <= f->room * most, "%s: %g of %g apart", f->name, apart, most);
+}
+
+Test(exporters, every_form_reaches_integers_or_keeps_its_codes)
+{
+    for (size_t i = 0; i < COUNT_OF(forms); i++) check_form(&forms[i]);
+}
