@@ -122,6 +122,7 @@ typedef struct Drive {
     IntegerNote integer;
     FILE *text;
     Origin *origin;    /* filled by the import when it is not NULL */
+    const Graph *compiled; /* of a graph that becomes a model: the one to measure, or NULL */
     bool standard;     /* the graph becomes a model: no operators of Octet's own */
     bool stopped;
 } Drive;
@@ -194,6 +195,7 @@ static Quantization *quantization_new(Drive *dr)
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
     q->weights = precision_rounding(dr->o);
     precision_forms(dr->o, q);
+    if (dr->origin) q->form.fine = q->table.fine = q->spared.fine = false; /* ONNX has no scales that are codes */
     return q;
 }
 
@@ -282,19 +284,50 @@ static const Graph *with_gains(Drive *dr, const Graph *g, Quantization *q)
     return balanced;
 }
 
+/* What a budget took back, said in the regions of another graph of the same model: a node of the file is in one of each. */
+static bool *reverted_elsewhere(Quantization *q, const Quantization *there)
+{
+    bool *r = NEW_ARRAY(q->mem, bool, there->regions + 1);
+    for (uint32_t i = 0; i < q->places && i < there->places; i++)
+        r[there->region_of[i]] = r[there->region_of[i]] || q->reverted[q->region_of[i]];
+    return r;
+}
+
 /* The graph quantized with what was found, to be written as a model: from the imported graph again, in which composites stay that only
  * operators of ours can express. Gains that came with codes are values of `simple`, and go with it; others are known by name. */
 static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Quantization *q)
 {
+    Quantization own = *q, first = *q;
     dr->standard = true;
-    if (!q->weights->balance) simple = run_passes(dr, g, NULL, before_quantize, q);
-    if (simple && !q->weights->balance) {
+    bool other = !q->weights->balance;
+    if (other) simple = run_passes(dr, g, NULL, before_quantize, q);
+    if (simple && other) {
         Quantization floats = *q; /* codes are of the graph with gains already */
         floats.codes.n = 0, floats.coded = (Map){0};
         gains_of_ranges(simple, &floats);
         simple = with_gains(dr, simple, &floats);
     }
-    return simple ? run_passes(dr, simple, from_quantize, before_integer, q) : NULL;
+    if (!simple) return NULL;
+    if (q->reverted && other) {
+        first.reverted = NULL, first.layer.at = NULL, first.layer.n = first.layer.cap = 0;
+        if (!run_passes(dr, simple, from_quantize, from_quantize, &first)) return NULL;
+        own.reverted = reverted_elsewhere(q, &first);
+    }
+    Graph *made = run_passes(dr, simple, from_quantize, before_integer, &own);
+    q->layer = own.layer;
+    return made;
+}
+
+static Graph *compared_graphs(Drive *dr, const Graph *simple, Quantization *q)
+{
+    Graph *done = run_last_passes(dr, simple, from_quantize, q);
+    files_rest(dr->files); /* most of the weights are codes now */
+    if (!done || !dr->o->value[OPT_report] || !dr->samples) return done;
+    WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
+    IntegerNote integer = dr->integer;
+    dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
+    dr->integer = integer, dr->winograd = note, dr->simple = simple;
+    return dr->plain && (dr->simulated = simulated(dr, simple, q)) ? done : NULL;
 }
 
 static Graph *quantize_graph(Drive *dr, const Graph *g)
@@ -319,15 +352,11 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     stage_begin(&stage, NULL);
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
-    if (dr->origin) return standard_graph(dr, g, simple, q);
-    Graph *done = run_last_passes(dr, simple, from_quantize, q);
-    files_rest(dr->files); /* most of the weights are codes now */
-    if (!done || !dr->o->value[OPT_report] || !c.samples) return done;
-    WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
-    IntegerNote integer = dr->integer;
-    dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
-    dr->integer = integer, dr->winograd = note, dr->simple = simple;
-    return dr->plain && (dr->simulated = simulated(dr, simple, q)) ? done : NULL;
+    if (!dr->origin) return compared_graphs(dr, simple, q);
+    Quantization written = *q; /* layers are noted once: by the graph that is measured, if one is */
+    bool measured = dr->o->value[OPT_report] && c.samples;
+    if (measured && !(dr->compiled = compared_graphs(dr, simple, q))) return NULL;
+    return standard_graph(dr, g, simple, measured ? &written : q);
 }
 
 static Graph *make_graph(Drive *dr, const char *path, Files *files)
@@ -401,7 +430,7 @@ static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, M
         r->alone = alone;
     }
     r->measured = m;
-    return measure_programs(plain, g, &dr->policy.store, out, &c, dr->mem, m, dr->m->diag);
+    return measure_programs(plain, g, &dr->policy.store, dr->origin ? NULL : out, &c, dr->mem, m, dr->m->diag);
 }
 
 static ReportCalibration calibration_of(const Drive *dr)
@@ -478,17 +507,22 @@ static bool same_file(const char *a, const char *b)
     return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+static bool check_report(const Options *o, Diag *d)
+{
+    const char *report = o->value[OPT_report];
+    size_t n = report ? strlen(report) : 0;
+    bool json = n > 5 && !strcmp(report + n - 5, ".json");
+    return !report || json || report_is_page(report) ||
+           diag_error(d, NULL, "--report %s: a page is FILE.html, fields for tools are FILE.json", report);
+}
+
 static bool check_usage(const Options *o, Diag *d)
 {
-    const char *out = o->value[OPT_out], *report = o->value[OPT_report], *path = o->arg.at[0];
-    size_t n = report ? strlen(report) : 0;
+    const char *out = o->value[OPT_out], *path = o->arg.at[0];
     ImportOptions io;
     BudgetOptions budget;
-    if (!check_stages(o, d) || !policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io))
+    if (!check_stages(o, d) || !policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io) || !check_report(o, d))
         return false;
-    bool json = n > 5 && !strcmp(report + n - 5, ".json");
-    if (report && !json && !report_is_page(report))
-        return diag_error(d, NULL, "--report %s: a page is FILE.html, fields for tools are FILE.json", report);
     bool text = o->value[OPT_emit] || o->value[OPT_stop_after];
     if (!out && !text) return diag_error(d, NULL, "where to? -o OUT");
     if (out && !text && !strcmp(out, "-")) return diag_error(d, NULL, "an artefact cannot go to standard output");
@@ -534,10 +568,11 @@ static bool check_quantize(const Options *o, Diag *d)
 {
     const char *out = o->value[OPT_out], *path = o->arg.at[0];
     ImportOptions io;
+    BudgetOptions budget;
     if (!makes_codes(o))
         return diag_error(d, NULL, "--quantize %s is how an artefact stores values, not a form of ONNX; octet quantize writes codes",
                           o->value[OPT_quantize]);
-    if (!policy_check(o, d) || !import_options(o, d, &io)) return false;
+    if (!policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io) || !check_report(o, d)) return false;
     if (!out) return diag_error(d, NULL, "where to? -o OUT.onnx");
     if (o->value[OPT_external_data] && !strcmp(out, "-"))
         return diag_error(d, NULL, "--external-data needs a file: -o OUT.onnx, not standard output");
@@ -552,7 +587,8 @@ static bool quantize_file(const Options *o, Arena *mem, Diag *d)
     Drive dr = {.o = o, .m = module_new(mem, d, path), .mem = mem, .text = stderr, .origin = &origin, .since = seconds_now()};
     Graph *g = drive_begin(&dr) ? make_graph(&dr, path, &files) : NULL;
     progress(o, "");
-    bool ok = g && export_model(g, &origin, out, o->value[OPT_external_data] != NULL, d) && write_report(&dr, g, path, out);
+    bool ok = g && export_model(g, &origin, out, o->value[OPT_external_data] != NULL, d) &&
+              write_report(&dr, dr.compiled ? dr.compiled : g, path, out);
     drive_end(&dr);
     files_drop(&files);
     return ok;

@@ -401,6 +401,21 @@ outside() {
 }
 check export-external-data outside
 check export-in-onnx-runtime python3 "$root/tests/onnx/exported.py" "$digits" "$work/q.onnx" "$images" "$root/samples/digits/labels.npy"
+export_int4() {
+  octet quantize "$digits" -o "$work/q4.onnx" --quantize int4 --group 16 --quiet && grep -aq block_size "$work/q4.onnx" && octet compile "$work/q4.onnx" -o "$work/q4.so" --quiet &&
+    run_with "$work/q4.so" q4 && python3 "$root/tests/onnx/exported.py" "$digits" "$work/q4.onnx" "$images" "$root/samples/digits/labels.npy"
+}
+check export-int4 export_int4
+# A budget that two of three contractions do not keep: the file has the integers of the artefact, and the report both programs.
+export_budget() {
+  local flags="--calibrate $calibration --max-loss 0.002% --budget-times estimate"
+  octet quantize "$digits" -o "$work/qb.onnx" $flags --report "$work/qb.json" --quiet && n=$(dots "$work/qb.onnx") && test "$n" -lt 3 &&
+    test "$n" = "$(dots "$digits" --quantize int8 $flags)" &&
+    python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); assert r["budget"]["looks"] > 1 and r["outputs"][0]["sqnr_db"] > 40 and r["run"]' "$work/qb.json"
+}
+check export-budget export_budget
+refused export-budget-int4 2 'needs --quantize int8' octet quantize "$digits" -o n.onnx --quantize int4 --max-loss 1%
+refused export-report-of-no-kind 2 'a page is FILE.html' octet quantize "$digits" -o n.onnx --ranges "$ranges" --report r.txt
 refused export-nowhere 2 'where to' octet quantize "$digits" --ranges "$ranges"
 refused export-no-ranges 2 'needs --calibrate' octet quantize "$digits" -o n.onnx
 refused export-narrow 2 'not a form of ONNX' octet quantize "$digits" -o n.onnx --quantize bf16
