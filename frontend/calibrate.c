@@ -17,7 +17,9 @@ static Graph *with_outputs(const Graph *g, const Val *watch, uint32_t n, Arena *
     Arena scratch = {0};
     Graph *out = graph_new(g->module, mem, g->name);
     Val *map = graph_begin(out, g, &scratch);
-    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
+    const bool *live = graph_live(g, &scratch); /* what is watched is */
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (live[i]) graph_copy_node(out, g, i, map);
     for (uint32_t i = 0; i < n; i++) graph_output(out, map[watch[i].id], arena_printf(mem, "observed_%u", i));
     arena_drop(&scratch);
     return out;

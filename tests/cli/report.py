@@ -35,8 +35,9 @@ def write_model(out):
         return number(1, rows) + number(1, columns) + number(2, 1) + text(8, name) + text(9, struct.pack(f'<{len(v)}f', *v))
 
     a, b, c = HOSTILE
-    nodes = [node('MatMul', ['x', 'w1'], [a]), node('Relu', [a], [b]), node('MatMul', [b, 'w2'], [c])]
-    g = graph(nodes, [value('x', 16, 256)], [value(c, 16, 64)], [weights('w1', 256, 128, 3), weights('w2', 128, 64, 11)])
+    # `side` is computed first, and no contraction has a part in it.
+    nodes = [node('Add', ['x', 'offset'], ['side']), node('MatMul', ['x', 'w1'], [a]), node('Relu', [a], [b]), node('MatMul', [b, 'w2'], [c])]
+    g = graph(nodes, [value('x', 16, 256)], [value(c, 16, 64), value('side', 16, 256)], [weights('offset', 1, 256, 5), weights('w1', 256, 128, 3), weights('w2', 128, 64, 11)])
     with open(f'{out}/hostile.onnx', 'wb') as f:
         f.write(model(g))
     for i in range(3):
