@@ -962,6 +962,7 @@ static bool fills_panels(Tuner *u, const Compute *c, const Contraction *r)
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
+    if (r.row && u->outer[r.row] && panel_word(k, &r, c->reduce[c->reduces - 1])) r.row = 0; /* a step's rows, one by one: words are summed by the tile alone */
     if (u->outer[r.lane] || (r.row && u->outer[r.row]) || !fills_panels(u, c, &r) || is_scattered(k, c)) return false;
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
     int rank = c->rank;
