@@ -9,6 +9,7 @@ without them it says so and checks nothing."""
 import argparse
 import glob
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -104,9 +105,9 @@ def check(args, case):
     equal = near = count = most = 0
     apart, worst = 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for f in glob.glob(os.path.join(os.path.dirname(source), '*')): # external weights
-            if not f.endswith('.onnx') and os.path.isfile(f): os.symlink(f, os.path.join(folder, os.path.basename(f)))
-        path = with_codes(model, codes, folder)
+        path = with_codes(model, codes, folder) if codes else source
+        for f in glob.glob(os.path.join(os.path.dirname(source), '*.data')) if codes else []:  # links are not followed
+            shutil.copy(f, folder)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider']) if codes else None
