@@ -156,8 +156,9 @@ static float usable(const WeightForm *f, float scale)
 }
 
 
-/* Symmetric codes reach one step further down than up; the larger extreme gets that step, with a negative scale where it is positive. */
-static Grid grid_of(const WeightForm *f, Extremes e)
+/* Symmetric codes reach one step further down than up; the larger extreme gets that step, with a negative scale where it is positive, or (turned)
+ * it does not. */
+static Grid grid_of(const WeightForm *f, Extremes e, bool turned)
 {
     int least = weight_code_least(f), most = weight_code_most(f), middle = weight_code_middle(f);
     if (f->asymmetric) {
@@ -166,14 +167,20 @@ static Grid grid_of(const WeightForm *f, Extremes e)
     }
     float size = fmaxf(-e.lo, e.hi);
     if (middle - least == most - middle) return (Grid){usable(f, size / (float)(most - middle)), (float)middle};
-    float s = usable(f, size / (float)(middle - least));
-    return (Grid){e.hi > -e.lo ? -s : s, (float)middle};
+    float s = usable(f, size / (float)(turned ? most - middle : middle - least));
+    return (Grid){(e.hi > -e.lo) != turned ? -s : s, (float)middle};
+}
+
+static int candidates(const WeightForm *f)
+{
+    bool even = weight_code_middle(f) - weight_code_least(f) == weight_code_most(f) - weight_code_middle(f);
+    return f->asymmetric || even ? GRID_STEPS : 2 * GRID_STEPS;
 }
 
 Grid grid_candidate(const WeightForm *f, Extremes e, int step)
 {
-    float by = 1 - (float)step / (2 * GRID_STEPS);
-    return grid_of(f, (Extremes){e.lo * by, e.hi * by});
+    float by = 1 - (float)(step % GRID_STEPS) / (2 * GRID_STEPS);
+    return grid_of(f, (Extremes){e.lo * by, e.hi * by}, step >= GRID_STEPS);
 }
 
 int grid_code(const WeightForm *f, Grid g, float w)
@@ -255,22 +262,60 @@ static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *
     }
 }
 
-/* Clipping the few largest weights gives the others a finer grid: GRID_STEPS shrunk grids compete. */
+/* Sums over the weights w of a group and their codes q, each times the weight of its column. */
+typedef struct Fit {
+    double one, w, q, qq, qw;
+} Fit;
+
+static void fit_add(const WeightMatrix *m, const WeightCodes *c, const double *weight, Fit *fit)
+{
+    double middle = c->form.asymmetric ? 0 : weight_code_middle(&c->form);
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t j = 0; j < m->in; j++) {
+            int64_t at = codes_at(c, r, j);
+            Fit *x = &fit[at];
+            double w = (double)m->w[r * m->in + j], q = codes_nearest(c, at, m->w[r * m->in + j]) - middle;
+            double h = weight ? weight[r / (m->out / m->blocks) * m->in + j] : 1;
+            x->one += h, x->w += h * w, x->q += h * q, x->qq += h * q * q, x->qw += h * q * w;
+        }
+}
+
+/* The grid on which these codes are nearest to the weights; g where they do not say. */
+static Grid fitted(const WeightForm *f, Grid g, const Fit *x)
+{
+    double spread = f->asymmetric ? x->qq * x->one - x->q * x->q : x->qq;
+    double scale = (f->asymmetric ? x->qw * x->one - x->q * x->w : x->qw) / spread;
+    if (!(spread > 0) || !isnormal((float)scale) || (scale < 0) != (g.scale < 0)) return g;
+    float s = usable(f, (float)fabs(scale));
+    if (!f->asymmetric) return (Grid){scale < 0 ? -s : s, g.zero};
+    double offset = (x->w - (double)s * x->q) / x->one;
+    return (Grid){s, zero_at(f, (float)(offset + (double)s * weight_code_least(f)), s)};
+}
+
+/* Clipping the few largest weights gives the others a finer grid: shrunk grids compete, and at last the one that fits the best one's codes. */
 WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
+    Arena work = {0};
     WeightCodes c = codes_new(m, f, mem);
     int64_t n = c.owners * c.groups;
-    const Extremes *e = codes_extremes(m, &c, mem);
-    double *best = NEW_ARRAY(mem, double, n + 1), *error = NEW_ARRAY(mem, double, n + 1);
-    Grid *g = NEW_ARRAY(mem, Grid, n + 1);
-    const double *weight = s ? moments_squares(s, mem) : NULL;
-    for (int step = 0; step < GRID_STEPS; step++) {
-        for (int64_t at = 0; at < n; at++) g[at] = grid_candidate(f, e[at], step), error[at] = 0;
+    const Extremes *e = codes_extremes(m, &c, &work);
+    double *best = NEW_ARRAY(&work, double, n + 1), *error = NEW_ARRAY(&work, double, n + 1);
+    Grid *g = NEW_ARRAY(&work, Grid, n + 1);
+    Fit *fit = NEW_ARRAY(&work, Fit, n + 1);
+    const double *weight = s ? moments_squares(s, &work) : NULL;
+    int steps = candidates(f), fits = dtype_is_int(f->code);
+    for (int step = 0; step < steps + fits; step++) {
+        if (step == steps) fit_add(m, &c, weight, fit);
+        for (int64_t at = 0; at < n; at++) {
+            g[at] = step == steps ? fitted(f, (Grid){c.scale[at], c.zero[at]}, &fit[at]) : grid_candidate(f, e[at], step);
+            error[at] = 0;
+        }
         add_errors(m, &c, g, weight, error);
         for (int64_t at = 0; at < n; at++)
             if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
     }
     settle_scales(&c);
+    arena_drop(&work);
     return c;
 }
 
@@ -280,7 +325,7 @@ static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Mo
     WeightCodes c = codes_new(m, f, mem);
     const Extremes *e = codes_extremes(m, &c, mem);
     (void)s;
-    for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at]));
+    for (int64_t at = 0; at < c.owners * c.groups; at++) set_grid(&c, at, grid_of(f, e[at], false));
     settle_scales(&c);
     codes_round(m, &c);
     return c;

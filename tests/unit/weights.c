@@ -372,7 +372,8 @@ Test(weights, learned_rounding_is_up_or_down)
                 if (!dtype_is_float(forms[i].code)) cr_assert(abs(code - nearest) <= 1, "form %zu: %d, nearest %d", i, code, nearest);
                 if (code != nearest && fabsf(best) < fabsf(x)) cr_assert(fabsf(is) >= fabsf(x), "form %zu: %g and %g for %g", i, (double)is, (double)best, (double)x);
             }
-        cr_expect(other > 20, "form %zu: %d of 480 are not the nearest", i, other);
+        int few = forms[i].group && forms[i].group <= 4 ? 5 : 20; /* such small groups have grids that fit them */
+        cr_expect(other > few, "form %zu: %d of 480 are not the nearest", i, other);
     }
 }
 
