@@ -108,7 +108,7 @@ static void timed_out(int signal)
 typedef struct Drive {
     const Options *o;
     Module *m;
-    Arena *mem, scratch;
+    Arena *mem, scratch, late; /* late: what is compared with in the end */
     Quantization *quant;
     SampleSource *samples; /* once asked for */
     Files *files;          /* mapped ones */
@@ -116,8 +116,7 @@ typedef struct Drive {
     WinogradNote winograd;
     const Graph *imported;
     const Graph *exact; /* before products were rounded */
-    const Graph *plain, *simple,
-        *simulated; /* with a report and samples: float after all passes, before "quantize", behind it */
+    const Graph *simple; /* with a report and samples: before "quantize" */
     double since;   /* when it began */
     IntegerNote integer;
     FILE *text;
@@ -192,7 +191,7 @@ static void settle_rounding(Drive *dr, const Graph *simple, Quantization *q, con
 static Quantization *quantization_new(Drive *dr)
 {
     Quantization *q = NEW(dr->mem, Quantization);
-    q->mem = dr->mem, q->keep = dr->o->value[OPT_keep];
+    q->mem = dr->mem, q->keep = dr->o->value[OPT_keep], q->kept = NEW(q->mem, CodesKept);
     q->weights = precision_rounding(dr->o);
     precision_forms(dr->o, q);
     if (dr->origin) q->form.fine = q->table.fine = q->spared.fine = false; /* ONNX has no scales that are codes */
@@ -204,7 +203,7 @@ static void drive_end(Drive *dr)
     progress(dr->o, "");
     samples_close(dr->samples);
     policy_drop(&dr->policy);
-    arena_drop(&dr->scratch);
+    arena_drop(&dr->scratch), arena_drop(&dr->late);
 }
 
 /* false: the samples cannot be had; reported */
@@ -268,12 +267,29 @@ static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const C
            (b.calibrate = *c, budget_run(simple, q, &b, budget_passes, &drive, dr->m->diag));
 }
 
-/* The graph in which everything is quantized and every layer's output exists still; its layers are noted already. */
-static Graph *simulated(Drive *dr, const Graph *simple, const Quantization *q)
+/* Runs passes again for a graph to compare with: it lies in mem, and the notes stay those of the graph that is compiled. */
+static Graph *run_passes_again(Drive *dr, const char *to, Quantization *q, Arena *mem)
 {
-    Quantization again = *q;
+    WinogradNote winograd = dr->winograd;
+    IntegerNote integer = dr->integer;
+    Arena *kept = dr->mem;
+    bool standard = dr->standard;
+    dr->mem = mem, dr->standard = false;
+    Graph *g = run_passes(dr, dr->simple, from_quantize, to, q);
+    dr->mem = kept, dr->standard = standard, dr->integer = integer, dr->winograd = winograd;
+    return g;
+}
+
+/* Every layer, in the graph in which everything is quantized and every layer's output exists still. */
+static bool measure_each(Drive *dr, const CalibrateOptions *c, double *alone)
+{
+    Arena mem = {0};
+    Quantization again = *dr->quant; /* its layers are noted already */
     again.layer.at = NULL, again.layer.n = again.layer.cap = 0;
-    return run_passes(dr, simple, from_quantize, before_integer, &again);
+    const Graph *simulated = run_passes_again(dr, before_integer, &again, &mem);
+    bool ok = simulated && measure_layers(dr->simple, simulated, dr->quant, c, alone, dr->m->diag);
+    arena_drop(&mem);
+    return ok;
 }
 
 /* With q's gains in its constants; they are gone then. */
@@ -303,7 +319,7 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
     if (other) simple = run_passes(dr, g, NULL, before_quantize, q);
     if (simple && other) {
         Quantization floats = *q; /* codes are of the graph with gains already */
-        floats.codes.n = 0, floats.coded = (Map){0};
+        floats.kept = NULL;
         gains_of_ranges(simple, &floats);
         simple = with_gains(dr, simple, &floats);
     }
@@ -318,16 +334,12 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
     return made;
 }
 
-static Graph *compared_graphs(Drive *dr, const Graph *simple, Quantization *q)
+static Graph *compared_graph(Drive *dr, const Graph *simple, Quantization *q)
 {
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
     files_rest(dr->files); /* most of the weights are codes now */
-    if (!done || !dr->o->value[OPT_report] || !dr->samples) return done;
-    WinogradNote note = dr->winograd; /* of the graph that is compiled, not of the one it is compared with */
-    IntegerNote integer = dr->integer;
-    dr->plain = run_passes(dr, simple, from_quantize, NULL, NULL);
-    dr->integer = integer, dr->winograd = note, dr->simple = simple;
-    return dr->plain && (dr->simulated = simulated(dr, simple, q)) ? done : NULL;
+    if (dr->o->value[OPT_report] && dr->samples) dr->simple = simple;
+    return done;
 }
 
 static Graph *quantize_graph(Drive *dr, const Graph *g)
@@ -350,12 +362,15 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     stage_begin(&stage, "weights");
     if (q->weights->needs && !divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
     stage_begin(&stage, NULL);
+    CodesKept *found = dr->origin ? codes_copied(q) : NULL; /* what passes add is of their graph, not of the one that is written */
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;
     progress(dr->o, "quantizing");
-    if (!dr->origin) return compared_graphs(dr, simple, q);
+    if (!dr->origin) return compared_graph(dr, simple, q);
     Quantization written = *q; /* layers are noted once: by the graph that is measured, if one is */
     bool measured = dr->o->value[OPT_report] && c.samples;
-    if (measured && !(dr->compiled = compared_graphs(dr, simple, q))) return NULL;
+    written.kept = found;
+    if (measured && !(dr->compiled = compared_graph(dr, simple, q))) return NULL;
+    if (!measured) q->kept = found;
     return standard_graph(dr, g, simple, measured ? &written : q);
 }
 
@@ -422,12 +437,13 @@ static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, M
     progress(dr->o, "measuring");
     if (!calibrate_options(dr, &c)) return false;
     if (!c.samples) return true;
-    if (!dr->quant && dr->integer.at.n) dr->plain = written_graph(dr);
-    const Graph *plain = dr->plain ? dr->plain : dr->exact ? dr->exact : g;
-    if (dr->simulated) {
+    const Graph *plain = dr->exact ? dr->exact : g;
+    if (!dr->quant && dr->integer.at.n && !(plain = written_graph(dr))) return false;
+    if (dr->simple) {
         double *alone = NEW_ARRAY(dr->mem, double, dr->quant->layer.n + 1);
-        if (!measure_layers(dr->simple, dr->simulated, dr->quant, &c, alone, dr->m->diag)) return false;
+        if (!measure_each(dr, &c, alone)) return false;
         r->alone = alone;
+        if (!(plain = run_passes_again(dr, NULL, NULL, &dr->late))) return false;
     }
     r->measured = m;
     return measure_programs(plain, g, &dr->policy.store, dr->origin ? NULL : out, &c, dr->mem, m, dr->m->diag);

@@ -122,7 +122,13 @@ static bool twin_make(Layers *t, Val v)
 }
 
 /* ---- sums ---- */
-static Val squares(Graph *g, Val x, const Loc *loc) { return emit(g, "ReduceSumSquare", loc, 1, x); }
+/* Of each row along the last axis: the rest is added in double. */
+static Val squares(Graph *g, Val x, const Loc *loc)
+{
+    Tensor *axis = tensor_new(g->mem, DT_i64, 1, (int64_t[]){1});
+    *(int64_t *)(uintptr_t)axis->data = val_type(g, x)->rank - 1;
+    return emit(g, "ReduceSumSquare", loc, 2, x, graph_const(g, axis, NULL));
+}
 
 /* 0 where the two are not of the same sizes. */
 static Val noise(Graph *g, Val x, Val y, const Loc *loc)
@@ -139,7 +145,9 @@ static void add_layer(Layers *t, const Layer *l, uint32_t number, const Map *sim
     Val plain = {map_get(&t->named, l->tensor)}, whole = {map_get(simulated, l->tensor)};
     for (uint32_t i = 0; i < t->made.n; i++) t->twin[t->made.at[i]] = (Val){0};
     t->made.n = 0, t->output = l->tensor;
-    if (!plain.id || !whole.id || !dtype_is_float(val_type(t->plain, plain)->dtype)) return;
+    if (!plain.id || !whole.id) return;
+    const Type *type = val_type(t->plain, plain);
+    if (!dtype_is_float(type->dtype) || type->rank < 1) return;
     go_on(t, plain, whole);
     bool has_twin = l->state != LAYER_FLOAT && twin_make(t, whole);
     Val x = t->map[plain.id], sum[SUMS] = {squares(t->to, x, l->loc), noise(t->to, x, t->whole[whole.id], l->loc)};
@@ -157,7 +165,8 @@ static bool add_sample(void *ctx, const Sample *s, const Tensor *const *out, Dia
 {
     const Sums *sums = ctx;
     (void)s, (void)diag;
-    for (uint32_t i = 0; i < sums->of->watch.n; i++) sums->sum[i] += dtype_load(out[i]->type, out[i]->data, 0);
+    for (uint32_t i = 0; i < sums->of->watch.n; i++)
+        for (int64_t row = 0, n = tensor_count(out[i]); row < n; row++) sums->sum[i] += dtype_load(out[i]->type, out[i]->data, row);
     return true;
 }
 

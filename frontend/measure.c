@@ -239,8 +239,9 @@ bool measure_programs(const Graph *plain, const Graph *made, const Storage *stor
     ProgramOptions as_float = {.threads = o->threads, .cache = o->cache}, as_made = as_float;
     as_made.store = store;
     bool ok = program_new(&w.p[0], plain, &as_float, &scratch, diag) &&
-              (m->artefact || program_new(&w.p[1], made, &as_made, &scratch, diag)) &&
-              samples_each(o->samples, plain, MEASURED_MOST, measure_sample, &w, diag);
+              (m->artefact || program_new(&w.p[1], made, &as_made, &scratch, diag));
+    files_rest(o->files); /* the weights are in the programs now */
+    ok = ok && samples_each(o->samples, plain, MEASURED_MOST, measure_sample, &w, diag);
     for (uint32_t i = 0; ok && i < m->outputs; i++) settle_output(&m->output[i], &w.running[i]);
     if (ok) {
         const OctetApi *api = w.p[0].loaded.api;

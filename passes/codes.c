@@ -166,7 +166,7 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **
         return turned(c, table(c, tied, &layer->form, n->loc), n->loc);
     }
     const Value *from = graph_val(c->in, v);
-    LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer, c->ctx->mem);
+    LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer);
     const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
     if (n->op->w_taps) *lost = lost_by_rounding(n, from->konst, &l, r, c->ctx->scratch); /* of pixels; means over tokens are those of padding too */
     return codes_emit(c->out, &l.codes, from->name, n->loc);

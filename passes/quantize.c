@@ -7,6 +7,18 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* Nodes before number `def` that come from the same node of the model with the same operator: the directions of an LSTM multiply one by one. */
+static uint32_t alike_before(const Graph *g, uint32_t def)
+{
+    uint32_t count = 0;
+    const Node *n = &g->node.at[def];
+    for (uint32_t i = 0; i < def; i++) {
+        const Node *m = &g->node.at[i];
+        count += m->op == n->op && m->loc && (m->loc == n->loc || (m->loc->index == n->loc->index && !strcmp(m->loc->node, n->loc->node)));
+    }
+    return count;
+}
+
 const char *tensor_name(const Graph *g, Val v, Arena *mem)
 {
     const Value *val = graph_val(g, v);
@@ -14,7 +26,9 @@ const char *tensor_name(const Graph *g, Val v, Arena *mem)
     if (val->def == NO_NODE) return "";
     const Node *n = &g->node.at[val->def];
     const char *node = *n->loc->node ? n->loc->node : arena_printf(mem, "#%d", n->loc->index);
-    return arena_printf(mem, "%s/%s:%u", node, n->op->name, v.id - n->out.id);
+    const char *name = arena_printf(mem, "%s/%s:%u", node, n->op->name, v.id - n->out.id);
+    uint32_t before = alike_before(g, val->def);
+    return before ? arena_printf(mem, "%s+%u", name, before) : name;
 }
 
 /* ---- which nodes become integer ---- */
@@ -303,28 +317,38 @@ static WeightForm quantize_form(const Quantization *q)
 void codes_set(Quantization *q, LayerCodes c)
 {
     c.tensor = arena_text(q->mem, c.tensor, strlen(c.tensor));
-    vec_push(q->mem, &q->codes, c);
-    map_put(q->mem, &q->coded, c.tensor, q->codes.n);
+    if (!q->kept) q->kept = NEW(q->mem, CodesKept);
+    vec_push(q->mem, &q->kept->layer, c);
+    map_put(q->mem, &q->kept->index, c.tensor, q->kept->layer.n);
+}
+
+CodesKept *codes_copied(const Quantization *q)
+{
+    Quantization copy = {.mem = q->mem};
+    for (uint32_t i = 0; q->kept && i < q->kept->layer.n; i++) codes_set(&copy, q->kept->layer.at[i]);
+    return copy.kept;
 }
 
 const LayerCodes *codes_find(const Quantization *q, const char *tensor)
 {
-    uint32_t i = map_get(&q->coded, tensor);
-    return i ? &q->codes.at[i - 1] : NULL;
+    uint32_t i = q->kept ? map_get(&q->kept->index, tensor) : 0;
+    return i ? &q->kept->layer.at[i - 1] : NULL;
 }
 
 static const WeightMethod *method_of(const Quantization *q) { return q->weights ? q->weights : weight_method_at(0); }
 
-LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, WeightForm form, Layer *note, Arena *mem)
+LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note)
 {
     Arena work = {0};
-    const LayerCodes *found = codes_find(q, tensor_name(g, n->out, &work));
+    const char *tensor = tensor_name(g, n->out, &work);
+    const LayerCodes *found = codes_find(q, tensor);
     LayerCodes l = found ? *found : (LayerCodes){0};
     if (!found) {
         WeightMatrix m = weight_matrix(g, n, &work);
         WeightChoice c = weight_choose(method_of(q), &m, &form, NULL, &work);
-        l = (LayerCodes){.codes = weight_tensors(&m, &c.codes, mem), .sqnr = c.sqnr};
+        l = (LayerCodes){.tensor = tensor, .codes = weight_tensors(&m, &c.codes, q->mem), .sqnr = c.sqnr};
         l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
+        codes_set(q, l);
     }
     note->form = form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;
     note->method = l.fallback ? weight_method_at(0)->name : method_of(q)->name;
@@ -355,7 +379,7 @@ Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc)
 static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, const float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
-    LayerCodes l = layer_codes(z->in, n, z->q, quantize_form(z->q), layer, z->ctx->mem);
+    LayerCodes l = layer_codes(z->in, n, z->q, quantize_form(z->q), layer);
     *lost = lost_by_rounding(n, val->konst, &l, r, z->ctx->mem);
     layer->weights = tensor_count(val->konst);
     return codes_emit(z->out, &l.codes, val->name, n->loc);

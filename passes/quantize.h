@@ -62,6 +62,11 @@ typedef struct LayerCodes {      /* weights that a method with statistics has ro
     const float *lost;           /* by rounding, of every output channel on average; NULL: not known */
 } LayerCodes;
 
+typedef struct CodesKept {
+    Map index;                   /* tensor -> number + 1 in layer */
+    VEC(LayerCodes) layer;
+} CodesKept;
+
 typedef struct Gains {           /* weights were multiplied by them before they were rounded: what they multiply must be divided */
     Val x;                       /* of the graph after the pass "rotate" */
     int64_t channels;
@@ -77,8 +82,7 @@ struct Quantization {
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
     const WeightMethod *weights; /* NULL: the first */
-    Map coded;                   /* tensor -> number + 1 in codes */
-    VEC(LayerCodes) codes;
+    struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
@@ -103,8 +107,9 @@ Val table_of(const Graph *g, const bool *looked, Val weights);
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
-/* Those, or codes by a method without statistics where it needs none or has none. note: gets what was done. */
-LayerCodes layer_codes(const Graph *g, const Node *n, const Quantization *q, WeightForm form, Layer *note, Arena *mem);
+CodesKept *codes_copied(const Quantization *q); /* those found so far, and what is added to q later is not in them */
+/* Those, or codes by a method without statistics where it needs none or has none, which q keeps for the next graph. note: gets what was done. */
+LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note);
 /* Codes as a value of g, dequantized where they are read. */
 Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc);
 /* Does a contraction multiply two tensors that are computed, as attention does? */

@@ -146,3 +146,19 @@ Test(balance, convolutions_and_their_biases_take_it)
                         " %6 = Conv(%5, %4) ; \"second\" #1 }", readers, 1);
     cr_expect(b->node.n == 2);
 }
+
+/* What an LSTM's two directions multiply with comes from one node of the model: their codes are not one. */
+Test(balance, layers_of_one_node_have_codes_of_their_own)
+{
+    Graph *g = graph_parse(&w.module, &w.mem, "graph \"g\" (%1 \"x\": f32[N,4]) -> (%6 \"y\") { %2 = " W44 " \"f\" %3 = const f32[4,4] {2, 1, 1, 1, 3, 1, 1, -1, 1, 1, 4, 1, 1, 2, 1, 1} \"b\""
+                           " %4 = MatMul(%1, %2) ; \"rnn\" #3 %5 = MatMul(%1, %3) ; \"rnn\" #3 %6 = Add(%4, %5) ; \"sum\" #4 }");
+    cr_assert(g);
+    const char *one = tensor_name(g, g->node.at[0].out, &w.mem), *two = tensor_name(g, g->node.at[1].out, &w.mem);
+    cr_expect(strcmp(one, two) != 0, "%s", one);
+    for (int i = 0; i < 2; i++) {
+        Layer note;
+        layer_codes(g, &g->node.at[i], &q, (WeightForm){.code = DT_i8}, &note);
+    }
+    const Quantization copy = q;
+    cr_expect(codes_find(&copy, one) && codes_find(&copy, two) && codes_find(&copy, one)->codes.code != codes_find(&copy, two)->codes.code);
+}
