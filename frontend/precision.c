@@ -78,8 +78,10 @@ bool precision_check(const Options *o, Diag *d)
     const OptionId ids[] = {OPT_group, OPT_symmetric, OPT_asymmetric};
     static const char *const names[] = {"--group", "--symmetric", "--asymmetric"};
     bool chooses = p && has_forms(p);
-    if (option_is(o, OPT_rotate, "on") && !(p && has_codes(p)))
-        return diag_error(d, NULL, "--rotate on needs %s", names_of(has_codes, o->mem));
+    const OptionId turns[] = {OPT_rotate, OPT_equalize};
+    for (size_t i = 0; i < COUNT_OF(turns); i++)
+        if (option_is(o, turns[i], "on") && !(p && has_codes(p)))
+            return diag_error(d, NULL, "--%s on needs %s", i ? "equalize" : "rotate", names_of(has_codes, o->mem));
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (o->value[ids[i]] && !chooses)
             return diag_error(d, NULL, "%s needs %s", names[i], names_of(has_forms, o->mem));
@@ -103,6 +105,7 @@ void precision_forms(const Options *o, Quantization *q)
 {
     const Precision *p = precision_of(o);
     q->precision = p->name, q->float_activations = !p->integer;
+    q->equalize = option_is(o, OPT_equalize, "on");
     q->rotate = option_is(o, OPT_rotate, "on") || (p->integer && !option_is(o, OPT_rotate, "off"));
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
     if (dtype_is_int(q->form.code)) choose(o, &q->form);

@@ -1,6 +1,6 @@
 /* balance.c - see balance.h. Where a division goes is found by a walk from the value against the arrows, along rows of a table of what
- * passes a factor of channels on: a product gives it to one factor, a sum to all its terms, a contraction to its weights. A value that
- * others read too is left as it is. */
+ * passes a factor of channels on: a product gives it to one factor, a sum to all its terms, a contraction to its weights, what keeps a positive
+ * factor (an activation that is straight on either side of zero, a pool) to its input. A value that others read too is left as it is. */
 #include "passes/balance.h"
 #include <assert.h>
 
@@ -70,10 +70,54 @@ static bool contraction_takes(Balance *b, uint32_t node, const Gains *g, int fro
     return true;
 }
 
-static const struct {
+/* f(x / s) = f(x) / s for s > 0 */
+static bool input_takes(Balance *b, uint32_t node, const Gains *g, int from_end, bool commit)
+{
+    const Node *n = &b->in->node.at[node];
+    return n->nout == 1 && !graph_val(b->in, node_in(b->in, n, 0))->konst && operand_takes(b, node, 0, g, from_end, commit);
+}
+
+/* A window over the axes behind the channels'. */
+static bool pool_takes(Balance *b, uint32_t node, const Gains *g, int from_end, bool commit)
+{
+    return from_end == val_type(b->in, b->in->node.at[node].out)->rank - 1 && input_takes(b, node, g, from_end, commit);
+}
+
+/* Bounds are divided too. */
+static bool bounds_take(Balance *b, uint32_t node, const Gains *g, int from_end, bool commit)
+{
+    const Node *n = &b->in->node.at[node];
+    for (uint32_t k = 1; k < n->nin; k++) {
+        Val v = node_in(b->in, n, k);
+        const Tensor *t = v.id ? graph_val(b->in, v)->konst : NULL;
+        if (!t || t->type != DT_f32 || tensor_count(t) != 1) return false;
+    }
+    if (!input_takes(b, node, g, from_end, commit)) return false;
+    for (uint32_t k = 1; commit && k < n->nin; k++) b->taken[node] = g, b->operands[node] |= 1u << k;
+    return true;
+}
+
+static const struct PassesOn {
     const char *name;
     TakeFn *take;
-} passes_on[] = {{"Mul", product_takes}, {"Add", sum_takes}, {"Sub", sum_takes}};
+    const char *by[2]; /* NULL, or what operands 1 and 2 do when they are of channels */
+} passes_on[] = {{"Mul", product_takes, {NULL}},
+                 {"Add", sum_takes, {NULL}},
+                 {"Sub", sum_takes, {NULL}},
+                 {"Relu", input_takes, {NULL}},
+                 {"LeakyRelu", input_takes, {NULL}},
+                 {"PRelu", input_takes, {NULL}},
+                 {"MaxPool", pool_takes, {NULL}},
+                 {"AveragePool", pool_takes, {NULL}},
+                 {"GlobalAveragePool", pool_takes, {NULL}},
+                 {"Clip", bounds_take, {"Max", "Min"}}};
+
+static const struct PassesOn *passing(const OpDef *op)
+{
+    for (size_t i = 0; i < COUNT_OF(passes_on); i++)
+        if (!strcmp(op->name, passes_on[i].name)) return &passes_on[i];
+    return NULL;
+}
 
 static bool takes(Balance *b, Val v, const Gains *g, int from_end, uint32_t uses, bool commit)
 {
@@ -81,9 +125,8 @@ static bool takes(Balance *b, Val v, const Gains *g, int from_end, uint32_t uses
     if (node == NO_NODE || b->uses[v.id] != uses || b->taken[node]) return false;
     const OpDef *op = b->in->node.at[node].op;
     if (op->quant == QUANT_INTEGER) return contraction_takes(b, node, g, from_end, commit);
-    for (size_t i = 0; i < COUNT_OF(passes_on); i++)
-        if (!strcmp(op->name, passes_on[i].name)) return passes_on[i].take(b, node, g, from_end, commit);
-    return false;
+    const struct PassesOn *row = passing(op);
+    return row && row->take(b, node, g, from_end, commit);
 }
 
 /* ---- emission ---- */
@@ -144,7 +187,10 @@ static void copy_node(Balance *b, uint32_t i, const int *from_end, Val *divided)
         if (x.id) arg[0] = x;
         arg[1] = emit(b->out, "Mul", n->loc, 2, arg[1], along(b, g, rank - axis_at(n->op->w_input, rank), false));
     }
-    graph_emit(b->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    const struct PassesOn *row = t ? passing(n->op) : NULL;
+    if (row && row->by[0])
+        for (uint32_t k = 1; k < n->nin; k++) out[0] = arg[0] = emit(b->out, row->by[k - 1], n->loc, 2, arg[0], arg[k]);
+    else graph_emit(b->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
     for (uint32_t k = 0; k < n->nout; k++) {
         b->map[n->out.id + k] = out[k];
         graph_stand_for(b->out, out[k], graph_val(b->in, node_out(n, k)));
@@ -171,6 +217,18 @@ void gains_fold(const Graph *g, const Gains *gains, const uint32_t *readers, uin
     balance_begin(&b);
     for (uint32_t i = 0; i < n; i++) folds[i] = takes(&b, gains[i].x, &gains[i], 1, readers[i], false);
     arena_drop(&scratch);
+}
+
+const Gains **gains_taken(const Graph *g, const Gains *gains, const uint32_t *readers, const int *from_end, uint32_t n, bool *folds,
+                          Arena *mem)
+{
+    Balance b = {.in = g, .scratch = mem};
+    balance_begin(&b);
+    for (uint32_t i = 0; i < n; i++) {
+        folds[i] = takes(&b, gains[i].x, &gains[i], from_end[i], readers[i], false);
+        if (folds[i]) takes(&b, gains[i].x, &gains[i], from_end[i], readers[i], true);
+    }
+    return b.taken;
 }
 
 void gains_of_ranges(const Graph *g, Quantization *q)

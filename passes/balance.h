@@ -10,6 +10,9 @@
 Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem);
 /* Would constants before take the division of gains[i].x (channels of its last axis), and does nothing but `readers[i]` contractions read it? */
 void gains_fold(const Graph *g, const Gains *gains, const uint32_t *readers, uint32_t n, bool *folds);
+/* For each node whose constants take a division, whose: of gains[i].x along axis from_end[i], counted from the end; folds as above, one after the other. */
+const Gains **gains_taken(const Graph *g, const Gains *gains, const uint32_t *readers, const int *from_end, uint32_t n, bool *folds,
+                          Arena *mem);
 /* q's gains from its ranges, which have them by name, for a graph. */
 void gains_of_ranges(const Graph *g, Quantization *q);
 #endif

@@ -6,6 +6,8 @@
 
 static bool quantizing(const PassCtx *ctx) { return ctx->quant && !ctx->quant->float_activations; }
 
+static bool equalizing(const PassCtx *ctx) { return ctx->quant && ctx->quant->equalize; }
+
 static bool rotating(const PassCtx *ctx) { return ctx->quant && ctx->quant->rotate; }
 
 static bool coding(const PassCtx *ctx) { return ctx->quant && ctx->quant->table.code; }
@@ -15,6 +17,7 @@ static bool filtering(const PassCtx *ctx) { return ctx->winograd != NULL; }
 static const Pass pipeline[] = {
     {"expand", pass_expand, NULL, "only rows with a body or a lowering remain"},
     {"simplify", pass_simplify, NULL, "no identity, no pair that cancels, no affine map behind a contraction"},
+    {"equalize", pass_equalize, equalizing, "a channel's weights are as large in the contraction that makes it as in those that read it"},
     {"rotate", pass_rotate, rotating, "streams of RMS norms are turned: no channel of theirs is much larger than the others"},
     {"quantize", pass_quantize, quantizing, "Q/DQ around every quantized contraction, by the ranges"},
     {"codes", pass_codes, coding, "weights of float products, where asked for, and tables are constants behind a DequantizeLinear"},

@@ -5,6 +5,7 @@
 
 Graph *pass_expand(const Graph *in, PassCtx *ctx);   /* expand.c */
 Graph *pass_simplify(const Graph *in, PassCtx *ctx); /* simplify.c */
+Graph *pass_equalize(const Graph *in, PassCtx *ctx); /* equalize.c */
 Graph *pass_rotate(const Graph *in, PassCtx *ctx);   /* rotate.c */
 Graph *pass_quantize(const Graph *in, PassCtx *ctx); /* quantize.c */
 Graph *pass_codes(const Graph *in, PassCtx *ctx);    /* codes.c */

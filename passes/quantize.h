@@ -87,7 +87,7 @@ struct Quantization {
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
     const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */
-    bool rotate;                 /* the pass "rotate" is wanted */
+    bool equalize, rotate;       /* the passes of these names are wanted */
     bool simulate;               /* make a simulation (passes/simulate.h) instead: another input, no reverted regions */
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;

@@ -436,6 +436,7 @@ refused usage-group 2 'a multiple of 16' octet compile "$digits" -o n.so --quant
 refused usage-group-alone 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --group 32
 refused usage-group-float 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --quantize fp8 --group 32
 refused usage-rotate-float 2 '--rotate on needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --rotate on
+refused usage-equalize-float 2 '--equalize on needs --quantize int8' octet compile "$digits" -o n.so --equalize on
 refused usage-symmetric 2 'not both' octet compile "$digits" -o n.so --quantize int4 --symmetric --asymmetric
 refused usage-fp32-narrow 2 'leaves none' octet compile "$digits" -o n.so --quantize bf16 --fp32 bf16
 refused usage-narrow-ranges 2 'needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --ranges r.txt

@@ -1,0 +1,111 @@
+/* Cross-layer equalization: the graph computes the same, and weights that make a channel are as large as those that read it. */
+#include "passes/passes.h"
+#include "passes/quantize.h"
+#include "tests/unit/worlds.h"
+
+static World w;
+static void setup(void) { world_open(&w); }
+static void teardown(void) { world_close(&w); }
+TestSuite(equalize, .init = setup, .fini = teardown);
+
+enum { CHANNELS = 8 };
+
+/* Weights whose output channels (by 4^o) and input channels (by 3^-i) are of very different sizes. */
+static Val uneven(Graph *g, int rank, const int64_t *dim, uint32_t seed)
+{
+    Tensor *t = (Tensor *)(uintptr_t)tensor_random(&w.mem, DT_f32, rank, dim, seed);
+    int64_t inner = tensor_count(t) / (dim[0] * dim[1]);
+    for (int64_t i = 0, n = tensor_count(t); i < n; i++)
+        ((float *)(uintptr_t)t->data)[i] *= (float)(pow(4, (double)(i / inner / dim[1] % 5)) * pow(3, -(double)(i / inner % dim[1] % 5)));
+    return graph_const(g, t, NULL);
+}
+
+static Val conv(Graph *g, Val x, int64_t in, int64_t out, int64_t kernel, uint32_t seed)
+{
+    static const Loc loc = {.node = "conv"};
+    Tensor *b = (Tensor *)(uintptr_t)tensor_random(&w.mem, DT_f32, 1, &out, seed + 90);
+    return emit(g, "Conv", &loc, 3, x, uneven(g, 4, (int64_t[]){out, in, kernel, kernel}, seed), graph_const(g, b, NULL));
+}
+
+/* Three convolutions; between the first two what keeps a factor, between the last two `between`. */
+static Graph *model(const char *between)
+{
+    static const Loc loc = {.node = "act"};
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    Type t = {.dtype = DT_f32, .rank = 4, .dim = {dim_const(w.module.dim, 2), dim_const(w.module.dim, CHANNELS), dim_const(w.module.dim, 9), dim_const(w.module.dim, 9)}};
+    Val x = conv(g, graph_input(g, "x", t), CHANNELS, CHANNELS, 3, 1);
+    const OpDef *pool = op_find("", "MaxPool");
+    Attr *attr = op_attr_defaults(&w.mem, pool);
+    attr_set_ints(pool, attr, "kernel_shape", (int64_t[]){2, 2}, 2);
+    x = emit(g, "Relu", &loc, 1, x);
+    x = conv(g, graph_emit(g, pool, attr, &x, 1, 1, &loc, NULL), CHANNELS, CHANNELS, 3, 2);
+    Val lo = graph_const(g, tensor_scalar(&w.mem, DT_f32, -0.5), NULL), hi = graph_const(g, tensor_scalar(&w.mem, DT_f32, 6), NULL);
+    x = !strcmp(between, "Clip") ? emit(g, between, &loc, 3, x, lo, hi) : emit(g, between, &loc, 1, x);
+    graph_output(g, conv(g, x, CHANNELS, CHANNELS, 1, 3), "y");
+    return g;
+}
+
+static const Tensor *computed(const Graph *g, const Tensor *x)
+{
+    Graph *out = graph_new(&w.module, &w.mem, "folded");
+    Val *map = graph_begin(out, g, &w.mem);
+    map[g->input.at[0].id] = graph_const(out, x, NULL);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        Val arg[4];
+        for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(g, n, k).id];
+        graph_emit(out, n->op, n->attr, arg, n->nin, 1, n->loc, &map[n->out.id]);
+    }
+    const Tensor *y = graph_val(out, map[g->output.at[0].id])->konst;
+    cr_assert(y);
+    return y;
+}
+
+/* The largest weight of output channel c, or of input channel c, of convolution number `which`. */
+static double largest(const Graph *g, int which, int axis, int64_t c)
+{
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        if (!node_is(&g->node.at[i], "Conv") || which--) continue;
+        const Tensor *t = graph_val(g, node_in(g, &g->node.at[i], 1))->konst;
+        int64_t inner = tensor_count(t) / (t->dim[0] * t->dim[1]);
+        double most = 0;
+        for (int64_t k = 0; k < tensor_count(t); k++)
+            if ((axis ? k / inner % t->dim[1] : k / inner / t->dim[1]) == c) most = fmax(most, fabs((double)((const float *)t->data)[k]));
+        return most;
+    }
+    cr_assert_fail("no such convolution");
+    return 0;
+}
+
+static double unevenness(const Graph *g, int pair)
+{
+    double most = 0;
+    for (int64_t c = 0; c < CHANNELS; c++) most = fmax(most, fabs(log(largest(g, pair, 0, c) / largest(g, pair + 1, 1, c))));
+    return most;
+}
+
+/* pairs: how many of the two become even */
+static void equalizes(const char *between, int pairs)
+{
+    Arena scratch = {0};
+    Quantization q = {.mem = &w.mem, .equalize = true};
+    Graph *g = model(between);
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &scratch, .quant = &q};
+    const char *why;
+    Graph *e = pass_equalize(g, &ctx);
+    cr_assert(graph_verify(e, &why), "%s", why);
+    for (int pair = 0; pair < 2; pair++) {
+        cr_expect(unevenness(g, pair) > 1);
+        if (pair < pairs) cr_expect(unevenness(e, pair) < 0.02, "%s, pair %d: %g", between, pair, unevenness(e, pair));
+    }
+    const Tensor *x = tensor_random(&w.mem, DT_f32, 4, (int64_t[]){2, CHANNELS, 9, 9}, 7), *was = computed(g, x), *is = computed(e, x);
+    double largest_value = 0;
+    for (int64_t i = 0; i < tensor_count(was); i++) largest_value = fmax(largest_value, fabs((double)((const float *)was->data)[i]));
+    for (int64_t i = 0; i < tensor_count(was); i++)
+        cr_assert_float_eq(((const float *)was->data)[i], ((const float *)is->data)[i], 1e-5 * largest_value, "%s, element %ld", between, (long)i);
+    arena_drop(&scratch);
+}
+
+Test(equalize, channels_become_even_through_what_keeps_a_factor) { equalizes("Relu", 2), equalizes("LeakyRelu", 2); }
+Test(equalize, bounds_are_divided_channel_by_channel) { equalizes("Clip", 2); }
+Test(equalize, other_functions_stop_it) { equalizes("Sigmoid", 1); }
