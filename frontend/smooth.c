@@ -21,17 +21,18 @@ typedef struct Smoothed {
 typedef struct Smoother {
     const Graph *g;
     const WeightForm *form;      /* per node */
+    const bool *looked;          /* per Val: a table that is looked up */
     VEC(Smoothed) value;
     const Tensor *const *out;    /* of the present sample */
     uint32_t seen, of;           /* samples that were run; that will be, 0: nobody knows */
     int threads;
 } Smoother;
 
-/* A matrix product with one matrix of weights for all rows of x, along its last axis. */
+/* A matrix product with one matrix of weights for all rows of x, along its last axis. Weights that are a table too would with gains be no longer. */
 static bool multiplies_rows(const Smoother *s, uint32_t i)
 {
     const Node *n = &s->g->node.at[i];
-    if (!s->form[i].code || n->op->w_taps) return false;
+    if (!s->form[i].code || n->op->w_taps || table_of(s->g, s->looked, node_in(s->g, n, 1)).id) return false;
     const Type *x = val_type(s->g, node_in(s->g, n, 0));
     int axis = n->op->x_input < 0 ? n->op->x_input + x->rank : n->op->x_input;
     return graph_val(s->g, node_in(s->g, n, 1))->konst->rank == 2 && x->rank > 0 && axis == x->rank - 1 &&
@@ -125,7 +126,7 @@ static void keep_gains(const Smoother *s, Quantization *q)
 bool smooth_values(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
-    Smoother s = {.g = g, .form = quantize_forms(g, q, &mem), .threads = o->threads};
+    Smoother s = {.g = g, .form = quantize_forms(g, q, &mem), .looked = tables_looked_up(g, &mem), .threads = o->threads};
     for (uint32_t i = 0; i < q->range.n; i++) q->range.at[i].gain = NULL, q->range.at[i].gains = 0;
     if (!q->float_activations) find_values(&s, &mem);
     Val *watch = NEW_ARRAY(&mem, Val, s.value.n + 1);
