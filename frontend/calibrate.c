@@ -243,9 +243,9 @@ static bool calibration_save(Calibration *c, Diag *diag)
     for (uint32_t i = 0; i < c->n; i++) {
         keep_range(&c->watched[i], c->name[i], &q, o->method);
         const Range *has = range_find(c->q, c->name[i]), *kept = range_find(&q, c->name[i]);
-        if (has && has->gain && kept) {
+        if (has && kept) {
             Range *r = range_set(&q, c->name[i], kept->lo, kept->hi);
-            r->gain = has->gain, r->gains = has->gains;
+            r->gain = has->gain, r->gains = has->gains, r->tensor_db = has->tensor_db, r->row_db = has->row_db;
         }
     }
     keep_edited(&q, &c->file, &c->head);

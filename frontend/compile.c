@@ -193,6 +193,7 @@ static Quantization *quantization_new(Drive *dr)
     Quantization *q = NEW(dr->mem, Quantization);
     q->mem = dr->mem, q->keep = dr->o->value[OPT_keep], q->kept = NEW(q->mem, CodesKept);
     q->weights = precision_rounding(dr->o);
+    q->narrow = option_is(dr->o, OPT_wide, "off");
     precision_forms(dr->o, q);
     if (dr->origin) q->form.fine = q->table.fine = q->spared.fine = false; /* ONNX has no scales that are codes */
     return q;
@@ -227,7 +228,7 @@ static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const Calibr
     Diag *d = dr->m->diag;
     const char *ranges = dr->o->value[OPT_ranges], *save = dr->o->value[OPT_save_ranges];
     if (ranges && !ranges_read(q, d, ranges)) return false;
-    if (c->samples && option_is(dr->o, OPT_smooth, "auto") && !smooth_values(g, q, c, d)) return false;
+    if (c->samples && !smooth_values(g, q, c, option_is(dr->o, OPT_smooth, "auto"), d)) return false;
     gains_of_ranges(g, q);
     if (c->samples && !calibrate(g, q, c, d)) return false;
     return !save || ranges_write(q, d, save, dr->m->name);

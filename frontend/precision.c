@@ -106,7 +106,8 @@ void precision_forms(const Options *o, Quantization *q)
     const Precision *p = precision_of(o);
     q->precision = p->name, q->float_activations = !p->integer;
     q->equalize = option_is(o, OPT_equalize, "on");
-    q->rotate = option_is(o, OPT_rotate, "on") || (p->integer && !option_is(o, OPT_rotate, "off"));
+    bool uneven = p->integer && option_is(o, OPT_smooth, "off"); /* what smooths channels keeps weights that lie on grids */
+    q->rotate = option_is(o, OPT_rotate, "on") || (uneven && !option_is(o, OPT_rotate, "off"));
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
     if (dtype_is_int(q->form.code)) choose(o, &q->form);
     if (dtypes[q->table.code].bits < 8) choose(o, &q->table);

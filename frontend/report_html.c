@@ -325,7 +325,7 @@ static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double 
     if (fallback) fputs("<small>weights to nearest: ", f), put_text(fallback, f), fputs("</small>", f);
     fputs("</td>", f), text_cell("t", l->layer->loc->op, f);
     if (reason) fprintf(f, "<td class=\"t\"><span class=\"tag\">float</span><sup>%u</sup></td>", reason);
-    else if (l->integer) fprintf(f, "<td class=\"t\"><span class=\"tag on\">int%d</span></td>", dtypes[l->layer->x].bits == 16 ? 16 : 8);
+    else if (l->integer) fprintf(f, "<td class=\"t\"><span class=\"tag on\">int%d</span></td>", l->layer->wide || dtypes[l->layer->x].bits == 16 ? 16 : 8);
     else fprintf(f, "<td class=\"t\"><span class=\"tag on\">%s weights</span></td>", report_weight_type(l->layer));
     const char *smooth = l->integer && l->layer->smooth ? "<small>channels smoothed</small>" : "";
     if (l->integer && l->layer->rows) fprintf(f, "<td>of each row%s</td>", smooth);

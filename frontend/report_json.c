@@ -19,11 +19,13 @@ static void text(cJSON *o, const char *key, const char *s) /* left out when ther
 static void activation_json(cJSON *a, const ReportLayer *r)
 {
     const Layer *l = r->layer;
-    text(a, "type", l->x ? dtypes[l->x].name : "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor");
+    DType came = l->wide ? DT_i16 : l->x;
+    text(a, "type", came ? dtypes[came].name : "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor");
     if (l->x) return;
-    text(a, "scheme", "asymmetric");
+    text(a, "scheme", l->rows ? "symmetric" : "asymmetric");
     number(a, "lowest", l->lo), number(a, "highest", l->hi);
     cJSON_AddBoolToObject(a, "smooth", l->smooth);
+    if (l->eight_db > 0) number(a, "eight_bits_db", l->eight_db);
     if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);
     if (r->range && r->range->stat) {
         number(a, "seen_lowest", r->range->stat->lo), number(a, "seen_highest", r->range->stat->hi);

@@ -80,6 +80,18 @@ static void print_quantized(const Report *r, FILE *f)
     fputc('\n', f);
 }
 
+/* What was done to the values of integer products for the sake of accuracy. */
+static void print_values(const Report *r, FILE *f)
+{
+    uint32_t smooth = 0, wide = 0;
+    for (uint32_t i = 0; i < r->layers; i++) {
+        const Layer *l = r->layer[i].layer;
+        smooth += r->layer[i].integer && l->smooth, wide += r->layer[i].integer && l->wide;
+    }
+    if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
+    if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would leave too little\n", wide);
+}
+
 void report_print(const Report *r, FILE *f)
 {
     print_policy(r, f);
@@ -89,9 +101,7 @@ void report_print(const Report *r, FILE *f)
                 r->model, w->convs, w->of, w->error);
     print_coded(r, f);
     if (r->quantized) print_quantized(r, f);
-    uint32_t smooth = 0;
-    for (uint32_t i = 0; i < r->layers; i++) smooth += r->layer[i].integer && r->layer[i].layer->smooth;
-    if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
+    print_values(r, f);
     for (uint32_t i = 0; i < r->layers && !r->came; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);

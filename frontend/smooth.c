@@ -12,6 +12,7 @@ typedef struct Smoothed {
     int64_t channels;
     VEC(uint32_t) reader;        /* numbers of nodes */
     bool folds;
+    bool tied;                   /* weights are a table too, which with gains they would be no longer */
     KeptRows *rows;
     Arena mem;
     Smoothing found;
@@ -26,13 +27,14 @@ typedef struct Smoother {
     const Tensor *const *out;    /* of the present sample */
     uint32_t seen, of;           /* samples that were run; that will be, 0: nobody knows */
     int threads;
+    bool gains;                  /* are wanted */
 } Smoother;
 
-/* A matrix product with one matrix of weights for all rows of x, along its last axis. Weights that are a table too would with gains be no longer. */
+/* A matrix product with one matrix of weights for all rows of x, along its last axis. */
 static bool multiplies_rows(const Smoother *s, uint32_t i)
 {
     const Node *n = &s->g->node.at[i];
-    if (!s->form[i].code || n->op->w_taps || table_of(s->g, s->looked, node_in(s->g, n, 1)).id) return false;
+    if (!s->form[i].code || n->op->w_taps) return false;
     const Type *x = val_type(s->g, node_in(s->g, n, 0));
     int axis = n->op->x_input < 0 ? n->op->x_input + x->rank : n->op->x_input;
     return graph_val(s->g, node_in(s->g, n, 1))->konst->rank == 2 && x->rank > 0 && axis == x->rank - 1 &&
@@ -53,7 +55,11 @@ static Smoothed *value_of(Smoother *s, Arena *mem, Val x)
 static void find_values(Smoother *s, Arena *mem)
 {
     for (uint32_t i = 0; i < s->g->node.n; i++)
-        if (multiplies_rows(s, i)) vec_push(mem, &value_of(s, mem, node_in(s->g, &s->g->node.at[i], 0))->reader, i);
+        if (multiplies_rows(s, i)) {
+            Smoothed *v = value_of(s, mem, node_in(s->g, &s->g->node.at[i], 0));
+            v->tied = v->tied || table_of(s->g, s->looked, node_in(s->g, &s->g->node.at[i], 1)).id;
+            vec_push(mem, &v->reader, i);
+        }
     Gains *gains = NEW_ARRAY(mem, Gains, s->value.n + 1);
     uint32_t *readers = NEW_ARRAY(mem, uint32_t, s->value.n + 1);
     bool *folds = NEW_ARRAY(mem, bool, s->value.n + 1);
@@ -107,32 +113,36 @@ static void find_gains(void *ctx, uint32_t i)
         at[k] = &m[k], form[k] = s->form[v->reader.at[k]];
     }
     v->gain = NEW_ARRAY(&v->mem, float, v->channels + 1);
-    if (v->rows) v->found = smooth_find(at, form, n, v->rows, v->folds, v->gain);
+    SmoothCost cost = !s->gains || v->tied ? SMOOTH_NEVER : v->folds ? SMOOTH_FREE : SMOOTH_MULTIPLIES;
+    if (v->rows) v->found = smooth_find(at, form, n, v->rows, cost, v->gain);
     arena_drop(&work);
 }
 
-static void keep_gains(const Smoother *s, Quantization *q)
+static void keep_found(const Smoother *s, Quantization *q)
 {
     for (uint32_t i = 0; i < s->value.n; i++) {
         const Smoothed *v = &s->value.at[i];
-        if (!v->found.any) continue;
+        if (!v->found.any && !(v->found.tensor > 0)) continue;
         Arena work = {0};
-        Range *r = range_set(q, tensor_name(s->g, v->x, &work), 0, 0);
-        r->gain = arena_copy(q->mem, v->gain, sizeof *v->gain * (size_t)v->channels), r->gains = v->channels;
+        const char *name = tensor_name(s->g, v->x, &work);
+        const Range *is = range_find(q, name);
+        Range *r = range_set(q, name, is ? is->lo : 0, is ? is->hi : 0);
+        r->tensor_db = v->found.tensor, r->row_db = v->found.rows;
+        if (v->found.any) r->gain = arena_copy(q->mem, v->gain, sizeof *v->gain * (size_t)v->channels), r->gains = v->channels;
         arena_drop(&work);
     }
 }
 
-bool smooth_values(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
+bool smooth_values(const Graph *g, Quantization *q, const CalibrateOptions *o, bool gains, Diag *diag)
 {
     Arena mem = {0};
-    Smoother s = {.g = g, .form = quantize_forms(g, q, &mem), .looked = tables_looked_up(g, &mem), .threads = o->threads};
-    for (uint32_t i = 0; i < q->range.n; i++) q->range.at[i].gain = NULL, q->range.at[i].gains = 0;
+    Smoother s = {.g = g, .form = quantize_forms(g, q, &mem), .looked = tables_looked_up(g, &mem), .threads = o->threads, .gains = gains};
+    for (Range *r = q->range.at; r < q->range.at + q->range.n; r++) r->gain = NULL, r->gains = 0, r->tensor_db = r->row_db = 0;
     if (!q->float_activations) find_values(&s, &mem);
     Val *watch = NEW_ARRAY(&mem, Val, s.value.n + 1);
     for (uint32_t i = 0; i < s.value.n; i++) watch[i] = s.value.at[i].x;
     bool ok = !s.value.n || observe_some(g, watch, s.value.n, o, SAMPLES, "smoothing", see_sample, &s, diag);
-    if (ok) crew_run(o->threads, s.value.n, find_gains, &s), keep_gains(&s, q);
+    if (ok) crew_run(o->threads, s.value.n, find_gains, &s), keep_found(&s, q);
     for (uint32_t i = 0; i < s.value.n; i++) arena_drop(&s.value.at[i].mem);
     arena_drop(&mem);
     return ok;

@@ -269,7 +269,9 @@ Graph *graph_balanced(const Graph *g, Quantization *q, Arena *mem)
     }
     for (uint32_t k = 0; k < q->gains.n; k++) {
         const Gains *has = &q->gains.at[k];
-        folded[k] = takes(&b, has->x, has, from_end[k], readers[k], false);
+        bool none = !readers[k]; /* all stay float */
+        folded[k] = none || takes(&b, has->x, has, from_end[k], readers[k], false);
+        if (none) continue;
         if (folded[k]) takes(&b, has->x, has, from_end[k], readers[k], true);
         else if (graph_val(g, has->x)->def == NO_NODE) divide(&b, has, from_end[k], loc[k], divided);
     }

@@ -118,6 +118,8 @@ typedef struct Quantizer {
     const bool *wanted;
     bool *integer; /* per node */
     bool *rows;    /* per old Val: every row has a scale of its own */
+    bool *wide;    /* ... and 16 bits */
+    const bool *before; /* per old Val: a product reads it, or what is made of it */
     Regions region;
     Val switches; /* of a simulation */
     regex_t keep;
@@ -166,32 +168,72 @@ static bool is_positive(const Range *r) { return r->lo >= 0; }
 static double row_steps(const Range *r) { return is_positive(r) ? 255 : 127; }
 
 /* Few large elements make the codes of all others coarse: where the tensor's scale leaves less than ENOUGH of signal over noise and the
- * scales of rows give clearly more, rows pay for their own. */
+ * scales of rows give clearly more, rows pay for their own. Known from products tried out, or else from sizes of elements. */
 static bool wants_rows(const Quantizer *z, Val v, const Range *r)
 {
     static const double ENOUGH = 40, GAIN = 1.5; /* dB; of the step's size */
     double step = affine_of(r).scale, row_step = r->row_peak / row_steps(r);
-    if (!(r->rms > 0) || !(row_step > 0) || !rows_are_summed(z, v)) return false;
+    if (!rows_are_summed(z, v)) return false;
+    if (r->tensor_db > 0) return r->tensor_db < ENOUGH && r->row_db > r->tensor_db + 20 * log10(GAIN);
+    if (!(r->rms > 0) || !(row_step > 0)) return false;
     return 20 * log10(r->rms / step * sqrt(12)) < ENOUGH && step > GAIN * row_step;
+}
+
+/* What 8 bits leave; 0: not known. */
+static double eight_db(const Range *r) { return fmax(r->tensor_db, r->row_db); }
+
+/* Does a product that no other stands behind multiply v? What it is off by is not averaged by anything. */
+static bool feeds_last(const Quantizer *z, Val v)
+{
+    for (uint32_t i = 0; i < z->in->node.n; i++)
+        if (z->integer[i] && node_in(z->in, &z->in->node.at[i], 0).id == v.id && !z->before[z->in->node.at[i].out.id]) return true;
+    return false;
+}
+
+/* Per value: a product reads it, or what is made of it. */
+static bool *before_products(const Graph *g, Arena *mem)
+{
+    bool *before = NEW_ARRAY(mem, bool, g->val.n + 1);
+    for (uint32_t i = g->node.n; i-- > 0;) {
+        const Node *n = &g->node.at[i];
+        bool is = n->op->w_channel != n->op->w_input;
+        for (uint32_t k = 0; k < n->nout; k++) is = is || before[n->out.id + k];
+        for (uint32_t k = 0; k < n->nin && is; k++) before[node_in(g, n, k).id] = true;
+    }
+    return before;
+}
+
+/* The outputs would be too far off with 8 bits, whatever the scales: rows of 16 bits, at twice the products. Sums must fit 32 bits. */
+static bool wants_wide(const Quantizer *z, Val v, const Range *r)
+{
+    enum { DEPTH = INT32_MAX / (256 * 127) };
+    static const double TOO_LITTLE = 39, TOO_LITTLE_LAST = 40; /* dB; the noise of a score is divergence as it is: half its square */
+    const Type *t = val_type(z->in, v);
+    int64_t depth;
+    if (z->q->narrow || !(r->tensor_db > 0) || !rows_are_summed(z, v)) return false;
+    if (eight_db(r) >= (feeds_last(z, v) ? TOO_LITTLE_LAST : TOO_LITTLE)) return false;
+    return dim_is_const(z->in->module->dim, t->dim[t->rank - 1], &depth) && depth <= DEPTH;
 }
 
 /* As blocked QuantizeLinear and DequantizeLinear with one block a row, without a zero point. */
 static Val dequantized_rows(Quantizer *z, Val v, const Range *r, const Loc *loc)
 {
     Graph *g = z->out;
+    double steps = z->wide[v.id] ? 32767 : row_steps(r);
+    DType type = z->wide[v.id] ? DT_i16 : is_positive(r) ? DT_u8 : DT_i8;
     const Type *t = val_type(z->in, v);
     static const double LEAST = 1e-30; /* a row of zeros has a scale, too */
     int64_t last = -1, size = 0;
     dim_is_const(g->module->dim, t->dim[t->rank - 1], &size);
     Val x = z->map[v.id], most = is_positive(r) ? x : emit(g, "Abs", loc, 1, x);
     most = emit(g, "ReduceMax", loc, 2, most, graph_const(g, tensor_ints(g->mem, &last, 1), NULL));
-    Val scale = emit(g, "Mul", loc, 2, most, scalar(g, DT_f32, 1 / row_steps(r)));
+    Val scale = emit(g, "Mul", loc, 2, most, scalar(g, DT_f32, 1 / steps));
     scale = emit(g, "Max", loc, 2, scale, scalar(g, DT_f32, LEAST));
     const OpDef *op[2] = {op_find("", "QuantizeLinear"), op_find("", "DequantizeLinear")};
     for (int i = 0; i < 2; i++) {
         Attr *attr = op_attr_defaults(g->mem, op[i]);
         attr_set_int(op[i], attr, "axis", -1), attr_set_int(op[i], attr, "block_size", size);
-        if (!i) attr_set_int(op[i], attr, "output_dtype", is_positive(r) ? DT_u8 : DT_i8);
+        if (!i) attr_set_int(op[i], attr, "output_dtype", type);
         x = graph_emit(g, op[i], attr, (Val[]){x, scale}, 2, 1, loc, NULL);
     }
     return x;
@@ -416,6 +458,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
         double products;
         layer.smooth = r->gain != NULL;
+        layer.wide = z->wide[old[0].id], layer.eight_db = eight_db(r);
         layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
         layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
         Val codes = dequantized_weights(z, n, r, &layer, &lost);
@@ -539,8 +582,12 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     for (uint32_t i = 0; i < in->node.n; i++)
         if (z.integer[i]) wanted[node_in(in, &in->node.at[i], 0).id] = true;
     z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
-    for (uint32_t v = 1; v < in->val.n; v++)
-        if (wanted[v]) z.rows[v] = wants_rows(&z, (Val){v}, val_range(&z, (Val){v}));
+    z.wide = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1), z.before = before_products(in, ctx->scratch);
+    for (uint32_t v = 1; v < in->val.n; v++) {
+        if (!wanted[v]) continue;
+        const Range *r = val_range(&z, (Val){v});
+        z.wide[v] = wants_wide(&z, (Val){v}, r), z.rows[v] = z.wide[v] || wants_rows(&z, (Val){v}, r);
+    }
     for (uint32_t i = 0; i < in->node.n; i++)
         if (live[i]) copy_quantized(&z, i);
     graph_end(z.out, in, z.map);

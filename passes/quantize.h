@@ -5,7 +5,7 @@
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
  * round(-lo / scale), the range widened to hold 0. Where a few large elements make that scale too coarse for the others, as in
  * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
- * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2). Weights are s8, symmetric, per output channel: scale =
+ * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2); and where that does not suffice either, rows have 16 bits. Weights are s8, symmetric, per output channel: scale =
  * max|w| / 127; passes/weights.h has other forms and methods.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
  * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
@@ -26,6 +26,7 @@ typedef struct Range {
     int64_t channels;
     const float *gain;           /* NULL, or what its channels (of the last axis) are divided by: the rest is of the quotients */
     int64_t gains;
+    double tensor_db, row_db;    /* of outputs of the products it is multiplied in over what its rounding to 8 bits takes from them; 0: not known */
     const Statistic *stat;       /* what calibration saw, or NULL: not known */
     const ChannelSums *sums;     /* the same */
     const RowSums *rows;         /* the same */
@@ -42,6 +43,8 @@ typedef struct Layer {           /* one contraction of the model, for the report
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;
     bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
+    bool wide;                   /* ... and 16 bits */
+    double eight_db;             /* what 8 bits would leave, for why it has them; 0: not known */
     bool smooth;                 /* its channels were divided by gains (passes/smooth.h) */
     int64_t weights;             /* elements */
     WeightForm form;             /* of the weights, unless they are FLOAT */
@@ -84,6 +87,7 @@ struct Quantization {
     const WeightMethod *weights; /* NULL: the first */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;
+    bool narrow;                 /* no values have 16 bits */
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
     const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */

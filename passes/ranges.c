@@ -99,6 +99,14 @@ static bool read_rms(Row *row, char *text)
 static void write_rms(FILE *f, const Range *r) { fprintf(f, "%.6g,%.6g", r->rms, r->row_peak); }
 static bool has_rms(const Range *r) { return r->rms > 0; }
 
+static bool read_noise(Row *row, char *text)
+{
+    Range *r = row->range;
+    return take_number(&text, ',', &r->tensor_db) && take_number(&text, 0, &r->row_db);
+}
+static void write_noise(FILE *f, const Range *r) { fprintf(f, "%.6g,%.6g", r->tensor_db, r->row_db); }
+static bool has_noise(const Range *r) { return r->tensor_db > 0; }
+
 static Statistic *row_stat(Row *row)
 {
     if (!row->stat) row->stat = NEW(row->q->mem, Statistic), row->stat->bin = NEW_ARRAY(row->q->mem, uint64_t, STAT_BINS);
@@ -204,6 +212,7 @@ static const Column columns[] = {
     {"means", "means of the channels, comma separated", false, has_means, read_means, write_means},
     {"gains", "gains of the channels, comma separated and above 0", false, has_gains, read_gains, write_gains},
     {"rms", "root mean squares of values and of rows' largest magnitudes", false, has_rms, read_rms, write_rms},
+    {"noise", "dB of outputs over what 8 bits take, with one scale and with one for each row", false, has_noise, read_noise, write_noise},
     {"seen", "numbers of values, of infinite ones and NaN, of samples", true, has_stat, read_seen, write_seen},
     {"extremes", "lowest, highest, and their sums over the samples", true, has_stat, read_extremes, write_extremes},
     {"bins", "a histogram FROM,WIDTH:COUNT,..., COUNTxN for N equal counts", true, has_stat, read_bins, write_bins},
@@ -275,7 +284,7 @@ static bool range_line(Quantization *q, RangesHead *head, Diag *diag, const char
                           line, text);
     Row row = {.q = q, .range = range_set(q, text, a, b)};
     row.range->mean = NULL, row.range->channels = 0, row.range->rms = row.range->row_peak = 0;
-    row.range->gain = NULL, row.range->gains = 0;
+    row.range->gain = NULL, row.range->gains = 0, row.range->tensor_db = row.range->row_db = 0;
     return read_columns(&row, diag, path, line, more);
 }
 

@@ -7,7 +7,9 @@
 
 enum { ROOM_CHOOSE = 64, ROOM_JUDGE = 64, JUDGED = 64 };
 static const double POWERS[] = {0.35, 0.5, 0.65, 0.8};
-static const double CLEARLY = 0.79, WORTH = 0.63; /* of the error that was: 1 dB less; 2 dB where a multiplication is added */
+static const double PART[] = {[SMOOTH_FREE] = 0.79, [SMOOTH_MULTIPLIES] = 0.63, [SMOOTH_NEVER] = 0}; /* of the error that was: 1 dB, 2 dB less */
+
+static const double NOTHING = 1e-30;
 
 /* ---- rows ---- */
 KeptRows *kept_rows_new(int64_t channels, Arena *mem)
@@ -149,7 +151,7 @@ static double both(Errors e) { return sqrt(e.rows * e.all); }
 
 static Errors outputs_errors(const Outputs *o, int set, const float *z, int64_t rows)
 {
-    static const double LITTLE = 1e-3, NOTHING = 1e-30; /* of the mean row */
+    static const double LITTLE = 1e-3; /* of the mean row */
     const float *y = o->y[set];
     double all = 0, sum = 0, off_all = 0;
     for (int64_t i = 0; i < rows * o->n; i++) all += (double)y[i] * y[i] * o->stands_for[i % o->n];
@@ -164,34 +166,46 @@ static Errors outputs_errors(const Outputs *o, int set, const float *z, int64_t 
     return (Errors){sum / (double)rows, off_all / (all + NOTHING)};
 }
 
-/* Of all layers' outputs, on the rows of a set. */
-static Errors errors_with(const Trial *t, int set, const float *gain, bool each)
+static void round_weights(WeightMatrix *m, const WeightForm *f)
+{
+    Arena work = {0};
+    WeightCodes c = weight_method_at(0)->find(m, f, NULL, &work);
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t k = 0; k < m->in; k++) m->w[r * m->in + k] = codes_value(&c, r, k, m->in);
+    arena_drop(&work);
+}
+
+/* Of all layers' outputs, on the rows of a set: their mean, or of the layer that loses most. weights: they are rounded too. */
+typedef struct OfLayers {
+    Errors mean, worst;
+} OfLayers;
+
+static OfLayers errors_with(const Trial *t, int set, const float *gain, bool each, bool weights)
 {
     Arena work = {0};
     const float *x = rounded(t, set, gain, each, &work);
     int64_t rows = t->kept->rows[set];
-    Errors sum = {0, 0};
+    OfLayers of = {{0, 0}, {0, 0}};
     for (uint32_t i = 0; i < t->n; i++) {
         WeightMatrix part = part_of(t, i, gain, &work);
-        WeightCodes c = weight_method_at(0)->find(&part, &t->form[i], NULL, &work);
         float *z = NEW_ARRAY(&work, float, rows * part.out + 1);
-        for (int64_t r = 0; r < part.out; r++)
-            for (int64_t k = 0; k < part.in; k++) part.w[r * part.in + k] = codes_value(&c, r, k, part.in);
+        if (weights) round_weights(&part, &t->form[i]);
         rows_times(x, rows, part.in, part.w, part.out, part.in, z);
         Errors e = outputs_errors(&t->out[i], set, z, rows);
-        sum.rows += e.rows / t->n, sum.all += e.all / t->n;
+        of.mean.rows += e.rows / t->n, of.mean.all += e.all / t->n;
+        if (both(e) > both(of.worst)) of.worst = e;
     }
     arena_drop(&work);
-    return sum;
+    return of;
 }
 
 /* With scales as pass_quantize() will choose them. */
 static Errors errors_of(const Trial *t, int set, const float *gain)
 {
     static const double ENOUGH = 1e-4, GAIN = 1.5 * 1.5;
-    Errors all = errors_with(t, set, gain, false);
+    Errors all = errors_with(t, set, gain, false, true).mean;
     if (both(all) < ENOUGH) return all;
-    Errors each = errors_with(t, set, gain, true);
+    Errors each = errors_with(t, set, gain, true, true).mean;
     return both(each) * GAIN < both(all) ? each : all;
 }
 
@@ -241,7 +255,7 @@ static bool says_something(const KeptRows *k)
     return values && k->rows[0] >= LEAST_CHOOSE && k->rows[1] >= LEAST_JUDGE;
 }
 
-Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const KeptRows *k, bool free, float *gain)
+Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const KeptRows *k, SmoothCost cost, float *gain)
 {
     Smoothing s = {.plain = NAN, .smooth = NAN};
     for (int64_t c = 0; c < k->channels; c++) gain[c] = 1;
@@ -250,12 +264,13 @@ Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_
     float *found = NEW_ARRAY(&t.mem, float, k->channels + 1);
     trial_begin(&t);
     memcpy(found, gain, sizeof *gain * (size_t)k->channels);
-    search(&t, found, &t.mem);
+    if (cost != SMOOTH_NEVER) search(&t, found, &t.mem);
     Errors plain = errors_of(&t, 1, gain), smooth = errors_of(&t, 1, found);
     s.plain = -10 * log10(both(plain)), s.smooth = -10 * log10(both(smooth));
-    double part = free ? CLEARLY : WORTH;
-    s.any = smooth.rows < part * plain.rows && smooth.all < part * plain.all;
+    s.any = smooth.rows < PART[cost] * plain.rows && smooth.all < PART[cost] * plain.all;
     if (s.any) memcpy(gain, found, sizeof *gain * (size_t)k->channels);
+    s.tensor = -10 * log10(both(errors_with(&t, 0, gain, false, false).worst) + NOTHING);
+    s.rows = -10 * log10(both(errors_with(&t, 0, gain, true, false).worst) + NOTHING);
     arena_drop(&t.mem);
     return s;
 }

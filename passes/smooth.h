@@ -21,8 +21,10 @@ void kept_rows_add(KeptRows *k, int set, const float *x, int64_t rows, int64_t m
 typedef struct Smoothing {
     bool any;                    /* there are gains */
     double plain, smooth;        /* dB, of the layers' outputs on the rows of set 1, without and with them; NaN: no rows */
+    double tensor, rows;         /* dB, of that layer's that loses most on set 0, weights not rounded, values with one scale and with one for each row; 0: no rows */
 } Smoothing;
+typedef enum SmoothCost { SMOOTH_FREE, SMOOTH_MULTIPLIES, SMOOTH_NEVER } SmoothCost; /* constants before take the division; nothing does; no gains */
 /* gain: [channels], to be filled, for n layers that multiply the rows kept: 1 where there are none, which is where they do not lessen
- * the error clearly on rows that did not choose them; free: constants before take the division. */
-Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const KeptRows *k, bool free, float *gain);
+ * the error clearly on rows that did not choose them; cost: of the division. */
+Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const KeptRows *k, SmoothCost cost, float *gain);
 #endif

@@ -81,7 +81,10 @@ check ranges-sets same_ranges --calibrate "$work/bad/same/sets"
 check ranges-stack-npy same_ranges --calibrate "$work/bad/same/stack.npy"
 check ranges-stack-npz same_ranges --calibrate "$work/bad/same/stack.npz"
 check ranges-command same_ranges --calibrate-cmd "cat $calibration/*.npz"
-check ranges-one-batch same_ranges --calibrate "$work/bad/same/flat.npy"
+# One sample of many rows: enough for products to be tried out.
+figures() { sed 's/\tnoise=[^\t]*//' "$work/$1.ranges" | sort; }
+same_figures() { ranges_of other "$@" && grep -q 'noise=[0-9]' "$work/other.ranges" && [ "$(figures first)" = "$(figures other)" ]; }
+check ranges-one-batch same_figures --calibrate "$work/bad/same/flat.npy"
 check ranges-fixed-batch ranges_of fixed --calibrate "$work/bad/same/flat.npy" --dim batch=1
 check ranges-fixed-batch-same cmp "$work/first.ranges" "$work/fixed.ranges"
 calibrate_random() { ranges_of random --calibrate random:4 --report "$work/random.json" > "$work/said" 2>&1 && grep -q 'RANDOM DATA' "$work/said" && grep -q '"calibration":.*"random"' "$work/random.json"; }
@@ -95,6 +98,10 @@ smooth_off() { smoothed off --calibrate "$work/bad/uneven" --smooth off --save-r
 check smooth-told smooth_told
 check smooth-by-ranges smooth_again
 check smooth-off smooth_off
+wide_told() { smoothed wide --calibrate "$work/bad/uneven" --smooth off && grep -q 'the inputs of 1 of them have 16 bits' "$work/said"; }
+wide_off() { smoothed narrow --calibrate "$work/bad/uneven" --smooth off --wide off && ! grep -q '16 bits' "$work/said" && ! cmp -s "$work/wide.so" "$work/narrow.so"; }
+check wide-told wide_told
+check wide-off wide_off
 
 # Memory does not grow with the number of samples: forty times as many, at most 4 MB more.
 peak_of() { python3 -c 'import resource, subprocess, sys

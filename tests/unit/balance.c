@@ -162,3 +162,13 @@ Test(balance, layers_of_one_node_have_codes_of_their_own)
     const Quantization copy = q;
     cr_expect(codes_find(&copy, one) && codes_find(&copy, two) && codes_find(&copy, one)->codes.code != codes_find(&copy, two)->codes.code);
 }
+
+/* Layers that stay float read what they always did. */
+Test(balance, gains_that_nobody_reads_do_nothing)
+{
+    Graph *g = graph_parse(&w.module, &w.mem, "graph \"g\" (%1 \"x\": f32[N,4]) -> (%3 \"y\") { %2 = " W44 " \"w\" %3 = MatMul(%1, %2) ; \"m\" #0 }");
+    cr_assert(g);
+    q.keep = "^m$";
+    vec_push(&w.mem, &q.gains, ((Gains){g->input.at[0], CHANNELS, by}));
+    cr_expect(graph_balanced(g, &q, &w.mem)->node.n == 1);
+}

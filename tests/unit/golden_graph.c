@@ -2,7 +2,7 @@
  *
  *     # what the file shows
  *     pass integer
- *     range x -1 1          (for quantize: the range of a tensor, perhaps with rms and row_peak; any number of them)
+ *     range x -1 1          (for quantize: the range of a tensor, perhaps with rms, row_peak, tensor_db and row_db; any number of them)
  *     graph ...
  *     --------
  *     graph ...
@@ -69,14 +69,14 @@ static void read_golden(Golden *x, const char *path)
     x->head = arena_text(mem, text, strlen(text)), x->want = cut ? cut + strlen(line) : "";
     for (char *next; strncmp(at, "graph", 5) != 0; at = next + 1) {
         char name[100];
-        double lo, hi, rms = 0, peak = 0;
+        double lo, hi, rms = 0, peak = 0, tensor = 0, row = 0;
         next = strchr(at, '\n');
         cr_assert(next, "%s: no graph", path);
         *next = 0;
         if (sscanf(at, "pass %99s", name) == 1) x->pass = pass_named(name);
-        else if (sscanf(at, "range %99s %lf %lf %lf %lf", name, &lo, &hi, &rms, &peak) >= 3) {
+        else if (sscanf(at, "range %99s %lf %lf %lf %lf %lf %lf", name, &lo, &hi, &rms, &peak, &tensor, &row) >= 3) {
             Range *r = range_set(&x->q, name, lo, hi);
-            r->rms = rms, r->row_peak = peak;
+            r->rms = rms, r->row_peak = peak, r->tensor_db = tensor, r->row_db = row;
         } else cr_assert(*at == '#', "%s: '%s'", path, at);
     }
     x->before = graph_parse(&x->w.module, mem, at);

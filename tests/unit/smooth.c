@@ -37,7 +37,7 @@ static Smoothing found(float chosen, float judged, int judged_channel, float *ga
     WeightForm f[2] = {{.code = DT_i8}, {.code = DT_i8}};
     KeptRows *k = kept_rows_new(CHANNELS, &w.mem);
     offer(k, 0, 3, chosen, 7), offer(k, 1, judged_channel, judged, 8);
-    return smooth_find(at, f, 2, k, true, gain);
+    return smooth_find(at, f, 2, k, SMOOTH_FREE, gain);
 }
 
 Test(smooth, a_large_channel_is_divided)
@@ -77,7 +77,7 @@ Test(smooth, few_rows_say_nothing)
     WeightForm f = {.code = DT_i8};
     KeptRows *k = kept_rows_new(CHANNELS, &w.mem);
     for (int set = 0; set < SMOOTH_SETS; set++) kept_rows_add(k, set, row, 1, 1);
-    Smoothing s = smooth_find(&at, &f, 1, k, true, gain);
+    Smoothing s = smooth_find(&at, &f, 1, k, SMOOTH_FREE, gain);
     cr_expect(!s.any && isnan(s.plain) && gain[1] == 1);
 }
 
