@@ -35,11 +35,7 @@ static void turn_reads(Kernel *k, Compute *s, int from, int to)
     for (uint32_t i = 0; i < l.at.n; i++) {
         ExprNode n = *expr_node(k, l.at.at[i]);
         if ((int)n.id != from) continue;
-        Expr turned = expr_load(k, to, (Expr[MAX_RANK]){n.arg[1], n.arg[0]});
-        Expr *e[] = {&s->value, &s->epilogue, &s->check, &s->where};
-        for (size_t j = 0; j < COUNT_OF(e); j++)
-            if (*e[j]) *e[j] = expr_replace(k, *e[j], l.at.at[i], turned);
-        for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_replace(k, s->at[d], l.at.at[i], turned);
+        stage_replace(k, s, l.at.at[i], expr_load(k, to, (Expr[MAX_RANK]){n.arg[1], n.arg[0]}));
     }
     arena_drop(&scratch);
 }

@@ -93,6 +93,14 @@ void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l)
     for (int d = 0; d < k->buf.at[c->out].rank; d++) loads_of(k, mem, c->at[d], l);
 }
 
+void stage_replace(Kernel *k, Compute *c, Expr from, Expr to)
+{
+    Expr *e[] = {&c->value, &c->epilogue, &c->check, &c->where, &c->keep};
+    for (size_t i = 0; i < COUNT_OF(e); i++)
+        if (*e[i]) *e[i] = expr_replace(k, *e[i], from, to);
+    for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = expr_replace(k, c->at[d], from, to);
+}
+
 /* ---- small questions ---- */
 int axis_of_index(const Kernel *k, Expr e)
 {

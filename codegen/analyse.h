@@ -12,6 +12,7 @@ bool lin_differ(Kernel *k, Expr a, Expr b, int64_t *by);     /* a - b is the con
 typedef struct LoadList { VEC(Expr) at; } LoadList;          /* distinct loads, in order of appearance */
 void loads_of(Kernel *k, Arena *mem, Expr e, LoadList *l);
 void stage_loads(Kernel *k, Arena *mem, const Compute *c, LoadList *l);
+void stage_replace(Kernel *k, Compute *c, Expr from, Expr to); /* in all its expressions */
 int axis_of_index(const Kernel *k, Expr e);                  /* the axis e is, or 0 */
 bool is_constant_load(const Kernel *k, Expr e);
 bool layout_equal(const Layout *a, const Layout *b);

@@ -103,11 +103,7 @@ static bool shifts_rounded(Kernel *k, Expr e, Expr load)
 
 static bool replace_all(Kernel *k, Compute *s, Expr from, Expr to)
 {
-    s->value = expr_replace(k, s->value, from, to);
-    if (s->epilogue) s->epilogue = expr_replace(k, s->epilogue, from, to);
-    if (s->check) s->check = expr_replace(k, s->check, from, to);
-    if (s->where) s->where = expr_replace(k, s->where, from, to);
-    for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_replace(k, s->at[d], from, to);
+    stage_replace(k, s, from, to);
     return true;
 }
 

@@ -296,13 +296,7 @@ static void replace_loads(Layer *l, Compute *s, const Halo *h)
     for (uint32_t i = 0; i < loads.at.n; i++) {
         Expr old = loads.at.at[i];
         if ((int)expr_node(k, old)->id != h->from) continue;
-        Expr to = halo_read(k, h, old);
-        s->value = expr_replace(k, s->value, old, to);
-        if (s->epilogue) s->epilogue = expr_replace(k, s->epilogue, old, to);
-        if (s->check) s->check = expr_replace(k, s->check, old, to);
-        if (s->where) s->where = expr_replace(k, s->where, old, to);
-        if (s->keep) s->keep = expr_replace(k, s->keep, old, to);
-        for (int d = 0; d < k->buf.at[s->out].rank; d++) s->at[d] = expr_replace(k, s->at[d], old, to);
+        stage_replace(k, s, old, halo_read(k, h, old));
     }
 }
 
@@ -885,18 +879,50 @@ static bool is_look_up(Kernel *k, Expr load)
     return false;
 }
 
+/* Per buffer: the loads that ask for an order. */
+static uint32_t *count_readers(Layer *l)
+{
+    uint32_t *readers = NEW_ARRAY(l->mem, uint32_t, l->k->buf.n);
+    for (uint32_t i = 0; i < l->k->stage.n; i++) {
+        LoadList loads = {0};
+        stage_loads(l->k, l->mem, &l->k->stage.at[i], &loads);
+        for (uint32_t j = 0; j < loads.at.n; j++)
+            readers[expr_node(l->k, loads.at.at[j])->id] += !is_look_up(l->k, loads.at.at[j]);
+    }
+    return readers;
+}
+
+/* Another image of the constant's data that is stored anyway, since something with an order reads it; or 0. */
+static int stored_image(const Kernel *k, const uint32_t *readers, int buf)
+{
+    const Buf *b = &k->buf.at[buf];
+    for (int i = 1; i < (int)k->buf.n && b->kind == BUF_CONST && b->data && !readers[buf]; i++)
+        if (k->buf.at[i].kind == BUF_CONST && k->buf.at[i].data == b->data && k->buf.at[i].rank == b->rank && readers[i]) return i;
+    return 0;
+}
+
+/* Several products of one constant read an image of it. Where only look-ups are left to read the constant, they read that image, too. */
+static void look_up_images(Layer *l)
+{
+    Kernel *k = l->k;
+    const uint32_t *readers = count_readers(l);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute *s = &k->stage.at[i];
+        LoadList loads = {0};
+        stage_loads(k, l->mem, s, &loads);
+        for (uint32_t j = 0; j < loads.at.n; j++) {
+            ExprNode n = *expr_node(k, loads.at.at[j]);
+            int image = stored_image(k, readers, (int)n.id);
+            if (image) stage_replace(k, s, loads.at.at[j], expr_load(k, image, n.arg));
+        }
+    }
+}
+
 static void settle_operands(Layer *l)
 {
     Kernel *k = l->k;
-    uint32_t bufs = k->buf.n;
-    l->readers = NEW_ARRAY(l->mem, uint32_t, bufs), l->counted = bufs;
-    l->widened = widened_buffers(k, l->mem), l->bufs = (int)bufs;
-    for (uint32_t i = 0; i < k->stage.n; i++) {
-        LoadList loads = {0};
-        stage_loads(k, l->mem, &k->stage.at[i], &loads);
-        for (uint32_t j = 0; j < loads.at.n; j++)
-            l->readers[expr_node(k, loads.at.at[j])->id] += !is_look_up(k, loads.at.at[j]);
-    }
+    l->readers = count_readers(l), l->counted = k->buf.n;
+    l->widened = widened_buffers(k, l->mem), l->bufs = (int)k->buf.n;
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         Contraction c;
@@ -906,6 +932,7 @@ static void settle_operands(Layer *l)
         append(l, s);
     }
     take_stages(l);
+    look_up_images(l);
 }
 
 void program_layout(Kernel *k, const Storage *store)

@@ -1,4 +1,5 @@
 /* Layouts: who gets which order, what is copied for it, and that results stay. */
+#include "codegen/analyse.h"
 #include "tests/unit/kernel_runs.h"
 
 static Program *laid_out(const char *text)
@@ -154,5 +155,26 @@ Test(layout, depthwise_weights_follow_the_channels)
                           " b[n, c, y, x] = sum(i: 3, j: 3) a[n, c, y + i, x + j] * D[c, 0, i, j]"
                           " Y[n, c, y, x] = exp(b[n, c, y, x]) * exp(b[n, c, 0, 0]) }");
     cr_assert_eq(buf_named(p, "D")->layout.axis[3].dim, 0);
+    program_drop(p);
+}
+
+/* Two products share an image of the table; the look-up does not keep the table as it came beside it. */
+Test(layout, what_is_looked_up_is_the_image_of_products)
+{
+    Program *p = laid_out("kernel k(M) { in I: i64[M], X[M, 20], Z[M, 20] const W[40, 20] out E[M, 20], Y[M, 40], V[M, 40]"
+                          " E[m, k] = W[min(abs(I[m]), 39), k]"
+                          " Y[m, n] = sum(k: 20) X[m, k] * W[n, k] V[m, n] = sum(k: 20) Z[m, k] * W[n, k] }");
+    const Tensor *w = buf_named(p, "W")->data;
+    int images = 0;
+    for (uint32_t b = 1; b < p->k->buf.n; b++) {
+        bool read = false;
+        for (uint32_t i = 0; i < p->k->stage.n; i++) {
+            LoadList l = {0};
+            stage_loads(p->k, p->k->mem, &p->k->stage.at[i], &l);
+            for (uint32_t j = 0; j < l.at.n; j++) read = read || expr_node(p->k, l.at.at[j])->id == b;
+        }
+        images += read && p->k->buf.at[b].data == w;
+    }
+    cr_expect_eq(images, 1);
     program_drop(p);
 }
