@@ -2,8 +2,7 @@
  * samples; their inputs are added to second moments, threads taking layers; then threads round the layers. Every layer is one
  * thread's at a time and sees its rows in order, so the number of threads changes nothing. */
 #include "frontend/refine.h"
-#include <pthread.h>
-#include <stdatomic.h>
+#include "frontend/crew.h"
 #include <stdlib.h>
 
 enum { ROUNDS = 8, ROWS = 8192, UNKNOWN_SAMPLES = 64 };
@@ -37,33 +36,6 @@ typedef struct Round {
     uint32_t sample, samples; /* of samples: 0: nobody knows */
     int threads;
 } Round;
-
-/* ---- some work for each of n things, by several threads ---- */
-typedef struct Crew {
-    void (*work)(Round *, uint32_t);
-    Round *round;
-    uint32_t n;
-    atomic_uint next;
-} Crew;
-
-static void *crew_work(void *arg)
-{
-    Crew *c = arg;
-    for (uint32_t i; (i = atomic_fetch_add(&c->next, 1)) < c->n;) c->work(c->round, i);
-    return NULL;
-}
-
-static void for_each(Round *r, uint32_t n, void (*work)(Round *, uint32_t))
-{
-    enum { MOST = 64 };
-    pthread_t thread[MOST];
-    int started = 0;
-    Crew c = {.work = work, .round = r, .n = n};
-    while (started < r->threads - 1 && started < MOST && !pthread_create(&thread[started], NULL, crew_work, &c))
-        started++;
-    crew_work(&c);
-    while (started) pthread_join(thread[--started], NULL);
-}
 
 /* ---- the model as far as it is rounded ---- */
 /* What the values watched need of g, with the weights that q (NULL: nothing) has codes for; watched: as numbers of g, becomes those of the result. */
@@ -116,8 +88,9 @@ static uint32_t input_of(Round *r, Arena *mem, const LayerJob *t)
     return r->input.n - 1;
 }
 
-static void add_rows(Round *r, uint32_t i)
+static void add_rows(void *round, uint32_t i)
 {
+    Round *r = round;
     enum { HELD = 8 }; /* of so many samples one is held out, or, where there are fewer, of so many rows */
     Input *in = &r->input.at[i];
     uint32_t samples = r->samples ? r->samples : UNKNOWN_SAMPLES;
@@ -143,19 +116,21 @@ static bool see_sample(void *ctx, const Sample *s, const Tensor *const *out, Dia
         Input *in = &r->input.at[i];
         if (in->moments) in->rows = input_rows(r->g, in->of->n, &in->of->m, out[i], s->mem);
     }
-    for_each(r, r->input.n, add_rows);
+    crew_run(r->threads, r->input.n, add_rows, r);
     return true;
 }
 
-static void round_layer(Round *r, uint32_t i)
+static void round_layer(void *round, uint32_t i)
 {
+    Round *r = round;
     LayerJob *t = &r->target.at[i];
     t->choice = weight_choose(r->q->weights, &t->m, &t->form, r->input.at[t->input].moments, &t->mem);
 }
 
 /* Layers that multiply the same values, together. */
-static void balance_input(Round *r, uint32_t i)
+static void balance_input(void *round, uint32_t i)
 {
+    Round *r = round;
     Arena work = {0};
     Input *in = &r->input.at[i];
     uint32_t n = 0;
@@ -222,8 +197,8 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
     bool balances = r->q->weights->balance != NULL; /* values that are divided later say nothing now: the model as it is */
     const Graph *now = rounded_so_far(r->g, balances ? NULL : r->q, watch, r->input.n, &mem);
     bool ok = observe(now, watch, r->input.n, o, 0, "rounding weights", see_sample, r, diag);
-    if (ok && balances) for_each(r, r->input.n, balance_input);
-    else if (ok) for_each(r, r->target.n, round_layer);
+    if (ok && balances) crew_run(r->threads, r->input.n, balance_input, r);
+    else if (ok) crew_run(r->threads, r->target.n, round_layer, r);
     for (uint32_t i = 0; ok && i < r->input.n; i++) keep_gains(r, &r->input.at[i]);
     for (uint32_t i = 0; ok && i < r->target.n; i++) keep_codes(r, &r->target.at[i]);
     for (uint32_t i = 0; i < r->target.n; i++) arena_drop(&r->target.at[i].mem);
