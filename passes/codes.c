@@ -24,7 +24,8 @@ typedef struct Coder {
     Graph *out;
     Val *map, *coded;     /* per old Val: its DequantizeLinear, made on first need */
     const bool *live;
-    bool *behind, *before; /* per old Val: a product made it; a product reads it */
+    bool *behind;          /* per old Val: a product made it */
+    const bool *before;    /* per old Val: a product reads it, or what is made of it */
     const bool *looked;    /* per old Val: looked up */
     regex_t keep;
 } Coder;
@@ -44,6 +45,19 @@ static const Tensor *floats_of(const Graph *g, Val v)
 
 static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
 
+bool *before_products(const Graph *g, const bool *live, Arena *mem)
+{
+    bool *before = NEW_ARRAY(mem, bool, g->val.n + 1);
+    for (uint32_t i = g->node.n; i-- > 0;) {
+        const Node *n = &g->node.at[i];
+        bool is = multiplies(n);
+        if (!live[i]) continue;
+        for (uint32_t k = 0; k < n->nout; k++) is = is || before[n->out.id + k];
+        for (uint32_t k = 0; k < n->nin && is; k++) before[node_in(g, n, k).id] = true;
+    }
+    return before;
+}
+
 /* A row that moves elements of one constant to places that only the call knows. */
 bool looks_up(const Graph *g, const Node *n)
 {
@@ -56,7 +70,7 @@ bool looks_up(const Graph *g, const Node *n)
     return false;
 }
 
-static void flow(Coder *c) /* which values stand behind a product, and before one */
+static void flow(Coder *c) /* which values stand behind a product */
 {
     const Graph *g = c->in;
     for (uint32_t i = 0; i < g->node.n; i++) {
@@ -66,13 +80,6 @@ static void flow(Coder *c) /* which values stand behind a product, and before on
         is = is || looks_up(g, n); /* what is made of a table is no raw input */
         for (uint32_t k = 0; k < n->nin; k++) is = is || c->behind[node_in(g, n, k).id];
         for (uint32_t k = 0; k < n->nout; k++) c->behind[n->out.id + k] = is;
-    }
-    for (uint32_t i = g->node.n; i-- > 0;) {
-        const Node *n = &g->node.at[i];
-        bool is = multiplies(n);
-        if (!c->live[i]) continue;
-        for (uint32_t k = 0; k < n->nout; k++) is = is || c->before[n->out.id + k];
-        for (uint32_t k = 0; k < n->nin && is; k++) c->before[node_in(g, n, k).id] = true;
     }
 }
 
@@ -214,8 +221,7 @@ static Coder coder_new(const Graph *g, const Quantization *q, Arena *mem)
 {
     Coder c = {.q = (Quantization *)(uintptr_t)q, .in = g};
     c.coded = NEW_ARRAY(mem, Val, g->val.n + 1), c.looked = tables_looked_up(g, mem);
-    c.behind = NEW_ARRAY(mem, bool, g->val.n + 1), c.before = NEW_ARRAY(mem, bool, g->val.n + 1);
-    c.live = graph_live(g, mem);
+    c.behind = NEW_ARRAY(mem, bool, g->val.n + 1), c.live = graph_live(g, mem), c.before = before_products(g, c.live, mem);
     if (q->keep && regcomp(&c.keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
     flow(&c);
     return c;

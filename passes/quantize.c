@@ -167,16 +167,21 @@ static bool rows_are_summed(const Quantizer *z, Val v)
 static bool is_positive(const Range *r) { return r->lo >= 0; }
 static double row_steps(const Range *r) { return is_positive(r) ? 255 : 127; }
 
-/* Few large elements make the codes of all others coarse: where the tensor's scale leaves less than ENOUGH of signal over noise and the
- * scales of rows give clearly more, rows pay for their own. Known from products tried out, or else from sizes of elements. */
+bool rows_pay(double tensor_db, double row_db)
+{
+    static const double ENOUGH = 40, GAIN = 3.521825181113625; /* dB; steps 1.5 times as fine */
+    return tensor_db < ENOUGH && row_db > tensor_db + GAIN;
+}
+
+/* Known from products tried out, or else from sizes of elements. */
 static bool wants_rows(const Quantizer *z, Val v, const Range *r)
 {
-    static const double ENOUGH = 40, GAIN = 1.5; /* dB; of the step's size */
     double step = affine_of(r).scale, row_step = r->row_peak / row_steps(r);
     if (!rows_are_summed(z, v)) return false;
-    if (r->tensor_db > 0) return r->tensor_db < ENOUGH && r->row_db > r->tensor_db + 20 * log10(GAIN);
+    if (r->tensor_db > 0) return rows_pay(r->tensor_db, r->row_db);
     if (!(r->rms > 0) || !(row_step > 0)) return false;
-    return 20 * log10(r->rms / step * sqrt(12)) < ENOUGH && step > GAIN * row_step;
+    double db = 20 * log10(r->rms / step * sqrt(12));
+    return rows_pay(db, db + 20 * log10(step / row_step));
 }
 
 /* What 8 bits leave; 0: not known. */
@@ -188,19 +193,6 @@ static bool feeds_last(const Quantizer *z, Val v)
     for (uint32_t i = 0; i < z->in->node.n; i++)
         if (z->integer[i] && node_in(z->in, &z->in->node.at[i], 0).id == v.id && !z->before[z->in->node.at[i].out.id]) return true;
     return false;
-}
-
-/* Per value: a product reads it, or what is made of it. */
-static bool *before_products(const Graph *g, Arena *mem)
-{
-    bool *before = NEW_ARRAY(mem, bool, g->val.n + 1);
-    for (uint32_t i = g->node.n; i-- > 0;) {
-        const Node *n = &g->node.at[i];
-        bool is = n->op->w_channel != n->op->w_input;
-        for (uint32_t k = 0; k < n->nout; k++) is = is || before[n->out.id + k];
-        for (uint32_t k = 0; k < n->nin && is; k++) before[node_in(g, n, k).id] = true;
-    }
-    return before;
 }
 
 /* The outputs would be too far off with 8 bits, whatever the scales: rows of 16 bits, at twice the products. Sums must fit 32 bits. */
@@ -582,7 +574,7 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     for (uint32_t i = 0; i < in->node.n; i++)
         if (z.integer[i]) wanted[node_in(in, &in->node.at[i], 0).id] = true;
     z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
-    z.wide = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1), z.before = before_products(in, ctx->scratch);
+    z.wide = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1), z.before = before_products(in, live, ctx->scratch);
     for (uint32_t v = 1; v < in->val.n; v++) {
         if (!wanted[v]) continue;
         const Range *r = val_range(&z, (Val){v});

@@ -105,6 +105,10 @@ WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
 int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
 bool looks_up(const Graph *g, const Node *n);                /* entries of a constant table, input 0, where only the call knows */
+bool *before_products(const Graph *g, const bool *live, Arena *mem); /* by number of Val: a product reads it, or what is made of it */
+/* Few large elements make the codes of all others coarse: where a tensor's one scale leaves too little of signal over noise and scales
+ * of rows clearly more, both in dB, rows pay for their own. */
+bool rows_pay(double tensor_db, double row_db);
 bool *tables_looked_up(const Graph *g, Arena *mem);          /* such tables, by number of Val */
 /* The constant whose transpose these weights are, when it is a table that is looked up, or the transpose itself is not folded; or id 0. */
 Val table_of(const Graph *g, const bool *looked, Val weights);

@@ -3,11 +3,12 @@
  * rounded.
  * Rows are rounded as pass_quantize() will do it: with one scale for all, or, where that is clearly better, with one each. */
 #include "passes/smooth.h"
+#include "passes/quantize.h"
 #include <math.h>
 
 enum { ROOM_CHOOSE = 64, ROOM_JUDGE = 64, JUDGED = 64 };
 static const double POWERS[] = {0.35, 0.5, 0.65, 0.8};
-static const double PART[] = {[SMOOTH_FREE] = 0.79, [SMOOTH_MULTIPLIES] = 0.63, [SMOOTH_NEVER] = 0}; /* of the error that was: 1 dB, 2 dB less */
+static const double PART[] = {[SMOOTH_FREE] = 0.79, [SMOOTH_MULTIPLIES] = 0.63}; /* of the error that was: 1 dB, 2 dB less */
 
 static const double NOTHING = 1e-30;
 
@@ -199,14 +200,15 @@ static OfLayers errors_with(const Trial *t, int set, const float *gain, bool eac
     return of;
 }
 
+static double db_of(Errors e) { return -10 * log10(both(e) + NOTHING); }
+
 /* With scales as pass_quantize() will choose them. */
 static Errors errors_of(const Trial *t, int set, const float *gain)
 {
-    static const double ENOUGH = 1e-4, GAIN = 1.5 * 1.5;
     Errors all = errors_with(t, set, gain, false, true).mean;
-    if (both(all) < ENOUGH) return all;
+    if (!rows_pay(db_of(all), INFINITY)) return all;
     Errors each = errors_with(t, set, gain, true, true).mean;
-    return both(each) * GAIN < both(all) ? each : all;
+    return rows_pay(db_of(all), db_of(each)) ? each : all;
 }
 
 /* ---- gains ---- */
@@ -255,22 +257,28 @@ static bool says_something(const KeptRows *k)
     return values && k->rows[0] >= LEAST_CHOOSE && k->rows[1] >= LEAST_JUDGE;
 }
 
+/* gain: of ones, becomes what was found where that is clearly better on the rows of set 1. */
+static void try_gains(Trial *t, SmoothCost cost, Smoothing *s, float *gain)
+{
+    size_t bytes = sizeof *gain * (size_t)t->kept->channels;
+    float *found = memcpy(NEW_ARRAY(&t->mem, float, t->kept->channels + 1), gain, bytes);
+    search(t, found, &t->mem);
+    Errors plain = errors_of(t, 1, gain), smooth = errors_of(t, 1, found);
+    s->plain = db_of(plain), s->smooth = db_of(smooth);
+    s->any = smooth.rows < PART[cost] * plain.rows && smooth.all < PART[cost] * plain.all;
+    if (s->any) memcpy(gain, found, bytes);
+}
+
 Smoothing smooth_find(const WeightMatrix *const *m, const WeightForm *f, uint32_t n, const KeptRows *k, SmoothCost cost, float *gain)
 {
     Smoothing s = {.plain = NAN, .smooth = NAN};
     for (int64_t c = 0; c < k->channels; c++) gain[c] = 1;
     if (!says_something(k) || !n) return s;
     Trial t = {.m = m, .form = f, .n = n, .kept = k};
-    float *found = NEW_ARRAY(&t.mem, float, k->channels + 1);
     trial_begin(&t);
-    memcpy(found, gain, sizeof *gain * (size_t)k->channels);
-    if (cost != SMOOTH_NEVER) search(&t, found, &t.mem);
-    Errors plain = errors_of(&t, 1, gain), smooth = errors_of(&t, 1, found);
-    s.plain = -10 * log10(both(plain)), s.smooth = -10 * log10(both(smooth));
-    s.any = smooth.rows < PART[cost] * plain.rows && smooth.all < PART[cost] * plain.all;
-    if (s.any) memcpy(gain, found, sizeof *gain * (size_t)k->channels);
-    s.tensor = -10 * log10(both(errors_with(&t, 0, gain, false, false).worst) + NOTHING);
-    s.rows = -10 * log10(both(errors_with(&t, 0, gain, true, false).worst) + NOTHING);
+    if (cost != SMOOTH_NEVER) try_gains(&t, cost, &s, gain);
+    s.tensor = db_of(errors_with(&t, 0, gain, false, false).worst);
+    s.rows = db_of(errors_with(&t, 0, gain, true, false).worst);
     arena_drop(&t.mem);
     return s;
 }

@@ -20,7 +20,7 @@ void kept_rows_add(KeptRows *k, int set, const float *x, int64_t rows, int64_t m
 
 typedef struct Smoothing {
     bool any;                    /* there are gains */
-    double plain, smooth;        /* dB, of the layers' outputs on the rows of set 1, without and with them; NaN: no rows */
+    double plain, smooth;        /* dB, of the layers' outputs on the rows of set 1, without and with them; NaN: no rows, or none were tried */
     double tensor, rows;         /* dB, of that layer's that loses most on set 0, weights not rounded, values with one scale and with one for each row; 0: no rows */
 } Smoothing;
 typedef enum SmoothCost { SMOOTH_FREE, SMOOTH_MULTIPLIES, SMOOTH_NEVER } SmoothCost; /* constants before take the division; nothing does; no gains */
