@@ -34,24 +34,6 @@ static LayerCodes *code_layer(const Graph *g, const char *name, WeightForm f)
     return (LayerCodes *)(uintptr_t)codes_find(&q, tensor);
 }
 
-/* The outputs of a graph for its one input, by folding. */
-static const Tensor **computed(const Graph *g, const Tensor *x)
-{
-    Graph *out = graph_new(&w.module, &w.mem, "folded");
-    Val *map = graph_begin(out, g, &w.mem);
-    map[g->input.at[0].id] = graph_const(out, x, NULL);
-    const Tensor **y = NEW_ARRAY(&w.mem, const Tensor *, g->output.n);
-    for (uint32_t i = 0; i < g->node.n; i++) {
-        const Node *n = &g->node.at[i];
-        Val arg[4], got[1];
-        for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(g, n, k).id];
-        graph_emit(out, n->op, n->attr, arg, n->nin, 1, n->loc, got);
-        map[n->out.id] = got[0];
-    }
-    for (uint32_t i = 0; i < g->output.n; i++) cr_assert(y[i] = graph_val(out, map[g->output.at[i].id])->konst);
-    return y;
-}
-
 static uint32_t count(const Graph *g, const char *op)
 {
     uint32_t n = 0;
@@ -75,7 +57,7 @@ static Graph *balanced(const char *text, const char *const *readers, uint32_t n)
     int64_t dim[MAX_RANK];
     for (int d = 0; d < in->rank; d++)
         if (!dim_is_const(w.module.dim, in->dim[d], &dim[d])) dim[d] = 3;
-    const Tensor *data = tensor_random(&w.mem, DT_f32, in->rank, dim, 7), **was = computed(g, data), **is = computed(b, data);
+    const Tensor *data = tensor_random(&w.mem, DT_f32, in->rank, dim, 7), **was = graph_folded(&w, g, data, NULL, NULL), **is = graph_folded(&w, b, data, NULL, NULL);
     for (uint32_t o = 0; o < g->output.n; o++)
         for (int64_t i = 0; i < tensor_count(was[o]); i++)
             cr_assert_float_eq(((const float *)was[o]->data)[i], ((const float *)is[o]->data)[i], 1e-4, "output %u, element %ld", o, (long)i);

@@ -45,22 +45,6 @@ static Graph *model(const char *between)
     return g;
 }
 
-static const Tensor *computed(const Graph *g, const Tensor *x)
-{
-    Graph *out = graph_new(&w.module, &w.mem, "folded");
-    Val *map = graph_begin(out, g, &w.mem);
-    map[g->input.at[0].id] = graph_const(out, x, NULL);
-    for (uint32_t i = 0; i < g->node.n; i++) {
-        const Node *n = &g->node.at[i];
-        Val arg[4];
-        for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(g, n, k).id];
-        graph_emit(out, n->op, n->attr, arg, n->nin, 1, n->loc, &map[n->out.id]);
-    }
-    const Tensor *y = graph_val(out, map[g->output.at[0].id])->konst;
-    cr_assert(y);
-    return y;
-}
-
 /* The largest weight of output channel c, or of input channel c, of convolution number `which`. */
 static double largest(const Graph *g, int which, int axis, int64_t c)
 {
@@ -98,7 +82,7 @@ static void equalizes(const char *between, int pairs)
         cr_expect(unevenness(g, pair) > 1);
         if (pair < pairs) cr_expect(unevenness(e, pair) < 0.02, "%s, pair %d: %g", between, pair, unevenness(e, pair));
     }
-    const Tensor *x = tensor_random(&w.mem, DT_f32, 4, (int64_t[]){2, CHANNELS, 9, 9}, 7), *was = computed(g, x), *is = computed(e, x);
+    const Tensor *x = tensor_random(&w.mem, DT_f32, 4, (int64_t[]){2, CHANNELS, 9, 9}, 7), *was = *graph_folded(&w, g, x, NULL, NULL), *is = *graph_folded(&w, e, x, NULL, NULL);
     double largest_value = 0;
     for (int64_t i = 0; i < tensor_count(was); i++) largest_value = fmax(largest_value, fabs((double)((const float *)was->data)[i]));
     for (int64_t i = 0; i < tensor_count(was); i++)

@@ -40,6 +40,28 @@ static inline Tensor *tensor_random(Arena *mem, DType type, int rank, const int6
     }
     return t;
 }
+
+/* The graph computed by folding: out, a new graph, becomes constants; yields the outputs for the one input x. seen, where not NULL, is told of every
+ * node with what it reads. */
+typedef void Folded(void *ctx, const Graph *out, const Node *n, const Val *arg);
+static inline const Tensor **graph_folded(World *w, const Graph *g, const Tensor *x, Folded *seen, void *ctx)
+{
+    Graph *out = graph_new(&w->module, &w->mem, "folded");
+    Val *map = graph_begin(out, g, &w->mem);
+    map[g->input.at[0].id] = graph_const(out, x, NULL);
+    const Tensor **y = NEW_ARRAY(&w->mem, const Tensor *, g->output.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        Val arg[4];
+        cr_assert(n->nin <= COUNT_OF(arg) && n->nout == 1);
+        for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(g, n, k).id];
+        graph_emit(out, n->op, n->attr, arg, n->nin, 1, n->loc, &map[n->out.id]);
+        if (seen) seen(ctx, out, n, arg);
+    }
+    for (uint32_t i = 0; i < g->output.n; i++) cr_assert(y[i] = graph_val(out, map[g->output.at[i].id])->konst);
+    return y;
+}
+
 /* Whether a type variable's list (OpDef.T) holds t: names, or classes. Types that no arithmetic has are left out of `any`. */
 static inline bool list_takes(const char *list, DType t)
 {
