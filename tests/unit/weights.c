@@ -359,7 +359,8 @@ Test(weights, the_search_by_outputs_beats_rounding_to_nearest) { beats_nearest("
 Test(weights, learned_rounding_is_up_or_down)
 {
     for (size_t i = 0; i < COUNT_OF(forms); i++) {
-        WeightMatrix m = product(40, 12, 7);
+        bool fits = forms[i].group && forms[i].group <= 4; /* grids fit such small groups: few weights of many are left to move */
+        WeightMatrix m = product(40, fits ? 48 : 12, 7);
         WeightCodes c = weight_method_find("adaround")->find(&m, &forms[i], seen(&m, correlated(120, 40, 8, 4), 100, 20), &w.mem);
         int other = 0;
         for (int64_t r = 0; r < m.out; r++)
@@ -372,8 +373,7 @@ Test(weights, learned_rounding_is_up_or_down)
                 if (!dtype_is_float(forms[i].code)) cr_assert(abs(code - nearest) <= 1, "form %zu: %d, nearest %d", i, code, nearest);
                 if (code != nearest && fabsf(best) < fabsf(x)) cr_assert(fabsf(is) >= fabsf(x), "form %zu: %g and %g for %g", i, (double)is, (double)best, (double)x);
             }
-        int few = forms[i].group && forms[i].group <= 4 ? 5 : 20; /* such small groups have grids that fit them */
-        cr_expect(other > few, "form %zu: %d of 480 are not the nearest", i, other);
+        cr_expect(other > 20, "form %zu: %d of %ld are not the nearest", i, other, (long)(m.out * m.in));
     }
 }
 
