@@ -135,6 +135,9 @@ static bool drive_begin(Drive *dr)
     return true;
 }
 
+/* A pass that makes codes reads all weights, and the next one perhaps none of them. */
+static void pass_over(void *files) { files_rest(files); }
+
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
     PassCtx ctx = {.module = dr->m,
@@ -150,7 +153,9 @@ static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char
                    .disable = dr->o->value[OPT_disable],
                    .verify = true,
                    .time = dr->o->value[OPT_time] != NULL,
-                   .text = dr->text};
+                   .text = dr->text,
+                   .after = pass_over,
+                   .arg = dr->files};
     Graph *done = passes_run(g, &ctx, from, to, &run);
     return dr->m->diag->errors ? NULL : done;
 }
@@ -252,7 +257,7 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
                       .quant = q,
                       .winograd = note.product ? &note : NULL,
                       .halves = option_is(dr->o, OPT_int16, "integer")};
-    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
+    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true, .after = pass_over, .arg = dr->files};
     Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
     return dr->m->diag->errors ? NULL : g;
 }
@@ -338,7 +343,6 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
 static Graph *compared_graph(Drive *dr, const Graph *simple, Quantization *q)
 {
     Graph *done = run_last_passes(dr, simple, from_quantize, q);
-    files_rest(dr->files); /* most of the weights are codes now */
     if (dr->o->value[OPT_report] && dr->samples) dr->simple = simple;
     return done;
 }
@@ -426,7 +430,7 @@ static bool measure_policy(Drive *dr, const Graph *g)
 static const Graph *written_graph(Drive *dr)
 {
     PassCtx ctx = {.module = dr->m, .mem = dr->mem, .scratch = &dr->scratch};
-    PassRun run = {.disable = "integer", .verify = true};
+    PassRun run = {.disable = "integer", .verify = true, .after = pass_over, .arg = dr->files};
     return passes_run(dr->imported, &ctx, NULL, NULL, &run);
 }
 

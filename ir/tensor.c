@@ -64,6 +64,28 @@ bool tensor_equal(const Tensor *a, const Tensor *b)
     return !memcmp(a->data, b->data, tensor_bytes(a));
 }
 
+/* One run along the last axis at a time. */
+Tensor *tensor_sums(Arena *a, const Tensor *t, unsigned axes, bool keep)
+{
+    int64_t dim[MAX_RANK] = {0}, step[MAX_RANK] = {0}, at[MAX_RANK] = {0}, stride = 1, n = tensor_count(t), to = 0;
+    int rank = 0, last = t->rank - 1;
+    for (int d = 0; d < t->rank; d++)
+        if (keep || !(axes >> d & 1)) dim[rank++] = axes >> d & 1 ? 1 : t->dim[d];
+    for (int d = t->rank; d-- > 0;)
+        if (!(axes >> d & 1)) step[d] = stride, stride *= t->dim[d];
+    Tensor *sum = tensor_new(a, DT_i32, rank, dim);
+    int32_t *out = (int32_t *)(uintptr_t)sum->data;
+    for (int64_t from = 0, run = t->rank ? t->dim[last] : 1; from < n; from += run) {
+        for (int64_t i = 0; i < run; i++) out[to + (t->rank ? i * step[last] : 0)] += (int32_t)dtype_load_int(t->type, t->data, from + i);
+        for (int d = last - 1; d >= 0; d--) {
+            to += step[d];
+            if (++at[d] < t->dim[d]) break;
+            to -= step[d] * t->dim[d], at[d] = 0;
+        }
+    }
+    return sum;
+}
+
 int64_t tensor_largest_sum(const Tensor *t, int axis)
 {
     int64_t inner = 1, n = tensor_count(t), most = 0, count = axis < 0 ? 1 : t->dim[axis];

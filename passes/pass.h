@@ -30,6 +30,8 @@ typedef struct PassRun {
     const char *print_after, *stop_after, *disable; /* pass names or NULL */
     bool verify, time;
     FILE *text;
+    void (*after)(void *arg);    /* NULL, or called after every pass: constants that it has read may be given back */
+    void *arg;
 } PassRun;
 /* Runs the pipeline from the pass named `from` (NULL: the first) up to and including `to` (NULL: the last).
  * Stops where a pass reported an error: the graph is then not to be used. */

@@ -69,6 +69,15 @@ Val ex_reduce(Expand *x, const char *op, Val v, const int64_t *axes, int n, bool
     return ex_op(x, NULL, op, (AttrSet[]){SET_INT("keepdims", keep)}, 1, (Val[]){v, ex_ints(x, axes, n)}, 2);
 }
 
+Val ex_sums(Expand *x, Val v, const int64_t *axes, int n, bool keep)
+{
+    const Tensor *t = ex_const(x, v);
+    unsigned set = 0;
+    for (int i = 0; t && i < n; i++) set |= 1u << (axes[i] < 0 ? axes[i] + t->rank : axes[i]);
+    if (t) return ex_tensor(x, tensor_sums(x->m->mem, t, set, keep));
+    return ex_reduce(x, "ReduceSum", ex_cast(x, v, DT_i32), axes, n, keep);
+}
+
 Val ex_unsqueeze(Expand *x, Val v, const int64_t *axes, int n) { return EX(x, "Unsqueeze", v, ex_ints(x, axes, n)); }
 Val ex_squeeze(Expand *x, Val v, const int64_t *axes, int n) { return EX(x, "Squeeze", v, ex_ints(x, axes, n)); }
 

@@ -51,6 +51,7 @@ Val ex_cast(Expand *x, Val v, DType to); /* itself when it has that type */
 Val ex_reshape(Expand *x, Val v, const int64_t *dim, int n);
 Val ex_transpose(Expand *x, Val v, const int64_t *perm, int n);
 Val ex_reduce(Expand *x, const char *op, Val v, const int64_t *axes, int n, bool keep);
+Val ex_sums(Expand *x, Val v, const int64_t *axes, int n, bool keep); /* of integer codes, as i32; constants are added up without being widened */
 Val ex_unsqueeze(Expand *x, Val v, const int64_t *axes, int n);
 Val ex_squeeze(Expand *x, Val v, const int64_t *axes, int n);
 Val ex_slice(Expand *x, Val v, int axis, int64_t from, int64_t to);

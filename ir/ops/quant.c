@@ -234,7 +234,7 @@ bool ex_conv_integer(Expand *x, const IntegerOp *op, Val *acc)
     Val zero = q.zero.id ? ex_reshape(x, q.zero, NULL, 0) : q.zero;
     Val sum = conv_dot(x, q.q, dot_weights(x, w.q, group, size[1], inner), zero), fix = op->bias;
     if (zero.id) {
-        Val columns = ex_reduce(x, "ReduceSum", ex_cast(x, w.q, DT_i32), axes, rank - 1, false);
+        Val columns = ex_sums(x, w.q, axes, rank - 1, false);
         Val share = EX(x, "Mul", zero, columns);
         fix = fix.id ? EX(x, "Sub", fix, share) : EX(x, "Neg", share);
     }
@@ -302,7 +302,7 @@ bool ex_matmul_integer(Expand *x, const IntegerOp *op, Val *acc)
     Val az_out = as_column(x, a.zero, ra > 1 && rb > 1);
     Val sum = EX_OCTET(x, "MatMulDot", a.q, b.q);
     if (a.zero.id) {
-        Val columns = ex_reduce(x, "ReduceSum", ex_cast(x, b.q, DT_i32), &column_axis, 1, rb == 1 || ra > 1);
+        Val columns = ex_sums(x, b.q, &column_axis, 1, rb == 1 || ra > 1);
         sum = EX(x, "Sub", sum, EX(x, "Mul", az_out, columns));
     }
     if (op->bias.id) sum = EX(x, "Add", sum, op->bias);

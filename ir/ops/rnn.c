@@ -268,7 +268,7 @@ static Val recurrent_codes(Expand *x, const Inputs *in, int d, Val *sums)
     Quantized r = ex_as_i8(x, part_of(x, in->r, d), part_of(x, ex_in(x, 11), d));
     if (!ex_const(x, r.q) || r.zero.id || ex_type(x, in->x)->dtype != DT_f32) return (Val){0};
     Val codes = ex_transpose(x, r.q, (int64_t[]){1, 0}, 2);
-    *sums = ex_reduce(x, "ReduceSum", ex_cast(x, codes, DT_i32), (int64_t[]){1}, 1, false);
+    *sums = ex_sums(x, codes, (int64_t[]){1}, 1, false);
     return codes;
 }
 

@@ -142,6 +142,42 @@ Test(sums, products_of_two_computed_operands)
     run_levels();
 }
 
+/* What the zero point of x takes from every sum is known while compiling: a number for each column, and no copy of the weights. */
+Test(sums, weights_are_added_up_where_they_are)
+{
+    enum { DEPTH = 1000, WIDTH = 1200, LITTLE = 1 << 18 };
+    const Tensor *x = tensor_random(&w.mem, DT_u8, 2, (int64_t[]){ROWS, DEPTH}, 1), *wt = tensor_random(&w.mem, DT_i8, 2, (int64_t[]){DEPTH, WIDTH}, 2);
+    Val y = emit(g, "MatMulInteger", NULL, 3, input(x), constant(wt), number(DT_u8, 7));
+    output(y, products(DT_i32, x, 7, wt, 0), "MatMulInteger of many weights");
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
+    size_t before = w.mem.used;
+    passes_run(g, &ctx, NULL, NULL, &(PassRun){.verify = true});
+    cr_expect(w.mem.used - before < LITTLE, "%zu bytes for %zu of weights", w.mem.used - before, tensor_bytes(wt));
+    run_levels();
+}
+
+static void check_sums(const Tensor *t, unsigned axes, bool keep, int rank, const int64_t *dim, const int32_t *sum)
+{
+    const Tensor *s = tensor_sums(&w.mem, t, axes, keep);
+    cr_assert(s->type == DT_i32 && s->rank == rank);
+    for (int d = 0; d < rank; d++) cr_expect(s->dim[d] == dim[d]);
+    for (int64_t i = 0; i < tensor_count(s); i++) cr_expect(((const int32_t *)s->data)[i] == sum[i], "axes %x, sum %d", axes, (int)i);
+}
+
+Test(sums, of_any_axes)
+{
+    Tensor *t = tensor_new(&w.mem, DT_i8, 3, (int64_t[]){2, 3, 2}), *one = tensor_new(&w.mem, DT_u8, 0, NULL);
+    for (int64_t i = 0; i < 12; i++) dtype_store_int(DT_i8, (void *)(uintptr_t)t->data, i, i - 3);
+    dtype_store_int(DT_u8, (void *)(uintptr_t)one->data, 0, 200);
+    check_sums(t, 1, false, 2, (int64_t[]){3, 2}, (int32_t[]){0, 2, 4, 6, 8, 10});
+    check_sums(t, 2, false, 2, (int64_t[]){2, 2}, (int32_t[]){-3, 0, 15, 18});
+    check_sums(t, 4, true, 3, (int64_t[]){2, 3, 1}, (int32_t[]){-5, -1, 3, 7, 11, 15});
+    check_sums(t, 5, true, 3, (int64_t[]){1, 3, 1}, (int32_t[]){2, 10, 18});
+    check_sums(t, 7, false, 0, NULL, (int32_t[]){30});
+    check_sums(one, 0, false, 0, NULL, (int32_t[]){200});
+    check_sums(tensor_new(&w.mem, DT_i8, 2, (int64_t[]){0, 2}), 1, false, 1, (int64_t[]){2}, (int32_t[]){0, 0});
+}
+
 /* ---- what is made of the sums ---- */
 static Tensor *requantized(const Tensor *sum, float scale, DType t, int zero)
 {
