@@ -21,17 +21,19 @@ static const Precision rows[] = {
      .seen = "gptq",
      .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
     {.name = "fp8",
-     .weights = {.code = DT_f8e4m3fn},
-     .table = {.code = DT_f8e4m3fn},
-     .blind = "rtn",
+     .weights = {.code = DT_f8e4m3fn, .group = GROUP},
+     .table = {.code = DT_i8},
+     .spared = {.code = DT_i8},
+     .blind = "mse",
      .seen = "gptq",
-     .help = "weights and tables as E4M3FN, arithmetic is float"},
+     .help = "weights as E4M3FN (--group), tables and those that would cost most in 8-bit integers; arithmetic is float"},
     {.name = "fp8-e5m2",
-     .weights = {.code = DT_f8e5m2},
-     .table = {.code = DT_f8e5m2},
-     .blind = "rtn",
+     .weights = {.code = DT_f8e5m2, .group = GROUP},
+     .table = {.code = DT_i8},
+     .spared = {.code = DT_i8},
+     .blind = "mse",
      .seen = "gptq",
-     .help = "weights and tables as E5M2, arithmetic is float"},
+     .help = "the same as E5M2"},
     {.name = "bf16", .store = DT_bf16, .filtered = DT_bf16, .help = "weights and values between kernels are stored so, arithmetic is float"},
     /* Tiles of minimal filtering grow with every transform, beyond what f16 holds. */
     {.name = "fp16", .store = DT_f16, .help = "the same with more digits and a smaller range"},
@@ -63,6 +65,7 @@ const WeightMethod *precision_rounding_blind(const Options *o) { return rounding
 
 static bool has_forms(const Precision *p) { return dtype_is_int(p->weights.code) && !p->integer; } /* to choose, of its weights */
 static bool has_codes(const Precision *p) { return p->weights.code != DT_NONE; }
+static bool has_groups(const Precision *p) { return has_codes(p) && !p->integer; }
 
 static const char *names_of(bool (*is)(const Precision *), Arena *mem)
 {
@@ -75,16 +78,18 @@ static const char *names_of(bool (*is)(const Precision *), Arena *mem)
 bool precision_check(const Options *o, Diag *d)
 {
     const Precision *p = precision_of(o);
-    const OptionId ids[] = {OPT_group, OPT_symmetric, OPT_asymmetric};
-    static const char *const names[] = {"--group", "--symmetric", "--asymmetric"};
-    bool chooses = p && has_forms(p);
+    static const struct {
+        OptionId id;
+        const char *name;
+        bool (*has)(const Precision *);
+    } forms[] = {{OPT_group, "--group", has_groups}, {OPT_symmetric, "--symmetric", has_forms}, {OPT_asymmetric, "--asymmetric", has_forms}};
     const OptionId turns[] = {OPT_rotate, OPT_equalize};
     for (size_t i = 0; i < COUNT_OF(turns); i++)
         if (option_is(o, turns[i], "on") && !(p && has_codes(p)))
             return diag_error(d, NULL, "--%s on needs %s", i ? "equalize" : "rotate", names_of(has_codes, o->mem));
-    for (size_t i = 0; i < COUNT_OF(ids); i++)
-        if (o->value[ids[i]] && !chooses)
-            return diag_error(d, NULL, "%s needs %s", names[i], names_of(has_forms, o->mem));
+    for (size_t i = 0; i < COUNT_OF(forms); i++)
+        if (o->value[forms[i].id] && !(p && forms[i].has(p)))
+            return diag_error(d, NULL, "%s needs %s", forms[i].name, names_of(forms[i].has, o->mem));
     if (o->value[OPT_symmetric] && o->value[OPT_asymmetric])
         return diag_error(d, NULL, "weights are --symmetric or --asymmetric, not both");
     int64_t group = option_int(o, OPT_group, GROUP);
@@ -109,6 +114,6 @@ void precision_forms(const Options *o, Quantization *q)
     bool uneven = p->integer && option_is(o, OPT_smooth, "off"); /* what smooths channels keeps weights that lie on grids */
     q->rotate = option_is(o, OPT_rotate, "on") || (uneven && !option_is(o, OPT_rotate, "off"));
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
-    if (dtype_is_int(q->form.code)) choose(o, &q->form);
-    if (dtypes[q->table.code].bits < 8) choose(o, &q->table);
+    if (p->weights.code) choose(o, &q->form);
+    if (p->table.group) choose(o, &q->table);
 }

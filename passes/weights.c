@@ -79,15 +79,23 @@ WeightMatrix weight_table(const Tensor *t, Arena *mem)
 }
 
 /* ---- codes ---- */
-static int float_most(const WeightForm *f) /* of a float type; 0: it is none */
+typedef struct Float8 {
+    DType type;
+    int most, places, least; /* binary places; the exponent of the smallest normal number */
+} Float8;
+static const Float8 float8s[] = {{DT_f8e4m3fn, 448, 3, -6}, {DT_f8e5m2, 57344, 2, -14}};
+
+static const Float8 *float_of(const WeightForm *f) /* NULL: codes are integers */
 {
-    return f->code == DT_f8e4m3fn ? 448 : f->code == DT_f8e5m2 ? 57344 : 0;
+    for (size_t i = 0; i < COUNT_OF(float8s); i++)
+        if (float8s[i].type == f->code) return &float8s[i];
+    return NULL;
 }
 
-int weight_code_most(const WeightForm *f) { return float_most(f) ? float_most(f) : (int)dtype_max(f->code); }
+int weight_code_most(const WeightForm *f) { return float_of(f) ? float_of(f)->most : (int)dtype_max(f->code); }
 int weight_code_least(const WeightForm *f)
 {
-    if (float_most(f)) return -float_most(f);
+    if (float_of(f)) return -float_of(f)->most;
     return f->code == DT_i8 && !f->asymmetric ? -127 : (int)dtype_min(f->code);
 }
 int weight_code_middle(const WeightForm *f)
@@ -98,7 +106,7 @@ int weight_code_middle(const WeightForm *f)
 float weight_code_number(const WeightForm *f, int code)
 {
     uint8_t bits = (uint8_t)code;
-    return float_most(f) ? (float)dtype_load(f->code, &bits, 0) : (float)code;
+    return float_of(f) ? (float)dtype_load(f->code, &bits, 0) : (float)code;
 }
 
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -133,6 +141,7 @@ Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem
 }
 
 #define ZERO_STEPS 16.0f  /* of fine zero points, in one step of the codes */
+#define FLOAT_END 28      /* what the largest weight counts as a float8: far below the end of its numbers, which are as fine anywhere, so that f16 holds scales */
 #define NO_WEIGHTS 1e-30f /* the scale of a group of zeros, until its neighbours give it one */
 
 /* Where a grid from the least to the most code has its zero, so that it begins at lo. */
@@ -147,9 +156,10 @@ static float zero_at(const WeightForm *f, float lo, float scale)
 static float usable(const WeightForm *f, float scale)
 {
     enum { HALF_MOST = 65000 };
+    const float LEAST_HALF = 0x1p-18f; /* steps are a 64th there */
     uint16_t half;
     if (!isnormal(scale)) return f->fine ? NO_WEIGHTS : 1;
-    if (f->fine || !f->group || scale < 0x1p-14f || scale > HALF_MOST) return scale;
+    if (f->fine || !f->group || scale < LEAST_HALF || scale > HALF_MOST) return scale;
     dtype_store(DT_f16, &half, 0, (double)scale);
     if (dtype_load(DT_f16, &half, 0) < (double)scale) half++;
     return (float)dtype_load(DT_f16, &half, 0);
@@ -166,6 +176,7 @@ static Grid grid_of(const WeightForm *f, Extremes e, bool turned)
         return (Grid){s, zero_at(f, e.lo, s)};
     }
     float size = fmaxf(-e.lo, e.hi);
+    if (float_of(f)) return (Grid){usable(f, size / FLOAT_END), 0};
     if (middle - least == most - middle) return (Grid){usable(f, size / (float)(most - middle)), (float)middle};
     float s = usable(f, size / (float)(turned ? most - middle : middle - least));
     return (Grid){(e.hi > -e.lo) != turned ? -s : s, (float)middle};
@@ -179,14 +190,14 @@ static int candidates(const WeightForm *f)
 
 Grid grid_candidate(const WeightForm *f, Extremes e, int step)
 {
-    float by = 1 - (float)(step % GRID_STEPS) / (2 * GRID_STEPS);
+    float part = (float)(step % GRID_STEPS) / GRID_STEPS, by = float_of(f) ? 1 + part : 1 - part / 2;
     return grid_of(f, (Extremes){e.lo * by, e.hi * by}, step >= GRID_STEPS);
 }
 
 int grid_code(const WeightForm *f, Grid g, float w)
 {
     uint8_t bits;
-    if (float_most(f)) return dtype_store(f->code, &bits, 0, (double)w / g.scale), bits;
+    if (float_of(f)) return dtype_store(f->code, &bits, 0, (double)w / g.scale), bits;
     double least = weight_code_least(f), most = weight_code_most(f), code = (double)w / (double)g.scale + (double)g.zero;
     code = code < most ? code : most; /* NaN too */
     return (int)rint(code > least ? code : least);
@@ -232,18 +243,31 @@ static void settle_scales(WeightCodes *c)
         set_grid(c, at, grid_settled(c, at, (Grid){c->scale[at], c->zero[at]}));
 }
 
-/* The square error of n neighbours on a grid, each times its weight (NULL: 1). Codes are those of grid_code(): the large number makes a
- * double whole. */
+/* The float8 nearest to x: a large number in front of x leaves it as many binary places as its exponent has. */
+static double float_near(const Float8 *t, double x)
+{
+    enum { PLACES = 52, BIAS = 1023 };
+    const uint64_t exponents = (uint64_t)0x7ff << PLACES, least = (uint64_t)(BIAS + t->least) << PLACES, half = (uint64_t)1 << (PLACES - 1);
+    uint64_t bits;
+    double large;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= exponents;
+    bits = ((bits > least ? bits : least) + ((uint64_t)(PLACES - t->places) << PLACES)) | half; /* no sum falls below a power of two */
+    memcpy(&large, &bits, sizeof large);
+    return (x + large) - large;
+}
+
+/* The square error of n neighbours on a grid, each times its weight (NULL: 1). Codes are those of grid_code(): the large numbers make a
+ * double whole, or a float8. */
 static double square_error(const WeightForm *f, Grid g, const float *w, const double *weight, int64_t n)
 {
     const double WHOLE = 0x1.8p52, least = weight_code_least(f), most = weight_code_most(f), scale = (double)g.scale, zero = (double)g.zero;
-    bool counts = dtype_is_int(f->code);
+    const Float8 *floats = float_of(f);
     double sum = 0;
     for (int64_t j = 0; j < n; j++) {
         double code = (double)w[j] / scale + zero;
         code = code < most ? code : most, code = code > least ? code : least;
-        double e = counts ? ((code + WHOLE) - WHOLE - zero) * scale - (double)w[j]
-                          : (double)grid_value(f, g, grid_code(f, g, w[j])) - (double)w[j];
+        double e = ((floats ? float_near(floats, code) : (code + WHOLE) - WHOLE) - zero) * scale - (double)w[j];
         sum += e * e * (weight ? weight[j] : 1);
     }
     return sum;

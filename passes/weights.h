@@ -102,7 +102,7 @@ typedef struct Grid {
 WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem);
 Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem); /* of every group, [owners][groups] */
 enum { GRID_STEPS = 20 };
-Grid grid_candidate(const WeightForm *f, Extremes e, int step); /* the grid for extremes that are shrunk the more the larger the step; from GRID_STEPS on turned */
+Grid grid_candidate(const WeightForm *f, Extremes e, int step); /* the grid for extremes that are shrunk the more the larger the step; from GRID_STEPS on turned. Of floats they grow, up to twice */
 int grid_code(const WeightForm *f, Grid g, float w);            /* the nearest */
 float grid_value(const WeightForm *f, Grid g, int code);
 Grid grid_settled(const WeightCodes *c, int64_t at, Grid g);    /* with a scale that has a code, where scales are codes */

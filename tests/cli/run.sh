@@ -300,7 +300,7 @@ check narrow-storage near
 # Weights of 8 and 4 bits under float activations, on every level.
 codes() {
   local flags
-  for flags in int8-weights fp8 fp8-e5m2 int4 "int4 --symmetric" "int4 --group 0" "int4 --group 64 --calibrate $calibration"; do
+  for flags in int8-weights fp8 "fp8 --group 0" "fp8-e5m2 --group 64" int4 "int4 --symmetric" "int4 --group 0" "int4 --group 64 --calibrate $calibration"; do
     octet compile "$digits" -o "$work/codes.so" --quiet --quantize $flags || return 1
     for level in $usable; do
       run_with "$work/codes.so" "codes-$level" --isa "$level" && python3 "$root/tests/cli/close.py" 0.2 "$work/float.npz" "$work/codes-$level.npz" || return 1
@@ -441,8 +441,8 @@ refused usage-option 2 "unknown option '--frobnicate'" octet compile "$digits" -
 refused usage-value 2 'unknown value' octet compile "$digits" -o n.so --method luck
 refused usage-calibrate 2 'needs --calibrate or --ranges' octet compile "$digits" -o n.so --quantize int8
 refused usage-group 2 'a multiple of 16' octet compile "$digits" -o n.so --quantize int4 --group 40
-refused usage-group-alone 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --group 32
-refused usage-group-float 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --quantize fp8 --group 32
+refused usage-group-alone 2 'needs --quantize int8-weights or int4 or fp8 or fp8-e5m2' octet compile "$digits" -o n.so --group 32
+refused usage-symmetric-float 2 'needs --quantize int8-weights or int4' octet compile "$digits" -o n.so --quantize fp8 --symmetric
 refused usage-rotate-float 2 '--rotate on needs --quantize int8' octet compile "$digits" -o n.so --quantize bf16 --rotate on
 refused usage-equalize-float 2 '--equalize on needs --quantize int8' octet compile "$digits" -o n.so --equalize on
 refused usage-symmetric 2 'not both' octet compile "$digits" -o n.so --quantize int4 --symmetric --asymmetric

@@ -136,6 +136,32 @@ Test(weights, clipping_never_has_the_larger_square_error)
         }
 }
 
+/* Of all grids that compete, what is chosen has the least error, as codes round. */
+Test(weights, no_candidate_is_better_than_the_grid_that_is_chosen)
+{
+    for (size_t i = 0; i < COUNT_OF(forms); i++) {
+        const WeightForm *f = &forms[i];
+        WeightMatrix m = matrix(BATCHES);
+        if (f->fine) continue; /* scales become codes afterwards */
+        WeightCodes c = weight_method_find("mse")->find(&m, f, NULL, &w.mem);
+        const Extremes *e = codes_extremes(&m, &c, &w.mem);
+        double least[105], is[105] = {0};
+        for (int step = 0; step < GRID_STEPS; step++) {
+            double error[105] = {0};
+            for (int64_t r = 0; r < m.out; r++)
+                for (int64_t j = 0; j < m.in; j++) {
+                    int64_t at = codes_at(&c, r, j);
+                    Grid g = grid_candidate(f, e[at], step);
+                    error[at] += pow((double)grid_value(f, g, grid_code(f, g, m.w[r * m.in + j])) - m.w[r * m.in + j], 2);
+                    if (!step) is[at] += pow((double)codes_value(&c, r, j, m.in) - m.w[r * m.in + j], 2);
+                }
+            for (int64_t at = 0; at < c.owners * c.groups; at++) least[at] = step ? fmin(least[at], error[at]) : error[at];
+        }
+        for (int64_t at = 0; at < c.owners * c.groups; at++)
+            cr_expect(is[at] <= least[at] * 1.0001 + 1e-12, "form %zu, group %ld: %g, not %g", i, (long)at, is[at], least[at]);
+    }
+}
+
 /* Codes cover what is there: one group far larger than its neighbours does not coarsen them. */
 Test(weights, groups_have_their_own_scales)
 {
