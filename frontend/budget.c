@@ -209,6 +209,7 @@ static bool plain_rows(Run *r)
 {
     for (uint32_t i = 0; i < r->kept.n; i++) {
         if (!run_plain(r, &r->kept.at[i])) return false;
+        arena_rest(&r->mem);
         if (r->bytes > MEMORY && i + 1 < r->kept.n) r->kept.n = i + 1, r->whole = false;
     }
     int64_t labels = r->labels ? tensor_count(r->labels) : 0;
@@ -241,7 +242,7 @@ static bool sample_losses(Run *r, Program *p, Kept *k, bool finer, MetricSum *co
         add_rows(o, finer ? o->finer : o->metric, &k->plain[i], out[o->index], &sum[2 * i][at]);
         if (o->beside && !finer) add_rows(o, o->beside, &k->plain[i], out[o->index], &sum[2 * i + 1][at]);
     }
-    arena_drop(&mem);
+    arena_drop(&mem), arena_rest(&r->mem);
     return ok;
 }
 
@@ -582,6 +583,7 @@ static bool first_look(Run *r, const Quantization *all)
     if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all) ||
         !region_times(&r->plain, r->kept.at[0].in, plain, b->regions, &b->plain, r->diag))
         return false;
+    program_drop(&r->plain); /* all is known of it */
     if (inside(r, &v, figure)) return accept(r, NULL, &v, figure, b->all), true;
     return search_regions(r, all, &v, plain, quantized);
 }
@@ -589,7 +591,7 @@ static bool first_look(Run *r, const Quantization *all)
 bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag)
 {
     Budget *b = q->budget = NEW(q->mem, Budget);
-    Run r = {.g = g, .q = q, .o = o, .passes = passes, .ctx = ctx, .diag = diag, .b = b};
+    Run r = {.g = g, .q = q, .o = o, .passes = passes, .ctx = ctx, .diag = diag, .b = b, .mem = {.folder = q->mem->folder}};
     Quantization all = *q;
     *b = (Budget){.max_loss = o->max_loss, .command = o->command, .measured = !o->estimate, .shown = true};
     b->plain = b->all = b->chosen = NAN;

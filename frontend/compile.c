@@ -135,8 +135,15 @@ static bool drive_begin(Drive *dr)
     return true;
 }
 
-/* A pass that makes codes reads all weights, and the next one perhaps none of them. */
-static void pass_over(void *files) { files_rest(files); }
+static void rest(void *files) { files_rest(files); }
+
+/* The same compilation, for graphs whose constants live in mem and go with it. */
+static Module *module_within(const Drive *dr, Arena *mem)
+{
+    Module *m = arena_copy(mem, dr->m, sizeof *m);
+    m->mem = mem;
+    return m;
+}
 
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
@@ -147,15 +154,15 @@ static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char
                    .winograd = dr->winograd.product ? &dr->winograd : NULL,
                    .integer = &dr->integer,
                    .halves = option_is(dr->o, OPT_int16, "integer"),
-                   .standard = dr->standard};
+                   .standard = dr->standard,
+                   .rest = rest,
+                   .rest_arg = dr->files};
     PassRun run = {.print_after = dr->o->value[OPT_print_after],
                    .stop_after = dr->o->value[OPT_stop_after],
                    .disable = dr->o->value[OPT_disable],
                    .verify = true,
                    .time = dr->o->value[OPT_time] != NULL,
-                   .text = dr->text,
-                   .after = pass_over,
-                   .arg = dr->files};
+                   .text = dr->text};
     Graph *done = passes_run(g, &ctx, from, to, &run);
     return dr->m->diag->errors ? NULL : done;
 }
@@ -251,13 +258,15 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
     const BudgetDrive *b = ctx;
     Drive *dr = b->drive;
     WinogradNote note = dr->winograd;
-    PassCtx passes = {.module = dr->m,
+    PassCtx passes = {.module = module_within(dr, mem),
                       .mem = mem,
                       .scratch = &dr->scratch,
                       .quant = q,
                       .winograd = note.product ? &note : NULL,
-                      .halves = option_is(dr->o, OPT_int16, "integer")};
-    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true, .after = pass_over, .arg = dr->files};
+                      .halves = option_is(dr->o, OPT_int16, "integer"),
+                      .rest = rest,
+                      .rest_arg = dr->files};
+    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
     Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
     return dr->m->diag->errors ? NULL : g;
 }
@@ -279,10 +288,11 @@ static Graph *run_passes_again(Drive *dr, const char *to, Quantization *q, Arena
     WinogradNote winograd = dr->winograd;
     IntegerNote integer = dr->integer;
     Arena *kept = dr->mem;
+    Module *module = dr->m;
     bool standard = dr->standard;
-    dr->mem = mem, dr->standard = false;
+    dr->m = module_within(dr, mem), dr->mem = mem, dr->standard = false;
     Graph *g = run_passes(dr, dr->simple, from_quantize, to, q);
-    dr->mem = kept, dr->standard = standard, dr->integer = integer, dr->winograd = winograd;
+    dr->m = module, dr->mem = kept, dr->standard = standard, dr->integer = integer, dr->winograd = winograd;
     return g;
 }
 
@@ -429,8 +439,8 @@ static bool measure_policy(Drive *dr, const Graph *g)
 /* A model that came quantized as it is written: its codes are rounded to, and what is multiplied is floats. */
 static const Graph *written_graph(Drive *dr)
 {
-    PassCtx ctx = {.module = dr->m, .mem = dr->mem, .scratch = &dr->scratch};
-    PassRun run = {.disable = "integer", .verify = true, .after = pass_over, .arg = dr->files};
+    PassCtx ctx = {.module = dr->m, .mem = dr->mem, .scratch = &dr->scratch, .rest = rest, .rest_arg = dr->files};
+    PassRun run = {.disable = "integer", .verify = true};
     return passes_run(dr->imported, &ctx, NULL, NULL, &run);
 }
 
@@ -571,7 +581,7 @@ static bool compile_text(const Options *o, Arena *mem, Diag *d, const char *path
 
 int command_compile(const Options *o, Diag *d)
 {
-    Arena mem = {0};
+    Arena mem = {.folder = temporary_base()};
     const char *path = o->arg.at[0], *out = o->value[OPT_out];
     if (!check_usage(o, d)) return EXIT_USAGE;
     int64_t seconds = option_int(o, OPT_timeout, 0);
@@ -617,7 +627,7 @@ static bool quantize_file(const Options *o, Arena *mem, Diag *d)
 
 int command_quantize(const Options *given, Diag *d)
 {
-    Arena mem = {0};
+    Arena mem = {.folder = temporary_base()};
     Options o = *given;
     if (!o.value[OPT_quantize]) o.value[OPT_quantize] = "int8";
     o.value[OPT_winograd] = "off";

@@ -153,6 +153,7 @@ void files_forget(const Files *f, const uint8_t *at, size_t n)
 void files_rest(const Files *f)
 {
     for (uint32_t i = 0; f && i < f->mapped.n; i++) pages_forget(f->mapped.at[i].at, f->mapped.at[i].n);
+    if (f) arena_rest(f->mem);
 }
 
 void files_drop(Files *f)

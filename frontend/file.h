@@ -20,7 +20,7 @@ bool file_below(Arena *mem, Files *files, Diag *d, const Loc *loc, const char *f
                 FileBytes *out);
 /* Bytes of a mapped file that have been copied: their pages need not stay in memory, they come back when they are touched. */
 void files_forget(const Files *f, const uint8_t *at, size_t n);
-void files_rest(const Files *f); /* the same for all that is mapped; f may be NULL */
+void files_rest(const Files *f); /* the same for all that is mapped and for what lies in f->mem; f may be NULL */
 void files_drop(Files *f); /* unmaps; what was borrowed is gone */
 
 const char *temporary_base(void); /* the folder for temporaries: TMPDIR or /tmp */

@@ -97,6 +97,7 @@ static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
     CodeTensors t = weight_tensors(&m, &codes, c->ctx->mem);
     c->coded[v.id] = codes_emit(c->out, &t, from->name, loc);
     arena_drop(&work);
+    pass_rest(c->ctx);
     return c->coded[v.id];
 }
 
@@ -176,6 +177,7 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **
     LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer);
     const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
     if (n->op->w_taps) *lost = lost_by_rounding(n, from->konst, &l, r, c->ctx->scratch); /* of pixels; means over tokens are those of padding too */
+    pass_rest(c->ctx);
     return codes_emit(c->out, &l.codes, from->name, n->loc);
 }
 

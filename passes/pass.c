@@ -45,7 +45,7 @@ static Graph *pass_run(const Pass *p, const Graph *in, PassCtx *ctx, const PassR
     }
     if (named(run->print_after, p)) graph_print(g, run->text);
     arena_drop(ctx->scratch);
-    if (run->after) run->after(run->arg);
+    pass_rest(ctx);
     return g;
 }
 

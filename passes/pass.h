@@ -16,7 +16,13 @@ typedef struct PassCtx {
     struct IntegerNote *integer; /* passes/integer.h: filled by the pass of that name; NULL: nobody asks */
     bool halves;                 /* products of 16-bit codes that came with the model become integer (adr/0012) */
     bool standard;               /* the graph will be written as a model: no operators of Octet's own */
+    void (*rest)(void *arg);     /* NULL, or gives back memory of constants that nobody reads just now */
+    void *rest_arg;
 } PassCtx;
+static inline void pass_rest(const PassCtx *ctx)
+{
+    if (ctx->rest) ctx->rest(ctx->rest_arg);
+}
 typedef Graph *PassFn(const Graph *in, PassCtx *ctx);
 typedef struct Pass {
     const char *name;
@@ -30,8 +36,6 @@ typedef struct PassRun {
     const char *print_after, *stop_after, *disable; /* pass names or NULL */
     bool verify, time;
     FILE *text;
-    void (*after)(void *arg);    /* NULL, or called after every pass: constants that it has read may be given back */
-    void *arg;
 } PassRun;
 /* Runs the pipeline from the pass named `from` (NULL: the first) up to and including `to` (NULL: the last).
  * Stops where a pass reported an error: the graph is then not to be used. */

@@ -454,6 +454,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
         layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
         Val codes = dequantized_weights(z, n, r, &layer, &lost);
+        pass_rest(z->ctx); /* of the weights */
         arg[1] = switched(z, layer.region, codes, arg[1], n->loc);
         vec_push(z->q->mem, &z->q->layer, layer);
         if (takes_bias(z, n) && !layer.rows) {

@@ -1,12 +1,17 @@
-/* arena.c - chunks from malloc, bumped; the only place of the compiler that calls malloc and free. */
+/* arena.c - chunks from malloc, bumped; the only place of the compiler that calls malloc and free. Large chunks of an arena with a folder
+ * are mapped files instead, unlinked at birth: weights that a pass has made are as cold as those of the model until somebody reads them. */
 #include "ir/base/arena.h"
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-enum { ALIGN = 64, CHUNK = 1 << 16 };
+enum { ALIGN = 64, CHUNK = 1 << 16, LARGE = 1 << 20 };
 struct ArenaChunk {
     ArenaChunk *next;
     size_t used, size; /* of the bytes behind the header */
+    size_t mapped;     /* bytes of its file; 0: it is from malloc */
 };
 enum { HEADER = (sizeof(ArenaChunk) + ALIGN - 1) / ALIGN * ALIGN };
 
@@ -16,10 +21,34 @@ static void out_of_memory(void)
     exit(70);
 }
 
-static ArenaChunk *chunk_new(size_t bytes)
+static int file_without_name(const char *folder)
+{
+    char name[4096];
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), n = fd < 0 ? snprintf(name, sizeof name, "%s/octet-XXXXXX", folder) : 0;
+    if (n <= 0 || (size_t)n >= sizeof name) return fd;
+    fd = mkostemp(name, O_CLOEXEC);
+    if (fd >= 0) unlink(name);
+    return fd;
+}
+
+/* NULL: there is no room for a file, or the folder's file system cannot reserve it, without which a full disk would be a crash later. */
+static ArenaChunk *chunk_mapped(const char *folder, size_t bytes)
+{
+    int fd = file_without_name(folder);
+    void *p = fd >= 0 && fallocate(fd, 0, 0, (off_t)bytes) == 0 ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (fd >= 0) close(fd);
+    if (p == MAP_FAILED) return NULL;
+    ArenaChunk *c = p;
+    c->mapped = bytes;
+    return c;
+}
+
+static ArenaChunk *chunk_new(const char *folder, size_t bytes)
 {
     size_t size = bytes > CHUNK ? bytes : CHUNK;
-    ArenaChunk *c = size < SIZE_MAX - HEADER - ALIGN ? calloc(1, HEADER + size + ALIGN) : NULL;
+    if (size >= SIZE_MAX / 2) out_of_memory();
+    ArenaChunk *c = folder && bytes >= LARGE ? chunk_mapped(folder, HEADER + size + ALIGN) : NULL;
+    if (!c) c = calloc(1, HEADER + size + ALIGN);
     if (!c) out_of_memory();
     c->size = size;
     return c;
@@ -38,7 +67,7 @@ void *arena_alloc(Arena *a, size_t bytes)
     ArenaChunk *c = a->chunk;
     size_t at = c ? (n < 64 ? c->used : (c->used + ALIGN - 1) & ~(size_t)(ALIGN - 1)) : 0;
     if (!c || at + n > c->size) {
-        c = chunk_new(n), at = 0;
+        c = chunk_new(a->folder, n), at = 0;
         c->next = a->chunk, a->chunk = c;
     }
     c->used = at + n, a->used += n;
@@ -79,8 +108,22 @@ char *arena_printf(Arena *a, const char *fmt, ...)
     return p;
 }
 
+void arena_rest(const Arena *a)
+{
+    for (ArenaChunk *c = a->chunk, *next; c; c = next) {
+        next = c->next;
+        if (c->mapped) madvise(c, c->mapped, MADV_DONTNEED);
+    }
+}
+
+static void chunk_drop(ArenaChunk *c)
+{
+    if (c->mapped) munmap(c, c->mapped);
+    else free(c);
+}
+
 void arena_drop(Arena *a)
 {
-    for (ArenaChunk *c = a->chunk, *next; c; c = next) next = c->next, free(c);
+    for (ArenaChunk *c = a->chunk, *next; c; c = next) next = c->next, chunk_drop(c);
     a->chunk = NULL, a->used = 0;
 }

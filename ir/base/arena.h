@@ -15,6 +15,7 @@ typedef struct ArenaChunk ArenaChunk;
 typedef struct Arena {
     ArenaChunk *chunk; /* newest first */
     size_t used;       /* bytes handed out, for --max-memory and tests */
+    const char *folder; /* NULL, or where large pieces lie, in files without a name: see arena_rest() */
 } Arena;
 
 #if defined(__GNUC__)
@@ -28,6 +29,7 @@ void *arena_copy(Arena *a, const void *from, size_t bytes);     /* a private cop
 char *arena_text(Arena *a, const char *s, size_t len);          /* a NUL-terminated copy of s[0, len) */
 char *arena_printf(Arena *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
 char *arena_vprintf(Arena *a, const char *fmt, va_list args);
+void arena_rest(const Arena *a);                                /* pages of large pieces leave memory, and come back when they are touched */
 void arena_drop(Arena *a);                                      /* frees everything; the arena may be used again */
 
 #define NEW(arena, T)          ((T *)arena_alloc(arena, sizeof(T)))

@@ -3,7 +3,9 @@
 #include "ir/base/diag.h"
 #include "ir/base/map.h"
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 Test(base, arena_is_zeroed_and_aligned)
 {
@@ -21,6 +23,44 @@ Test(base, arena_is_zeroed_and_aligned)
     cr_expect(a.used == 0 && !a.chunk);
     cr_expect(arena_alloc(&a, 16) != NULL);
     arena_drop(&a);
+}
+
+/* Bytes that are in this process's memory; `unknown` where the system does not say. */
+static size_t resident(const void *p, size_t bytes, size_t unknown)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
+    uint64_t entry;
+    FILE *f = fopen("/proc/self/pagemap", "rb");
+    for (size_t i = 0; f && i < bytes / page; i++) {
+        long at = (long)(((uintptr_t)p / page + i) * sizeof entry);
+        if (!fseek(f, at, SEEK_SET) && fread(&entry, sizeof entry, 1, f) == 1) n += entry >> 63;
+    }
+    if (!f) return unknown;
+    fclose(f);
+    return n * page;
+}
+
+/* Large pieces of an arena with a folder leave memory and come back as they were; without a place for files they stay. */
+Test(base, arena_rests)
+{
+    enum { BYTES = 3 << 20 };
+    const char *folder[] = {"/tmp", "/no/such/folder"};
+    for (int f = 0; f < 2; f++) {
+        Arena a = {.folder = folder[f]};
+        uint8_t *small = arena_alloc(&a, 100), *p = arena_alloc(&a, BYTES);
+        cr_expect((uintptr_t)p % 64 == 0);
+        for (size_t i = 0; i < BYTES; i++) cr_assert(!p[i]);
+        for (size_t i = 0; i < BYTES; i++) p[i] = (uint8_t)(i * 2654435761u >> 24);
+        memset(small, 7, 100);
+        cr_expect(resident(p, BYTES, BYTES) > BYTES / 2);
+        arena_rest(&a);
+        cr_expect(f ? resident(p, BYTES, BYTES) > BYTES / 2 : resident(p, BYTES, 0) < BYTES / 2);
+        for (size_t i = 0; i < BYTES; i++) cr_assert(p[i] == (uint8_t)(i * 2654435761u >> 24));
+        cr_expect(small[99] == 7);
+        uint8_t *more = arena_alloc(&a, BYTES);
+        cr_expect(more != p && !more[BYTES - 1]);
+        arena_drop(&a);
+    }
 }
 
 Test(base, vec_grows)
