@@ -409,6 +409,17 @@ outside() {
 }
 check export-external-data outside
 check export-in-onnx-runtime python3 "$root/tests/onnx/exported.py" "$digits" "$work/q.onnx" "$images" "$root/samples/digits/labels.npy"
+# Values of 16 bits: the scales of the weights go along the last axis, counted from the end, and the integers are the artefact's.
+export_wide() {
+  local uneven="$work/bad/uneven.onnx" one="$work/bad/uneven/0.npz" flags="--ranges $work/uw.ranges --smooth off"
+  octet quantize "$uneven" -o "$work/uw.onnx" --calibrate "$work/bad/uneven" --smooth off --save-ranges "$work/uw.ranges" --quiet &&
+    octet compile "$work/uw.onnx" --stop-after=import | grep -q 'DequantizeLinear(.*{axis=-1} : f32\[64,64\]' &&
+    octet compile "$work/uw.onnx" -o "$work/uw.so" --int16 integer --quiet && octet compile "$uneven" -o "$work/ud.so" --quantize int8 $flags --quiet &&
+    octet run "$work/uw.so" --input "$one" --output "$work/uw.npz" && octet run "$work/ud.so" --input "$one" --output "$work/ud.npz" &&
+    python3 "$root/tests/cli/close.py" 1e-6 "$work/uw.npz" "$work/ud.npz"
+}
+check export-wide export_wide
+check export-techniques python3 "$root/tests/onnx/techniques.py"
 export_int4() {
   octet quantize "$digits" -o "$work/q4.onnx" --quantize int4 --group 16 --quiet && grep -aq block_size "$work/q4.onnx" && octet compile "$work/q4.onnx" -o "$work/q4.so" --quiet &&
     run_with "$work/q4.so" q4 && python3 "$root/tests/onnx/exported.py" "$digits" "$work/q4.onnx" "$images" "$root/samples/digits/labels.npy"

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""exact.py CASE... [--octet PROGRAM] [--least PERCENT] [--flag=FLAG...]: models that came quantized, code by code.
+"""exact.py CASE... [--octet PROGRAM] [--least PERCENT] [--apart] [--itself] [--flag=FLAG...]: models that came quantized, code by code.
 
 A case is a folder with model.onnx and test_data_set_*, or a folder of such folders. For each model: of the 8- and 16-bit codes that are
 outputs, or the last ones before an output, how many equal those of ONNX Runtime on the recorded inputs, how many differ by one step, and
 the largest difference. Where no codes lie before an output (weights alone are codes), its floats are compared with the recorded ones, in parts of their largest.
+A code that falls to the other side of a tie changes what is behind it, and networks let that grow, so few other codes within a model can be many
+at its end. --apart shows the steps themselves: all codes of the model are inputs too, those that ONNX Runtime computes, and what a step makes
+of them is compared. --itself shows how far ONNX Runtime is from itself without its optimizations, and with one thread.
 With --least, ends with 1 if a model has fewer percent of equal codes, or codes more than one step apart. Needs onnx and onnxruntime;
 without them it says so and checks nothing."""
 import argparse
@@ -56,6 +59,28 @@ def tensors(folder, what, values):
             if os.path.exists(os.path.join(folder, f'{what}_{i}.pb'))}
 
 
+def codes_made(model):
+    """All codes that nodes compute, with the scales of those that are quantized dynamically: name -> type."""
+    constants = {t.name: t.data_type for t in model.graph.initializer}
+    found = {}
+    for n in model.graph.node:
+        if n.op_type == 'DynamicQuantizeLinear': found.update(zip(n.output, [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.UINT8]))
+        elif n.op_type.startswith('QLinear') or n.op_type == 'QuantizeLinear':
+            zero = [constants[i] for i in n.input[::-1] if constants.get(i) in CODES]
+            found[n.output[0]] = zero[0] if zero else TensorProto.UINT8
+    return found
+
+
+def cut(model, values):
+    """The model with readers of these values reading inputs instead; their shapes are what they were."""
+    names = {n: n + '_given' for n in values}
+    for n in model.graph.node: n.input[:] = [names.get(i, i) for i in n.input]
+    types = {o.name: o.type.tensor_type.elem_type for o in model.graph.output}
+    model.graph.input.extend(helper.make_tensor_value_info(new, types[old], values[old].shape) for old, new in names.items())
+    del model.graph.value_info[:]
+    return {new: values[old] for old, new in names.items()}
+
+
 def with_codes(model, codes, folder):
     """The model with its codes as outputs too, beside the original, so that external weights are found."""
     have = {o.name for o in model.graph.output}
@@ -95,28 +120,90 @@ def run_octet(args, path, inputs, folder):
     return dict(np.load(out))
 
 
+def session_of(path, **settings):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in settings.items(): setattr(options, key, value)
+    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+
+def copy_weights(source, folder):  # links are not followed
+    for f in glob.glob(os.path.join(os.path.dirname(source), '*.data')): shutil.copy(f, folder)
+
+
+def data_sets(case):
+    return sorted(glob.glob(os.path.join(case, 'test_data_set_*')))
+
+
+def check_itself(case, source, model, codes, inputs):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = with_codes(copy, codes, folder)
+        copy_weights(source, folder)
+        none = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        base, others = session_of(path), {'without optimizations': session_of(path, graph_optimization_level=none), 'one thread': session_of(path, intra_op_num_threads=1)}
+        equal, count = dict.fromkeys(others, 0), 0
+        for data in data_sets(case):
+            feeds = tensors(data, 'input', inputs)
+            want = base.run(list(codes), feeds)
+            count += sum(v.size for v in want)
+            for k, s in others.items(): equal[k] += sum(int((a == b).sum()) for a, b in zip(want, s.run(list(codes), feeds)))
+    print('%-45s ONNX Runtime and itself: %s' % (name_of(case), ', '.join(f'{k} {100 * n / max(count, 1):.3f} % equal' for k, n in equal.items())))
+
+
+def check_apart(args, case, source, model, inputs):
+    codes = codes_made(model)
+    kinds = {n: t for n, t in codes.items() if t in CODES}
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    equal, near, count, most, worst = 0, 0, 0, 0, (100.0, '')
+    for data in data_sets(case):
+        with tempfile.TemporaryDirectory() as folder:
+            copy_weights(source, folder)
+            model.CopyFrom(whole)
+            path = with_codes(model, codes, folder)
+            feeds = tensors(data, 'input', inputs)
+            given = cut(model, dict(zip(codes, session_of(path).run(list(codes), feeds))))
+            onnx.save(model, path)
+            feeds.update(given)
+            got = run_octet(args, path, feeds, folder)
+            for name, want in zip(kinds, session_of(path).run(list(kinds), feeds)):
+                difference = np.abs(got[name].astype(np.int64) - want.astype(np.int64))
+                same = int((difference == 0).sum())
+                equal, near, count = equal + same, near + int((difference == 1).sum()), count + difference.size
+                most = max(most, int(difference.max(initial=0)))
+                if difference.size: worst = min(worst, (100 * same / difference.size, name))
+    percent = 100 * equal / count if count else 100.0
+    print(f'{name_of(case):45} {count:9} codes apart {percent:8.4f} % equal {100 * near / max(count, 1):7.4f} % one step, most {most}; '
+          f'fewest of one tensor {worst[0]:.3f} % {worst[1]}', flush=True)
+    return not args.least or percent >= args.least and most <= 1
+
+
+def name_of(case): return os.path.basename(case.rstrip('/'))
+
+
 def check(args, case):
     source = os.path.realpath(os.path.join(case, 'model.onnx'))
     model = onnx.load(source, load_external_data=False)
     inputs = [v for v in model.graph.input if v.name not in {t.name for t in model.graph.initializer}]
     outputs = [o.name for o in model.graph.output]
+    if args.apart: return check_apart(args, case, source, model, inputs)
     try: codes = codes_before(onnx.shape_inference.infer_shapes(model))
     except Exception: codes = codes_before(model)
+    if args.itself and codes: check_itself(case, source, model, codes, inputs)
     equal = near = count = most = 0
     apart, worst = 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = with_codes(model, codes, folder) if codes else source
-        for f in glob.glob(os.path.join(os.path.dirname(source), '*.data')) if codes else []:  # links are not followed
-            shutil.copy(f, folder)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider']) if codes else None
+        if codes: copy_weights(source, folder)
+        session = session_of(path) if codes else None
         changed = unsigned(model) if args.unsigned else set()
         if changed:
             reference = os.path.join(folder, 'unsigned.onnx')
             onnx.save(model, reference)
-            session = onnxruntime.InferenceSession(reference, options, providers=['CPUExecutionProvider'])
-        for data in sorted(glob.glob(os.path.join(case, 'test_data_set_*'))):
+            session = session_of(reference)
+        for data in data_sets(case):
             feeds = tensors(data, 'input', inputs)
             recorded = tensors(data, 'output', model.graph.output[:len(outputs)])
             got = run_octet(args, path, feeds, folder)
@@ -130,7 +217,7 @@ def check(args, case):
                 worst = max(worst, float(np.abs(want).max()))
                 apart = max(apart, float(np.abs(got[name] - want).max()))
     percent = 100 * equal / count if count else 100.0
-    name = os.path.basename(case.rstrip('/'))
+    name = name_of(case)
     if count: print(f'{name:45} {count:9} codes {percent:8.3f} % equal {100 * near / count:7.3f} % one step, most {most}', end='')
     else: print(f'{name:45} no codes before the outputs', end='')
     print(f'; floats {apart / worst if worst else 0:.1e} of the largest', flush=True)
@@ -142,6 +229,8 @@ def main():
     p.add_argument('case', nargs='+')
     p.add_argument('--octet', default='octet')
     p.add_argument('--least', type=float)
+    p.add_argument('--apart', action='store_true', help='every step by itself, on the codes of ONNX Runtime')
+    p.add_argument('--itself', action='store_true', help='how many codes ONNX Runtime shares with itself, set up otherwise')
     p.add_argument('--unsigned', action='store_true', help='of s8 activations: compare with the integer kernels that ONNX Runtime has for u8')
     p.add_argument('--flag', action='append', default=[], help='of octet run, as in --flag=--int16=integer')
     args = p.parse_args()
