@@ -5,6 +5,7 @@
  * on together, layer by layer, and memory is that of a run, however many layers there are. */
 #include "frontend/layers.h"
 #include <math.h>
+#include <stdlib.h>
 
 enum { SIGNAL, NOISE, NOISE_ALONE, SUMS };
 
@@ -177,6 +178,26 @@ static double decibels(const Layers *t, const double *sum, uint32_t i, int which
     return v[which].id == v[SIGNAL].id ? (double)NAN : 10 * log10(sum[i * SUMS + SIGNAL] / sum[i * SUMS + (uint32_t)which]);
 }
 
+typedef struct Place {
+    uint32_t layer, def; /* its number; where the float graph defines its output */
+} Place;
+
+static int by_place(const void *a, const void *b)
+{
+    const Place *x = a, *y = b;
+    return x->def != y->def ? (x->def > y->def) - (x->def < y->def) : (x->layer > y->layer) - (x->layer < y->layer);
+}
+
+/* Layers as the graphs compute them, whatever the order they were noted in: what one of them needs is gone before the next begins. */
+static const Place *in_order(const Layers *t, const Quantization *q)
+{
+    Place *place = NEW_ARRAY(t->mem, Place, q->layer.n + 1);
+    for (uint32_t i = 0; i < q->layer.n; i++)
+        place[i] = (Place){i, graph_val(t->plain, (Val){map_get(&t->named, q->layer.at[i].tensor)})->def};
+    qsort(place, q->layer.n, sizeof *place, by_place);
+    return place;
+}
+
 bool measure_layers(const Graph *plain, const Graph *simulated, Quantization *q, const CalibrateOptions *o, double *alone, Diag *diag)
 {
     Arena mem = {0};
@@ -186,7 +207,9 @@ bool measure_layers(const Graph *plain, const Graph *simulated, Quantization *q,
     t.twin = NEW_ARRAY(&mem, Val, simulated->val.n + 1);
     t.plain_live = graph_live(plain, &mem), t.whole_live = graph_live(simulated, &mem);
     names_of(plain, &mem, &t.named), names_of(simulated, &mem, &names);
-    for (uint32_t i = 0; i < q->layer.n; i++) alone[i] = NAN, add_layer(&t, &q->layer.at[i], i, &names);
+    const Place *place = in_order(&t, q);
+    for (uint32_t i = 0; i < q->layer.n; i++) alone[i] = NAN;
+    for (uint32_t i = 0; i < q->layer.n; i++) add_layer(&t, &q->layer.at[place[i].layer], place[i].layer, &names);
     for (uint32_t i = 0; i < t.watch.n; i++) graph_output(t.to, t.watch.at[i], arena_printf(&mem, "sum_%u", i));
     Sums sums = {&t, NEW_ARRAY(&mem, double, t.watch.n + 1)};
     bool ok = !t.layer.n || observe(t.to, t.watch.at, t.watch.n, o, MEASURED, NULL, add_sample, &sums, diag);
