@@ -47,6 +47,11 @@ typedef struct Part {
     uint32_t *at, n; /* numbers of samples */
 } Part;
 
+typedef struct Tried { /* in the simulation, on the samples of the search */
+    const bool *quantized; /* per region */
+    double loss;
+} Tried;
+
 typedef struct Run {
     const Graph *g;
     Quantization *q;
@@ -66,7 +71,7 @@ typedef struct Run {
     Program plain, simulation;
     double seconds; /* of a simulated run */
     SearchRegion *region;
-    double target;
+    VEC(Tried) tried;
 } Run;
 
 typedef struct Verdict {
@@ -436,6 +441,7 @@ static void regions_saved(Run *r, const double *plain, const double *quantized, 
         } else {
             for (uint32_t l = 0; l < q->layer.n; l++) g->saved += q->layer.at[l].region == i ? q->layer.at[l].saved : 0;
         }
+        if (i == r->q->tables) g->saved = fmax(g->saved, b->measured ? b->plain * TICK : 1); /* whatever the time: it is smaller */
         r->region[i - 1].time = g->saved;
     }
 }
@@ -455,6 +461,8 @@ static bool measure_choice(void *arg, const bool *quantized, double *loss)
 {
     Run *r = arg;
     Verdict v;
+    for (uint32_t i = 0; i < r->tried.n; i++) /* by the search before */
+        if (!memcmp(r->tried.at[i].quantized, quantized, r->b->regions)) return *loss = r->tried.at[i].loss, true;
     if (!simulated(r, quantized, &r->search, false, &v)) return false;
     *loss = believed(r, quantized, v.bound);
     uint32_t n = 0;
@@ -463,6 +471,7 @@ static bool measure_choice(void *arg, const bool *quantized, double *loss)
              arena_printf(&r->mem, "searching: %u of %u regions lose at most %.3g%%", n, r->b->regions, v.bound * 100));
     BudgetPoint p = {n, v.loss, v.bound, predicted(r, quantized), false, false};
     vec_push(r->q->mem, &r->b->point, p);
+    vec_push(&r->mem, &r->tried, (Tried){arena_copy(&r->mem, quantized, r->b->regions), *loss});
     return true;
 }
 
@@ -478,18 +487,25 @@ static bool search_choice(Run *r, double target, bool *reverted)
     return true;
 }
 
-/* What the samples of the search are held to: the budget, or, for a user's program, half of what it was when the program refused. */
+/* What the samples of the search are held to: the budget, or, for a user's program, half of what it was when the program refused. What is
+ * far outside needs a much smaller one. No choice is judged twice. */
 static bool look_again(Run *r, double target, double *times)
 {
     Budget *b = r->b;
     Verdict v;
     double figure = NAN, seconds;
-    for (; b->looks < LOOKS; target *= TIGHTEN) {
+    const bool *before = NULL;
+    for (int tries = 1; tries < LOOKS; tries++) {
         bool *reverted = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
         if (!search_choice(r, target, reverted)) return false;
-        progress(r, "compiling what was found");
-        if (!judge_artefact(r, reverted, &v, &figure, times, &seconds)) return false;
-        if (inside(r, &v, figure)) return accept(r, reverted, &v, figure, seconds), true;
+        if (!count_quantized(r, reverted)) break;
+        bool judged = before && !memcmp(before, reverted, b->regions + 1);
+        if (!judged) {
+            progress(r, "compiling what was found");
+            if (!judge_artefact(r, reverted, &v, &figure, times, &seconds)) return false;
+            if (inside(r, &v, figure)) return accept(r, reverted, &v, figure, seconds), true;
+        }
+        target *= judged || r->o->command ? TIGHTEN : fmin(TIGHTEN, b->max_loss / v.bound), before = reverted;
     }
     bool *all = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
     memset(all, true, b->regions + 1);
@@ -598,7 +614,7 @@ bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetP
     Arena mem = {0};
     bool ok = passes(ctx, &all, false, &mem) != NULL;
     arena_drop(&mem);
-    q->regions = b->regions = all.regions, q->region_of = all.region_of, q->places = all.places;
+    q->regions = b->regions = all.regions, q->tables = all.tables, q->region_of = all.region_of, q->places = all.places;
     b->region = NEW_ARRAY(q->mem, BudgetRegion, b->regions + 1);
     for (uint32_t i = 0; i <= b->regions; i++) b->region[i].loss = b->region[i].plain = b->region[i].quantized = NAN;
     if (ok && b->regions) ok = prepare(&r) && first_look(&r, &all);

@@ -55,7 +55,7 @@ typedef struct Budget {
     VEC(BudgetPoint) point;
 } Budget;
 
-/* The passes from "quantize" on, into mem; q NULL: of the float model; simulate: "quantize" alone. NULL: reported. */
+/* The passes from "quantize" on, into mem; q NULL: of the float model; simulate: up to "codes". NULL: reported. */
 typedef Graph *BudgetPasses(void *ctx, Quantization *q, bool simulate, Arena *mem);
 /* Finds q->reverted and q->budget. g: the graph before "quantize"; q: with ranges. false: reported. */
 bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag);

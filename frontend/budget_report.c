@@ -42,6 +42,7 @@ static void print_way(const Quantization *q, FILE *f)
         fputc('\n', f);
     }
     if (n > IN_THE_WAY) fprintf(f, "    and %u more\n", n - IN_THE_WAY);
+    if (q->tables && b->region[q->tables].reverted) fprintf(f, "    in the way: tables: alone they lose %.2g%%\n", b->region[q->tables].loss * 100);
     arena_drop(&mem);
 }
 
@@ -89,6 +90,7 @@ static cJSON *region_json(const Quantization *q, uint32_t i)
     cJSON *o = cJSON_CreateObject(), *layers = cJSON_AddArrayToObject(o, "outputs");
     for (uint32_t l = 0; l < q->layer.n; l++)
         if (q->layer.at[l].region == i) cJSON_AddItemToArray(layers, cJSON_CreateString(q->layer.at[l].tensor));
+    cJSON_AddBoolToObject(o, "tables", i == q->tables);
     number(o, "loss_alone", r->loss), ms(o, "float_ms", r->plain), ms(o, "quantized_ms", r->quantized);
     cJSON_AddStringToObject(o, "precision", r->reverted ? "float" : "int8");
     return o;

@@ -267,7 +267,7 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
                       .rest = rest,
                       .rest_arg = dr->files};
     PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
-    Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? from_quantize : NULL, &run);
+    Graph *g = passes_run(b->simple, &passes, from_quantize, simulate ? before_integer : NULL, &run);
     return dr->m->diag->errors ? NULL : g;
 }
 

@@ -12,6 +12,7 @@
  *   tied       a table that is also the weights of a product, the other way round, is stored once, in the spared form. */
 #include "passes/passes.h"
 #include "passes/quantize.h"
+#include "passes/simulate.h"
 #include <assert.h>
 #include <math.h>
 
@@ -131,6 +132,11 @@ static Val tied_to(const Coder *c, Val weights) { return table_of(c->in, c->look
 /* Tables of few values an entry are angles of rotary positions: small, and no place to save. */
 static bool is_large(const Tensor *t) { return tensor_count(t) >= LEAST_TABLE && t->dim[1] >= LEAST_ENTRY; }
 
+bool codes_tables(const Graph *g, const Quantization *q, const Node *n)
+{
+    return q->table.code && looks_up(g, n) && is_large(floats_of(g, node_in(g, n, 0)));
+}
+
 static Val turned(Coder *c, Val v, const Loc *loc) { return emit(c->out, "Transpose", loc, 1, v); }
 
 static bool is_spared(const Coder *c, const Node *n)
@@ -197,10 +203,13 @@ static void code_node(Coder *c, uint32_t i)
         if (!layer.why) arg[1] = product_weights(c, n, &layer, &lost);
         vec_push(c->q->mem, &c->q->layer, layer);
     }
-    Val from = node_in(c->in, n, 0);
-    if (looks_up(c->in, n) && (c->coded[from.id].id || is_large(floats_of(c->in, from))))
-        arg[0] = table(c, from, &c->q->table, n->loc);
+    Val from = node_in(c->in, n, 0), plain = {0};
+    bool reverted = c->q->reverted && c->q->tables && c->q->reverted[c->q->tables];
+    bool codes = !reverted && looks_up(c->in, n) && (c->coded[from.id].id || codes_tables(c->in, c->q, n));
+    if (codes && c->q->simulate) plain = graph_emit(c->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, NULL);
+    if (codes) arg[0] = table(c, from, &c->q->table, n->loc);
     graph_emit(c->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
+    if (plain.id) out[0] = simulate_switch(c->out, simulate_switches(c->out), c->q->tables, out[0], plain, n->loc);
     if (lost) out[0] = add_lost(c->out, n, floats_of(c->in, node_in(c->in, n, 1)), out[0], lost);
     for (uint32_t k = 0; k < n->nout; k++) {
         c->map[n->out.id + k] = out[k];

@@ -117,6 +117,7 @@ typedef struct Quantizer {
     Val *map, *dequantized; /* per old Val: its DQ(Q(.)), made on first need */
     const bool *wanted;
     bool *integer; /* per node */
+    const bool *live;
     bool *rows;    /* per old Val: every row has a scale of its own */
     bool *wide;    /* ... and 16 bits */
     const bool *before; /* per old Val: a product reads it, or what is made of it */
@@ -535,7 +536,7 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
 static void note_regions(const Quantizer *z)
 {
     Quantization *q = z->q;
-    q->regions = z->region.n, q->places = 0;
+    q->regions = z->region.n, q->places = 0, q->tables = 0;
     for (uint32_t i = 0; i < z->in->node.n; i++)
         if (z->in->node.at[i].loc && z->in->node.at[i].loc->index >= (int)q->places)
             q->places = (uint32_t)z->in->node.at[i].loc->index + 1;
@@ -546,6 +547,12 @@ static void note_regions(const Quantizer *z)
             if (!loc || loc->index < 0 || z->integer[i] != contractions) continue;
             if (!q->region_of[loc->index]) q->region_of[loc->index] = z->region.of_node[i];
         }
+    for (uint32_t i = 0; i < z->in->node.n; i++) {
+        const Node *n = &z->in->node.at[i];
+        if (!z->live[i] || !codes_tables(z->in, q, n)) continue;
+        if (!q->tables) q->tables = ++q->regions;
+        if (n->loc && n->loc->index >= 0 && !q->region_of[n->loc->index]) q->region_of[n->loc->index] = q->tables;
+    }
 }
 
 static void find_regions(Quantizer *z)
@@ -553,7 +560,7 @@ static void find_regions(Quantizer *z)
     Quantization *q = z->q;
     z->region = regions_find(z->in, z->integer, z->ctx->scratch);
     note_regions(z);
-    if (q->simulate) z->switches = simulate_begin(z->out, z->region.n);
+    if (q->simulate) z->switches = simulate_begin(z->out, q->regions);
     for (uint32_t i = 0; q->reverted && i < z->in->node.n; i++)
         if (z->integer[i] && q->reverted[z->region.of_node[i]]) keep_float(z, i, "kept by --max-loss");
 }
@@ -566,7 +573,7 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     z.integer = NEW_ARRAY(ctx->scratch, bool, in->node.n + 1);
     keep_compile(z.q, &z.keep);
     bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
-    const bool *live = graph_live(in, ctx->scratch);
+    const bool *live = z.live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
         if (!live[i] || !is_contraction(&in->node.at[i])) continue;
         const char *why = decide(&z, &in->node.at[i]);

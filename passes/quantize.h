@@ -92,9 +92,10 @@ struct Quantization {
     VEC(Layer) layer;
     const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */
     bool equalize, rotate;       /* the passes of these names are wanted */
-    bool simulate;               /* make a simulation (passes/simulate.h) instead: another input, no reverted regions */
+    bool simulate;               /* make a simulation (passes/simulate.h) instead, by the passes up to "codes": another input, no reverted regions */
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;
+    uint32_t tables;             /* the region of the tables that are looked up, the last one; 0: none of them becomes codes */
     struct Budget *budget;       /* frontend/budget.h: what was tried to stay inside it; NULL: there is none */
 };
 
@@ -104,6 +105,7 @@ bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /*
 WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
 int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
+bool codes_tables(const Graph *g, const Quantization *q, const Node *n); /* would pass_codes() make codes of the table that this node looks up? */
 bool looks_up(const Graph *g, const Node *n);                /* entries of a constant table, input 0, where only the call knows */
 bool *before_products(const Graph *g, const bool *live, Arena *mem); /* by number of Val: a product reads it, or what is made of it */
 /* Few large elements make the codes of all others coarse: where a tensor's one scale leaves too little of signal over noise and scales

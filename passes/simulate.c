@@ -1,6 +1,7 @@
 /* simulate.c - see simulate.h. */
 #include "passes/simulate.h"
 #include "ir/op.h"
+#include <assert.h>
 
 Regions regions_find(const Graph *g, const bool *integer, Arena *mem)
 {
@@ -23,6 +24,14 @@ Val simulate_begin(Graph *g, uint32_t regions)
 {
     Type t = {.dtype = DT_bool, .rank = 1, .dim = {dim_const(g->module->dim, regions)}};
     return graph_input(g, simulate_input, t);
+}
+
+Val simulate_switches(const Graph *g)
+{
+    uint32_t i = g->input.n;
+    while (i-- > 0 && strcmp(graph_val(g, g->input.at[i])->name, simulate_input)) {}
+    assert(i < g->input.n && "a simulation has that input");
+    return g->input.at[i];
 }
 
 Val simulate_switch(Graph *g, Val switches, uint32_t region, Val quantized, Val plain, const Loc *loc)

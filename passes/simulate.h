@@ -18,6 +18,7 @@ Regions regions_find(const Graph *g, const bool *integer, Arena *mem);
 /* The input of a simulation that says, region by region (bool[regions]), what is quantized. */
 extern const char simulate_input[];
 Val simulate_begin(Graph *g, uint32_t regions);
+Val simulate_switches(const Graph *g); /* that input, of a simulation */
 /* `quantized` where the region's switch is on, else `plain`: of the same type. */
 Val simulate_switch(Graph *g, Val switches, uint32_t region, Val quantized, Val plain, const Loc *loc);
 #endif

@@ -87,6 +87,59 @@ Test(simulate, switches_choose)
     cr_expect(apart > 1e-4f, "the quantized model is another one");
 }
 
+/* ---- a table that is looked up is a region, too ---- */
+enum { WORDS = 512, WIDTH = 130, TEXT = 3, OUT = 4 };
+
+static Graph *looked_up(void)
+{
+    static const Loc gather = {.node = "words", .op = "Gather", .index = 0}, product = {.node = "p", .op = "MatMul", .index = 1};
+    Graph *g = graph_new(&w.module, &w.mem, "words");
+    Type ids = {.dtype = DT_i64, .rank = 1, .dim = {dim_const(w.module.dim, TEXT)}};
+    Val table = graph_const(g, tensor_random(&w.mem, DT_f32, 2, (int64_t[]){WORDS, WIDTH}, 5), "table"),
+        weights = graph_const(g, tensor_random(&w.mem, DT_f32, 2, (int64_t[]){WIDTH, OUT}, 6), "w");
+    Val x = emit(g, "Gather", &gather, 2, table, graph_input(g, "ids", ids));
+    graph_output(g, emit(g, "MatMul", &product, 2, x, weights), "y");
+    range_set(&q, "words/Gather:0", -2, 2), q.table.code = DT_i8;
+    return g;
+}
+
+static Graph *coded(const Graph *g, bool simulate, const bool *reverted)
+{
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
+    q.simulate = simulate, q.reverted = reverted;
+    memset(&q.layer, 0, sizeof q.layer);
+    return passes_run(g, &ctx, "quantize", simulate ? "codes" : NULL, &(PassRun){.verify = true});
+}
+
+static const float *look(const Graph *g, const bool *switches)
+{
+    static const int64_t ids[TEXT] = {7, 500, 7};
+    int *buf_of;
+    Kernel *program = lower_graph(g, &w.mem, &buf_of);
+    int64_t text = TEXT, regions = q.regions;
+    Tensor *x = tensor_new(&w.mem, DT_i64, 1, &text), *s = tensor_new(&w.mem, DT_bool, 1, &regions);
+    memcpy((void *)(uintptr_t)x->data, ids, sizeof ids);
+    if (switches) memcpy((void *)(uintptr_t)s->data, switches, (size_t)regions);
+    const Tensor *in[] = {x, s}, *out[1];
+    cr_assert(program && interpret(g, program, &w.mem, in, out, &w.diag));
+    return out[0]->data;
+}
+
+Test(simulate, tables_are_a_region)
+{
+    Graph *g = looked_up(), *simulation = coded(g, true, NULL);
+    cr_assert(q.regions == 2 && q.tables == 2 && q.region_of[0] == 2 && q.region_of[1] == 1);
+    const float *first = NULL;
+    for (int mask = 0; mask < 4; mask++) {
+        bool on[2] = {mask & 1, mask >> 1}, reverted[3] = {false, !on[0], !on[1]};
+        const float *got = look(simulation, on), *want = look(coded(g, false, reverted), NULL);
+        cr_expect(q.regions == 2 && q.tables == 2);
+        for (int i = 0; i < TEXT * OUT; i++) cr_expect_float_eq(got[i], want[i], 1e-4, "mask %d: %g, expected %g", mask, (double)got[i], (double)want[i]);
+        if (!mask) first = got;
+        else cr_expect(memcmp(first, got, sizeof *got * TEXT * OUT), "mask %d: codes are other numbers", mask);
+    }
+}
+
 Test(simulate, reverted_regions_are_float)
 {
     static const bool reverted[] = {false, true, false};
