@@ -383,7 +383,9 @@ static void settle(Widen *w)
     for (uint32_t i = 0; i < w->out.n; i++) {
         Compute c = w->out.at[i];
         if ((uint32_t)c.out < w->bufs && w->def[c.out] && !reads[c.out]) continue;
-        c.value = pack_codes(w, c.value, 0);
+        bool rows = (uint32_t)c.out < w->bufs && w->def[c.out] && !k->buf.at[c.out].layout.n && c.rank > 1; /* lanes walk the last axis */
+        if (rows) c.value = simplify(w, c.value);
+        c.value = pack_codes(w, c.value, rows ? c.space[c.rank - 1] : 0);
         k->stage.at[n++] = c;
     }
     k->stage.n = k->stage.cap = n;

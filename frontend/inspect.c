@@ -25,7 +25,7 @@ static void count_contractions(Inspect *x)
     arena_drop(&scratch);
     for (uint32_t i = 0; g && i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (n->op->quant != QUANT_INTEGER) continue;
+        if (n->op->quant != QUANT_INTEGER && n->op->quant != QUANT_STATE) continue;
         Val w = node_in(g, n, 1);
         x->contractions++;
         x->quantizable += w.id && graph_val(g, w)->konst && val_type(g, w)->dtype == DT_f32;

@@ -14,7 +14,7 @@ static const Domain domains[] = {
 };
 
 static const char *const quants[] = {[QUANT_NONE] = "float",      [QUANT_PASS] = "moves 8-bit", [QUANT_LUT] = "table",
-                                     [QUANT_RESCALE] = "rescale", [QUANT_INTEGER] = "integer",  [QUANT_SUMS] = "sums",       [QUANT_EDGE] = "edge"};
+                                     [QUANT_RESCALE] = "rescale", [QUANT_INTEGER] = "integer",  [QUANT_STATE] = "integer state", [QUANT_SUMS] = "sums",       [QUANT_EDGE] = "edge"};
 
 static const char *domain_of(const OpDef *op) { return op->domain && strcmp(op->domain, "ai.onnx") ? op->domain : ""; }
 

@@ -81,7 +81,7 @@ static bool sees_alike(const LayerJob *a, const LayerJob *b)
 
 static uint32_t input_of(Round *r, Arena *mem, const LayerJob *t)
 {
-    Val x = node_in(r->g, t->n, 0);
+    Val x = multiplied(r->g, t->n);
     for (uint32_t i = 0; i < r->input.n; i++)
         if (r->input.at[i].x.id == x.id && sees_alike(r->input.at[i].of, t)) return i;
     vec_push(mem, &r->input, (Input){.x = x, .of = t});
@@ -177,10 +177,14 @@ static void keep_codes(const Round *r, const LayerJob *t)
 static bool is_alone(const Round *r, uint32_t input)
 {
     uint32_t here = 0, all = 0;
+    bool state = false; /* which nothing divides */
     for (uint32_t i = 0; i < r->target.n; i++) here += r->target.at[i].input == input;
-    for (uint32_t i = 0; i < r->g->node.n; i++)
-        all += r->coded[i] && node_in(r->g, &r->g->node.at[i], 0).id == r->input.at[input].x.id;
-    return here == all && r->input.at[input].of->m.blocks == 1;
+    for (uint32_t i = 0; i < r->g->node.n; i++) {
+        const Node *n = &r->g->node.at[i];
+        bool reads = r->coded[i] && multiplied(r->g, n).id == r->input.at[input].x.id;
+        all += reads, state = state || (reads && n->op->quant == QUANT_STATE);
+    }
+    return !state && here == all && r->input.at[input].of->m.blocks == 1;
 }
 
 static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
@@ -224,7 +228,7 @@ bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, 
             if (!coded[i]) continue;
             LayerJob t = {.n = &g->node.at[i], .form = forms[i]};
             bool full = r.target.n >= (layers + ROUNDS - 1) / ROUNDS || bytes >= REFINE_MEMORY;
-            if (full && node_in(g, t.n, 0).id != node_in(g, r.target.at[r.target.n - 1].n, 0).id) break;
+            if (full && multiplied(g, t.n).id != multiplied(g, r.target.at[r.target.n - 1].n).id) break;
             t.m = weight_matrix(g, t.n, &t.mem);
             bytes += moments_bytes(&t.m);
             vec_push(&one, &r.target, t);

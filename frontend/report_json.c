@@ -22,8 +22,8 @@ static void activation_json(cJSON *a, const ReportLayer *r)
     DType came = l->wide ? DT_i16 : l->x;
     text(a, "type", came ? dtypes[came].name : "u8"), text(a, "granularity", l->rows ? "per row" : "per tensor");
     if (l->x) return;
-    text(a, "scheme", l->rows ? "symmetric" : "asymmetric");
-    number(a, "lowest", l->lo), number(a, "highest", l->hi);
+    text(a, "scheme", l->rows && !l->states ? "symmetric" : "asymmetric");
+    if (!l->states) number(a, "lowest", l->lo), number(a, "highest", l->hi);
     cJSON_AddBoolToObject(a, "smooth", l->smooth);
     if (l->eight_db > 0) number(a, "eight_bits_db", l->eight_db);
     if (!l->rows) number(a, "scale", l->scale), number(a, "zero_point", l->zero_point);

@@ -34,7 +34,7 @@ typedef struct Smoother {
 static bool multiplies_rows(const Smoother *s, uint32_t i)
 {
     const Node *n = &s->g->node.at[i];
-    if (!s->form[i].code || n->op->w_taps) return false;
+    if (!s->form[i].code || n->op->quant != QUANT_INTEGER || n->op->w_taps) return false;
     const Type *x = val_type(s->g, node_in(s->g, n, 0));
     int axis = n->op->x_input < 0 ? n->op->x_input + x->rank : n->op->x_input;
     return graph_val(s->g, node_in(s->g, n, 1))->konst->rank == 2 && x->rank > 0 && axis == x->rank - 1 &&

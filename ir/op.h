@@ -29,6 +29,7 @@ typedef enum Quant {
     QUANT_LUT,     /* unary elementwise: a 256-entry table */
     QUANT_RESCALE, /* elementwise arithmetic on dequantized values, requantized */
     QUANT_INTEGER, /* contraction of inputs 0 and 1: int32 accumulation */
+    QUANT_STATE,   /* recurrence: input 1 multiplies what the step before has made of output 0; codes of it multiply the state's, int32 accumulation */
     QUANT_SUMS,    /* exact sums of codes: what the operators on integers become */
     QUANT_EDGE     /* is itself a boundary */
 } Quant;
@@ -44,9 +45,10 @@ struct OpDef {
     bool (*expand)(Expand *);    /* false: reported */
     Quant quant;
     const char *integer;         /* QUANT_INTEGER: the ai.onnx row of the same product on integers, (x, w, x_zero, w_zero) -> i32 */
-    int8_t w_channel, y_channel; /* QUANT_INTEGER: the axis of output channels in input 1 and in the output */
-    int8_t x_input, w_input;     /* QUANT_INTEGER: the axis of input channels in input 0 and in input 1 (one group) */
+    int8_t w_channel, y_channel; /* QUANT_INTEGER: the axis of output channels in input 1 (QUANT_STATE too) and in the output */
+    int8_t x_input, w_input;     /* QUANT_INTEGER: the axis of input channels in input 0 and in input 1 (one group; QUANT_STATE too) */
     int8_t w_taps;               /* QUANT_INTEGER: from this axis of input 1 on, axes are summed over too; its other axes are batches. 0: none */
+    int8_t w_scales;             /* QUANT_STATE: the input that has a scale for each output channel of s8 codes in input 1; the next one has their sums */
     Dim (*value)(Dims *, DType t, const Dim *arg, uint32_t n); /* elementwise rows that compute with sizes: one element of the
                                   result, all arguments known; t: type of input 0; id 0: not a size (ops/rules.c calls it) */
     unsigned flags;

@@ -8,6 +8,7 @@
  *   the last   products that no other stands behind (a classifier, a language model's head), and the first behind a float input, have the spared
  *              form: their errors reach the output, or everything, as they are.
  *   filters    every pixel uses them again, so that few bits save no time: small ones have the spared form too.
+ *   states     weights that multiply the state of a recurrence are used again by every step: the same.
  *   tables     the precision's form for tables, a row being what is looked up.
  *   tied       a table that is also the weights of a product, the other way round, is stored once, in the spared form. */
 #include "passes/passes.h"
@@ -144,7 +145,8 @@ static bool is_spared(const Coder *c, const Node *n)
     Val x = node_in(c->in, n, 0);
     bool last = true;
     for (uint32_t k = 0; k < n->nout; k++) last = last && !c->before[n->out.id + k];
-    bool few = n->op->w_taps && tensor_count(floats_of(c->in, node_in(c->in, n, 1))) < LEAST_FILTERS;
+    bool again = n->op->w_taps || n->op->quant == QUANT_STATE;
+    bool few = again && tensor_count(floats_of(c->in, node_in(c->in, n, 1))) < LEAST_FILTERS;
     return few || last || !c->behind[x.id];
 }
 
@@ -196,7 +198,7 @@ static void code_node(Coder *c, uint32_t i)
     for (uint32_t k = 0; k < n->nin; k++) arg[k] = c->map[node_in(c->in, n, k).id];
     if (multiplies(n) && c->q->float_activations && has_weights(c, n)) {
         Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};
-        layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, node_in(c->in, n, 0), c->q->mem);
+        layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
         const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
         layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n);
         layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS;

@@ -643,7 +643,8 @@ static Val add_codes(Integer *x, const Node *n)
 static bool multiplies_codes(const Graph *g, const Node *n, uint32_t input)
 {
     enum { LEAST_WEIGHTS = 8192, LEAST_DEPTH = 32 };
-    const Type *t = input == 1 && n->op->quant == QUANT_INTEGER ? val_type(g, node_in(g, n, 1)) : NULL;
+    bool multiplies = n->op->quant == QUANT_INTEGER || n->op->quant == QUANT_STATE;
+    const Type *t = input == 1 && multiplies ? val_type(g, node_in(g, n, 1)) : NULL;
     int64_t all = 1, size, columns = 1;
     for (int d = 0; t && d < t->rank; d++) {
         if (!dim_is_const(g->module->dim, t->dim[d], &size)) return false;

@@ -50,7 +50,7 @@ static double saved(const Graph *g, const Node *n, const Tensor *w, double *prod
 {
     enum { DOT = 4, READ = 3, QUANTIZE = 4, SCALE = 2 };
     double weights = (double)tensor_count(w), outputs = elements(g, val_type(g, n->out)),
-           inputs = elements(g, val_type(g, node_in(g, n, 0))),
+           inputs = elements(g, val_type(g, multiplied(g, n))),
            channels = (double)w->dim[axis_at(n->op->w_input, w->rank)],
            per_output = weights / (double)w->dim[axis_at(n->op->w_channel, w->rank)],
            padded = ceil(channels / DOT) * DOT / channels;
@@ -67,8 +67,20 @@ static bool is_slower(const Graph *g, const Node *n, const Tensor *w)
     return products > SMALL && less < 0;
 }
 
+/* What R must be: a matrix that is not so small that the conversions of a state cost what its products save. */
+static const char *why_float_state(const Graph *g, const Node *n)
+{
+    enum { LEAST = 1 << 14 };
+    const Tensor *r = graph_val(g, node_in(g, n, 1))->konst;
+    if (!r) return "its recurrent weights are computed at run time";
+    if (r->type != DT_f32) return "its recurrent weights are not float32";
+    if (node_in(g, n, (uint32_t)n->op->w_scales).id) return "its recurrent weights are codes as they are";
+    return tensor_count(r) < LEAST ? "its states are too few to pay for conversions: float is as fast and more accurate" : NULL;
+}
+
 static const char *why_float(const Graph *g, const Node *n)
 {
+    if (n->op->quant == QUANT_STATE) return why_float_state(g, n);
     if (!n->op->integer) return "this operator has no integer form";
     if (val_type(g, node_in(g, n, 0))->dtype != DT_f32) return "its activations are not float32";
     const Value *w = graph_val(g, node_in(g, n, 1));
@@ -81,6 +93,12 @@ static const char *why_float(const Graph *g, const Node *n)
 }
 
 static bool is_contraction(const Node *n) { return n->op->quant == QUANT_INTEGER; }
+
+static bool is_recurrence(const Node *n) { return n->op->quant == QUANT_STATE; }
+
+static bool multiplies(const Node *n) { return is_contraction(n) || is_recurrence(n); }
+
+Val multiplied(const Graph *g, const Node *n) { return is_recurrence(n) ? n->out : node_in(g, n, 0); }
 
 /* Does the node's first input need a range, or the means of its channels? */
 static bool is_watched(const Graph *g, const Node *n, const Quantization *q)
@@ -478,6 +496,41 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     }
 }
 
+/* ---- recurrent weights: s8 codes beside a scale for each row and the sums of the rows, by which the zero point of a state counts ---- */
+static const Tensor *row_sums(const Tensor *code, Arena *mem)
+{
+    Tensor *t = tensor_new(mem, DT_i32, 1, code->dim);
+    for (int64_t i = 0, n = tensor_count(code); i < n; i++)
+        ((int32_t *)(void *)t->data)[i / code->dim[1]] += ((const int8_t *)code->data)[i];
+    return t;
+}
+
+static void copy_recurrence(Quantizer *z, uint32_t i)
+{
+    const Node *n = &z->in->node.at[i];
+    uint32_t scales = (uint32_t)n->op->w_scales;
+    const Value *r = graph_val(z->in, node_in(z->in, n, 1));
+    Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN, .rows = true, .states = true};
+    layer.input = layer.tensor, layer.weights = tensor_count(r->konst), layer.region = z->region.of_node[i];
+    layer.saved = saved(z->in, n, r->konst, &(double){0});
+    Val *arg = NEW_ARRAY(z->ctx->scratch, Val, scales + 2), *plain = NEW_ARRAY(z->ctx->scratch, Val, n->nout), *out = plain;
+    for (uint32_t k = 0; k < n->nin; k++) arg[k] = z->map[node_in(z->in, n, k).id];
+    if (z->q->simulate) graph_emit(z->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, plain);
+    CodeTensors t = layer_codes(z->in, n, z->q, quantize_form(z->q), &layer).codes;
+    pass_rest(z->ctx); /* of the weights */
+    arg[1] = graph_const(z->out, t.code, r->name), arg[scales] = graph_const(z->out, t.scale, NULL);
+    arg[scales + 1] = graph_const(z->out, row_sums(t.code, z->out->mem), NULL);
+    out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
+    graph_emit(z->out, n->op, n->attr, arg, scales + 2, n->nout, n->loc, out);
+    for (uint32_t k = 0; k < n->nout; k++) {
+        out[k] = switched(z, layer.region, out[k], plain[k], n->loc);
+        if (!k) graph_name(z->out, out[k], layer.tensor);
+        z->map[n->out.id + k] = out[k];
+        graph_stand_for(z->out, out[k], graph_val(z->in, node_out(n, k)));
+    }
+    vec_push(z->q->mem, &z->q->layer, layer);
+}
+
 static void keep_compile(const Quantization *q, regex_t *keep)
 {
     if (q->keep && regcomp(keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");
@@ -493,7 +546,7 @@ static const char *why_kept(const Graph *g, const Quantization *q, const regex_t
 static const char *decide(const Quantizer *z, const Node *n)
 {
     const char *why = why_kept(z->in, z->q, &z->keep, n);
-    if (why) return why;
+    if (why || is_recurrence(n)) return why; /* states get scales while the model runs */
     if (!val_range(z, node_in(z->in, n, 0))) return "its input has no range: no calibration sample reached it";
     return NULL;
 }
@@ -506,7 +559,7 @@ WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem)
     const bool *live = graph_live(g, mem);
     keep_compile(q, &keep);
     for (uint32_t i = 0; i < g->node.n; i++)
-        if (live[i] && is_contraction(&g->node.at[i]) && !why_kept(g, q, &keep, &g->node.at[i]))
+        if (live[i] && multiplies(&g->node.at[i]) && !why_kept(g, q, &keep, &g->node.at[i]))
             form[i] = quantize_form(q);
     if (q->keep) regfree(&keep);
     return form;
@@ -528,7 +581,7 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
     const Node *n = &z->in->node.at[i];
     z->integer[i] = false;
     Layer l = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_FLOAT, .why = why};
-    l.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem), l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
+    l.input = tensor_name(z->in, multiplied(z->in, n), z->q->mem), l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
     vec_push(z->q->mem, &z->q->layer, l);
 }
 
@@ -575,14 +628,14 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
     bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     const bool *live = z.live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
-        if (!live[i] || !is_contraction(&in->node.at[i])) continue;
+        if (!live[i] || !multiplies(&in->node.at[i])) continue;
         const char *why = decide(&z, &in->node.at[i]);
         z.integer[i] = !why;
         if (why) keep_float(&z, i, why);
     }
     find_regions(&z);
     for (uint32_t i = 0; i < in->node.n; i++)
-        if (z.integer[i]) wanted[node_in(in, &in->node.at[i], 0).id] = true;
+        if (z.integer[i] && is_contraction(&in->node.at[i])) wanted[node_in(in, &in->node.at[i], 0).id] = true;
     z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     z.wide = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1), z.before = before_products(in, live, ctx->scratch);
     for (uint32_t v = 1; v < in->val.n; v++) {
@@ -591,7 +644,8 @@ Graph *pass_quantize(const Graph *in, PassCtx *ctx)
         z.wide[v] = wants_wide(&z, (Val){v}, r), z.rows[v] = z.wide[v] || wants_rows(&z, (Val){v}, r);
     }
     for (uint32_t i = 0; i < in->node.n; i++)
-        if (live[i]) copy_quantized(&z, i);
+        if (live[i] && z.integer[i] && is_recurrence(&in->node.at[i])) copy_recurrence(&z, i);
+        else if (live[i]) copy_quantized(&z, i);
     graph_end(z.out, in, z.map);
     if (z.q->keep) regfree(&z.keep);
     return z.out;

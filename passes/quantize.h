@@ -7,6 +7,8 @@
  * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
  * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2); and where that does not suffice either, rows have 16 bits. Weights are s8, symmetric, per output channel: scale =
  * max|w| / 127; passes/weights.h has other forms and methods.
+ * The state that a recurrence multiplies its weights with (QUANT_STATE) has a range of its own in every step and entry of the batch, found
+ * while the model runs, as in DynamicQuantizeLSTM: no calibration bounds what a state becomes after many calls.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
  * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
  * A bias becomes int32 multiples of the two scales' product, as every engine wants it.
@@ -43,6 +45,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     double lo, hi, scale;        /* INTEGER: of its activation input */
     int zero_point;
     bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
+    bool states;                 /* ... which are the states of a recurrence, zero points found too */
     bool wide;                   /* ... and 16 bits */
     double eight_db;             /* what 8 bits would leave, for why it has them; 0: not known */
     bool smooth;                 /* its channels were divided by gains (passes/smooth.h) */
@@ -122,6 +125,8 @@ CodesKept *codes_copied(const Quantization *q); /* those found so far, and what 
 LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note);
 /* Codes as a value of g, dequantized where they are read. */
 Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc);
+/* What a node multiplies its constant weights with: its first input, or the states that it makes (all of which but the last one it multiplies). */
+Val multiplied(const Graph *g, const Node *n);
 /* Does a contraction multiply two tensors that are computed, as attention does? */
 bool multiplies_computed(const Graph *g);
 /* The name a tensor's range is kept under: its ONNX name, or one made from its node's and the output's number. */

@@ -4,7 +4,7 @@
  * scheduled like any other) and one recurrent row of the domain octet: LSTMScan, GRUScan, RNNScan. Those keep the states of all
  * steps, S[0] the initial one, and say step t as stages with Compute.scan that read S[t] and write S[t+1]. A reversed direction
  * reads the projected input backwards. With sequence_lens a batch entry keeps its state after its last step, and its later
- * outputs are zero. */
+ * outputs are zero. R may be s8 codes, with which the codes of the states are multiplied. */
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -159,17 +159,14 @@ static void emit_scan(Expand *x, const Cell *cell, const Functions *f, const Dir
     if (bias.id && !d->codes.id) xw = EX(x, "Add", xw, bias);
     Val in[9] = {xw, d->codes.id ? d->codes : d->r};
     uint32_t n = 2;
-    if (cell == &gru) { /* R of the candidate apart, or its bias that the reset gate scales */
-        int64_t h = d->hidden;
-        if (!after) in[1] = ex_slice(x, d->r, 0, 0, 2 * h), in[2] = ex_slice(x, d->r, 0, 2 * h, 3 * h);
-        else if (d->bias_r.id) in[3] = ex_slice(x, d->bias_r, 0, 2 * h, 3 * h);
-        n = 4;
-    }
     in[n++] = d->h, in[n++] = d->lens;
     if (cell == &lstm) in[n++] = d->c, in[n++] = d->peephole;
+    if (cell == &gru && after && d->bias_r.id) in[n++] = ex_slice(x, d->bias_r, 0, 2 * d->hidden, 3 * d->hidden); /* the reset gate scales it */
     if (d->codes.id) in[n++] = d->scale, in[n++] = d->sums, in[n++] = bias;
     while (!in[n - 1].id) n--;
-    graph_emit(x->g, op, scan_attrs(x, op, cell, f, d), in, n, 1 + (uint32_t)cell->states, x->loc, out);
+    Attr *attr = scan_attrs(x, op, cell, f, d);
+    if (cell == &gru) attr_set_int(op, attr, "linear_before_reset", after);
+    graph_emit(x->g, op, attr, in, n, 1 + (uint32_t)cell->states, x->loc, out);
 }
 
 typedef struct Inputs {
@@ -308,6 +305,7 @@ static bool infer_scan(Infer *c)
 
 typedef struct Scan {
     int xw, r, lens, t, b; /* buffers; the axes of steps and batch, shared by all stages */
+    int scales, sums;      /* of the rows of R, where those are codes */
     Expr steps, batch, hidden, at_t, at_b, length,
         source; /* length: of this entry, 0 for all; source: the step of XW */
     DType acc;
@@ -318,6 +316,8 @@ static Scan scan_begin(Lower *l, uint32_t lens)
 {
     Kernel *k = l->k;
     Scan s = {.xw = low_in(l, 0), .r = low_in(l, 1), .lens = low_in(l, lens), .reverse = node_int(l->n, "reverse")};
+    uint32_t scales = (uint32_t)l->n->op->w_scales;
+    s.scales = low_in(l, scales), s.sums = low_in(l, scales + 1);
     s.acc = low_type(l, s.xw);
     s.steps = low_dim(l, s.xw, 0), s.batch = low_dim(l, s.xw, 1), s.hidden = low_dim(l, s.r, 1);
     s.t = low_axis(l, s.steps), s.b = low_axis(l, s.batch);
@@ -330,6 +330,7 @@ static Scan scan_begin(Lower *l, uint32_t lens)
 }
 
 static Expr load3(Lower *l, int buf, Expr a, Expr b, Expr c) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a, b, c}); }
+static Expr load2(Lower *l, int buf, Expr a, Expr b) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a, b}); }
 static Expr load1(Lower *l, int buf, Expr a) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a}); }
 static Expr next(Lower *l, Expr e) { return expr_add(l->k, e, expr_index(l->k, 1)); }
 
@@ -368,18 +369,22 @@ static int state_buffer(Lower *l, const Scan *s, uint32_t initial)
     return buf;
 }
 
-/* out[t, b, n] = state[t, b] . r[n] (+ XW at its step) */
-static Compute *recur(Lower *l, const Scan *s, int out, int state, int r, Expr width, bool add)
+/* A product of the states with rows of R, where those are floats: out[t, b, n] = state[t, b] . r[from + n] (+ XW at its step) */
+typedef struct Recurrence {
+    int out, state;
+    Expr from, width; /* from 0: the first */
+    bool add;
+} Recurrence;
+
+static void recur_floats(Lower *l, const Scan *s, const Recurrence *r)
 {
     Kernel *k = l->k;
-    int n = low_axis(l, width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
-    Expr value = expr_mul(k, load3(l, state, s->at_t, s->at_b, expr_axis(k, j)),
-                          expr_load(k, r, (Expr[MAX_RANK]){expr_axis(k, n), expr_axis(k, j)}));
+    int n = low_axis(l, r->width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
+    Expr at_n = expr_axis(k, n), row = r->from ? expr_add(k, at_n, r->from) : at_n;
+    Expr value = expr_mul(k, load3(l, r->state, s->at_t, s->at_b, expr_axis(k, j)), load2(l, s->r, row, expr_axis(k, j)));
     Expr it = expr_it(k, s->acc);
-    if (add) it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, expr_axis(k, n)));
-    Compute *c = low_reduce(l, out, space, 3, &j, 1, P_add, value, it);
-    c->scan = s->t;
-    return c;
+    if (r->add) it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, at_n));
+    low_reduce(l, r->out, space, 3, &j, 1, P_add, value, it)->scan = s->t;
 }
 
 /* The state of a step as u8 codes, each entry of the batch by its own range, zero included, as DynamicQuantizeLinear does it. (ONNX Runtime
@@ -388,8 +393,6 @@ typedef struct Coded {
     int codes;
     Expr scale, zero; /* of step at_t, entry at_b */
 } Coded;
-
-static Expr load2(Lower *l, int buf, Expr a, Expr b) { return expr_load(l->k, buf, (Expr[MAX_RANK]){a, b}); }
 
 static Expr state_end(Lower *l, const Scan *s, int state, Prim how)
 {
@@ -425,18 +428,25 @@ static Coded coded_state(Lower *l, const Scan *s, int state)
     return c;
 }
 
-/* The same as recur() with integers: f32(codes . r[n] - zero * sums[n]) * (scale * scales[n]) + XW. */
-static void recur_codes(Lower *l, const Scan *s, int out, int state, Expr width, int scales, int sums)
+/* The same with integers: f32(codes . r[n] - zero * sums[n]) * (scale * scales[n]) (+ XW). */
+static void recur_codes(Lower *l, const Scan *s, const Recurrence *r)
 {
     Kernel *k = l->k;
-    Coded c = coded_state(l, s, state);
-    int n = low_axis(l, width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
-    Expr at_n = expr_axis(k, n), at_j = expr_axis(k, j), r = expr_load(k, s->r, (Expr[MAX_RANK]){at_n, at_j});
-    Expr value = expr_mul(k, expr_cast(k, DT_i32, load3(l, c.codes, s->at_t, s->at_b, at_j)), expr_cast(k, DT_i32, r));
-    Expr it = expr_sub(k, expr_it(k, DT_i32), expr_mul(k, c.zero, load1(l, sums, at_n)));
-    it = expr_mul(k, expr_cast(k, DT_f32, it), expr_mul(k, c.scale, load1(l, scales, at_n)));
-    it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, at_n));
-    low_reduce(l, out, space, 3, &j, 1, P_add, value, it)->scan = s->t;
+    Coded c = coded_state(l, s, r->state);
+    int n = low_axis(l, r->width), j = low_axis(l, s->hidden), space[3] = {s->t, s->b, n};
+    Expr at_n = expr_axis(k, n), at_j = expr_axis(k, j), row = r->from ? expr_add(k, at_n, r->from) : at_n;
+    Expr code = load3(l, c.codes, s->at_t, s->at_b, at_j);
+    Expr value = expr_mul(k, expr_cast(k, DT_i32, code), expr_cast(k, DT_i32, load2(l, s->r, row, at_j)));
+    Expr it = expr_sub(k, expr_it(k, DT_i32), expr_mul(k, c.zero, load1(l, s->sums, row)));
+    it = expr_mul(k, expr_cast(k, DT_f32, it), expr_mul(k, c.scale, load1(l, s->scales, row)));
+    if (r->add) it = expr_add(k, it, load3(l, s->xw, s->source, s->at_b, at_n));
+    low_reduce(l, r->out, space, 3, &j, 1, P_add, value, it)->scan = s->t;
+}
+
+static void recur(Lower *l, const Scan *s, Recurrence r)
+{
+    if (s->scales) recur_codes(l, s, &r);
+    else recur_floats(l, s, &r);
 }
 
 /* state[t+1, b, h] = value, or what it was after the entry's last step. */
@@ -487,9 +497,8 @@ static void lower_lstm_scan(Lower *l)
     Expr width = expr_mul(k, s.hidden, expr_index(k, 4));
     int hs = state_buffer(l, &s, 2), cs = state_buffer(l, &s, 4), p = low_in(l, 5);
     int gates = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, width});
-    int scales = low_in(l, 6), bias = low_in(l, 8);
-    if (scales) recur_codes(l, &s, gates, hs, width, scales, low_in(l, 7));
-    else recur(l, &s, gates, hs, s.r, width, true);
+    int bias = low_in(l, 8);
+    recur(l, &s, (Recurrence){.out = gates, .state = hs, .width = width, .add = true});
     int h = low_axis(l, s.hidden);
     Expr at_h = expr_axis(k, h), gate[4], old = load3(l, cs, s.at_t, s.at_b, at_h), one = low_const(l, s.acc, 1);
     for (int i = 0; i < 4; i++) {
@@ -510,15 +519,16 @@ static void lower_lstm_scan(Lower *l)
     store_last(l, &s, 1, hs), store_last(l, &s, 2, cs);
 }
 
-/* XW, R of z r (and h), R of h apart?, bias of h inside the reset?, initial_h, sequence_lens; gates in the order z r h. */
+/* XW, R, initial_h, sequence_lens, bias of h inside the reset; of an R of codes its scales and its sums; gates in the order z r h. */
 static void lower_gru_scan(Lower *l)
 {
     Kernel *k = l->k;
-    Scan s = scan_begin(l, 5);
-    int apart = low_in(l, 2), bias = low_in(l, 3), hs = state_buffer(l, &s, 4), h = low_axis(l, s.hidden);
-    Expr width = low_dim(l, s.r, 0), at_h = expr_axis(k, h), x[3], m[3];
+    Scan s = scan_begin(l, 3);
+    bool apart = !node_int(l->n, "linear_before_reset"); /* the candidate's rows of R multiply the states after the reset */
+    int bias = low_in(l, 4), hs = state_buffer(l, &s, 2), h = low_axis(l, s.hidden);
+    Expr width = expr_mul(k, s.hidden, expr_index(k, apart ? 2 : 3)), at_h = expr_axis(k, h), x[3], m[3];
     int sums = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, width});
-    recur(l, &s, sums, hs, s.r, width, false);
+    recur(l, &s, (Recurrence){.out = sums, .state = hs, .width = width});
     for (int i = 0; i < 3; i++) {
         Expr place = expr_add(k, at_h, expr_mul(k, s.hidden, expr_index(k, i)));
         x[i] = load3(l, s.xw, s.source, s.at_b, place);
@@ -529,7 +539,7 @@ static void lower_gru_scan(Lower *l)
         Expr dim[] = {s.steps, s.batch, s.hidden};
         int kept = low_temp(l, s.acc, 3, dim), sum = low_temp(l, s.acc, 3, dim);
         elementwise(l, &s, kept, h, expr_mul(k, reset, old));
-        recur(l, &s, sum, kept, apart, s.hidden, false);
+        recur(l, &s, (Recurrence){.out = sum, .state = kept, .from = width, .width = s.hidden});
         inner = load3(l, sum, s.at_t, s.at_b, at_h);
     } else {
         inner = expr_mul(k, reset, bias ? expr_add(k, m[2], load1(l, bias, at_h)) : m[2]);
@@ -541,14 +551,14 @@ static void lower_gru_scan(Lower *l)
     store_last(l, &s, 1, hs);
 }
 
-/* XW, R, initial_h, sequence_lens */
+/* XW, R, initial_h, sequence_lens; of an R of codes its scales and its sums */
 static void lower_rnn_scan(Lower *l)
 {
     Kernel *k = l->k;
     Scan s = scan_begin(l, 3);
     int hs = state_buffer(l, &s, 2), h = low_axis(l, s.hidden);
     int sums = low_temp(l, s.acc, 3, (Expr[]){s.steps, s.batch, s.hidden});
-    recur(l, &s, sums, hs, s.r, s.hidden, true);
+    recur(l, &s, (Recurrence){.out = sums, .state = hs, .width = s.hidden, .add = true});
     advance(l, &s, hs, h, activate(l, 0, load3(l, sums, s.at_t, s.at_b, expr_axis(k, h))));
     store_sequence(l, &s, low_out(l, 0), hs);
     store_last(l, &s, 1, hs);
@@ -557,6 +567,7 @@ static void lower_rnn_scan(Lower *l)
 #define RECURRENT                                                                                                      \
     "activation_alpha:floats activation_beta:floats activations:strings clip:float direction:string=forward "          \
     "hidden_size:int layout:int=0 "
+#define RECURS .quant = QUANT_STATE, .w_channel = 0, .w_input = 1
 #define SCAN "activations:strings alpha:floats beta:floats clip:float=0 reverse:int=0 "
 const OpDef ops_rnn[] = {
     OP(LSTM, .since = 7,
@@ -574,12 +585,12 @@ const OpDef ops_rnn[] = {
        .expand = expand_dynamic_lstm),
     OP(LSTMScan, .domain = "octet", .since = 1,
        .sig = "XW:T R:U initial_h:T? sequence_lens:i32? initial_c:T? P:T? R_scale:T? R_sums:i32? B:T? -> Y:T Y_h:T? Y_c:T?", .T = "f32 f64",
-       .U = "f32 f64 i8",
-       .attrs = SCAN "input_forget:int=0", .infer = infer_scan, .lower = lower_lstm_scan),
+       .U = "f32 f64 i8", .attrs = SCAN "input_forget:int=0", .infer = infer_scan, .lower = lower_lstm_scan, RECURS, .w_scales = 6),
     OP(GRUScan, .domain = "octet", .since = 1,
-       .sig = "XW:T R:T Rh:T? Rbh:T? initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?", .T = "f32 f64", .attrs = SCAN,
-       .infer = infer_scan, .lower = lower_gru_scan),
-    OP(RNNScan, .domain = "octet", .since = 1, .sig = "XW:T R:T initial_h:T? sequence_lens:i32? -> Y:T Y_h:T?",
-       .T = "f32 f64", .attrs = SCAN, .infer = infer_scan, .lower = lower_rnn_scan),
+       .sig = "XW:T R:U initial_h:T? sequence_lens:i32? Rbh:T? R_scale:T? R_sums:i32? -> Y:T Y_h:T?", .T = "f32 f64", .U = "f32 f64 i8",
+       .attrs = SCAN "linear_before_reset:int=0", .infer = infer_scan, .lower = lower_gru_scan, RECURS, .w_scales = 5),
+    OP(RNNScan, .domain = "octet", .since = 1,
+       .sig = "XW:T R:U initial_h:T? sequence_lens:i32? R_scale:T? R_sums:i32? -> Y:T Y_h:T?", .T = "f32 f64", .U = "f32 f64 i8",
+       .attrs = SCAN, .infer = infer_scan, .lower = lower_rnn_scan, RECURS, .w_scales = 4),
     {0},
 };

@@ -103,6 +103,44 @@ Test(codes, small_and_kept_products_stay_float)
 }
 
 /* With integer activations only tables are left to this pass. */
+/* What multiplies the state of a recurrence is a layer like any other: codes, by form, and kept by name. */
+static Graph *recurrence(int64_t hidden)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    const OpDef *op = op_find("", "LSTM");
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    attr_set_int(op, attr, "hidden_size", hidden);
+    const Tensor *weights = tensor_random(&w.mem, DT_f32, 3, (int64_t[]){1, 4 * hidden, 16}, 1), *r = tensor_random(&w.mem, DT_f32, 3, (int64_t[]){1, 4 * hidden, hidden}, 2);
+    Val y[3], in[] = {input(g, "x", DT_f32, 3, (int64_t[]){5, 1, 16}), graph_const(g, weights, "W"), graph_const(g, r, "R")};
+    graph_emit(g, op, attr, in, 3, 3, at("rnn"), y);
+    Val x = emit(g, "Reshape", at("flat"), 2, y[0], graph_const(g, tensor_ints(&w.mem, (int64_t[]){5, hidden}, 2), NULL));
+    graph_output(g, product(g, x, matrix(hidden, 64), "last"), "y");
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
+    return pass_expand(g, &ctx);
+}
+
+Test(codes, recurrent_weights)
+{
+    static const struct {
+        int64_t hidden;
+        const char *keep;
+        DType codes;
+    } row[] = {{128, NULL, DT_i8}, {256, NULL, DT_u4}, {128, "^rnn$", DT_NONE}}; /* few weights, which every step uses again, are spared */
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        int64_t h = row[i].hidden;
+        q.layer.n = 0, q.kept = NULL, q.keep = row[i].keep;
+        Graph *g = coded(recurrence(h));
+        const Layer *l = NULL;
+        for (uint32_t k = 0; k < q.layer.n; k++)
+            if (q.layer.at[k].weights == 4 * h * h) l = &q.layer.at[k];
+        cr_assert(l && l->loc && !strcmp(l->loc->node, "rnn"));
+        cr_expect_eq(l->state, row[i].codes ? LAYER_WEIGHTS : LAYER_FLOAT);
+        cr_expect(!row[i].codes || (l->form.code == row[i].codes && !strcmp(l->input, l->tensor)));
+        cr_expect_eq(constants(g, row[i].codes ? row[i].codes : DT_f32, 4 * h * h), 1);
+        cr_expect_eq(constants(g, DT_f32, 4 * h * h), row[i].codes ? 0 : 1);
+    }
+}
+
 Test(codes, tables_alone)
 {
     q.float_activations = false;

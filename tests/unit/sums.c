@@ -4,6 +4,7 @@
 #include "codegen/artefact.h"
 #include "frontend/interpret.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 #include "tests/unit/worlds.h"
 #include <stdlib.h>
 #include <unistd.h>
@@ -357,3 +358,69 @@ Test(sums, states_of_a_quantized_lstm)
     what[0] = "DynamicQuantizeLSTM", room_of[0] = 1e-3; /* a code that falls to the other side moves results by less */
     run_levels();
 }
+
+/* ---- recurrent weights that became codes: each level against the interpreter, and that against float weights ---- */
+enum { STATE_STEPS = 4, STATE_BATCH = 2, STATE_WIDTH = 8, STATE_HIDDEN = 130 };
+
+static Val recurrent(const char *name, int gates, bool before_reset, bool both)
+{
+    const OpDef *op = op_find("", name);
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    const int64_t d = both ? 2 : 1, n = gates * STATE_HIDDEN;
+    attr_set_int(op, attr, "hidden_size", STATE_HIDDEN);
+    if (both) attr_set_str(op, attr, "direction", "bidirectional");
+    if (before_reset) attr_set_int(op, attr, "linear_before_reset", 1);
+    Val part[4] = {input(tensor_random(&w.mem, DT_f32, 3, (int64_t[]){STATE_STEPS, STATE_BATCH, STATE_WIDTH}, 1))};
+    const int64_t dim[4][3] = {{0}, {d, n, STATE_WIDTH}, {d, n, STATE_HIDDEN}, {d, 2 * n}};
+    for (int i = 1; i < 4; i++) {
+        Tensor *t = tensor_random(&w.mem, DT_f32, i < 3 ? 3 : 2, dim[i], (uint32_t)i + 1);
+        for (int64_t e = 0; e < tensor_count(t); e++) ((float *)(uintptr_t)t->data)[e] *= i < 3 ? 0.2F : 0.1F;
+        part[i] = constant(t);
+    }
+    Val y[2];
+    static const Loc loc = {.node = "rnn"};
+    graph_emit(g, op, attr, part, 4, 2, &loc, y);
+    return y[0];
+}
+
+static double noise_db(const Tensor *a, const Tensor *b)
+{
+    double signal = 0, noise = 0;
+    for (int64_t i = 0; i < tensor_count(a); i++) {
+        double v = dtype_load(DT_f32, a->data, i), e = v - dtype_load(DT_f32, b->data, i);
+        signal += v * v, noise += e * e;
+    }
+    return 10 * log10(signal / noise);
+}
+
+static const Tensor *interpreted(const Graph *flat)
+{
+    const Tensor *y[1];
+    int *buf_of;
+    Kernel *k = lower_graph(flat, &w.mem, &buf_of);
+    cr_assert(k && interpret(flat, k, &w.mem, in, y, &w.diag), "%s", w.diag.line.n ? w.diag.line.at[0] : "not lowered");
+    return y[0];
+}
+
+static void check_states(const char *name, int gates, bool before_reset, bool both)
+{
+    Quantization q = {.mem = &w.mem};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
+    g = graph_new(&w.module, &w.mem, "states");
+    graph_output(g, recurrent(name, gates, before_reset, both), "y");
+    Graph *plain = pass_expand(g, &ctx);
+    g = pass_quantize(plain, &ctx);
+    int integers = 0; /* what multiplies the input has no range and stays float */
+    for (uint32_t i = 0; i < q.layer.n; i++) integers += q.layer.at[i].state == LAYER_INTEGER && q.layer.at[i].states && q.layer.at[i].weight_sqnr > 35;
+    cr_expect_eq(integers, both ? 2 : 1, "%s", name);
+    want[0] = interpreted(g), what[0] = name, room_of[0] = 2e-3; /* a code that falls to the other side moves results by less */
+    double db = noise_db(interpreted(plain), want[0]);
+    cr_expect(db > 30 && db < 80, "%s: %g dB", name, db);
+    run_levels();
+}
+
+Test(sums, states_of_an_lstm_that_is_quantized) { check_states("LSTM", 4, false, false); }
+Test(sums, states_of_both_directions) { check_states("LSTM", 4, false, true); }
+Test(sums, states_of_a_gru) { check_states("GRU", 3, true, false); }
+Test(sums, states_of_a_gru_after_the_reset) { check_states("GRU", 3, false, true); }
+Test(sums, states_of_an_rnn) { check_states("RNN", 1, false, false); }
