@@ -371,5 +371,6 @@ bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag)
     bool ok = image_make(&im);
     progress(&im, "");
     arena_drop(&mem);
+    memory_trim(); /* a compilation has held much, in small pieces */
     return ok;
 }

@@ -1,5 +1,6 @@
 /* budget.c - see budget.h. */
 #include "frontend/budget.h"
+#include "frontend/file.h"
 #include "frontend/npz.h"
 #include "frontend/program.h"
 #include "frontend/search.h"
@@ -332,7 +333,7 @@ static bool build(Run *r, Quantization *q, Program *p)
                         .name = r->o->command ? "model" : NULL};
     const Graph *g = r->passes(r->ctx, q, false, &mem);
     bool ok = g && program_new(p, region_labels(g, r->q, &mem), &o, &r->mem, r->diag);
-    arena_drop(&mem);
+    arena_drop(&mem), files_rest(r->o->calibrate.files); /* the weights are in the program now */
     return ok;
 }
 
@@ -399,7 +400,7 @@ static bool build_simulation(Run *r)
     const Graph *g = r->passes(r->ctx, &q, true, &mem);
     ProgramOptions o = {.threads = r->o->calibrate.threads, .cache = r->o->calibrate.cache};
     bool ok = g && program_new(&r->simulation, g, &o, &r->mem, r->diag);
-    arena_drop(&mem);
+    arena_drop(&mem), files_rest(r->o->calibrate.files);
     return ok;
 }
 

@@ -2,6 +2,9 @@
  * are mapped files instead, unlinked at birth: weights that a pass has made are as cold as those of the model until somebody reads them. */
 #include "ir/base/arena.h"
 #include <fcntl.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -114,6 +117,13 @@ void arena_rest(const Arena *a)
         next = c->next;
         if (c->mapped) madvise(c, c->mapped, MADV_DONTNEED);
     }
+}
+
+void memory_trim(void)
+{
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 static void chunk_drop(ArenaChunk *c)

@@ -30,6 +30,7 @@ char *arena_text(Arena *a, const char *s, size_t len);          /* a NUL-termina
 char *arena_printf(Arena *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
 char *arena_vprintf(Arena *a, const char *fmt, va_list args);
 void arena_rest(const Arena *a);                                /* pages of large pieces leave memory, and come back when they are touched */
+void memory_trim(void);                                         /* what was freed, by anybody, goes back to the system where the C library can */
 void arena_drop(Arena *a);                                      /* frees everything; the arena may be used again */
 
 #define NEW(arena, T)          ((T *)arena_alloc(arena, sizeof(T)))
