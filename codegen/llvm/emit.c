@@ -39,6 +39,19 @@ void loop_close(Emit *x, Loop *l, int64_t step)
     LLVMPositionBuilderAtEnd(x->b, l->exit);
 }
 
+/* What runs often gets the registers. */
+void loop_runs(Emit *x, const Loop *l, int64_t times)
+{
+    enum { MOST = 1 << 20 };
+    T number = x->i32;
+    LLVMMetadataRef weight[3] = {LLVMMDStringInContext2(x->c, "branch_weights", strlen("branch_weights"))};
+    weight[1] = LLVMValueAsMetadata(LLVMConstInt(number, (unsigned)(times < MOST ? times : MOST), 0));
+    weight[2] = LLVMValueAsMetadata(LLVMConstInt(number, 1, 0));
+    LLVMMetadataRef all = LLVMMDNodeInContext2(x->c, weight, 3);
+    LLVMSetMetadata(LLVMGetBasicBlockTerminator(l->head), LLVMGetMDKindIDInContext(x->c, "prof", strlen("prof")),
+                    LLVMMetadataAsValue(x->c, all));
+}
+
 /* ---- statements ---- */
 /* One store after the other, for lanes that may meet in one place. */
 static void each_lane(Emit *x, const Stmt *s)

@@ -41,6 +41,7 @@ typedef struct Micro {
     TileSum in_tiles;                    /* the same for tile registers */
     V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
     T acc_type;
+    V waiting; /* memory for the sums of a block */
     V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
 } Micro;
 
@@ -544,21 +545,24 @@ static bool begins_with_bias(const Micro *m)
     return m->t->dot && m->t->start && !m->sums && m->left_type == DT_bf16 && dot_instruction(m);
 }
 
-static V result(Micro *m, int i, unsigned j)
+static V with_start(Micro *m, V sum, V col, V mask)
 {
     Emit *x = m->x;
-    V sum = joined(m, m->acc[i][j]);
     if (!m->t->dot || !m->t->start || begins_with_bias(m)) return sum;
-    x->var[m->t->col] = m->col[j];
-    return LLVMBuildFAdd(x->b, sum, in_lanes(m, m->mask[j], m->t->start), "");
+    x->var[m->t->col] = col;
+    return LLVMBuildFAdd(x->b, sum, in_lanes(m, mask, m->t->start), "");
 }
 
-static void store_panel(Micro *m, int i, unsigned j)
+static V result(Micro *m, int i, unsigned j)
+{
+    return with_start(m, joined(m, m->acc[i][j]), m->col[j], m->mask[j]);
+}
+
+static void store_panel(Micro *m, V sum, V col)
 {
     Emit *x = m->x;
     const Tile *t = m->t;
-    V sum = result(m, i, j);
-    x->var[t->col] = int64(x, (int64_t)j), x->var[t->lane] = int64(x, 0);
+    x->var[t->col] = col, x->var[t->lane] = int64(x, 0);
     x->lane = t->lane, x->lanes = m->lanes;
     Branch b = {NULL, NULL};
     if (t->lane_guard) {
@@ -578,9 +582,74 @@ static void store_rows(Micro *m, V first)
         x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
         Branch b = {NULL, NULL};
         if (!m->fixed_row) b = branch_open(x, m->valid[i]);
-        for (unsigned j = 0; j < m->cols; j++) store_panel(m, i, j);
+        for (unsigned j = 0; j < m->cols; j++) store_panel(m, result(m, i, j), int64(x, j));
         if (!m->fixed_row) branch_close(x, b);
     }
+}
+
+/* ---- results one by one: the sums wait in memory, and what is done to each is written once ---- */
+static V sum_at(Micro *m, V row, V col, V part)
+{
+    LLVMBuilderRef b = m->x->b;
+    V at = LLVMBuildAdd(b, LLVMBuildMul(b, col, int64(m->x, m->rows), ""), row, "");
+    at = LLVMBuildAdd(b, LLVMBuildMul(b, at, int64(m->x, m->parts), ""), part, "");
+    return LLVMBuildInBoundsGEP2(b, m->acc_type, m->waiting, &at, 1, "");
+}
+
+static void sums_put(Micro *m)
+{
+    Emit *x = m->x;
+    EACH_ACC(m, i, j, p)
+    {
+        V store = LLVMBuildStore(x->b, m->acc[i][j][p], sum_at(m, int64(x, i), int64(x, j), int64(x, p)));
+        LLVMSetAlignment(store, SCRATCH_ALIGN / m->parts);
+    }
+}
+
+static V sum_take(Micro *m, V row, V col)
+{
+    Emit *x = m->x;
+    T all = LLVMVectorType(m->t->acc == DT_f32 ? x->f32 : x->i32, m->lanes);
+    V v = LLVMBuildLoad2(x->b, all, sum_at(m, row, col, int64(x, 0)), "");
+    LLVMSetAlignment(v, SCRATCH_ALIGN / m->parts);
+    return v;
+}
+
+static V panel_mask(Micro *m, V col) /* of one that exists or reads the first */
+{
+    m->x->var[m->t->col] = col;
+    return m->t->lane_guard ? in_lanes(m, NULL, m->t->lane_guard) : NULL;
+}
+
+static void store_one_by_one(Micro *m, V first)
+{
+    Emit *x = m->x;
+    sums_put(m);
+    Loop cols = loop_head(x, int64(x, 0), int64(x, m->cols));
+    loop_body(x, &cols), loop_runs(x, &cols, m->cols);
+    Loop rows = loop_head(x, int64(x, 0), int64(x, m->rows));
+    loop_body(x, &rows), loop_runs(x, &rows, m->rows);
+    V row = LLVMBuildAdd(x->b, first, rows.i, "");
+    x->var[m->t->row] = row;
+    Branch b = {NULL, NULL};
+    if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
+    V sum = with_start(m, sum_take(m, rows.i, cols.i), cols.i, panel_mask(m, cols.i));
+    x->var[m->t->row] = row;
+    store_panel(m, sum, cols.i);
+    if (!m->fixed_row) branch_close(x, b);
+    loop_close(x, &rows, 1);
+    loop_close(x, &cols, 1);
+}
+
+/* A copy of the epilogue for every sum of the tile is most of a kernel's code where it rounds or calls functions. To put a sum down and
+ * take it up again is little beside such an epilogue and many steps. */
+static bool stores_one_by_one(const Micro *m)
+{
+    enum { WORTH = 4, ANY_STEPS = 64, MUCH = 32 };
+    const Kernel *k = m->x->k;
+    int64_t steps = 1, cost = expr_cost(k, m->t->epilogue);
+    for (int d = 0; d < m->depths; d++) steps *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, ANY_STEPS);
+    return m->rows * (int)m->cols > 1 && cost >= WORTH && steps + cost >= MUCH;
 }
 
 /* ---- the tile ---- */
@@ -628,7 +697,8 @@ static void block(Micro *m, V first)
     }
     begin(m);
     if (!is_summed(m)) depth_loop(m, 0);
-    store_rows(m, first);
+    if (stores_one_by_one(m)) store_one_by_one(m, first);
+    else store_rows(m, first);
 }
 
 static void partial_block(Micro *m, V first, int n)
@@ -733,6 +803,15 @@ static int fitting_rows(const Micro *m) /* accumulators in three quarters of the
     return n < 1 ? 1 : n;
 }
 
+static V sums_new(Micro *m)
+{
+    int rows = m->rows < MAX_ROWS ? m->rows : MAX_ROWS;
+    uint64_t n = (uint64_t)rows * m->cols * m->parts;
+    V at = LLVMBuildAlloca(m->x->entry, LLVMArrayType2(m->acc_type, n), "waiting");
+    LLVMSetAlignment(at, SCRATCH_ALIGN);
+    return at;
+}
+
 bool micro_contract(Emit *x, const Stmt *s)
 {
     Micro *m = NEW(x->mem, Micro);
@@ -746,6 +825,7 @@ bool micro_contract(Emit *x, const Stmt *s)
     m->far = is_far(m);
     m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 ? x->f32 : x->i32, m->lanes / m->parts);
     m->fixed_row = !s->tile.row_guard;
+    m->waiting = sums_new(m);
     panels(m);
     if (match_tiles(m)) call_tiles(m);
     else if (!m->fixed_row) blocks(m, int64(x, 0), m->rows, TAIL_ROWS);

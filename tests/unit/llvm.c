@@ -422,6 +422,32 @@ Test(llvm, sums_of_words_begin_with_the_bias)
 }
 
 /* Panels that no cache of a core holds are prefetched, smaller ones are not. */
+/* What is done to a sum stands in the code once, not for every sum of the tile; a cheap end, or one of few steps, stays with each. */
+Test(llvm, a_costly_end_of_sums_is_written_once)
+{
+#define ENDS(depth, end, type)                                                                                         \
+    "kernel k() { in A: u8[24, " depth "] const W: i8[" depth ", 32] layout(1/16, 0/4, 1%16, 0%4) out Y: " type        \
+    "[24, 32] Y[m, n] = sum(k: " depth ") i32(A[m, k]) * i32(W[k, n]) then " end                                       \
+    " schedule: split m 8; split n 2 16; split k 4; order m.0 n.0 k.0 k.1 m.1 n.1 n.2; unroll m.1 n.1;"                \
+    " vectorize n.2; call contract k }"
+    static const char rounds[] = ENDS("256", "sat_u8(rint(f32(it) * 0.5) + 3.0)", "u8"),
+                      few[] = ENDS("32", "sat_u8(rint(f32(it) * 0.5) + 3.0)", "u8"), scales[] = ENDS("256", "f32(it) * 0.5", "f32");
+    static const struct {
+        const char *text, *level, *instruction;
+        int times;
+    } ends[] = {{rounds, "avx512vnni", "vcvtdq2ps", 1}, {rounds, "avx2", "vcvtdq2ps", 2}, {rounds, "portable", "cvtdq2ps", 4},
+                {few, "avx512vnni", "vcvtdq2ps", 16},   {scales, "avx512vnni", "vcvtdq2ps", 16}};
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        Arena mem = {0};
+        int times = 0;
+        const char *text = assembly(&mem, ends[i].text, ends[i].level);
+        for (const char *p = text; (p = strstr(p, ends[i].instruction)); p++) times++;
+        cr_expect_eq(times, ends[i].times, "%s, %d: %d times", ends[i].level, (int)i, times);
+        arena_drop(&mem);
+    }
+#undef ENDS
+}
+
 Test(llvm, far_panels_are_asked_for)
 {
     static const struct {

@@ -1,7 +1,8 @@
 /* The assembly of every hot loop: the innermost loops of contractions keep their vectors in registers, on every level.
  *
- * A loop is the lines between a label and a jump back to it; a hot one multiplies and adds vectors. A plain access to the
- * stack with a vector register in such a loop is a spill (sums have no local arrays there). */
+ * A loop is the lines between a label and a jump back to it; a hot one multiplies and adds vectors and stores none (a loop that does makes
+ * results of finished sums, which wait on the stack). A plain access to the stack with a vector register in a hot loop is a spill: sums have
+ * no local arrays there. */
 #include "codegen/analyse.h"
 #include "tests/unit/kernel_runs.h"
 #include <stdlib.h>
@@ -85,21 +86,27 @@ static bool is_innermost(const Assembly *a, Span s)
 static const char *const multiplies[] = {"vfmadd", "vpdp", "pmaddw", "mulps", "pmulld", NULL};
 static const char *const vectors[] = {"%xmm", "%ymm", "%zmm", NULL};
 
+static bool stores_vector(Line l) /* the destination is the last operand */
+{
+    return l.n && l.at[l.n - 1] == ')' && has(l, "mov") && has_any(l, vectors) && !has(l, "(%rsp)");
+}
+
 /* The hot loops of a text; *spill receives a line that touches the stack. */
 static int hot_loops(const Assembly *a, Line *spill)
 {
     int hot = 0;
     for (uint32_t i = 0; i < a->loop.n; i++) {
         Span s = a->loop.at[i];
-        bool multiply = false;
+        bool multiply = false, stores = false;
         Line found = {0};
         if (!is_innermost(a, s)) continue;
         for (int k = s.from; k <= s.to; k++) {
             Line l = a->line.at[k];
             multiply = multiply || (has_any(l, multiplies) && has_any(l, vectors));
             if (has(l, "(%rsp)") && has_any(l, vectors)) found = l;
+            stores = stores || stores_vector(l);
         }
-        if (!multiply) continue;
+        if (!multiply || stores) continue;
         hot++;
         if (found.at) *spill = found;
     }
