@@ -830,8 +830,8 @@ static Val reciprocal(Integer *x, const Node *n)
     return rows ? emit(x->out, "Reciprocal", n->loc, 1, x->map[s.id]) : (Val){0};
 }
 
-/* x / s as x * (1 / s): it differs from the division at exact ties alone. A quantizer that stands on a graph input computes as ONNX says,
- * since there the input is given and a tie can be meant. So does a model's own scale for codes of 16 bits: a quotient of thousands has its
+/* x / s as x * (1 / s): the quotient is another one in its last place, so beside ties the code may be. A graph input is divided, since there
+ * the values are given and a tie can be meant; so are codes of 16 bits by a scale of the whole tensor, since a quotient of thousands has its
  * last place near the tie. */
 static Val by_reciprocal(Integer *x, const Node *n)
 {
@@ -847,6 +847,12 @@ static Val by_reciprocal(Integer *x, const Node *n)
 
 Graph *pass_finish(const Graph *in, PassCtx *ctx)
 {
-    static Move *const steps[] = {fold_constant, by_reciprocal};
+    static Move *const steps[] = {fold_constant};
     return has_edges(in) ? steps_run(in, ctx, steps, COUNT_OF(steps)) : (Graph *)in;
+}
+
+Graph *integer_reciprocals(const Graph *in, PassCtx *ctx)
+{
+    static Move *const steps[] = {by_reciprocal};
+    return steps_run(in, ctx, steps, COUNT_OF(steps));
 }

@@ -1,4 +1,4 @@
-/* integer.h - what pass_integer() says of contractions an operand of which came quantized. */
+/* integer.h - what pass_integer() says of contractions an operand of which came quantized, and a step that pass_scale() begins with. */
 #ifndef OCTET_INTEGER_H
 #define OCTET_INTEGER_H
 #include "passes/pass.h"
@@ -23,4 +23,7 @@ typedef struct IntegerNote {
     VEC(Coded) at;               /* in the order of the graph */
     uint32_t n[CODED_STATES];    /* how many are in each state */
 } IntegerNote;
+
+/* Quantizers inside of the graph multiply by the reciprocal of their scale. */
+Graph *integer_reciprocals(const Graph *in, PassCtx *ctx);
 #endif

@@ -3,9 +3,10 @@
  *
  *     sat(rint(max((f32(sum + i) * s + b) + d, 0) * r) + z)   becomes   sat(rint(f32(sum) * s' + b') + z)
  *
- * Constants gather, the quantizer's factor goes into them, and what saturation does anyway (Relu, Clip) goes. Multiplications and
+ * Quantizers multiply by the reciprocal of their scale, constants gather, that factor goes into them, and what saturation does anyway (Relu, Clip) goes. Multiplications and
  * additions stay separate operations, so every instruction set computes the same bits. The last bit may differ from the graph before;
  * that is why only the compiler's own quantization, which has no reference to the bit, runs this pass. */
+#include "passes/integer.h"
 #include "passes/passes.h"
 #include "passes/rewrite.h"
 #include <math.h>
@@ -140,4 +141,4 @@ const Rule rules_scale[] = {
 };
 /* clang-format on */
 
-Graph *pass_scale(const Graph *in, PassCtx *ctx) { return rewrite(in, ctx, rules_scale, NULL); }
+Graph *pass_scale(const Graph *in, PassCtx *ctx) { return rewrite(integer_reciprocals(in, ctx), ctx, rules_scale, NULL); }
