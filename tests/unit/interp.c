@@ -24,7 +24,7 @@ static const struct {
     Prim p;
     double ulp, lo, hi;
 } bounds[] = {{P_exp, 1.5, -87, 89},     {P_log, 1.5, 0, 1e30}, {P_log1p, 3, -1, 1e6}, {P_sigmoid, 3, -80, 80},
-              {P_erf, 6, -5, 5},         {P_tanh, 6, -10, 10},  {P_sinh, 4, -89, 89},  {P_cosh, 4, -89, 89},
+              {P_erf, 1.5, -5, 5},        {P_tanh, 6, -10, 10},  {P_sinh, 4, -89, 89},  {P_cosh, 4, -89, 89},
               {P_asinh, 4, -1e20, 1e20}, {P_acosh, 4, 1, 1e20}, {P_atanh, 3, -1, 1},   {P_pow, 1, 0, 100},
               {P_sin, 2, -1e6, 1e6},     {P_cos, 2, -1e6, 1e6}, {P_tan, 4, -1e4, 1e4}, {P_atan, 3, -1e6, 1e6},
               {P_asin, 3, -1, 1},        {P_acos, 3, -1, 1},    {P_rsqrt, 2, 0, 1e9},  {P_sign, 0, -5, 5}};
