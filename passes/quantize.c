@@ -428,15 +428,15 @@ Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc)
     return dequantize(g, fine ? "octet" : "", t->axis, t->block, in, t->zero ? 3 : 2, loc);
 }
 
-/* The weights' codes, in a DequantizeLinear. Beside values of 16 bits its axis is counted from the end: ONNX Runtime takes a product with
- * constant codes whose scales go along axis 1 for one of weights alone, and multiplies what stands before it in 8 bits. */
+/* The weights' codes, in a DequantizeLinear. Beside values with a scale for each row its axis is counted from the end: ONNX Runtime takes a product
+ * with constant codes whose scales go along axis 1 for one of weights alone, and rounds what stands before it to 8 bits in blocks. */
 static Val dequantized_weights(Quantizer *z, const Node *n, const Range *r, Layer *layer, const float **lost)
 {
     const Value *val = graph_val(z->in, node_in(z->in, n, 1));
     LayerCodes l = layer_codes(z->in, n, z->q, quantize_form(z->q), layer);
     *lost = lost_by_rounding(n, val->konst, &l, r, z->ctx->mem);
     layer->weights = tensor_count(val->konst);
-    if (layer->wide) l.codes.axis -= val->konst->rank;
+    if (layer->rows) l.codes.axis -= val->konst->rank;
     return codes_emit(z->out, &l.codes, val->name, n->loc);
 }
 

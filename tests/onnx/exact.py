@@ -67,7 +67,8 @@ def codes_made(model):
         if n.op_type == 'DynamicQuantizeLinear': found.update(zip(n.output, [TensorProto.UINT8, TensorProto.FLOAT, TensorProto.UINT8]))
         elif n.op_type.startswith('QLinear') or n.op_type == 'QuantizeLinear':
             zero = [constants[i] for i in n.input[::-1] if constants.get(i) in CODES]
-            found[n.output[0]] = zero[0] if zero else TensorProto.UINT8
+            said = [a.i for a in n.attribute if a.name == 'output_dtype' and a.i]
+            found[n.output[0]] = zero[0] if zero else said[0] if said else TensorProto.UINT8
     return found
 
 
