@@ -8,6 +8,7 @@
 #include "frontend/calibrate.h"
 #include "frontend/cli.h"
 #include "frontend/export.h"
+#include "frontend/judge.h"
 #include "frontend/layers.h"
 #include "frontend/policy.h"
 #include "frontend/refine.h"
@@ -25,7 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char before_quantize[] = "rotate", from_quantize[] = "quantize";
+static const char before_rewritings[] = "simplify", before_quantize[] = "rotate", from_quantize[] = "quantize";
 static const char before_integer[] = "codes";
 static const char before_filter[] = "scale", from_filter[] = "winograd";
 
@@ -308,6 +309,32 @@ static bool measure_each(Drive *dr, const CalibrateOptions *c, double *alone)
     return ok;
 }
 
+/* What nobody asked to see: a rewriting that is tried. */
+static Graph *rewritten(void *drive, const Graph *g, Rewriting kind, Quantization *q, Arena *mem)
+{
+    static const char *const pass[] = {[REWRITING_EQUALIZE] = "equalize", [REWRITING_ROTATE] = "rotate"};
+    Drive *dr = drive;
+    PassCtx ctx = {.module = module_within(dr, mem), .mem = mem, .scratch = &dr->scratch, .quant = q, .rest = rest, .rest_arg = dr->files};
+    PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
+    Graph *made = passes_run(g, &ctx, pass[kind], pass[kind], &run);
+    return dr->m->diag->errors ? NULL : made;
+}
+
+/* Which rewritings of the float graph are worth it, where samples can tell. */
+static bool settle_rewritings(Drive *dr, const Graph *g, Quantization *q)
+{
+    CalibrateOptions c;
+    Arena mem = {0};
+    if (!q->equalize && !q->rotate) return true;
+    if (!calibrate_options(dr, &c)) return false;
+    if (!c.samples) return true;
+    PassCtx ctx = {.module = module_within(dr, &mem), .mem = &mem, .scratch = &dr->scratch, .quant = q, .rest = rest, .rest_arg = dr->files};
+    const Graph *simple = passes_run(g, &ctx, NULL, before_rewritings, &(PassRun){.disable = dr->o->value[OPT_disable], .verify = true});
+    bool ok = !dr->m->diag->errors && judge_rewritings(simple, q, rewritten, dr, &c, dr->m->diag);
+    arena_drop(&mem);
+    return ok;
+}
+
 /* With q's gains in its constants; they are gone then. */
 static const Graph *with_gains(Drive *dr, const Graph *g, Quantization *q)
 {
@@ -362,6 +389,8 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Quantization *q = dr->quant = quantization_new(dr);
     CalibrateOptions c;
     const char *stop = dr->o->value[OPT_stop_after];
+    bool early = stop && stops_before(stop, before_rewritings);
+    if (!early && !settle_rewritings(dr, g, q)) return NULL;
     const Graph *simple = run_passes(dr, g, NULL, before_quantize, q);
     if (!simple || (stop && stops_before(stop, before_quantize))) return (Graph *)simple;
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};

@@ -10,6 +10,8 @@ const char *const report_calibrations[] = {[CALIBRATION_NONE] = NULL,
                                            [CALIBRATION_RANGES] = "ranges",
                                            [CALIBRATION_RANDOM] = "random"};
 
+const char *const report_rewritings[REWRITINGS] = {[REWRITING_EQUALIZE] = "equalization", [REWRITING_ROTATE] = "rotation"};
+
 static int by_position(const void *a, const void *b)
 {
     const Layer *x = ((const ReportLayer *)a)->layer, *y = ((const ReportLayer *)b)->layer;

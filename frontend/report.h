@@ -53,6 +53,7 @@ typedef struct Report {
  * layers are those with an operand that came as codes). */
 void report_fill(Report *r, const Quantization *q, Arena *mem);
 const char *report_weight_type(const Layer *l); /* of its codes */
+extern const char *const report_rewritings[REWRITINGS];
 double report_error(const Measured *m);                             /* of the worst output, Euclidean norms; NaN: no float output */
 
 void report_print(const Report *r, FILE *f);                        /* report_text.c: the summary */

@@ -317,12 +317,20 @@ static void time_cell(double seconds, double slowest, Arena *mem, FILE *f) /* sl
                 micro_text(seconds, mem), 5 * seconds / slowest);
 }
 
+static void put_rewritings(const LayerTried *t, FILE *f)
+{
+    for (int k = 0; t && k < REWRITINGS; k++)
+        if (t->by[k].judged)
+            fprintf(f, "<small>%s%s: %.1f dB, without it %.1f</small>", report_rewritings[k], t->by[k].taken ? "" : " given up", t->by[k].after, t->by[k].before);
+}
+
 static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double slowest, Arena *mem, FILE *f)
 {
     uint32_t reason = reason_number(r, l);
     const char *fallback = has_codes(l) ? l->layer->fallback : NULL;
     fprintf(f, "<tr><td data-v=\"%u\">%u</td><td class=\"t name mono\">", i + 1, i + 1), put_text(l->name, f);
     if (fallback) fputs("<small>weights to nearest: ", f), put_text(fallback, f), fputs("</small>", f);
+    put_rewritings(l->layer->tried, f);
     fputs("</td>", f), text_cell("t", l->layer->loc->op, f);
     if (reason) fprintf(f, "<td class=\"t\"><span class=\"tag\">float</span><sup>%u</sup></td>", reason);
     else if (l->integer) fprintf(f, "<td class=\"t\"><span class=\"tag on\">int%d</span></td>", l->layer->wide || dtypes[l->layer->x].bits == 16 ? 16 : 8);

@@ -33,6 +33,20 @@ static void activation_json(cJSON *a, const ReportLayer *r)
     }
 }
 
+static void rewritings_json(cJSON *layer, const LayerTried *t)
+{
+    cJSON *all = NULL;
+    for (int k = 0; t && k < REWRITINGS; k++) {
+        const LayerRewriting *l = &t->by[k];
+        if (!l->judged) continue;
+        if (!all) all = cJSON_AddArrayToObject(layer, "rewritings");
+        cJSON *o = cJSON_CreateObject();
+        text(o, "technique", report_rewritings[k]), cJSON_AddBoolToObject(o, "taken", l->taken);
+        number(o, "before_db", l->before), number(o, "after_db", l->after);
+        cJSON_AddItemToArray(all, o);
+    }
+}
+
 static cJSON *layer_json(const ReportLayer *r, const Report *report)
 {
     const Layer *l = r->layer;
@@ -56,6 +70,7 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     text(w, "fallback", l->fallback);
     if (isfinite(l->error)) number(w, "error_nearest", l->error_nearest), number(w, "error", l->error);
     number(o, "sqnr_db", l->sqnr), number(o, "sqnr_db_alone", r->alone);
+    rewritings_json(o, l->tried);
     return o;
 }
 

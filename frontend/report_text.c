@@ -92,6 +92,25 @@ static void print_values(const Report *r, FILE *f)
     if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would leave too little\n", wide);
 }
 
+/* What was done to the float model beforehand, and where samples said that it is better undone. */
+static void print_rewriting(const Report *r, Rewriting kind, FILE *f)
+{
+    uint32_t taken = 0, back = 0;
+    double gain = 0, loss = 0;
+    for (uint32_t i = 0; i < r->layers; i++) {
+        const LayerTried *t = r->layer[i].layer->tried;
+        if (!t || !t->by[kind].judged) continue;
+        double more = t->by[kind].after - t->by[kind].before;
+        if (t->by[kind].taken) taken++, gain += more;
+        else back++, loss += more;
+    }
+    if (!taken && !back) return;
+    fprintf(f, "  %s: ", report_rewritings[kind]);
+    if (taken) fprintf(f, "%u layers, rounding costs them %.1f dB %s on average", taken, fabs(gain) / taken, gain < 0 ? "more" : "less");
+    if (back) fprintf(f, "%s%u layers fell back: with it, it would be %.1f dB %s", taken ? "; " : "", back, fabs(loss) / back, loss < 0 ? "more" : "less");
+    fputc('\n', f);
+}
+
 void report_print(const Report *r, FILE *f)
 {
     print_policy(r, f);
@@ -102,6 +121,7 @@ void report_print(const Report *r, FILE *f)
     print_coded(r, f);
     if (r->quantized) print_quantized(r, f);
     print_values(r, f);
+    for (int k = 0; k < REWRITINGS; k++) print_rewriting(r, (Rewriting)k, f);
     for (uint32_t i = 0; i < r->layers && !r->came; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)
             fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);

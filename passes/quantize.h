@@ -34,6 +34,21 @@ typedef struct Range {
     const RowSums *rows;         /* the same */
 } Range;
 
+/* What is done to the float graph for the sake of rounding, by the passes "equalize" and "rotate", judged layer by layer (frontend/judge.h). */
+typedef enum Rewriting { REWRITING_EQUALIZE, REWRITING_ROTATE, REWRITINGS } Rewriting;
+typedef struct LayerRewriting {
+    bool judged, taken;
+    double before, after;        /* dB, of the layer's outputs over what rounding both operands takes from them */
+} LayerRewriting;
+typedef struct LayerTried {
+    LayerRewriting by[REWRITINGS];
+} LayerTried;
+
+typedef struct EqualPair {       /* layers that a factor of channels moves between */
+    const char *x;               /* the value whose channels are divided */
+    VEC(const char *) layer;     /* outputs of those that make it and that read it */
+} EqualPair;
+
 typedef enum LayerState { LAYER_INTEGER, LAYER_WEIGHTS, LAYER_FLOAT } LayerState; /* WEIGHTS: they alone are codes */
 typedef struct Layer {           /* one contraction of the model, for the report */
     const Loc *loc;
@@ -57,6 +72,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     double weight_sqnr;          /* dB, of the quantized weights against the float ones */
     double sqnr;                 /* dB, of its output in the quantized model against the float model; NaN: not measured */
     uint32_t region;             /* passes/simulate.h; 0: it cannot be integer */
+    const LayerTried *tried;     /* NULL: no rewriting was judged by it */
     double saved;                /* INTEGER: float multiply-adds that its integer form saves, estimated */
 } Layer;
 
@@ -95,6 +111,10 @@ struct Quantization {
     VEC(Layer) layer;
     const bool *reverted;        /* NULL, or per region, from 1: it stays float to stay inside a budget */
     bool equalize, rotate;       /* the passes of these names are wanted */
+    VEC(EqualPair) pair;         /* what the former has equalized last */
+    VEC(const char *) uneven;    /* values whose channels it leaves as they are: that was judged to be better */
+    Map tried_of;                /* output of a layer -> number + 1 in tried */
+    VEC(LayerTried *) tried;
     bool simulate;               /* make a simulation (passes/simulate.h) instead, by the passes up to "codes": another input, no reverted regions */
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;
@@ -117,6 +137,8 @@ bool rows_pay(double tensor_db, double row_db);
 bool *tables_looked_up(const Graph *g, Arena *mem);          /* such tables, by number of Val */
 /* The constant whose transpose these weights are, when it is a table that is looked up, or the transpose itself is not folded; or id 0. */
 Val table_of(const Graph *g, const bool *looked, Val weights);
+LayerRewriting *rewriting_note(Quantization *q, const char *tensor, Rewriting kind); /* of the layer with this output, made on first need */
+const LayerTried *rewritings_find(const Quantization *q, const char *tensor);          /* NULL: none was judged */
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);

@@ -98,6 +98,14 @@ smooth_off() { smoothed off --calibrate "$work/bad/uneven" --smooth off --save-r
 check smooth-told smooth_told
 check smooth-by-ranges smooth_again
 check smooth-off smooth_off
+# Equalization is judged by the samples, layer by layer.
+equalize_told() {
+  octet compile "$digits" -o "$work/even.so" --quantize int8 --calibrate "$calibration" --equalize on --report "$work/even.json" > "$work/said" 2>&1 && grep -q '  equalization: [0-9]* layers' "$work/said" &&
+    python3 -c 'import json, sys
+tried = [t for l in json.load(open(sys.argv[1]))["layers"] for t in l.get("rewritings", [])]
+assert tried and all(t["technique"] == "equalization" and 10 < t["before_db"] < 90 and 10 < t["after_db"] < 90 for t in tried), tried' "$work/even.json"
+}
+check equalize-told equalize_told
 wide_told() { smoothed wide --calibrate "$work/bad/uneven" --smooth off && grep -q 'the inputs of 1 of them have 16 bits' "$work/said"; }
 wide_off() { smoothed narrow --calibrate "$work/bad/uneven" --smooth off --wide off && ! grep -q '16 bits' "$work/said" && ! cmp -s "$work/wide.so" "$work/narrow.so"; }
 check wide-told wide_told

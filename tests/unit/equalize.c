@@ -1,4 +1,6 @@
 /* Cross-layer equalization: the graph computes the same, and weights that make a channel are as large as those that read it. */
+#include "frontend/judge.h"
+#include "passes/balance.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
 #include "tests/unit/worlds.h"
@@ -93,3 +95,95 @@ static void equalizes(const char *between, int pairs)
 Test(equalize, channels_become_even_through_what_keeps_a_factor) { equalizes("Relu", 2), equalizes("LeakyRelu", 2); }
 Test(equalize, bounds_are_divided_channel_by_channel) { equalizes("Clip", 2); }
 Test(equalize, other_functions_stop_it) { equalizes("Sigmoid", 1); }
+
+/* ---- judging: on numbers that chose nothing ---- */
+static Graph *even(void *ctx, const Graph *g, Rewriting kind, Quantization *q, Arena *mem)
+{
+    PassCtx passes = {.module = &w.module, .mem = mem, .scratch = &w.scratch, .quant = q};
+    (void)ctx, (void)kind;
+    return pass_equalize(g, &passes);
+}
+
+/* Makes one channel of the first value between two layers a thousand times as large as the others, unless it is to be left. */
+static Graph *spoiled(void *ctx, const Graph *g, Rewriting kind, Quantization *q, Arena *mem)
+{
+    float by[CHANNELS];
+    Quantization own = *q;
+    const Node *second = ctx;
+    const char *x = tensor_name(g, node_in(g, second, 0), &w.mem);
+    (void)kind;
+    q->pair.n = 0, own.gains.at = NULL, own.gains.n = own.gains.cap = 0;
+    for (int c = 0; c < CHANNELS; c++) by[c] = c == 3 ? 1e-3F : 1;
+    if (!q->uneven.n || strcmp(q->uneven.at[0], x)) {
+        EqualPair p = {.x = x};
+        vec_push(&w.mem, &own.gains, ((Gains){node_in(g, second, 0), CHANNELS, by}));
+        vec_push(&w.mem, &p.layer, tensor_name(g, second->out, &w.mem));
+        vec_push(&w.mem, &q->pair, p);
+    }
+    return graph_balanced(g, &own, mem);
+}
+
+static CalibrateOptions numbers(void)
+{
+    CalibrateOptions o = {.samples = samples_open(&w.mem, "random:8", NULL, &w.diag), .threads = 2, .quiet = true};
+    cr_assert(o.samples);
+    return o;
+}
+
+static const Node *product(const Graph *g, int which)
+{
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (node_is(&g->node.at[i], "Conv") && !which--) return &g->node.at[i];
+    cr_assert_fail("no such convolution");
+    return NULL;
+}
+
+Test(equalize, layers_are_judged_before_and_after)
+{
+    Quantization q = {.mem = &w.mem, .equalize = true};
+    CalibrateOptions o = numbers();
+    Graph *g = model("Relu");
+    cr_assert(judge_rewritings(g, &q, even, NULL, &o, &w.diag), "%s", w.diag.line.n ? w.diag.line.at[0] : "");
+    double sum = 0;
+    for (int i = 0; i < 3; i++) {
+        const LayerTried *t = rewritings_find(&q, tensor_name(g, product(g, i)->out, &w.mem));
+        cr_assert(t && t->by[REWRITING_EQUALIZE].judged && !t->by[REWRITING_ROTATE].judged);
+        cr_expect(t->by[REWRITING_EQUALIZE].before > 0 && t->by[REWRITING_EQUALIZE].after > 5, "layer %d: %g, %g dB", i, t->by[REWRITING_EQUALIZE].before, t->by[REWRITING_EQUALIZE].after);
+        if (t->by[REWRITING_EQUALIZE].taken) sum += t->by[REWRITING_EQUALIZE].after - t->by[REWRITING_EQUALIZE].before;
+    }
+    cr_expect(sum >= 0 && (sum > 3 || q.uneven.n), "%g dB, %u left", sum, q.uneven.n);
+    samples_close(o.samples);
+}
+
+Test(equalize, what_loses_falls_back)
+{
+    Quantization q = {.mem = &w.mem, .equalize = true, .rotate = true};
+    CalibrateOptions o = numbers();
+    Graph *g = model("Relu");
+    const Node *second = product(g, 1);
+    cr_assert(judge_rewritings(g, &q, spoiled, (void *)(uintptr_t)second, &o, &w.diag), "%s", w.diag.line.n ? w.diag.line.at[0] : "");
+    const LayerTried *t = rewritings_find(&q, tensor_name(g, second->out, &w.mem));
+    cr_assert(t && q.uneven.n == 1 && q.equalize && !t->by[REWRITING_EQUALIZE].taken);
+    cr_expect(t->by[REWRITING_EQUALIZE].after < t->by[REWRITING_EQUALIZE].before - 10);
+    q.uneven.n = 0, q.equalize = false, q.rotate = true;
+    cr_assert(judge_rewritings(g, &q, spoiled, (void *)(uintptr_t)second, &o, &w.diag));
+    cr_expect(!q.rotate && !t->by[REWRITING_ROTATE].taken && t->by[REWRITING_ROTATE].judged);
+    samples_close(o.samples);
+}
+
+/* What is to be left is left, and the pass says what it did. */
+Test(equalize, pairs_are_told_and_left)
+{
+    Arena scratch = {0};
+    Quantization q = {.mem = &w.mem, .equalize = true};
+    Graph *g = model("Relu");
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &scratch, .quant = &q};
+    pass_equalize(g, &ctx);
+    cr_assert_eq(q.pair.n, 2);
+    for (uint32_t i = 0; i < 2; i++) cr_expect_eq(q.pair.at[i].layer.n, 2);
+    vec_push(&w.mem, &q.uneven, q.pair.at[0].x);
+    Graph *e = pass_equalize(g, &ctx);
+    cr_expect(q.pair.n == 1 && strcmp(q.pair.at[0].x, q.uneven.at[0]) != 0);
+    cr_expect(unevenness(e, 0) > 1 && unevenness(e, 1) < 0.02);
+    arena_drop(&scratch);
+}
