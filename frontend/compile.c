@@ -19,6 +19,7 @@
 #include "octet_compiler.h"
 #include "passes/balance.h"
 #include "passes/integer.h"
+#include "passes/passes.h"
 #include "passes/winograd.h"
 #include <errno.h>
 #include <signal.h>
@@ -374,7 +375,7 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
     }
     Graph *made = run_passes(dr, simple, from_quantize, before_integer, &own);
     q->layer = own.layer;
-    return made;
+    return made && option_is(dr->o, OPT_form, "matmulnbits") ? graph_nbits(made, dr->mem) : made;
 }
 
 static Graph *compared_graph(Drive *dr, const Graph *simple, Quantization *q)
@@ -633,6 +634,8 @@ static bool check_quantize(const Options *o, Diag *d)
         return diag_error(d, NULL, "--quantize %s is how an artefact stores values, not a form of ONNX; octet quantize writes codes",
                           o->value[OPT_quantize]);
     if (!policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io) || !check_report(o, d)) return false;
+    if (option_is(o, OPT_form, "matmulnbits") && !precision_packs(o))
+        return diag_error(d, NULL, "--form matmulnbits needs --quantize int4 with groups of 16, 32, 64, 128 or 256");
     if (!out) return diag_error(d, NULL, "where to? -o OUT.onnx");
     if (o->value[OPT_external_data] && !strcmp(out, "-"))
         return diag_error(d, NULL, "--external-data needs a file: -o OUT.onnx, not standard output");

@@ -98,6 +98,13 @@ bool precision_check(const Options *o, Diag *d)
                       (long long)group, LEAST_GROUP, MOST_GROUP);
 }
 
+bool precision_packs(const Options *o)
+{
+    const Precision *p = precision_of(o);
+    int64_t group = option_int(o, OPT_group, GROUP);
+    return p && dtypes[p->weights.code].bits == 4 && group && !(group & (group - 1));
+}
+
 static void choose(const Options *o, WeightForm *f)
 {
     f->group = option_int(o, OPT_group, f->group);

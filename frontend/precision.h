@@ -22,5 +22,6 @@ enum { ROUNDED_MOST = 1 << 28 }; /* weights: beyond, `seen` would take too long,
 const WeightMethod *precision_rounding_blind(const Options *o); /* then */
 /* Do --group, --symmetric and --asymmetric go with it? false: reported. */
 bool precision_check(const Options *o, Diag *d);
+bool precision_packs(const Options *o); /* Has it weights of 4 bits in groups of a power of two? */
 void precision_forms(const Options *o, Quantization *q); /* what was asked for, for the passes */
 #endif

@@ -13,4 +13,5 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx);  /* integer.c */
 Graph *pass_finish(const Graph *in, PassCtx *ctx);   /* integer.c */
 Graph *pass_scale(const Graph *in, PassCtx *ctx);    /* scale.c */
 Graph *pass_winograd(const Graph *in, PassCtx *ctx); /* winograd.c */
+Graph *graph_nbits(const Graph *in, Arena *mem);     /* nbits.c: products with 4-bit weights as com.microsoft.MatMulNBits */
 #endif

@@ -433,6 +433,15 @@ export_int4() {
     run_with "$work/q4.so" q4 && python3 "$root/tests/onnx/exported.py" "$digits" "$work/q4.onnx" "$images" "$root/samples/digits/labels.npy"
 }
 check export-int4 export_int4
+# The same weights in the operator that engines have kernels for: the same numbers here, and ONNX Runtime takes it.
+export_nbits() {
+  octet quantize "$digits" -o "$work/qn.onnx" --quantize int4 --group 16 --form matmulnbits --quiet && grep -aq MatMulNBits "$work/qn.onnx" && ! grep -aq MatMulNBits "$work/q4.onnx" &&
+    octet compile "$work/qn.onnx" -o "$work/qn.so" --quiet && run_with "$work/qn.so" qn && python3 "$root/tests/cli/same.py" "$work/q4.npz" "$work/qn.npz" &&
+    python3 "$root/tests/onnx/exported.py" "$digits" "$work/qn.onnx" "$images" "$root/samples/digits/labels.npy"
+}
+check export-matmulnbits export_nbits
+refused export-matmulnbits-int8 2 'needs --quantize int4' octet quantize "$digits" -o n.onnx --form matmulnbits --ranges "$ranges"
+refused export-matmulnbits-group 2 'with groups of 16' octet quantize "$digits" -o n.onnx --form matmulnbits --quantize int4 --group 48
 # A budget that two of three contractions do not keep: the file has the integers of the artefact, and the report both programs.
 export_budget() {
   local flags="--calibrate $calibration --max-loss 0.002% --budget-times estimate"

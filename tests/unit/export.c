@@ -1,5 +1,7 @@
 /* A graph written as a model and read again: the same graph, whatever its operands, attributes, element types and outputs are. */
 #include "frontend/export.h"
+#include "frontend/interpret.h"
+#include "passes/passes.h"
 #include "tests/unit/worlds.h"
 #include <sys/stat.h>
 #include <unistd.h>
@@ -100,6 +102,59 @@ Test(export, reads_back)
     cr_assert_eq(node_ints(only(r, "Transpose"), "perm", &n)[0], 1);
     const char *why;
     cr_assert(graph_verify(r, &why));
+}
+
+/* 4-bit weights as MatMulNBits, which expands into codes and numbers that are the same: signed and unsigned, a last group that is not whole, an
+ * odd number of groups. What has other groups stays. */
+static Graph *product_of_codes(DType type, int64_t block, bool zeros)
+{
+    enum { K = 72, N = 5 };
+    Graph *g = graph_new(&world.module, &world.mem, "g");
+    int64_t blocks = (K + block - 1) / block;
+    Type t = {.dtype = DT_f32, .rank = 2, .dim = {dim_const(world.module.dim, 3), dim_const(world.module.dim, K)}};
+    Tensor *code = tensor_new(g->mem, type, 2, (int64_t[]){K, N}), *zero = tensor_new(g->mem, type, 2, (int64_t[]){blocks, N});
+    for (int64_t i = 0; i < K * N; i++) dtype_store_int(type, (void *)(uintptr_t)code->data, i, i * 7 % 16 + (type == DT_i4 ? -8 : 0));
+    for (int64_t i = 0; i < blocks * N; i++) dtype_store_int(type, (void *)(uintptr_t)zero->data, i, i % 8);
+    const OpDef *op = op_find("", "DequantizeLinear");
+    Attr *attr = op_attr_defaults(g->mem, op);
+    attr_set_int(op, attr, "axis", 0), attr_set_int(op, attr, "block_size", block);
+    Val in[3] = {graph_const(g, code, "w"), graph_const(g, tensor_random(g->mem, DT_f32, 2, (int64_t[]){blocks, N}, 1), NULL)};
+    if (zeros) in[2] = graph_const(g, zero, NULL);
+    Val y = emit(g, "MatMul", &at, 2, graph_input(g, "x", t), graph_emit(g, op, attr, in, zeros ? 3 : 2, 1, &at, NULL));
+    graph_output(g, y, "y");
+    return g;
+}
+
+static const Tensor *computed(const Graph *g, const Tensor *x)
+{
+    PassCtx ctx = {.module = g->module, .mem = &world.mem, .scratch = &world.scratch};
+    const Graph *flat = pass_expand(g, &ctx);
+    int *buf_of;
+    Kernel *k = lower_graph(flat, &world.mem, &buf_of);
+    const Tensor *in[] = {x}, *y[1];
+    cr_assert(k && interpret(flat, k, &world.mem, in, y, &world.diag), "%s", world.diag.line.n ? world.diag.line.at[0] : "not lowered");
+    return y[0];
+}
+
+Test(export, products_of_4_bits)
+{
+    static const struct {
+        DType type;
+        int64_t block;
+        bool zeros, taken;
+    } row[] = {{DT_u4, 32, true, true}, {DT_i4, 32, false, true}, {DT_i4, 16, true, true}, {DT_u4, 16, false, true}, {DT_u4, 24, true, false}, {DT_u8, 32, true, false}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        Origin o;
+        Graph *g = product_of_codes(row[i].type, row[i].block, row[i].zeros), *packed = graph_nbits(g, &world.mem);
+        const char *why;
+        cr_assert(graph_verify(packed, &why), "%s", why);
+        bool taken = packed->node.at[graph_val(packed, packed->output.at[0])->def].op == op_find("com.microsoft", "MatMulNBits");
+        cr_expect_eq(taken, row[i].taken, "row %zu", i);
+        const Tensor *x = tensor_random(&world.mem, DT_f32, 2, (int64_t[]){3, 72}, 7);
+        const Tensor *is = computed(written_and_read(packed, &o, false), x), *was = computed(g, x);
+        for (int64_t k = 0; k < tensor_count(was); k++)
+            cr_expect_float_eq(((const float *)is->data)[k], ((const float *)was->data)[k], 1e-4, "row %zu", i);
+    }
 }
 
 Test(export, says_what_the_model_said)
