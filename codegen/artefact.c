@@ -7,6 +7,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -114,6 +115,29 @@ bool artefact_level(const Loaded *l, const char *isa, int32_t *level, Diag *diag
     return diag_error(diag, NULL, "--isa %s: %s; what it has and this machine runs: %s", isa,
                       known ? "this machine lacks these instructions" : "the artefact has no such level",
                       usable_levels(api, have, diag->mem));
+}
+
+/* What an object maps to read or run alone is as its file has it. */
+static int object_rest(struct dl_phdr_info *o, size_t bytes, void *inside)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)inside;
+    bool is = false;
+    (void)bytes;
+    for (int i = 0; i < o->dlpi_phnum; i++) {
+        const Elf64_Phdr *p = &o->dlpi_phdr[i];
+        is = is || (p->p_type == PT_LOAD && at - (o->dlpi_addr + p->p_vaddr) < p->p_memsz);
+    }
+    for (int i = 0; is && i < o->dlpi_phnum; i++) {
+        const Elf64_Phdr *p = &o->dlpi_phdr[i];
+        uintptr_t from = (o->dlpi_addr + p->p_vaddr + page - 1) / page * page, to = (o->dlpi_addr + p->p_vaddr + p->p_filesz) / page * page;
+        if (p->p_type == PT_LOAD && !(p->p_flags & PF_W) && from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+    return is;
+}
+
+void artefact_rest(const Loaded *l)
+{
+    if (l->api) dl_iterate_phdr(object_rest, (void *)(uintptr_t)l->api);
 }
 
 void artefact_unload(Loaded *l)

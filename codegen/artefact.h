@@ -33,6 +33,7 @@ bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* fals
 typedef struct Loaded { void *handle; const OctetApi *api; } Loaded;
 bool artefact_load(const char *path, Loaded *l, Diag *diag);             /* a .so; finds NAME_octet_api by scanning its dynamic symbols */
 void artefact_unload(Loaded *l);
+void artefact_rest(const Loaded *l);                                     /* its weights and code leave memory until it runs again */
 /* The level of that name, when the artefact has it and this machine runs it. false: reported, with those that are left. */
 bool artefact_level(const Loaded *l, const char *isa, int32_t *level, Diag *diag);
 

@@ -343,6 +343,7 @@ static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *fig
     Quantization q = *r->q;
     Program p = {{0}, NULL, NULL};
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
+    artefact_rest(&r->simulation.loaded);
     bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, false, v) &&
               (!r->o->command || ask_command(r, p.path, figure)) &&
               region_times(&p, r->kept.at[0].in, times, r->b->regions, seconds, r->diag);
