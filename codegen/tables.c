@@ -36,6 +36,8 @@ typedef struct Tables {
     uint64_t *weight_at;   /* per program buffer */
     VEC(GuardRow) guard;
     VEC(OctetCode) code; /* programs of sizes, then of what steps do */
+    VEC(int64_t) number;
+    Map numbers; /* by text: 1 + the index in number */
     Map programs;        /* of what steps do: by text of the Dim's number, 1 + its index in spans */
     VEC(OctetSpan) spans;
     bool dynamic;
@@ -408,12 +410,27 @@ static uint64_t put_dims(Tables *t, const Val *val, uint32_t n, bool raw)
     return PUT_ARRAY(t, dim.at, dim.n);
 }
 
+static uint32_t number_put(Tables *t, int64_t v)
+{
+    const char *key = arena_printf(t->mem, "%lld", (long long)v);
+    uint32_t found = map_get(&t->numbers, key);
+    if (found) return found - 1;
+    uint32_t at = vec_push(t->mem, &t->number, v);
+    map_put(t->mem, &t->numbers, key, at + 1);
+    return at;
+}
+
 static OctetSpan code_put(Tables *t, const DimCode *code, uint32_t n)
 {
+    enum { ARGS = 1 << 24 }; /* OctetCode.arg */
     OctetSpan span = {t->code.n, n};
     for (uint32_t c = 0; c < n; c++) {
-        int64_t arg = code[c].op == DIMOP_SYM ? (int64_t)t->z->symbol[code[c].arg].at : code[c].arg;
-        vec_push(t->mem, &t->code, (OctetCode){code[c].op, 0, arg});
+        int32_t op = code[c].op;
+        uint32_t arg = op == DIMOP_SYM                          ? t->z->symbol[code[c].arg].at
+                       : op == DIMOP_CONST || op == DIMOP_SCALE ? number_put(t, code[c].arg)
+                                                                : 0;
+        assert(arg < ARGS);
+        vec_push(t->mem, &t->code, (OctetCode){(uint32_t)op, arg & (ARGS - 1)});
     }
     return span;
 }
@@ -613,6 +630,7 @@ static void put_work(Tables *t, uint64_t model)
     }
     POINT_RELRO(t, model, OctetModel, work, at);
     POINT(t, model, OctetModel, code, PUT_ARRAY(t, t->code.at, t->code.n));
+    POINT(t, model, OctetModel, number, PUT_ARRAY(t, t->number.at, t->number.n));
 }
 
 /* Plain operations of a step, roughly: enough to say how many range items keep a thread busy. */

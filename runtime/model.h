@@ -14,7 +14,7 @@
 typedef int32_t (*OctetKernel)(void *const *buf, const int64_t *size, int64_t lo, int64_t hi, void *scratch);
 
 /* Programs that compute sizes: postfix, one result on the stack. Operators as in ir/dim.h DimOp. */
-typedef struct OctetCode { int32_t op, pad; int64_t arg; } OctetCode;
+typedef struct OctetCode { uint32_t op : 8, arg : 24; } OctetCode; /* arg: of SYM a size index; of CONST and SCALE an index into number[] */
 typedef struct OctetSpan { uint32_t at, n; } OctetSpan;
 enum { OCTET_CODE_CONST, OCTET_CODE_SYM, OCTET_CODE_ADD, OCTET_CODE_MUL, OCTET_CODE_FDIV, OCTET_CODE_POS, OCTET_CODE_GE0,
        OCTET_CODE_EQ0, OCTET_CODE_TDIV, OCTET_CODE_SCALE, OCTET_CODE_DEPTH = 64 }; /* DEPTH: of the evaluation stack */
@@ -90,6 +90,7 @@ struct OctetModel {
     const OctetSlice *const *level_slice;   /* per level: steps entries */
     const char *const *step_name;
     const OctetWorkRow *work;      /* per step */
+    const int64_t *number;         /* what code[] names */
 };
 
 /* Bytes of a context: a head of fixed size and the tables that prepare() fills. */

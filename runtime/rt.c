@@ -130,13 +130,14 @@ static bool scale_size(int64_t a, int64_t bits, int64_t *v)
 static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
 {
     const OctetCode *code = c->model->code + span.at;
+    const int64_t *number = c->model->number;
     int64_t s[2 + OCTET_CODE_DEPTH]; /* two below the bottom, so that top and under always point at something */
     int n = 2;
     bool ok = true;
     for (uint32_t i = 0; i < span.n && ok; i++) {
         int64_t *top = &s[n - 1], *under = &s[n - 2];
         switch (code[i].op) {
-        case OCTET_CODE_CONST: s[n++] = code[i].arg; break;
+        case OCTET_CODE_CONST: s[n++] = number[code[i].arg]; break;
         case OCTET_CODE_SYM: s[n++] = c->size[code[i].arg]; break;
         case OCTET_CODE_ADD: ok = !__builtin_add_overflow(*under, *top, under), n--; break;
         case OCTET_CODE_MUL: ok = !__builtin_mul_overflow(*under, *top, under), n--; break;
@@ -145,7 +146,7 @@ static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
         case OCTET_CODE_POS: *top = *top > 0 ? *top : 0; break;
         case OCTET_CODE_GE0: *top = *top >= 0; break;
         case OCTET_CODE_EQ0: *top = *top == 0; break;
-        case OCTET_CODE_SCALE: ok = scale_size(*top, code[i].arg, top); break;
+        case OCTET_CODE_SCALE: ok = scale_size(*top, number[code[i].arg], top); break;
         default: return false;
         }
     }

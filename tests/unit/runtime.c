@@ -51,7 +51,8 @@ static int32_t refuse(void *const *buf, const int64_t *size, int64_t lo, int64_t
 /* sizes: 0: N, 1: 4 * N (bytes), 2: the constant 3, 3: M */
 static const OctetTensorInfo ends[] = {{"X", 1, 1, {-1}, {"N"}}, {"Y", 1, 1, {-1}, {"N"}}};
 static const OctetCode code[] = {
-    {OCTET_CODE_CONST, 0, 4}, {OCTET_CODE_SYM, 0, 0}, {OCTET_CODE_MUL, 0, 0}, {OCTET_CODE_CONST, 0, 1000000}};
+    {OCTET_CODE_CONST, 0}, {OCTET_CODE_SYM, 0}, {OCTET_CODE_MUL, 0}, {OCTET_CODE_CONST, 1}};
+static const int64_t number[] = {4, 1000000};
 static const OctetSpan program[] = {{0, 3}, {3, 1}};
 static const OctetSymbol symbol[] = {{SOURCE_DIM, 0, 0, 0, UINT32_MAX}};
 static const uint32_t dims[] = {0};
@@ -87,6 +88,7 @@ static OctetModel model_make(void)
                         .symbol = symbol,
                         .program = program,
                         .code = code,
+                        .number = number,
                         .guards = 1,
                         .phases = 1,
                         .guard = guard,
@@ -305,7 +307,8 @@ static int32_t rung_single(void *const *buf, const int64_t *size, int64_t lo, in
 static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
 {
     static const OctetTensorInfo x_info = {"X", 12, 1, {WIDE}, {0}}, y_info = {"Y", 12, 1, {WIDE}, {0}};
-    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, WIDE}, {OCTET_CODE_CONST, 0, 1}, {OCTET_CODE_CONST, 0, 64}};
+    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0}, {OCTET_CODE_CONST, 1}, {OCTET_CODE_CONST, 2}};
+    static const int64_t numbers[] = {WIDE, 1, 64};
     static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 1}};
     static const OctetPhase phases[] = {{0, 0, 3, 0, 0}};
     static const OctetKernel kernel[] = {rung, rung_single}, *const level_kernels[] = {kernel, kernel, kernel};
@@ -329,7 +332,7 @@ static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
     const OctetSlice *const level_slices[] = {slices, slices, slices};
     OctetModel m = model_make();
     m.input = &x_info, m.output = &y_info, m.input_dim = m.output_dim = at, m.symbols = 0, m.sizes = 3, m.guards = 0;
-    m.program = programs, m.code = codes, m.phase = phases, m.buffer = buffers, m.buffers = LADDER + 1, m.blocks = 0;
+    m.program = programs, m.code = codes, m.number = numbers, m.phase = phases, m.buffer = buffers, m.buffers = LADDER + 1, m.blocks = 0;
     m.step = steps, m.steps = LADDER, m.arg = args, m.args = 2 * LADDER, m.kernels = 2, m.step_name = names;
     m.level_kernel = level_kernels, m.level_slice = level_slices;
     m.arena_bytes = (uint64_t)(LADDER + 1) * EACH;
@@ -459,11 +462,9 @@ static int32_t fill(void *const *buf, const int64_t *size, int64_t lo, int64_t h
 Test(runtime, sizes_from_data_come_in_phases)
 {
     /* sizes: 0: N, 1: K (data), 2: 8, 3: 1, 4: 4 * K */
-    static const OctetCode codes[] = {{OCTET_CODE_CONST, 0, 8},
-                                      {OCTET_CODE_CONST, 0, 1},
-                                      {OCTET_CODE_CONST, 0, 4},
-                                      {OCTET_CODE_SYM, 0, 1},
-                                      {OCTET_CODE_MUL, 0, 0}};
+    static const OctetCode codes[] = {
+        {OCTET_CODE_CONST, 0}, {OCTET_CODE_CONST, 1}, {OCTET_CODE_CONST, 2}, {OCTET_CODE_SYM, 1}, {OCTET_CODE_MUL, 0}};
+    static const int64_t numbers[] = {8, 1, 4};
     static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 3}};
     static const OctetSymbol symbols[] = {{SOURCE_DIM, 0, 0, 0, UINT32_MAX}, {SOURCE_BUFFER, 1, 0, 7, UINT32_MAX}};
     static const OctetPhase phases[] = {{0, 1, 4, 0, 1}, {1, 2, 5, 0, 2}};
@@ -475,7 +476,7 @@ Test(runtime, sizes_from_data_come_in_phases)
     static const OctetSlice *const level_slices[] = {slices, slices, slices};
     static const OctetKernel kernel[] = {count, fill}, *const level_kernels[] = {kernel, kernel, kernel};
     OctetModel m = model_make();
-    m.symbols = 2, m.sizes = 5, m.symbol = symbols, m.program = programs, m.code = codes, m.guards = 0, m.phases = 2,
+    m.symbols = 2, m.sizes = 5, m.symbol = symbols, m.program = programs, m.code = codes, m.number = numbers, m.guards = 0, m.phases = 2,
     m.phase = phases;
     m.buffer = buffers, m.block = blocks, m.blocks = 2, m.step = steps, m.arg = args, m.output_dim = out_dim,
     m.output_buffer = out_at;
