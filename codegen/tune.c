@@ -196,9 +196,12 @@ static int64_t best_divisor(int64_t n, int64_t most) /* the largest divisor not 
     return 1;
 }
 
-/* Splits for lanes: the vector part and, when it divides, some vectors together. Yields the number of parts. */
-static int split_lanes(Kernel *k, int a, int most, int *part)
+/* Splits for lanes: the vector part and, when it divides, some vectors together: `most` of one register each, fewer of several, which do
+ * not wait for each other either. Yields the number of parts. */
+static int split_lanes(Tuner *u, int a, int most, int *part)
 {
+    Kernel *k = u->k;
+    most = most * u->t->lanes / LANES > 1 ? most * u->t->lanes / LANES : 1;
     int64_t n = extent(k, a);
     int factor[2] = {1, LANES}, from = 1;
     if (n > 0 && n < LANES && (n == 4 || n == 8)) factor[1] = (int)n; /* narrow but whole */
@@ -373,7 +376,7 @@ static bool tune_panels(Tuner *u, const Compute *c, const Order *o, int lane)
     }
     if (!behind) return false;
     Order loops = {0};
-    int piece = schedule_split(k, behind, (int[]){PIECE}, 1), parts = split_lanes(k, lane, 4, part);
+    int piece = schedule_split(k, behind, (int[]){PIECE}, 1), parts = split_lanes(u, lane, 4, part);
     for (int i = 0; i < o->n; i++)
         if (o->axis[i] != lane && o->axis[i] != behind) put(&loops, o->axis[i]);
     put(&loops, part[0]), put(&loops, piece);
@@ -513,7 +516,7 @@ static void tune_map(Tuner *u, const Compute *c)
         parallelise(u, c, &loops, outer);
         return;
     }
-    int parts = split_lanes(k, lane, 4, part);
+    int parts = split_lanes(u, lane, 4, part);
     for (int i = 0; i < o.n; i++)
         if (o.axis[i] != lane) put(&loops, o.axis[i]);
     int outer = loops.n;
@@ -630,7 +633,7 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     space_order(u, c, &o);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i]);
     int outer = loops.n,
-        parts = split_lanes(k, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
+        parts = split_lanes(u, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
     for (int i = 0; i < c->reduces; i++)
         if (c->reduce[i] != lane) put(&loops, c->reduce[i]);
     for (int i = 0; i < parts; i++) put(&loops, part[i]);

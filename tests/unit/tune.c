@@ -172,3 +172,13 @@ Test(tune, levels_are_rows)
     cr_assert_str_eq(target_at(0)->name, "portable");
     for (uint32_t i = 1; target_at(i) && !target_at(i)->gpu; i++) cr_assert_geq(target_at(i)->lanes, target_at(i - 1)->lanes);
 }
+
+/* Vectors are taken together to fill a few registers, of which a level of narrow ones needs several for one vector. */
+Test(tune, vectors_together_fill_four_registers)
+{
+    Program *p = program_new("kernel k(S) { in X[8, S] out Y[8] Y[r] = sum(i: S) X[r, i] }");
+    cr_expect_eq(split_of(tuned(p, "avx512"), "i", 0), 4);
+    cr_expect_eq(split_of(tuned(p, "avx2"), "i", 0), 2);
+    cr_expect_eq(split_of(tuned(p, "portable"), "i", 0), 16, "one vector");
+    program_drop(p);
+}
