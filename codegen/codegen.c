@@ -3,7 +3,9 @@
  *
  * A level of the target gets its own copy of a kernel only where that pays: kernels without an integer contraction
  * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them.
- * So are those without bf16 values for the levels that add its instructions. */
+ * So are those without bf16 values for the levels that add its instructions. Integer products that together take hardly
+ * any time are compiled for few levels, and the others point at those (Target.spare); where there are several levels, all
+ * such kernels prefer little code. */
 #include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/base/stage.h"
@@ -153,14 +155,17 @@ static bool has_bf16(const Kernel *k)
     return false;
 }
 
-/* The level whose code level l runs for a kernel: the first of the same register file that makes what the kernel needs in the same way. */
-static uint32_t base_level(const Image *im, uint32_t l, const Kernel *k)
+/* The level whose code level l runs for a kernel: the first of the same register file that makes what the kernel needs in
+ * the same way, or one that does where it is hardly seen. */
+static uint32_t base_level(const Image *im, uint32_t l, uint32_t kernel)
 {
     const Target *mine = im->level[l].target;
+    const Kernel *k = im->cut->kernel.at[kernel];
     for (uint32_t b = 0; b < l; b++) {
         const Target *t = im->level[b].target;
         bool dots = t->dot == mine->dot || !has_dot(k), pairs = t->pair == mine->pair || !has_bf16(k);
-        if (!strcmp(t->cpu, mine->cpu) && dots && pairs) return b;
+        bool spare = im->rare[kernel] && has_dot(k) && mine->spare && !strcmp(t->name, mine->spare);
+        if (spare || (!strcmp(t->cpu, mine->cpu) && dots && pairs)) return b;
     }
     return l;
 }
@@ -185,7 +190,7 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
 {
     Level *level = &im->level[l];
     const Kernel *plain = im->cut->kernel.at[k];
-    uint32_t base = base_level(im, l, plain);
+    uint32_t base = base_level(im, l, k);
     if (base != l) {
         level->kernel[k] = im->level[base].kernel[k], level->symbol[k] = im->level[base].symbol[k];
         return true;
@@ -198,7 +203,7 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
     kernel_check(level->kernel[k], "schedule");
     level->symbol[k] =
         arena_printf(im->mem, "%s_k%u_%s_%s", im->name, (unsigned)k, kernel_label(im, k), level->target->name);
-    vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k]});
+    vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k], im->rare[k] && im->levels > 1});
     return true;
 }
 
@@ -312,9 +317,22 @@ static bool image_lower(Image *im)
     return true;
 }
 
+/* Integer products take a quarter of the time of others. */
+static void rare_find(Image *im)
+{
+    double *time = NEW_ARRAY(im->mem, double, im->cut->kernel.n + 1);
+    for (uint32_t s = 0; s < im->cut->steps; s++) {
+        uint32_t k = im->cut->step[s].kernel;
+        double guess = step_guess(im->cut->kernel.at[k], &im->sizes, &im->cut->step[s]);
+        time[k] += has_dot(im->cut->kernel.at[k]) ? guess / 4 : guess;
+    }
+    im->rare = hardly_seen(time, im->cut->kernel.n, im->mem);
+}
+
 static bool image_schedule(Image *im, Jobs *jobs)
 {
     uint32_t kernels = im->cut->kernel.n;
+    rare_find(im);
     for (uint32_t l = 0; l < im->levels; l++) {
         im->level[l].kernel = NEW_ARRAY(im->mem, Kernel *, kernels + 1),
         im->level[l].symbol = NEW_ARRAY(im->mem, const char *, kernels + 1);

@@ -40,6 +40,7 @@ typedef struct Target {
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
     PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, or in tiles and the rest widened */
     bool gpu;
+    const char *spare;         /* NULL, or the level whose code runs where it hardly matters which: a row before this one */
     const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;
 const Target *target_at(uint32_t i);                 /* all rows, worst first; NULL past the end */
@@ -94,7 +95,7 @@ Expr kernel_scratch(Kernel *k);                      /* llvm/: bytes of per-thre
 
 /* ---- llvm/ ---- */
 int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */
-typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; } LlvmJob;
+typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; bool small; } LlvmJob; /* small: little code is wanted more than time */
 typedef struct Bytes { const void *at; size_t n; } Bytes;
 /* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel. Jobs
  * whose code is the same get the same bytes (equal `at`), with the symbol of the first of them.

@@ -57,6 +57,8 @@ static inline uint64_t plan_bytes(uint64_t bytes) { return (bytes + PLAN_SLACK +
 enum { WORK_BATCH, WORK_ROWS, WORK_COLUMNS, WORK_DEPTH, WORK_SIZES };
 typedef struct StepWork { const char *what; OctetMath math; Dim size[WORK_SIZES], operations, bytes; } StepWork; /* as OctetWork */
 StepWork step_work(Kernel *k, Sizes *z, const struct CutStep *step, const bool *has_memory); /* has_memory: per buffer of k */
+double step_guess(Kernel *k, const Sizes *z, const struct CutStep *step); /* plain operations, roughly */
+bool *hardly_seen(const double *time, uint32_t n, Arena *mem);       /* those of least time that together take a small part of all */
 
 /* ---- constant.c: constants in the order of their layout ---- */
 uint64_t layout_elements(const Layout *l, int rank, const int64_t *dim);
@@ -79,6 +81,7 @@ typedef struct Image {
     Val *value_of;           /* per buffer of the lowered program: what leaves it there, an output or a size that is computed; id 0: nothing does */
     int *output_of, *input_of; /* per program buffer: 1 + which output, input; 0: none */
     Cut *cut;
+    const bool *rare;        /* per kernel of the cut: it takes so little time that levels need no code of their own for it */
     Level *level;
     uint32_t levels;
     Sizes sizes;

@@ -633,23 +633,6 @@ static void put_work(Tables *t, uint64_t model)
     POINT(t, model, OctetModel, number, PUT_ARRAY(t, t->number.at, t->number.n));
 }
 
-/* Plain operations of a step, roughly: enough to say how many range items keep a thread busy. */
-static double operations_guess(const Tables *t, const struct CutStep *c)
-{
-    Kernel *k = t->im->cut->kernel.at[c->kernel];
-    double work = 0;
-    for (uint32_t i = 0; i < k->stage.n; i++) {
-        const Compute *s = &k->stage.at[i];
-        double n = 1 + expr_cost(k, s->value) + (s->epilogue ? expr_cost(k, s->epilogue) : 0);
-        for (int a = 0; a < s->rank; a++)
-            n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->space[a]].extent, c->size));
-        for (int a = 0; a < s->reduces; a++)
-            n *= (double)size_guess(t->z, dim_of_expr(t->z->dim, k, k->axis.at[s->reduce[a]].extent, c->size));
-        work += n;
-    }
-    return work;
-}
-
 static uint64_t put_slices(Tables *t, uint32_t level)
 {
     enum { WORTH = 32768 }; /* operations: some microseconds, several times what a barrier costs */
@@ -657,7 +640,8 @@ static uint64_t put_slices(Tables *t, uint32_t level)
     for (uint32_t s = 0; s < t->plan.steps; s++) {
         uint32_t range = t->step[s].range[level];
         double items = (double)size_guess(t->z, t->step[s].items[level]);
-        double grain = WORTH / (operations_guess(t, &t->im->cut->step[s]) / items + 1);
+        const struct CutStep *c = &t->im->cut->step[s];
+        double grain = WORTH / (step_guess(t->im->cut->kernel.at[c->kernel], t->z, c) / items + 1);
         uint32_t scratch = t->step[s].scratch[level];
         int64_t bytes = -1;
         bool none = size_const(t->z, scratch, &bytes) && bytes == 0;

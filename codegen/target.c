@@ -13,9 +13,9 @@
 static const Target targets[] = {
     {.name = "portable", .arch = "x86_64", .cpu = "x86-64", .features = "", .needs = 0, .lanes = 4, .registers = 16},
     {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
-    {.name = "avxvnni", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3 ",+avxvnni", .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVXVNNI, .lanes = 8,
+    {.name = "avxvnni", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3 ",+avxvnni", .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVXVNNI, .spare = "avx2", .lanes = 8,
      .registers = 16, .fma = true, .dot = DOT_VNNI256},
-    {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .lanes = 16,
+    {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .spare = "avx2", .lanes = 16,
      .registers = 32, .fma = true, .dot = DOT_AVX512},
     {.name = "avx512vnni", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni" WIDE,
      .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI, .lanes = 16, .registers = 32, .fma = true, .dot = DOT_VNNI512},
@@ -24,7 +24,7 @@ static const Target targets[] = {
      .dot = DOT_VNNI512, .pair = PAIR_DPBF16},
     /* Where there are tiles, they sum bf16; for the rest VDPBF16PS would take as long as four FMAs do (docs/adr/0008). */
     {.name = "amx", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni,+avx512bf16,+amx-tile,+amx-int8,+amx-bf16" WIDE,
-     .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI | OCTET_CPU_AVX512BF16 | OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16, .lanes = 16,
+     .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI | OCTET_CPU_AVX512BF16 | OCTET_CPU_AMX_INT8 | OCTET_CPU_AMX_BF16, .spare = "avx512bf16", .lanes = 16,
      .registers = 32, .fma = true, .dot = DOT_AMX, .pair = PAIR_AMX},
     {.name = "cuda", .arch = "cuda", .cpu = "", .features = "", .lanes = 1, .registers = 255, .fma = true, .gpu = true},
 };

@@ -5,6 +5,7 @@
  * to move when every element moves once. */
 #include "codegen/analyse.h"
 #include "codegen/image.h"
+#include <stdlib.h>
 
 typedef struct Worker {
     Kernel *k;
@@ -160,4 +161,42 @@ StepWork step_work(Kernel *k, Sizes *z, const struct CutStep *step, const bool *
     s.bytes = bytes(&w, has_memory);
     arena_drop(&w.mem);
     return s;
+}
+
+/* ---- how long it takes, for choices ---- */
+static double size_of(Kernel *k, const Sizes *z, const struct CutStep *step, int axis)
+{
+    return (double)size_guess(z, dim_of_expr(z->dim, k, k->axis.at[axis].extent, step->size));
+}
+
+double step_guess(Kernel *k, const Sizes *z, const struct CutStep *step)
+{
+    double work = 0;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        double n = 1 + expr_cost(k, s->value) + (s->epilogue ? expr_cost(k, s->epilogue) : 0);
+        for (int a = 0; a < s->rank; a++) n *= size_of(k, z, step, s->space[a]);
+        for (int a = 0; a < s->reduces; a++) n *= size_of(k, z, step, s->reduce[a]);
+        work += n;
+    }
+    return work;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = **(const double *const *)a, y = **(const double *const *)b;
+    if (x != y) return x < y ? -1 : 1;
+    return *(const double *const *)a < *(const double *const *)b ? -1 : 1; /* of one array */
+}
+
+bool *hardly_seen(const double *time, uint32_t n, Arena *mem)
+{
+    static const double share = 0.01;
+    bool *hardly = NEW_ARRAY(mem, bool, n + 1);
+    const double **order = NEW_ARRAY(mem, const double *, n + 1);
+    double all = 0, some = 0;
+    for (uint32_t i = 0; i < n; i++) all += time[i], order[i] = &time[i];
+    qsort(order, n, sizeof *order, by_time);
+    for (uint32_t i = 0; i < n && (some += *order[i]) <= share * all; i++) hardly[order[i] - time] = true;
+    return hardly;
 }

@@ -190,7 +190,7 @@ static bool job_claim(Pool *p, uint32_t i, CacheKey made_of)
 static void job_compile(Pool *p, Unit *u, uint32_t i)
 {
     const LlvmJob *job = &p->job[i];
-    LlvmJob same = {job->kernel, job->target, any_name};
+    LlvmJob same = {job->kernel, job->target, any_name, job->small};
     Arena scratch = {0};
     Bytes object = {0};
     module_open(u, job->target);

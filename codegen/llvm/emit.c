@@ -460,6 +460,7 @@ void llvm_emit(LLVMModuleRef m, const LlvmJob *job, Arena *mem)
 {
     Kernel *k = job->kernel;
     Emit *x = emit_new(m, job->target, mem);
+    x->small = job->small;
     uint32_t bufs = kernel_params(k);
     x->k = k, x->buf = NEW_ARRAY(mem, V, k->buf.n), x->var = NEW_ARRAY(mem, V, k->axis.n);
     x->lane_private = NEW_ARRAY(mem, bool, k->buf.n), x->scratch_at = NEW_ARRAY(mem, Expr, k->buf.n);

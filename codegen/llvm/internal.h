@@ -32,6 +32,7 @@ typedef struct TileShape {
 typedef struct Emit {
     Kernel *k;
     const Target *target;
+    bool small; /* little code is wanted more than time */
     Arena *mem; /* scratch of this emission */
     LLVMContextRef c;
     LLVMModuleRef m;

@@ -645,11 +645,11 @@ static void store_one_by_one(Micro *m, V first)
  * take it up again is little beside such an epilogue and many steps. */
 static bool stores_one_by_one(const Micro *m)
 {
-    enum { WORTH = 4, ANY_STEPS = 64, MUCH = 32 };
+    enum { WORTH = 4, ANY_STEPS = 64, MUCH = 52 };
     const Kernel *k = m->x->k;
     int64_t steps = 1, cost = expr_cost(k, m->t->epilogue);
     for (int d = 0; d < m->depths; d++) steps *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, ANY_STEPS);
-    return m->rows * (int)m->cols > 1 && cost >= WORTH && steps + cost >= MUCH;
+    return m->rows * (int)m->cols > 1 && cost >= WORTH && (m->x->small || steps + 2 * cost >= MUCH);
 }
 
 /* ---- the tile ---- */

@@ -167,7 +167,7 @@ static Code code_new(Session *s, const char *text)
         if (!k->schedule.step.n) tune(k, level[i]);
         c.k[i] = schedule_apply(k, &error);
         cr_assert(c.k[i], "%s: %s", text, error);
-        c.f[i] = llvm_jit_add(s->jit, &(LlvmJob){c.k[i], level[i], "kernel"});
+        c.f[i] = llvm_jit_add(s->jit, &(LlvmJob){c.k[i], level[i], "kernel", false});
         cr_assert(c.f[i]);
     }
     return c;
@@ -390,7 +390,7 @@ static void expect_instructions(const char *source, const char *product)
     cr_assert(k);
     tune(k, target_find("amx"));
     k = schedule_apply(k, &error);
-    cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("amx"), "k"}, true, &text));
+    cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("amx"), "k", false}, true, &text));
     const char *config = strstr(text, "ldtilecfg"), *first = strstr(text, "\n.LBB");
     cr_assert(config && first && config < first && !strstr(config + 1, "ldtilecfg"), "once, before any loop");
     int loops = 0;

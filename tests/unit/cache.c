@@ -107,7 +107,7 @@ static LlvmJob job_new(Arena *mem, Diag *diag, const char *symbol)
     const char *error;
     Kernel *k = kernel_parse(mem, dims_new(mem),
                              "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", diag);
-    return (LlvmJob){schedule_apply(k, &error), target_find("avx2"), symbol};
+    return (LlvmJob){schedule_apply(k, &error), target_find("avx2"), symbol, false};
 }
 
 static bool object_defines(Bytes b, const char *name)

@@ -112,7 +112,7 @@ static void check_level(Edges *x, LlvmJit *jit, const Target *t)
     int64_t none[1] = {0};
     tune(&copy, t);
     cr_assert(s = schedule_apply(&copy, &error), "%s", error);
-    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){s, t, "edges"});
+    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){s, t, "edges", false});
     cr_assert(f && s->buf.n < BUFS, "%s on %s", dtypes[x->type].name, t->name);
     for (int i = 0; i < 4; i++) want[x->buf[i]] = got[x->buf[i]] = input(x, i);
     for (int o = 0; o < x->outs; o++) want[x->out[o]] = arena_alloc(&x->w.mem, COUNT * 8), got[x->out[o]] = arena_alloc(&x->w.mem, COUNT * 8);

@@ -134,7 +134,7 @@ static void run_level(LlvmJit *jit, Diag *diag, const Case *c, const Target *t)
     cr_assert(k, "%.40s does not parse", c->text);
     k = schedule_apply(k, &error);
     cr_assert(k, "%.40s: %s", c->text, error);
-    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){k, t, "kernel"});
+    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){k, t, "kernel", false});
     if (!f) diag_print(diag, stderr);
     cr_assert(f, "%s on %s does not compile", k->name, t->name);
     uint32_t n = dim_symbols(k->dim);
@@ -343,7 +343,7 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
         Kernel *k = kernel_parse(
             &mem, dims_new(&mem),
             "kernel k(N) { in X[N] out Y[N] Y[i] = exp(X[i]) schedule: split i 16; vectorize i.1 }", &diag);
-        job[i] = (LlvmJob){schedule_apply(k, &error), target_at((uint32_t)i % 5), arena_printf(&mem, "k%d", i)};
+        job[i] = (LlvmJob){schedule_apply(k, &error), target_at((uint32_t)i % 5), arena_printf(&mem, "k%d", i), false};
         cr_assert(job[i].kernel);
     }
     Bytes *one, *two;
@@ -354,14 +354,16 @@ Test(llvm, compiles_the_same_on_any_number_of_threads)
     arena_drop(&mem);
 }
 
-static const char *assembly(Arena *mem, const char *kernel, const char *level)
+static const char *assembly_of(Arena *mem, const char *kernel, const char *level, bool small)
 {
     Diag diag = {.mem = mem, .subject = ""};
     const char *error, *text = NULL;
     Kernel *k = schedule_apply(kernel_parse(mem, dims_new(mem), kernel, &diag), &error);
-    cr_assert(k && llvm_text(mem, &diag, &(LlvmJob){k, target_find(level), "k"}, true, &text));
+    cr_assert(k && llvm_text(mem, &diag, &(LlvmJob){k, target_find(level), "k", small}, true, &text));
     return text;
 }
+
+static const char *assembly(Arena *mem, const char *kernel, const char *level) { return assembly_of(mem, kernel, level, false); }
 
 /* The inner loop of a register tile must not touch the stack with vectors. */
 Test(llvm, hot_loop_has_no_spills)
@@ -422,7 +424,8 @@ Test(llvm, sums_of_words_begin_with_the_bias)
 }
 
 /* Panels that no cache of a core holds are prefetched, smaller ones are not. */
-/* What is done to a sum stands in the code once, not for every sum of the tile; a cheap end, or one of few steps, stays with each. */
+/* What is done to a sum stands in the code once, not for every sum of the tile; a cheap end, or one of few steps, stays with each
+ * unless little code is wanted. */
 Test(llvm, a_costly_end_of_sums_is_written_once)
 {
 #define ENDS(depth, end, type)                                                                                         \
@@ -435,12 +438,17 @@ Test(llvm, a_costly_end_of_sums_is_written_once)
     static const struct {
         const char *text, *level, *instruction;
         int times;
-    } ends[] = {{rounds, "avx512vnni", "vcvtdq2ps", 1}, {rounds, "avx2", "vcvtdq2ps", 2}, {rounds, "portable", "cvtdq2ps", 4},
-                {few, "avx512vnni", "vcvtdq2ps", 16},   {scales, "avx512vnni", "vcvtdq2ps", 16}};
+        bool small;
+    } ends[] = {{rounds, "avx512vnni", "vcvtdq2ps", 1, false},
+                {rounds, "avx2", "vcvtdq2ps", 2, false},
+                {rounds, "portable", "cvtdq2ps", 4, false},
+                {few, "avx512vnni", "vcvtdq2ps", 16, false},
+                {few, "avx512vnni", "vcvtdq2ps", 1, true},
+                {scales, "avx512vnni", "vcvtdq2ps", 16, false}};
     for (size_t i = 0; i < COUNT_OF(ends); i++) {
         Arena mem = {0};
         int times = 0;
-        const char *text = assembly(&mem, ends[i].text, ends[i].level);
+        const char *text = assembly_of(&mem, ends[i].text, ends[i].level, ends[i].small);
         for (const char *p = text; (p = strstr(p, ends[i].instruction)); p++) times++;
         cr_expect_eq(times, ends[i].times, "%s, %d: %d times", ends[i].level, (int)i, times);
         arena_drop(&mem);
@@ -467,7 +475,7 @@ Test(llvm, far_panels_are_asked_for)
         Diag diag = {.mem = &mem, .subject = ""};
         const char *error, *text = NULL;
         Kernel *k = schedule_apply(kernel_parse(&mem, dims_new(&mem), tiles[i].text, &diag), &error);
-        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("avx512vnni"), "k"}, true, &text));
+        cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("avx512vnni"), "k", false}, true, &text));
         cr_expect_eq(strstr(text, "prefetcht0") != NULL, tiles[i].far, "kernel %zu", i);
         arena_drop(&mem);
     }

@@ -140,7 +140,7 @@ static void check_program(const char *source)
         for (uint32_t i = 0; i < c->kernel.n && !target_at(t)->gpu; i++) {
             if (!has_contraction(c->kernel.at[i])) continue;
             const char *level = target_at(t)->name, *text;
-            LlvmJob job = {kernel_scheduled(c->kernel.at[i], level), target_at(t), "k"};
+            LlvmJob job = {kernel_scheduled(c->kernel.at[i], level), target_at(t), "k", false};
             cr_assert(llvm_text(&p->mem, &p->diag, &job, true, &text));
             hot += check_text(&p->mem, text, p->k->name, level);
         }

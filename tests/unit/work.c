@@ -89,3 +89,25 @@ Test(work, limits_are_plausible)
     }
     arena_drop(&mem);
 }
+
+/* Those of least time, as many as together take little of all; equal times in their order. */
+Test(work, what_is_hardly_seen)
+{
+    Arena mem = {0};
+    const double time[] = {1000, 4, 3, 2, 500, 4}, equal[] = {1, 1, 1};
+    const bool expected[] = {false, true, true, true, false, true};
+    const bool *hardly = hardly_seen(time, COUNT_OF(time), &mem), *none = hardly_seen(equal, COUNT_OF(equal), &mem);
+    for (size_t i = 0; i < COUNT_OF(time); i++) cr_expect_eq(hardly[i], expected[i], "%zu", i);
+    for (size_t i = 0; i < COUNT_OF(equal); i++) cr_expect_not(none[i]);
+    hardly_seen(NULL, 0, &mem);
+    arena_drop(&mem);
+}
+
+/* A level may run the code of its spare one: that comes before it and needs nothing it lacks. */
+Test(work, spare_levels_run_everywhere)
+{
+    for (uint32_t i = 0; target_at(i); i++) {
+        const Target *t = target_at(i), *spare = t->spare ? target_find(t->spare) : t;
+        cr_assert(spare && spare <= t && !(spare->needs & ~t->needs), "%s", t->name);
+    }
+}
