@@ -17,7 +17,7 @@
 #include <assert.h>
 #include <math.h>
 
-enum { LEAST_WEIGHTS = 8192, LEAST_FILTERS = 1 << 18, LEAST_DEPTH = 32, LEAST_TABLE = 1 << 16, LEAST_ENTRY = 129 };
+enum { LEAST_WEIGHTS = 8192, LEAST_FILTERS = 1 << 18, LEAST_DEPTH = 32, LEAST_TABLE = 1 << 16, LEAST_ENTRY = 32 };
 
 typedef struct Coder {
     PassCtx *ctx;
@@ -130,8 +130,28 @@ bool *tables_looked_up(const Graph *g, Arena *mem)
 
 static Val tied_to(const Coder *c, Val weights) { return table_of(c->in, c->looked, weights); }
 
-/* Tables of few values an entry are angles of rotary positions: small, and no place to save. */
-static bool is_large(const Tensor *t) { return tensor_count(t) >= LEAST_TABLE && t->dim[1] >= LEAST_ENTRY; }
+/* Does some value hardly change from one entry to the next? Then entries are positions (sines of angles, which rounding would bend), not
+ * words. */
+static bool is_smooth(const Tensor *t)
+{
+    static const double hardly = 0.02;
+    const float *v = t->data;
+    for (int64_t c = 0; c < t->dim[1]; c++) {
+        double change = 0, size = 0;
+        for (int64_t r = 1; r < t->dim[0]; r++) {
+            float now = v[r * t->dim[1] + c];
+            change += fabs((double)now - v[(r - 1) * t->dim[1] + c]), size += fabs((double)now);
+        }
+        if (change < hardly * size) return true;
+    }
+    return false;
+}
+
+/* Entries of few values are no place to save. */
+static bool is_large(const Tensor *t)
+{
+    return tensor_count(t) >= LEAST_TABLE && t->dim[1] >= LEAST_ENTRY && !is_smooth(t);
+}
 
 bool codes_tables(const Graph *g, const Quantization *q, const Node *n)
 {

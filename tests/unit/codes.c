@@ -3,6 +3,7 @@
 #include "passes/passes.h"
 #include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
+#include <math.h>
 
 static World w;
 static Quantization q;
@@ -138,6 +139,25 @@ Test(codes, recurrent_weights)
         cr_expect(!row[i].codes || (l->form.code == row[i].codes && !strcmp(l->input, l->tensor)));
         cr_expect_eq(constants(g, row[i].codes ? row[i].codes : DT_f32, 4 * h * h), 1);
         cr_expect_eq(constants(g, DT_f32, 4 * h * h), row[i].codes ? 0 : 1);
+    }
+}
+
+/* Short entries are codes too, unless they are positions: those change little from one to the next. */
+Test(codes, tables_of_positions_stay)
+{
+    q.float_activations = false;
+    for (int positions = 0; positions < 2; positions++) {
+        Graph *g = graph_new(&w.module, &w.mem, "g");
+        const Tensor *table = matrix(2048, 64);
+        float *v = (float *)(uintptr_t)table->data;
+        for (int64_t i = 0; i < 2048 * 64 && positions; i++)
+            v[i] = (float)cos((double)(i / 64) * pow(10000, -(double)(i % 64 / 2) / 32));
+        Val ids = input(g, "ids", DT_i64, 1, (int64_t[]){4});
+        Val h = emit(g, "Gather", at("look"), 2, graph_const(g, table, "table"), ids);
+        graph_output(g, product(g, h, matrix(64, 64), "last"), "y");
+        g = coded(g);
+        cr_expect_eq(constants(g, DT_u4, 30000), positions ? 0 : 1);
+        cr_expect_eq(constants(g, DT_f32, 30000), positions ? 1 : 0);
     }
 }
 
