@@ -60,7 +60,7 @@ static void progress(const Observing *w, const Sample *s)
 }
 
 /* Whether sample i of n is one of `of`, spread over all; where nobody knows n the first are. */
-static bool is_spread(uint64_t i, uint64_t n, uint64_t of)
+bool is_spread(uint64_t i, uint64_t n, uint64_t of)
 {
     return n <= of ? i < of : (i + 1) * of / n > i * of / n;
 }
@@ -229,6 +229,17 @@ static bool watch_sample(void *ctx, const Sample *s, const Tensor *const *out, D
     return true;
 }
 
+static bool calibration_write(const Quantization *q, const RangesHead *head, const char *path, Diag *diag)
+{
+    Arena mem = {0};
+    const char *temporary;
+    FILE *f = file_create(&mem, diag, path, &temporary);
+    if (f) ranges_print(q, f, head);
+    bool ok = f && file_commit(diag, f, temporary, path, true);
+    arena_drop(&mem);
+    return ok;
+}
+
 static bool calibration_save(Calibration *c, Diag *diag)
 {
     const CalibrateOptions *o = c->observing.o;
@@ -239,7 +250,6 @@ static bool calibration_save(Calibration *c, Diag *diag)
                        .content = key_text(c->content, &mem),
                        .samples = c->seen,
                        .method = method_text(o->method, &mem)};
-    const char *temporary;
     for (uint32_t i = 0; i < c->n; i++) {
         keep_range(&c->watched[i], c->name[i], &q, o->method);
         const Range *has = range_find(c->q, c->name[i]), *kept = range_find(&q, c->name[i]);
@@ -249,9 +259,7 @@ static bool calibration_save(Calibration *c, Diag *diag)
         }
     }
     keep_edited(&q, &c->file, &c->head);
-    FILE *f = file_create(&mem, diag, o->kept, &temporary);
-    if (f) ranges_print(&q, f, &head);
-    bool ok = f && file_commit(diag, f, temporary, o->kept, true);
+    bool ok = calibration_write(&q, &head, o->kept, diag);
     arena_drop(&mem);
     return c->saved = seconds_now(), ok;
 }
@@ -280,6 +288,25 @@ static bool calibration_load(Calibration *c, Diag *diag)
         if (r && r->rows) c->watched[i].rows = *r->rows;
     }
     return true;
+}
+
+bool calibration_note(const Graph *g, const Quantization *q, const CalibrateOptions *o, Diag *diag)
+{
+    Arena mem = {0};
+    Quantization file = {.mem = &mem};
+    RangesHead head;
+    bool any = false;
+    for (const Range *r = q->range.at; r < q->range.at + q->range.n; r++) any = any || r->wide;
+    if (!o->kept || !any) return true;
+    bool ok = ranges_read_head(&file, diag, o->kept, &head);
+    for (Range *r = file.range.at; r < file.range.at + file.range.n; r++) {
+        const Range *has = range_find(q, r->name);
+        if (has) r->wide = has->wide, r->readers = has->readers;
+    }
+    head.model = g->name;
+    ok = ok && calibration_write(&file, &head, o->kept, diag);
+    arena_drop(&mem);
+    return ok;
 }
 
 /* Samples that the file has seen are only compared with what it saw. */

@@ -28,10 +28,14 @@ bool observe(const Graph *g, const Val *watch, uint32_t n, const CalibrateOption
 bool observe_some(const Graph *g, const Val *watch, uint32_t n, const CalibrateOptions *o, uint32_t most, const char *what, ObserveFn *each,
                   void *ctx, Diag *diag);
 
+bool is_spread(uint64_t i, uint64_t n, uint64_t of); /* sample i of n is one of `of`, spread over all; n 0: one of the first */
+
 /* Fills q's ranges for the tensors of quantize_wanted(g), of the quotients where q has gains. With o->kept it goes on from what that file says of the same graph and of the same
  * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody
  * has edited there stay as they are. g: the graph after the pass "rotate". false: reported. */
 bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag);
+/* Adds what was decided afterwards (Range.wide) to the file o->kept, if there is one. g: that of calibrate(). false: reported. */
+bool calibration_note(const Graph *g, const Quantization *q, const CalibrateOptions *o, Diag *diag);
 /* How far outputs are from those of float32: of the worst output, errors over values in the Euclidean norm, and the largest error over the
  * largest value. */
 enum { MEASURED = 8 };

@@ -15,6 +15,7 @@
 #include "frontend/precision.h"
 #include "frontend/report.h"
 #include "frontend/smooth.h"
+#include "frontend/wide.h"
 #include "ir/base/stage.h"
 #include "octet_compiler.h"
 #include "passes/balance.h"
@@ -240,11 +241,19 @@ static bool calibrate_options(Drive *dr, CalibrateOptions *c)
 static bool find_ranges(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
 {
     Diag *d = dr->m->diag;
-    const char *ranges = dr->o->value[OPT_ranges], *save = dr->o->value[OPT_save_ranges];
+    const char *ranges = dr->o->value[OPT_ranges];
     if (ranges && !ranges_read(q, d, ranges)) return false;
     if (c->samples && !smooth_values(g, q, c, option_is(dr->o, OPT_smooth, "auto"), d)) return false;
     gains_of_ranges(g, q);
-    if (c->samples && !calibrate(g, q, c, d)) return false;
+    return !c->samples || calibrate(g, q, c, d);
+}
+
+/* Also the end of what goes into the file of ranges. */
+static bool find_wide(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
+{
+    const char *save = dr->o->value[OPT_save_ranges];
+    Diag *d = dr->m->diag;
+    if (c->samples && !q->narrow && !q->float_activations && !(wide_choose(g, q, c, d) && calibration_note(g, q, c, d))) return false;
     return !save || ranges_write(q, d, save, dr->m->name);
 }
 
@@ -404,6 +413,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     stage_begin(&stage, "ranges");
     if (!find_ranges(dr, simple, q, &c)) return NULL;
     simple = with_gains(dr, simple, q);
+    if (!find_wide(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, "weights");
     if (q->weights->needs && !divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
     stage_begin(&stage, NULL);

@@ -49,7 +49,7 @@ static void row_sqnr(const MetricRow *r, MetricSum *s)
     }
 }
 
-static bool is_distribution(const float *x, int64_t n)
+bool row_is_distribution(const float *x, int64_t n)
 {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -77,7 +77,7 @@ static double term(double p, double q)
 static double divergence(const MetricRow *r)
 {
     double kl = 0, a = 0, b = 0;
-    bool known = true, ready = is_distribution(r->plain, r->n), single = ready && r->n == 1;
+    bool known = true, ready = row_is_distribution(r->plain, r->n), single = ready && r->n == 1;
     if (!ready) a = log_sum(r->plain, r->n), b = log_sum(r->got, r->n);
     for (int64_t i = 0; i < r->n; i++) {
         double x = (double)r->plain[i], y = (double)r->got[i];
@@ -100,7 +100,7 @@ static double margin(const MetricRow *r)
 {
     static const double least = 1e-7;
     double first = -INFINITY, second = -INFINITY;
-    bool ready = is_distribution(r->plain, r->n);
+    bool ready = row_is_distribution(r->plain, r->n);
     for (int64_t i = 0; i < r->n; i++) {
         double x = (double)r->plain[i];
         if (x > first) second = first, first = x;
@@ -196,7 +196,7 @@ bool rows_are_scores(const float *x, int64_t rows, int64_t n)
     static const double decided = 0.7; /* of the entropy of equal scores */
     bool ready = rows > 0;
     double sum = 0;
-    for (int64_t r = 0; r < rows && ready; r++) ready = is_distribution(x + r * n, n);
+    for (int64_t r = 0; r < rows && ready; r++) ready = row_is_distribution(x + r * n, n);
     if (ready || n < 2) return ready;
     for (int64_t r = 0; r < rows; r++) sum += entropy(x + r * n, n);
     return rows && sum / (double)rows < decided * log((double)n);

@@ -47,7 +47,7 @@ static const Tensor *floats_of(const Graph *g, Val v)
 
 static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
 
-bool *before_products(const Graph *g, const bool *live, Arena *mem)
+static bool *before_products(const Graph *g, const bool *live, Arena *mem)
 {
     bool *before = NEW_ARRAY(mem, bool, g->val.n + 1);
     for (uint32_t i = g->node.n; i-- > 0;) {

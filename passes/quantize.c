@@ -132,13 +132,12 @@ typedef struct Quantizer {
     Quantization *q;
     const Graph *in;
     Graph *out;
-    Val *map, *dequantized; /* per old Val: its DQ(Q(.)), made on first need */
+    Val *map, *dequantized[2]; /* per old Val: its DQ(Q(.)) of 8 and of 16 bits, made on first need */
     const bool *wanted;
     bool *integer; /* per node */
     const bool *live;
+    bool *wide;    /* the same: it multiplies rows of 16 bits */
     bool *rows;    /* per old Val: every row has a scale of its own */
-    bool *wide;    /* ... and 16 bits */
-    const bool *before; /* per old Val: a product reads it, or what is made of it */
     Regions region;
     Val switches; /* of a simulation */
     regex_t keep;
@@ -171,16 +170,20 @@ static Val switched(Quantizer *z, uint32_t region, Val quantized, Val plain, con
 }
 
 /* ---- a scale for every row: computed while the model runs from the row's largest element ---- */
-/* One sum's operands must share a scale, so every integer reader must sum over the last axis alone. */
+/* One sum's operands must share a scale: does node i, which reads v in 8 bits, sum over v's last axis alone? */
+static bool sums_rows(const Graph *g, uint32_t i)
+{
+    const Node *n = &g->node.at[i];
+    int rank = val_type(g, node_in(g, n, 0))->rank;
+    return rank > 0 && !n->op->w_taps && axis_at(n->op->x_input, rank) == rank - 1;
+}
+
 static bool rows_are_summed(const Quantizer *z, Val v)
 {
-    int rank = val_type(z->in, v)->rank;
-    for (uint32_t i = 0; i < z->in->node.n; i++) {
-        const Node *n = &z->in->node.at[i];
-        if (!z->integer[i] || node_in(z->in, n, 0).id != v.id) continue;
-        if (n->op->w_taps || axis_at(n->op->x_input, rank) != rank - 1) return false;
-    }
-    return rank > 0;
+    bool all = true;
+    for (uint32_t i = 0; i < z->in->node.n; i++)
+        if (z->integer[i] && node_in(z->in, &z->in->node.at[i], 0).id == v.id) all = all && sums_rows(z->in, i);
+    return all;
 }
 
 static bool is_positive(const Range *r) { return r->lo >= 0; }
@@ -203,40 +206,42 @@ static bool wants_rows(const Quantizer *z, Val v, const Range *r)
     return rows_pay(db, db + 20 * log10(step / row_step));
 }
 
-/* What 8 bits leave; 0: not known. */
-static double eight_db(const Range *r) { return fmax(r->tensor_db, r->row_db); }
-
-/* Does a product that no other stands behind multiply v? What it is off by is not averaged by anything. */
-static bool feeds_last(const Quantizer *z, Val v)
+/* ---- 16 bits: a decision of every product, since others may read the same tensor ---- */
+/* Which of the contractions that read its values, in their order. */
+static uint32_t reader_number(const Graph *g, uint32_t i)
 {
-    for (uint32_t i = 0; i < z->in->node.n; i++)
-        if (z->integer[i] && node_in(z->in, &z->in->node.at[i], 0).id == v.id && !z->before[z->in->node.at[i].out.id]) return true;
-    return false;
+    uint32_t before = 0, x = node_in(g, &g->node.at[i], 0).id;
+    for (uint32_t k = 0; k < i; k++) before += is_contraction(&g->node.at[k]) && node_in(g, &g->node.at[k], 0).id == x;
+    return before;
 }
 
-/* The outputs would be too far off with 8 bits, whatever the scales: rows of 16 bits, at twice the products. Sums must fit 32 bits. */
-static bool wants_wide(const Quantizer *z, Val v, const Range *r)
+/* Sums must fit 32 bits. */
+static bool may_be_wide(const Graph *g, uint32_t i)
 {
     enum { DEPTH = INT32_MAX / (256 * 127) };
-    static const double TOO_LITTLE = 39, TOO_LITTLE_LAST = 40; /* dB; the noise of a score is divergence as it is: half its square */
-    const Type *t = val_type(z->in, v);
+    const Type *t = val_type(g, node_in(g, &g->node.at[i], 0));
     int64_t depth;
-    if (z->q->narrow || !(r->tensor_db > 0) || !rows_are_summed(z, v)) return false;
-    if (eight_db(r) >= (feeds_last(z, v) ? TOO_LITTLE_LAST : TOO_LITTLE)) return false;
-    return dim_is_const(z->in->module->dim, t->dim[t->rank - 1], &depth) && depth <= DEPTH;
+    return sums_rows(g, i) && dim_is_const(g->module->dim, t->dim[t->rank - 1], &depth) && depth <= DEPTH;
+}
+
+static bool wants_wide(const Quantizer *z, uint32_t i)
+{
+    const Range *r = val_range(z, node_in(z->in, &z->in->node.at[i], 0));
+    if (z->q->narrow || !r->wide || !may_be_wide(z->in, i)) return false;
+    uint32_t number = reader_number(z->in, i);
+    return number < r->readers && r->wide[number];
 }
 
 /* As blocked QuantizeLinear and DequantizeLinear with one block a row, without a zero point. */
-static Val dequantized_rows(Quantizer *z, Val v, const Range *r, const Loc *loc)
+static Val through_rows(Graph *g, Val x, const Range *r, bool wide, const Loc *loc)
 {
-    Graph *g = z->out;
-    double steps = z->wide[v.id] ? 32767 : row_steps(r);
-    DType type = z->wide[v.id] ? DT_i16 : is_positive(r) ? DT_u8 : DT_i8;
-    const Type *t = val_type(z->in, v);
+    double steps = wide ? 32767 : row_steps(r);
+    DType type = wide ? DT_i16 : is_positive(r) ? DT_u8 : DT_i8;
+    const Type *t = val_type(g, x);
     static const double LEAST = 1e-30; /* a row of zeros has a scale, too */
     int64_t last = -1, size = 0;
     dim_is_const(g->module->dim, t->dim[t->rank - 1], &size);
-    Val x = z->map[v.id], most = is_positive(r) ? x : emit(g, "Abs", loc, 1, x);
+    Val most = is_positive(r) ? x : emit(g, "Abs", loc, 1, x);
     most = emit(g, "ReduceMax", loc, 2, most, graph_const(g, tensor_ints(g->mem, &last, 1), NULL));
     Val scale = emit(g, "Mul", loc, 2, most, scalar(g, DT_f32, 1 / steps));
     scale = emit(g, "Max", loc, 2, scale, scalar(g, DT_f32, LEAST));
@@ -250,19 +255,20 @@ static Val dequantized_rows(Quantizer *z, Val v, const Range *r, const Loc *loc)
     return x;
 }
 
-static Val dequantized_tensor(Quantizer *z, Val v, Affine a, const Loc *loc)
+static Val through_tensor(Graph *g, Val x, const Range *r, const Loc *loc)
 {
-    Val s = scalar(z->out, DT_f32, a.scale), zero = scalar(z->out, DT_u8, a.zero);
-    Val q = emit(z->out, "QuantizeLinear", loc, 3, z->map[v.id], s, zero);
-    return emit(z->out, "DequantizeLinear", loc, 3, q, s, zero);
+    Affine a = affine_of(r);
+    Val s = scalar(g, DT_f32, a.scale), zero = scalar(g, DT_u8, a.zero), q = emit(g, "QuantizeLinear", loc, 3, x, s, zero);
+    return emit(g, "DequantizeLinear", loc, 3, q, s, zero);
 }
 
-static Val dequantized(Quantizer *z, Val v, const Loc *loc)
+static Val dequantized(Quantizer *z, Val v, bool wide, const Loc *loc)
 {
-    if (z->dequantized[v.id].id) return z->dequantized[v.id];
+    Val *known = &z->dequantized[wide][v.id], x = z->map[v.id];
+    if (known->id) return *known;
     const Range *r = val_range(z, v);
-    Val dq = z->rows[v.id] ? dequantized_rows(z, v, r, loc) : dequantized_tensor(z, v, affine_of(r), loc);
-    return z->dequantized[v.id] = switched(z, z->region.of_val[v.id], dq, z->map[v.id], loc);
+    Val dq = wide || z->rows[v.id] ? through_rows(z->out, x, r, wide, loc) : through_tensor(z->out, x, r, loc);
+    return *known = switched(z, z->region.of_val[v.id], dq, x, loc);
 }
 
 typedef struct Channels {
@@ -477,7 +483,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     for (uint32_t k = 0; k < n->nin; k++) {
         old[k] = node_in(z->in, n, k);
         arg[k] = z->map[old[k].id];
-        if (reads_eight(z, i, k)) arg[k] = dequantized(z, old[k], n->loc);
+        if (reads_eight(z, i, k)) arg[k] = dequantized(z, old[k], z->wide[i], n->loc);
     }
     const float *lost = NULL;
     if (z->integer[i]) {
@@ -486,8 +492,8 @@ static void copy_quantized(Quantizer *z, uint32_t i)
         layer.lo = r->lo, layer.hi = r->hi, layer.scale = a.scale, layer.zero_point = a.zero;
         double products;
         layer.smooth = r->gain != NULL;
-        layer.wide = z->wide[old[0].id], layer.eight_db = eight_db(r);
-        layer.rows = z->rows[old[0].id], layer.region = z->region.of_node[i];
+        layer.wide = z->wide[i], layer.eight_db = fmax(r->tensor_db, r->row_db);
+        layer.rows = layer.wide || z->rows[old[0].id], layer.region = z->region.of_node[i];
         layer.saved = saved(z->in, n, graph_val(z->in, old[1])->konst, &products);
         Val codes = dequantized_weights(z, n, r, &layer, &lost);
         pass_rest(z->ctx); /* of the weights */
@@ -633,35 +639,72 @@ static void find_regions(Quantizer *z)
         if (z->integer[i] && q->reverted[z->region.of_node[i]]) keep_float(z, i, "kept by --max-loss");
 }
 
+/* Whose inputs become codes, and in which form. */
+static void choose_forms(Quantizer *z)
+{
+    const Graph *g = z->in;
+    bool *wanted = NEW_ARRAY(z->ctx->scratch, bool, g->val.n + 1), *narrow = NEW_ARRAY(z->ctx->scratch, bool, g->val.n + 1);
+    z->wanted = wanted, z->wide = NEW_ARRAY(z->ctx->scratch, bool, g->node.n + 1);
+    z->rows = NEW_ARRAY(z->ctx->scratch, bool, g->val.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        uint32_t v = node_in(g, &g->node.at[i], 0).id;
+        if (!z->integer[i] || !is_contraction(&g->node.at[i])) continue;
+        wanted[v] = true, z->wide[i] = wants_wide(z, i), narrow[v] = narrow[v] || !z->wide[i];
+    }
+    for (uint32_t v = 1; v < g->val.n; v++)
+        z->rows[v] = wanted[v] && (!narrow[v] || wants_rows(z, (Val){v}, val_range(z, (Val){v})));
+}
+
+/* note: layers that stay float are noted. */
+static void choose_integer(Quantizer *z, bool note)
+{
+    z->integer = NEW_ARRAY(z->ctx->scratch, bool, z->in->node.n + 1);
+    keep_compile(z->q, &z->keep);
+    for (uint32_t i = 0; i < z->in->node.n; i++) {
+        if (!z->live[i] || !multiplies(&z->in->node.at[i])) continue;
+        const char *why = decide(z, &z->in->node.at[i]);
+        z->integer[i] = !why;
+        if (why && note) keep_float(z, i, why);
+    }
+    if (z->q->keep) regfree(&z->keep);
+}
+
 Graph *pass_quantize(const Graph *in, PassCtx *ctx)
 {
     Quantizer z = {.ctx = ctx, .q = ctx->quant, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name)};
-    z.map = graph_begin(z.out, in, ctx->scratch);
-    z.dequantized = NEW_ARRAY(ctx->scratch, Val, in->val.n + 1);
-    z.integer = NEW_ARRAY(ctx->scratch, bool, in->node.n + 1);
-    keep_compile(z.q, &z.keep);
-    bool *wanted = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
     const bool *live = z.live = graph_live(in, ctx->scratch);
-    for (uint32_t i = 0; i < in->node.n; i++) {
-        if (!live[i] || !multiplies(&in->node.at[i])) continue;
-        const char *why = decide(&z, &in->node.at[i]);
-        z.integer[i] = !why;
-        if (why) keep_float(&z, i, why);
-    }
+    z.map = graph_begin(z.out, in, ctx->scratch);
+    for (int wide = 0; wide < 2; wide++) z.dequantized[wide] = NEW_ARRAY(ctx->scratch, Val, in->val.n + 1);
+    choose_integer(&z, true);
     find_regions(&z);
-    for (uint32_t i = 0; i < in->node.n; i++)
-        if (z.integer[i] && is_contraction(&in->node.at[i])) wanted[node_in(in, &in->node.at[i], 0).id] = true;
-    z.wanted = wanted, z.rows = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1);
-    z.wide = NEW_ARRAY(ctx->scratch, bool, in->val.n + 1), z.before = before_products(in, live, ctx->scratch);
-    for (uint32_t v = 1; v < in->val.n; v++) {
-        if (!wanted[v]) continue;
-        const Range *r = val_range(&z, (Val){v});
-        z.wide[v] = wants_wide(&z, (Val){v}, r), z.rows[v] = z.wide[v] || wants_rows(&z, (Val){v}, r);
-    }
+    choose_forms(&z);
     for (uint32_t i = 0; i < in->node.n; i++)
         if (live[i] && z.integer[i] && is_recurrence(&in->node.at[i])) copy_recurrence(&z, i);
         else if (live[i]) copy_quantized(&z, i);
     graph_end(z.out, in, z.map);
-    if (z.q->keep) regfree(&z.keep);
     return z.out;
+}
+
+/* ---- what 16 bits are for ---- */
+uint32_t row_products(const Graph *g, Quantization *q, RowProduct **list, Arena *mem)
+{
+    PassCtx ctx = {.scratch = mem};
+    Quantizer z = {.ctx = &ctx, .q = q, .in = g, .live = graph_live(g, mem)};
+    uint32_t n = 0;
+    choose_integer(&z, false);
+    *list = NEW_ARRAY(mem, RowProduct, g->node.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        RowProduct p = {.node = i};
+        if (!z.integer[i] || !is_contraction(&g->node.at[i]) || !may_be_wide(g, i)) continue;
+        Val x = node_in(g, &g->node.at[i], 0);
+        saved(g, &g->node.at[i], graph_val(g, node_in(g, &g->node.at[i], 1))->konst, &p.products);
+        p.rows = wants_rows(&z, x, val_range(&z, x)), p.reader = reader_number(g, i);
+        (*list)[n++] = p;
+    }
+    return n;
+}
+
+Val through_eight_bits(Graph *g, Val x, const Range *r, bool rows, const Loc *loc)
+{
+    return rows ? through_rows(g, x, r, false, loc) : through_tensor(g, x, r, loc);
 }

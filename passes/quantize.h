@@ -5,7 +5,8 @@
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
  * round(-lo / scale), the range widened to hold 0. Where a few large elements make that scale too coarse for the others, as in
  * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
- * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2); and where that does not suffice either, rows have 16 bits. Weights are s8, symmetric, per output channel: scale =
+ * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2); and where that costs
+ * the outputs too much (frontend/wide.h), products have rows of 16 bits. Weights are s8, symmetric, per output channel: scale =
  * max|w| / 127; passes/weights.h has other forms and methods.
  * The state that a recurrence multiplies its weights with (QUANT_STATE) has a range of its own in every step and entry of the batch, found
  * while the model runs, as in DynamicQuantizeLSTM: no calibration bounds what a state becomes after many calls.
@@ -28,6 +29,8 @@ typedef struct Range {
     int64_t channels;
     const float *gain;           /* NULL, or what its channels (of the last axis) are divided by: the rest is of the quotients */
     int64_t gains;
+    const bool *wide;            /* NULL, or of the contractions that read it, in their order: they multiply 16 bits */
+    int64_t readers;
     double tensor_db, row_db;    /* of outputs of the products it is multiplied in over what its rounding to 8 bits takes from them; 0: not known */
     const Statistic *stat;       /* what calibration saw, or NULL: not known */
     const ChannelSums *sums;     /* the same */
@@ -130,7 +133,14 @@ WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* t
 int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
 bool codes_tables(const Graph *g, const Quantization *q, const Node *n); /* would pass_codes() make codes of the table that this node looks up? */
 bool looks_up(const Graph *g, const Node *n);                /* entries of a constant table, input 0, where only the call knows */
-bool *before_products(const Graph *g, const bool *live, Arena *mem); /* by number of Val: a product reads it, or what is made of it */
+/* A matrix product whose values could have 16 bits: each of its results sums over a row, short enough for 32 bits. */
+typedef struct RowProduct {
+    uint32_t node, reader;       /* its number, and among the contractions that read its values */
+    bool rows;                   /* 8 bits would be with a scale for each row */
+    double products;             /* multiplications, a free size taken for 64 */
+} RowProduct;
+uint32_t row_products(const Graph *g, Quantization *q, RowProduct **list, Arena *mem); /* q: with ranges */
+Val through_eight_bits(Graph *g, Val x, const Range *r, bool rows, const Loc *loc); /* x rounded to 8 bits, in float */
 /* Few large elements make the codes of all others coarse: where a tensor's one scale leaves too little of signal over noise and scales
  * of rows clearly more, both in dB, rows pay for their own. */
 bool rows_pay(double tensor_db, double row_db);

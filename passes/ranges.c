@@ -107,6 +107,24 @@ static bool read_noise(Row *row, char *text)
 static void write_noise(FILE *f, const Range *r) { fprintf(f, "%.6g,%.6g", r->tensor_db, r->row_db); }
 static bool has_noise(const Range *r) { return r->tensor_db > 0; }
 
+static bool read_wide(Row *row, char *text)
+{
+    VEC(bool) list = {0};
+    for (double v;;) {
+        char *comma = strchr(text, ',');
+        if (!take_number(&text, comma ? ',' : 0, &v) || (v != 0 && v != 1)) return false;
+        vec_push(row->q->mem, &list, v == 1);
+        if (!comma) break;
+    }
+    return row->range->wide = list.at, row->range->readers = list.n, true;
+}
+
+static void write_wide(FILE *f, const Range *r)
+{
+    for (int64_t i = 0; i < r->readers; i++) fprintf(f, "%s%d", i ? "," : "", r->wide[i]);
+}
+static bool has_wide(const Range *r) { return r->wide != NULL; }
+
 static Statistic *row_stat(Row *row)
 {
     if (!row->stat) row->stat = NEW(row->q->mem, Statistic), row->stat->bin = NEW_ARRAY(row->q->mem, uint64_t, STAT_BINS);
@@ -213,6 +231,7 @@ static const Column columns[] = {
     {"gains", "gains of the channels, comma separated and above 0", false, has_gains, read_gains, write_gains},
     {"rms", "root mean squares of values and of rows' largest magnitudes", false, has_rms, read_rms, write_rms},
     {"noise", "dB of outputs over what 8 bits take, with one scale and with one for each row", false, has_noise, read_noise, write_noise},
+    {"wide", "1 for each product of these values that multiplies 16 bits, or 0, in the model's order", false, has_wide, read_wide, write_wide},
     {"seen", "numbers of values, of infinite ones and NaN, of samples", true, has_stat, read_seen, write_seen},
     {"extremes", "lowest, highest, and their sums over the samples", true, has_stat, read_extremes, write_extremes},
     {"bins", "a histogram FROM,WIDTH:COUNT,..., COUNTxN for N equal counts", true, has_stat, read_bins, write_bins},
@@ -285,6 +304,7 @@ static bool range_line(Quantization *q, RangesHead *head, Diag *diag, const char
     Row row = {.q = q, .range = range_set(q, text, a, b)};
     row.range->mean = NULL, row.range->channels = 0, row.range->rms = row.range->row_peak = 0;
     row.range->gain = NULL, row.range->gains = 0, row.range->tensor_db = row.range->row_db = 0;
+    row.range->wide = NULL, row.range->readers = 0;
     return read_columns(&row, diag, path, line, more);
 }
 

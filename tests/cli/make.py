@@ -66,8 +66,8 @@ def convolution(channels, size):
 
 
 def uneven(channels):
-    """A product behind a norm's factor that makes one channel fifty times as large as the others."""
-    data = b''.join(struct.pack('<f', (i * 37 % 101 - 50) / 500) for i in range(channels * channels))
+    """A product behind a norm's factor that makes one channel fifty times as large as the others, with a tenth of the weights."""
+    data = b''.join(struct.pack('<f', (i * 37 % 101 - 50) / (5000 if i // channels == 5 else 500)) for i in range(channels * channels))
     w = number(1, channels) + number(1, channels) + number(2, 1) + text(8, 'w') + text(9, data)
     factor = number(1, channels) + number(2, 1) + text(8, 'factor') + text(9, b''.join(struct.pack('<f', 50 if i == 5 else 1) for i in range(channels)))
     nodes = [node('Mul', ['x', 'factor'], ['scaled']), node('MatMul', ['scaled', 'w'], ['y'])]

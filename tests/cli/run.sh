@@ -108,8 +108,12 @@ assert tried and all(t["technique"] == "equalization" and 10 < t["before_db"] < 
 check equalize-told equalize_told
 wide_told() { smoothed wide --calibrate "$work/bad/uneven" --smooth off && grep -q 'the inputs of 1 of them have 16 bits' "$work/said"; }
 wide_off() { smoothed narrow --calibrate "$work/bad/uneven" --smooth off --wide off && ! grep -q '16 bits' "$work/said" && ! cmp -s "$work/wide.so" "$work/narrow.so"; }
+wide_again() { smoothed kept --calibrate "$work/bad/uneven" --smooth off --calibration-cache "$work/wide.cache" && smoothed again --ranges "$work/wide.cache" && grep -q 'the inputs of 1 of them have 16 bits' "$work/said"; }
+wide_needless() { smoothed even --calibrate "$work/bad/uneven" && ! grep -q '16 bits' "$work/said"; }
 check wide-told wide_told
 check wide-off wide_off
+check wide-by-ranges wide_again
+check wide-needless wide_needless
 
 # Memory does not grow with the number of samples: forty times as many, at most 4 MB more.
 peak_of() { python3 -c 'import resource, subprocess, sys

@@ -3,6 +3,7 @@
  *     # what the file shows
  *     pass integer
  *     range x -1 1          (for quantize: the range of a tensor, perhaps with rms, row_peak, tensor_db and row_db; any number of them)
+ *     wide x 01             (behind its range: which of the products that read it multiply 16 bits)
  *     graph ...
  *     --------
  *     graph ...
@@ -59,6 +60,16 @@ static const char *graph_text(Arena *mem, const Graph *g)
     return copy;
 }
 
+static void read_wide(Quantization *q, const char *name, const char *wide)
+{
+    const Range *is = range_find(q, name);
+    cr_assert(is, "%s has no range", name);
+    Range *r = range_set(q, name, is->lo, is->hi);
+    bool *w = NEW_ARRAY(q->mem, bool, strlen(wide) + 1);
+    for (r->readers = 0; wide[r->readers]; r->readers++) w[r->readers] = wide[r->readers] == '1';
+    r->wide = w;
+}
+
 static void read_golden(Golden *x, const char *path)
 {
     world_open(&x->w);
@@ -68,7 +79,7 @@ static void read_golden(Golden *x, const char *path)
     if (cut) *cut = 0;
     x->head = arena_text(mem, text, strlen(text)), x->want = cut ? cut + strlen(line) : "";
     for (char *next; strncmp(at, "graph", 5) != 0; at = next + 1) {
-        char name[100];
+        char name[100], wide[100];
         double lo, hi, rms = 0, peak = 0, tensor = 0, row = 0;
         next = strchr(at, '\n');
         cr_assert(next, "%s: no graph", path);
@@ -77,7 +88,8 @@ static void read_golden(Golden *x, const char *path)
         else if (sscanf(at, "range %99s %lf %lf %lf %lf %lf %lf", name, &lo, &hi, &rms, &peak, &tensor, &row) >= 3) {
             Range *r = range_set(&x->q, name, lo, hi);
             r->rms = rms, r->row_peak = peak, r->tensor_db = tensor, r->row_db = row;
-        } else cr_assert(*at == '#', "%s: '%s'", path, at);
+        } else if (sscanf(at, "wide %99s %99s", name, wide) == 2) read_wide(&x->q, name, wide);
+        else cr_assert(*at == '#', "%s: '%s'", path, at);
     }
     x->before = graph_parse(&x->w.module, mem, at);
     if (!x->before) diag_print(&x->w.diag, stderr);
