@@ -7,12 +7,12 @@
 #include <stdlib.h>
 
 enum {
-    SAMPLES = 16,       /* at most, spread over all, until there are */
+    SAMPLES = 16,       /* at most, spread over all, fewer where these would have more than */
     ENOUGH = 512,       /* rows of outputs: errors of two products are alike by chance where there are few; */
-    MEMORY = 256 << 20, /* or what is kept of samples is so much */
+    MEMORY = 256 << 20, /* or more bytes are kept of them */
     LEAST_RUNS = 8,     /* of a sample */
     EQUATIONS = 2,      /* for each product, at least */
-    TRIES = 4,          /* choices that are tried */
+    TRIES = 16,         /* choices that are tried, before all products that cost anything multiply 16 bits */
     ROWS = 512,         /* of an output of a sample are looked at, */
     SCORES = 64,        /* in a row of scores the largest, */
     COLUMNS = 1024      /* in another one so many, spread over it */
@@ -50,7 +50,7 @@ typedef struct Wide {
     uint32_t *output, outputs; /* float ones of g */
     Program program;
     VEC(Tried) tried;
-    uint64_t rows, kept;       /* of outputs of these, bytes */
+    uint64_t wanted;           /* of them; 0: the first is not run yet, which says how large they are */
     uint64_t random;
     VEC(const int8_t *) sign;  /* of an equation, per product */
     VEC(double) right;
@@ -266,19 +266,32 @@ static uint32_t runs_of(const Wide *w, uint32_t samples)
     return runs;
 }
 
+static uint64_t bytes_kept(const Wide *w, const Tensor *const *off)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < w->values; i++) sum += tensor_bytes(off[i]);
+    return sum;
+}
+
+static uint64_t samples_wanted(uint64_t rows, uint64_t bytes)
+{
+    uint64_t by_rows = ENOUGH / (rows + !rows), by_memory = MEMORY / (bytes + !bytes), n = by_rows < by_memory ? by_rows : by_memory;
+    return n < 1 ? 1 : n < SAMPLES ? n : SAMPLES;
+}
+
 static bool run_plain(void *ctx, const Sample *s, Diag *diag)
 {
     Wide *w = ctx;
     Tried t = {.index = s->index, .off = NEW_ARRAY(&w->mem, const Tensor *, w->values + 1)};
-    const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->outputs + w->values + 1);
-    if (!is_spread(s->index, s->of, SAMPLES) || w->rows >= ENOUGH || w->kept >= MEMORY) return true;
+    const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->outputs + w->values + 1), **off = out + w->outputs;
+    if (w->wanted && !is_spread(s->index, s->of, w->wanted)) return true;
     if (!session_run(w->program.session, s->mem, s->in, out, diag)) return false;
     t.sights = see_outputs(w, out, &w->mem), t.size = sight_size(&t.sights);
-    w->rows += rows_of(&t.sights);
+    if (!w->wanted) w->wanted = samples_wanted(rows_of(&t.sights), bytes_kept(w, off));
+    if (!is_spread(s->index, s->of, w->wanted)) return true;
     for (uint32_t i = 0; i < w->values; i++) {
-        Tensor *off = arena_copy(&w->mem, out[w->outputs + i], sizeof *off);
-        off->data = arena_copy(&w->mem, off->data, tensor_bytes(off)), t.off[i] = off;
-        w->kept += tensor_bytes(off);
+        Tensor *copy = arena_copy(&w->mem, off[i], sizeof *copy);
+        copy->data = arena_copy(&w->mem, copy->data, tensor_bytes(copy)), t.off[i] = copy;
     }
     return vec_push(&w->mem, &w->tried, t), true;
 }
@@ -399,7 +412,7 @@ static bool choose(Wide *w, Diag *diag)
         if (!run_all(w, run_choice, diag)) return false;
         double measured = w->cost / w->tried.n;
         if (measured <= 1) break;
-        allowed = fmin(allowed, sum) / (measured * 1.05);
+        allowed = i + 2 < TRIES ? fmin(allowed, sum) / (measured * 1.05) : 0;
     }
     for (uint32_t i = 0; i < w->n; i++)
         if (w->wide[i]) mark_wide(w, &w->product[i]);
