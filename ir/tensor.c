@@ -74,9 +74,9 @@ Tensor *tensor_sums(Arena *a, const Tensor *t, unsigned axes, bool keep)
     for (int d = t->rank; d-- > 0;)
         if (!(axes >> d & 1)) step[d] = stride, stride *= t->dim[d];
     Tensor *sum = tensor_new(a, DT_i32, rank, dim);
-    int32_t *out = (int32_t *)(uintptr_t)sum->data;
+    uint32_t *out = (uint32_t *)(uintptr_t)sum->data; /* sums that are too large wrap around, as those of ReduceSum */
     for (int64_t from = 0, run = t->rank ? t->dim[last] : 1; from < n; from += run) {
-        for (int64_t i = 0; i < run; i++) out[to + (t->rank ? i * step[last] : 0)] += (int32_t)dtype_load_int(t->type, t->data, from + i);
+        for (int64_t i = 0; i < run; i++) out[to + (t->rank ? i * step[last] : 0)] += (uint32_t)dtype_load_int(t->type, t->data, from + i);
         for (int d = last - 1; d >= 0; d--) {
             to += step[d];
             if (++at[d] < t->dim[d]) break;
