@@ -135,16 +135,17 @@ static Val tied_to(const Coder *c, Val weights) { return table_of(c->in, c->look
 static bool is_smooth(const Tensor *t)
 {
     static const double hardly = 0.02;
-    const float *v = t->data;
-    for (int64_t c = 0; c < t->dim[1]; c++) {
-        double change = 0, size = 0;
-        for (int64_t r = 1; r < t->dim[0]; r++) {
-            float now = v[r * t->dim[1] + c];
-            change += fabs((double)now - v[(r - 1) * t->dim[1] + c]), size += fabs((double)now);
-        }
-        if (change < hardly * size) return true;
+    Arena mem = {0};
+    int64_t n = t->dim[1];
+    double *change = NEW_ARRAY(&mem, double, n + 1), *size = NEW_ARRAY(&mem, double, n + 1);
+    bool any = false;
+    for (int64_t r = 1; r < t->dim[0]; r++) {
+        const float *now = (const float *)t->data + r * n, *before = now - n;
+        for (int64_t c = 0; c < n; c++) change[c] += fabs((double)now[c] - before[c]), size[c] += fabs((double)now[c]);
     }
-    return false;
+    for (int64_t c = 0; c < n; c++) any = any || change[c] < hardly * size[c];
+    arena_drop(&mem);
+    return any;
 }
 
 /* Entries of few values are no place to save. */
