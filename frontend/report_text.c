@@ -89,7 +89,7 @@ static void print_values(const Report *r, FILE *f)
         smooth += r->layer[i].integer && l->smooth, wide += r->layer[i].integer && l->wide;
     }
     if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
-    if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would leave too little\n", wide);
+    if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would cost the outputs too much\n", wide);
 }
 
 /* What was done to the float model beforehand, and where samples said that it is better undone. */
