@@ -3,6 +3,7 @@
  * from one layer to another, say nothing themselves. Nothing was chosen by these rows. */
 #include "frontend/judge.h"
 #include "frontend/crew.h"
+#include "frontend/metric.h"
 #include <math.h>
 
 enum { SAMPLES = 8, ROWS = 64, OUTPUTS = 64, ROUNDS = 4 };
@@ -55,11 +56,6 @@ static void add_layer(Side *s, uint32_t node, WeightForm form)
 
 static const Tensor *weights_of(const Graph *g, uint32_t node) { return graph_val(g, node_in(g, &g->node.at[node], 1))->konst; }
 
-static bool same_sizes(const Tensor *a, const Tensor *b)
-{
-    return a->rank == b->rank && !memcmp(a->dim, b->dim, sizeof *a->dim * (size_t)a->rank);
-}
-
 /* Layers of both graphs, by the names of their outputs, whose weights differ. */
 static void find_layers(Judge *j, const Quantization *q, Arena *mem)
 {
@@ -71,7 +67,7 @@ static void find_layers(Judge *j, const Quantization *q, Arena *mem)
         uint32_t was = after[i].code ? map_get(&at, tensor_name(j->after.g, j->after.g->node.at[i].out, mem)) : 0;
         if (!was) continue;
         const Tensor *a = weights_of(j->before.g, was - 1), *b = weights_of(j->after.g, i);
-        if (!same_sizes(a, b) || !memcmp(a->data, b->data, tensor_bytes(a))) continue;
+        if (!tensor_alike(a, b) || tensor_equal(a, b)) continue;
         add_layer(&j->before, was - 1, before[was - 1]), add_layer(&j->after, i, after[i]);
     }
 }
@@ -84,13 +80,6 @@ static void see_range(Seen *l, const Tensor *x)
         if (isfinite(v[i])) l->lo = fminf(l->lo, v[i]), l->hi = fmaxf(l->hi, v[i]);
 }
 
-static bool is_finite(const float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return true;
-}
-
 static void keep_rows(const Side *s, Seen *l, const InputRows *r)
 {
     uint32_t of = s->samples && s->samples < SAMPLES ? s->samples : SAMPLES;
@@ -100,7 +89,7 @@ static void keep_rows(const Side *s, Seen *l, const InputRows *r)
         for (int64_t k = 0; k < taken; k++) {
             float *to = l->row + (b * ROWS + l->rows + k) * l->m.in;
             input_row(r, b, row_spread(s->sample + 1, k, taken, r->rows), to);
-            if (!is_finite(to, l->m.in)) memset(to, 0, sizeof *to * (size_t)l->m.in);
+            if (!row_is_finite(to, l->m.in)) memset(to, 0, sizeof *to * (size_t)l->m.in);
         }
     l->rows += taken;
 }
@@ -158,13 +147,6 @@ static void round_weights(WeightMatrix *m, const WeightForm *f, Arena *mem)
         for (int64_t k = 0; k < m->in; k++) m->w[o * m->in + k] = codes_value(&c, o, k, m->in);
 }
 
-static double dot(const float *a, const float *b, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
-    return sum;
-}
-
 /* The mean of the channels' errors, in dB; channels of next to nothing count as if they were a little. */
 static double error_db(const Seen *l, const WeightMatrix *is, const WeightMatrix *becomes, const float *x, const int64_t *block)
 {
@@ -172,7 +154,7 @@ static double error_db(const Seen *l, const WeightMatrix *is, const WeightMatrix
     double sum = 0, signal[OUTPUTS] = {0}, noise[OUTPUTS] = {0}, all = 0;
     for (int64_t o = 0; o < is->out; o++) {
         for (int64_t r = block[o] * ROWS; r < block[o] * ROWS + l->rows; r++) {
-            double y = dot(l->row + r * is->in, is->w + o * is->in, is->in), z = dot(x + r * is->in, becomes->w + o * is->in, is->in);
+            double y = row_dot(l->row + r * is->in, is->w + o * is->in, is->in), z = row_dot(x + r * is->in, becomes->w + o * is->in, is->in);
             signal[o] += y * y, noise[o] += (z - y) * (z - y);
         }
         all += signal[o] / (double)is->out;

@@ -40,13 +40,6 @@ static bool program_is(Program *p, const char *artefact, int threads, Arena *mem
 }
 
 /* ---- outputs ---- */
-static bool same_sizes(const Tensor *a, const Tensor *b)
-{
-    bool same = a->type == b->type && a->rank == b->rank;
-    for (int d = 0; same && d < a->rank; d++) same = a->dim[d] == b->dim[d];
-    return same;
-}
-
 static double element(const Tensor *t, int64_t i)
 {
     return t->type == DT_f32 ? (double)((const float *)t->data)[i] : dtype_load(t->type, t->data, i);
@@ -85,7 +78,7 @@ static void compare_floats(OutputFigures *f, Running *r, const Tensor *a, const 
 
 static void compare(OutputFigures *f, Running *r, const Tensor *a, const Tensor *b, uint32_t sample)
 {
-    if (!same_sizes(a, b)) {
+    if (!tensor_alike(a, b)) {
         f->unequal++;
         return;
     }

@@ -49,6 +49,13 @@ static void row_sqnr(const MetricRow *r, MetricSum *s)
     }
 }
 
+double row_dot(const float *x, const float *y, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * y[i];
+    return sum;
+}
+
 bool row_is_distribution(const float *x, int64_t n)
 {
     double sum = 0;

@@ -33,6 +33,7 @@ const Metric *metric_find(const char *name, int *k);   /* "top5" is topK with k 
 /* Does softmax of these rows say something (or are they probabilities already)? Then kl suits them, else cosine. */
 bool rows_are_scores(const float *x, int64_t rows, int64_t n);
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
+double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);
 /* What the loss is below with 95 % confidence. *shown false: there are too few rows to show a loss of `budget`, even if none is wrong;

@@ -244,19 +244,12 @@ static float *errors_with(const Wide *w, const Sample *s, const Tried *t, const 
     return errors;
 }
 
-static double dot(const float *x, const float *y, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * y[i];
-    return sum;
-}
-
 /* Two runs' errors, multiplied: what products cost, each times the product of its signs. */
 static void add_equation(Wide *w, const int8_t *a, const int8_t *b, const float *x, const float *y, int64_t n)
 {
     int8_t *sign = NEW_ARRAY(&w->mem, int8_t, w->n + 1);
     for (uint32_t i = 0; i < w->n; i++) sign[i] = (int8_t)(a[i] * b[i]);
-    vec_push(&w->mem, &w->sign, sign), vec_push(&w->mem, &w->right, dot(x, y, n) / (AMOUNT * AMOUNT));
+    vec_push(&w->mem, &w->sign, sign), vec_push(&w->mem, &w->right, row_dot(x, y, n) / (AMOUNT * AMOUNT));
 }
 
 static uint32_t runs_of(const Wide *w, uint32_t samples)
@@ -327,7 +320,7 @@ static bool run_choice(void *ctx, const Sample *s, Diag *diag)
     if (!t) return true;
     for (uint32_t i = 0; i < w->n; i++) share[i] = w->wide[i] ? 0 : 1;
     const float *error = errors_with(w, s, t, share, s->mem, diag);
-    return error && (w->cost += dot(error, error, t->size), true);
+    return error && (w->cost += row_dot(error, error, t->size), true);
 }
 
 static bool program_make(Wide *w, Graph *graph(const Wide *, Arena *), Diag *diag)

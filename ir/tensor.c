@@ -54,11 +54,16 @@ Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim, uint3
     return t;
 }
 
+bool tensor_alike(const Tensor *a, const Tensor *b)
+{
+    bool alike = a->type == b->type && a->rank == b->rank;
+    for (int d = 0; alike && d < a->rank; d++) alike = a->dim[d] == b->dim[d];
+    return alike;
+}
+
 bool tensor_equal(const Tensor *a, const Tensor *b)
 {
-    if (a->type != b->type || a->rank != b->rank) return false;
-    for (int i = 0; i < a->rank; i++)
-        if (a->dim[i] != b->dim[i]) return false;
+    if (!tensor_alike(a, b)) return false;
     if (a->data == b->data || !tensor_count(a)) return true;
     if (a->type == DT_str) return strings_equal(a->data, b->data, tensor_count(a));
     return !memcmp(a->data, b->data, tensor_bytes(a));

@@ -23,5 +23,6 @@ Tensor *tensor_ints(Arena *a, const int64_t *v, int64_t n);               /* 1-D
 Tensor *tensor_made_up(Arena *a, DType type, int rank, const int64_t *dim, uint32_t seed);
 int64_t tensor_largest_sum(const Tensor *t, int axis);                    /* of absolute integers over all axes but this one (-1: over all) */
 Tensor *tensor_sums(Arena *a, const Tensor *t, unsigned axes, bool keep);  /* of integers over a set of axes (bits), as i32; keep: as sizes of 1 */
+bool tensor_alike(const Tensor *a, const Tensor *b);                      /* same type and dims */
 bool tensor_equal(const Tensor *a, const Tensor *b);                      /* same type, dims and bytes */
 #endif

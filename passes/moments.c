@@ -184,7 +184,7 @@ int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows)
     return from + (int64_t)((r ^ r >> 13) % (uint32_t)(to - from));
 }
 
-static bool is_finite(const float *x, int64_t n)
+bool row_is_finite(const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(x[i])) return false;
@@ -198,7 +198,7 @@ static void hold(Moments *s, const InputRows *r, int64_t taken)
         for (int64_t k = 0; k < some; k++) {
             float *to = s->held + (block * s->held_room + s->held_rows + k) * s->ld;
             input_row(r, block, row_spread(s->seed, k, some, r->rows), to);
-            if (!is_finite(to, s->in)) memset(to, 0, sizeof *to * (size_t)s->in);
+            if (!row_is_finite(to, s->in)) memset(to, 0, sizeof *to * (size_t)s->in);
         }
     s->held_rows += some;
 }
@@ -215,7 +215,7 @@ void moments_add(Moments *s, const InputRows *r, int64_t most, bool held)
                 int64_t n = 0;
                 for (int64_t k = at; k < taken && k < at + CHUNK; k++) {
                     input_row(r, block, row_spread(s->seed, k, taken, r->rows), x + n * s->ld);
-                    n += is_finite(x + n * s->ld, s->in);
+                    n += row_is_finite(x + n * s->ld, s->in);
                 }
                 for (int64_t k = 0; k < n; k++) memset(x + k * s->ld + s->in, 0, sizeof *x * (size_t)(s->ld - s->in));
                 add_chunk(s, block, x, n);

@@ -22,6 +22,7 @@ InputRows input_rows(const Graph *g, const Node *n, const WeightMatrix *m, const
 InputRows rows_part(InputRows r, int64_t every, bool last); /* of `every` rows the last, or the others */
 /* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
 int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows);
+bool row_is_finite(const float *x, int64_t n);
 void input_row(const InputRows *r, int64_t block, int64_t row, float *out);
 
 typedef struct Moments {

@@ -518,14 +518,6 @@ static void copy_quantized(Quantizer *z, uint32_t i)
 }
 
 /* ---- recurrent weights: s8 codes beside a scale for each row and the sums of the rows, by which the zero point of a state counts ---- */
-static const Tensor *row_sums(const Tensor *code, Arena *mem)
-{
-    Tensor *t = tensor_new(mem, DT_i32, 1, code->dim);
-    for (int64_t i = 0, n = tensor_count(code); i < n; i++)
-        ((int32_t *)(void *)t->data)[i / code->dim[1]] += ((const int8_t *)code->data)[i];
-    return t;
-}
-
 static void copy_recurrence(Quantizer *z, uint32_t i)
 {
     const Node *n = &z->in->node.at[i];
@@ -540,7 +532,7 @@ static void copy_recurrence(Quantizer *z, uint32_t i)
     CodeTensors t = layer_codes(z->in, n, z->q, quantize_form(z->q), &layer).codes;
     pass_rest(z->ctx); /* of the weights */
     arg[1] = graph_const(z->out, t.code, r->name), arg[scales] = graph_const(z->out, t.scale, NULL);
-    arg[scales + 1] = graph_const(z->out, row_sums(t.code, z->out->mem), NULL);
+    arg[scales + 1] = graph_const(z->out, tensor_sums(z->out->mem, t.code, 1u << 1, false), NULL);
     out = NEW_ARRAY(z->ctx->scratch, Val, n->nout);
     graph_emit(z->out, n->op, n->attr, arg, scales + 2, n->nout, n->loc, out);
     for (uint32_t k = 0; k < n->nout; k++) {

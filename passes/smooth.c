@@ -22,13 +22,6 @@ KeptRows *kept_rows_new(int64_t channels, Arena *mem)
     return k;
 }
 
-static bool is_finite(const float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return true;
-}
-
 void kept_rows_add(KeptRows *k, int set, const float *x, int64_t rows, int64_t most)
 {
     int64_t n = k->channels, room = k->room[set] - k->rows[set], taken = rows < most ? rows : most;
@@ -40,7 +33,7 @@ void kept_rows_add(KeptRows *k, int set, const float *x, int64_t rows, int64_t m
         }
     for (int64_t i = 0; i < taken; i++) {
         const float *from = x + row_spread(k->seed, i, taken, rows) * n;
-        if (is_finite(from, n)) memcpy(k->row[set] + k->rows[set]++ * n, from, sizeof *from * (size_t)n);
+        if (row_is_finite(from, n)) memcpy(k->row[set] + k->rows[set]++ * n, from, sizeof *from * (size_t)n);
     }
     k->seed++;
 }
