@@ -423,7 +423,6 @@ Test(llvm, sums_of_words_begin_with_the_bias)
     }
 }
 
-/* Panels that no cache of a core holds are prefetched, smaller ones are not. */
 /* What is done to a sum stands in the code once, not for every sum of the tile; a cheap end, or one of few steps, stays with each
  * unless little code is wanted. */
 Test(llvm, a_costly_end_of_sums_is_written_once)
@@ -456,6 +455,7 @@ Test(llvm, a_costly_end_of_sums_is_written_once)
 #undef ENDS
 }
 
+/* Panels that no cache of a core holds are prefetched, smaller ones are not. */
 Test(llvm, far_panels_are_asked_for)
 {
     static const struct {

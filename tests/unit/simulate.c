@@ -40,18 +40,23 @@ static Graph *quantized(const Graph *g, bool simulate, const bool *reverted)
     return out;
 }
 
-static const float *run(const Graph *g, const bool *switches)
+/* Of a graph of one input; switches: of its simulation, or NULL. */
+static const float *computed(const Graph *g, const Tensor *x, const bool *switches)
 {
-    static const float data[] = {0.31f, -0.77f, 0.123f, 0.9f};
     int *buf_of;
     Kernel *program = lower_graph(g, &w.mem, &buf_of);
-    int64_t dim[] = {2, 2}, regions = q.regions;
-    Tensor *x = tensor_new(&w.mem, DT_f32, 2, dim), *s = tensor_new(&w.mem, DT_bool, 1, &regions);
-    memcpy((void *)(uintptr_t)x->data, data, sizeof data);
+    int64_t regions = q.regions;
+    Tensor *s = tensor_new(&w.mem, DT_bool, 1, &regions);
     if (switches) memcpy((void *)(uintptr_t)s->data, switches, (size_t)regions);
     const Tensor *in[] = {x, s}, *out[1];
     cr_assert(program && interpret(g, program, &w.mem, in, out, &w.diag));
     return out[0]->data;
+}
+
+static const float *run(const Graph *g, const bool *switches)
+{
+    static const float data[] = {0.31f, -0.77f, 0.123f, 0.9f};
+    return computed(g, &(Tensor){.type = DT_f32, .rank = 2, .dim = {2, 2}, .data = data}, switches);
 }
 
 Test(simulate, regions_share_what_they_read)
@@ -114,15 +119,7 @@ static Graph *coded(const Graph *g, bool simulate, const bool *reverted)
 static const float *look(const Graph *g, const bool *switches)
 {
     static const int64_t ids[TEXT] = {7, 500, 7};
-    int *buf_of;
-    Kernel *program = lower_graph(g, &w.mem, &buf_of);
-    int64_t text = TEXT, regions = q.regions;
-    Tensor *x = tensor_new(&w.mem, DT_i64, 1, &text), *s = tensor_new(&w.mem, DT_bool, 1, &regions);
-    memcpy((void *)(uintptr_t)x->data, ids, sizeof ids);
-    if (switches) memcpy((void *)(uintptr_t)s->data, switches, (size_t)regions);
-    const Tensor *in[] = {x, s}, *out[1];
-    cr_assert(program && interpret(g, program, &w.mem, in, out, &w.diag));
-    return out[0]->data;
+    return computed(g, &(Tensor){.type = DT_i64, .rank = 1, .dim = {TEXT}, .data = ids}, switches);
 }
 
 Test(simulate, tables_are_a_region)
