@@ -10,18 +10,10 @@ import argparse
 import glob
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 
-TURNS = 5
-
-
-def octet(*args):
-    run = subprocess.run(["octet", *args], capture_output=True, text=True)
-    if run.returncode: sys.exit("octet %s: %s" % (" ".join(args), run.stderr.strip()[-400:]))
-    return run.stdout
+from turns import medians, octet
 
 
 def artefact(path, *args):
@@ -29,19 +21,12 @@ def artefact(path, *args):
     return path
 
 
-def millis(path, sample, threads, seconds):
-    once = json.loads(octet("bench", path, "--input", sample, "--threads", str(threads), "--runs", "10", "--json"))["median_ms"]
-    runs = max(10, int(seconds * 1e3 / TURNS / max(once, 1e-4)))
-    return lambda: json.loads(octet("bench", path, "--input", sample, "--threads", str(threads), "--runs", str(runs), "--json"))["median_ms"]
-
-
 def row(model, samples, options, folder, a):
     name = os.path.splitext(os.path.basename(model))[0]
     sample, report = sorted(glob.glob(samples + "/*.npz"))[0], "%s/%s.json" % (folder, name)
     plain = artefact("%s/%s.float.so" % (folder, name), model)
     made = artefact("%s/%s.so" % (folder, name), model, "--calibrate", samples, "--report", report, *options)
-    timers = [millis(p, sample, a.threads, a.seconds) for p in (plain, made)]
-    times = [statistics.median(t) for t in zip(*[[t() for t in timers] for _ in range(TURNS)])]
+    times = medians((plain, made), sample, a.threads, a.seconds)
     size = [os.path.getsize(p) / 1e6 for p in (plain, made)]
     loss = json.load(open(report)).get("budget") or {} if os.path.exists(report) else {}
     print("%-32s %9.3f %9.3f %6.2f %8.2f %8.2f  %s" % (name, *times, times[0] / times[1], *size,

@@ -9,10 +9,7 @@ largest value stays in its column, for the outputs that have more than one colum
 Options behind -- go to the compiler with each precision. Needs: octet on the PATH, numpy."""
 import argparse
 import glob
-import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -20,33 +17,14 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "runtime", "python"))
 import octet  # noqa: E402
+from turns import medians, octet as compiler  # noqa: E402
 
-TURNS = 5
 MOST = 64
-CALIBRATED = {"int8", "int4", "fp8", "fp8-e5m2"}
-
-
-def words(*args):
-    run = subprocess.run(["octet", *args], capture_output=True, text=True)
-    if run.returncode: sys.exit("octet %s: %s" % (" ".join(args), run.stderr.strip()[-400:]))
-    return run.stdout
 
 
 def bytes_of(model):
     """The file and what the same folder holds of its external data."""
     return os.path.getsize(model) + sum(os.path.getsize(p) for p in glob.glob(model + "[._]data"))
-
-
-def millis(path, sample, threads, runs):
-    return json.loads(words("bench", path, "--input", sample, "--threads", str(threads), "--runs", str(runs), "--json"))["median_ms"]
-
-
-def speedup(paths, sample, threads, seconds):
-    """Medians of the first path over those of the second, which take turns."""
-    runs = [max(5, int(seconds * 1e3 / TURNS / max(millis(p, sample, threads, 5), 1e-4))) for p in paths]
-    times = [[millis(p, sample, threads, n) for p, n in zip(paths, runs)] for _ in range(TURNS)]
-    was, now = (statistics.median(t) for t in zip(*times))
-    return was / now
 
 
 def outputs(path, samples):
@@ -80,15 +58,15 @@ def table(model, samples, options, folder, a):
     name, calibration = os.path.splitext(os.path.basename(model))[0], tempfile.mkdtemp(dir=folder)
     for f in files[::2]: os.symlink(os.path.abspath(f), os.path.join(calibration, os.path.basename(f)))
     unseen, plain = files[1::2][:MOST], os.path.join(folder, name + ".so")
-    words("compile", model, "-o", plain, "--target", "native", "--quiet")
+    compiler("compile", model, "-o", plain, "--target", "native", "--quiet")
     expected = list(outputs(plain, unseen))
     for p in a.precision.split(","):
         made = os.path.join(folder, "%s.%s.so" % (name, p))
-        samples_of = ["--calibrate", calibration] if p in CALIBRATED else []
-        words("compile", model, "-o", made, "--target", "native", "--quiet", "--quantize", p, *samples_of, *options)
+        compiler("compile", model, "-o", made, "--target", "native", "--quiet", "--quantize", p, "--calibrate", calibration, *options)
         db, same = compare(made, expected, unseen)
+        was, now = medians((plain, made), unseen[0], a.threads, a.seconds)
         print("| %s | %s | %.3f | %.2f | %.1f | %s |" % (
-            name, p, os.path.getsize(made) / bytes_of(model), speedup((plain, made), unseen[0], a.threads, a.seconds), db,
+            name, p, os.path.getsize(made) / bytes_of(model), was / now, db,
             "%.1f %%" % (same * 100) if same is not None else ""), flush=True)
         os.remove(made)
 
