@@ -18,7 +18,9 @@ enum {
     ROWS = 1 << 22,     /* of an output of a sample at most so many elements are looked at, */
     MEMORY = 512 << 20, /* and all that is kept of samples takes no more bytes than this */
     LOOKS = 8,          /* at the samples that judge */
-    TRIES = 24,         /* simulated choices of one search */
+    TRIES = 24,         /* simulated choices of one search, */
+    LEAST_TRIES = 6,    /* fewer where that lets it see */
+    ENOUGH = 12,        /* samples: a few do not say what the others lose */
     FEW = 4             /* samples that judge: fewer are a weak judge */
 };
 static const double ALONE = 40,
@@ -71,12 +73,17 @@ typedef struct Run {
     int64_t labelled;
     Program plain, simulation;
     double seconds; /* of a simulated run */
+    uint32_t tries; /* of a search */
+    double scale;   /* of losses alone, as the search before left it */
     SearchRegion *region;
     VEC(Tried) tried;
 } Run;
 
+typedef enum Look { ORDERING, SEARCHING, JUDGING } Look; /* what a loss is for */
+
 typedef struct Verdict {
     double loss, bound;
+    double even; /* metric_even() of the bound */
     bool shown;
     int64_t rows, need;
 } Verdict;
@@ -153,6 +160,13 @@ static int64_t target_of(const Tensor *text, int64_t row)
     return last ? -1 : (int64_t)dtype_load(text->type, text->data, row + 1);
 }
 
+static int64_t *targets_of(Run *r, const Tensor *text, const Plain *p)
+{
+    int64_t *target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
+    for (int64_t i = 0; i < p->rows; i++) target[i] = target_of(text, i * p->step);
+    return target;
+}
+
 static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t rows)
 {
     const Tensor *text = o->metric->tokens ? text_of(r, k, rows) : NULL;
@@ -161,11 +175,10 @@ static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t row
                           "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
                           o->metric->name, o->name);
     if (!text && !(r->labels && o->metric->labels)) return true;
-    p->target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
-    for (int64_t i = 0; i < p->rows; i++) {
+    p->target = text ? targets_of(r, text, p) : NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
+    for (int64_t i = 0; !text && i < p->rows; i++) {
         int64_t row = i * p->step;
-        if (text) p->target[i] = target_of(text, row);
-        else if (r->labelled + row < tensor_count(r->labels))
+        if (r->labelled + row < tensor_count(r->labels))
             p->target[i] = (int64_t)dtype_load(r->labels->type, r->labels->data, r->labelled + row);
         else p->target[i] = -1;
     }
@@ -184,12 +197,14 @@ static void keep_rows(Run *r, const Tensor *t, Plain *p)
     r->bytes += sizeof(float) * (size_t)(p->rows * p->n);
 }
 
-/* Answers are what scores are for: kl alone would let near ties fall. */
-static void choose_metric(Output *o, const Plain *p)
+/* Answers are what scores are for: kl alone would let near ties fall. Not those of a language model: of the words that may come next the likeliest is
+ * one of several good ones, and what counts is the likelihood of all. */
+static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p, int64_t rows)
 {
     bool scores = rows_are_scores(p->x, p->rows, p->n);
+    const Tensor *text = scores ? text_of(r, k, rows) : NULL;
     o->metric = o->finer = metric_find(scores ? "kl" : "cosine", &o->k);
-    if (scores) o->beside = metric_find("answers", &o->k);
+    if (scores && !(text && rows_predict(p->x, targets_of(r, text, p), p->rows, p->n))) o->beside = metric_find("answers", &o->k);
 }
 
 static bool run_plain(Run *r, Kept *k)
@@ -201,10 +216,10 @@ static bool run_plain(Run *r, Kept *k)
         Output *o = &r->output.at[i];
         const Tensor *t = out[o->index];
         keep_rows(r, t, &k->plain[i]);
-        const Plain *p = &k->plain[i];
-        if (!o->metric) choose_metric(o, p); /* the first sample tells */
-        ok = keep_targets(r, o, k, &k->plain[i], p->n ? tensor_count(t) / p->n : 0);
-        if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->n ? tensor_count(t) / p->n : 0;
+        int64_t rows = k->plain[i].n ? tensor_count(t) / k->plain[i].n : 0;
+        if (!o->metric) choose_metric(r, o, k, &k->plain[i], rows); /* the first sample tells */
+        ok = keep_targets(r, o, k, &k->plain[i], rows);
+        if (ok && i + 1 == r->output.n && r->labels) r->labelled += rows;
     }
     arena_drop(&mem);
     return ok;
@@ -238,15 +253,17 @@ static void add_rows(const Output *o, const Metric *m, const Plain *p, const Ten
     arena_drop(&mem);
 }
 
-static bool sample_losses(Run *r, Program *p, Kept *k, bool finer, MetricSum *const *sum, uint32_t at)
+static const Metric *metric_for(const Output *o, Look look) { return look == ORDERING ? o->finer : o->metric; }
+
+static bool sample_losses(Run *r, Program *p, Kept *k, Look look, MetricSum *const *sum, uint32_t at)
 {
     Arena mem = {0};
     const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
     bool ok = session_run(p->session, &mem, k->in, out, r->diag);
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        add_rows(o, finer ? o->finer : o->metric, &k->plain[i], out[o->index], &sum[2 * i][at]);
-        if (o->beside && !finer) add_rows(o, o->beside, &k->plain[i], out[o->index], &sum[2 * i + 1][at]);
+        add_rows(o, metric_for(o, look), &k->plain[i], out[o->index], &sum[2 * i][at]);
+        if (o->beside && look != ORDERING) add_rows(o, o->beside, &k->plain[i], out[o->index], &sum[2 * i + 1][at]);
     }
     arena_drop(&mem), arena_rest(&r->mem);
     return ok;
@@ -257,29 +274,46 @@ static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, u
 {
     Verdict v = {.loss = metric_loss(m, sum, n)};
     v.bound = metric_bound(m, sum, n, r->b->max_loss, &v.shown, &v.need);
+    v.even = metric_even(m, v.bound, r->b->max_loss);
     for (uint32_t s = 0; s < n; s++) v.rows += sum[s].rows;
     return v;
 }
 
+/* The same of a metric whose mean must be inside: of the samples that judge, which the search can only expect. */
+static Verdict beside_of(const Run *r, const Metric *m, const MetricSum *sum, uint32_t n, Look look)
+{
+    Verdict v = verdict_of(r, m, sum, n);
+    if (look == JUDGING) v.bound = v.loss, v.even = metric_even(m, v.loss, r->b->max_loss);
+    return v;
+}
+
+static void take_worse(Verdict *v, const Verdict *one)
+{
+    double even = !(one->even <= v->even) ? one->even : v->even;
+    if (!(one->bound <= v->bound)) *v = *one;
+    v->even = even;
+}
+
 /* The loss of the worst output, on a part of the samples. */
-static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, bool finer, Verdict *v)
+static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, Look look, Verdict *v)
 {
     Arena mem = {0};
     MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, 2 * r->output.n + 1);
     bool ok = true;
-    *v = (Verdict){0, -1, true, 0, 0};
+    *v = (Verdict){0, -1, -1, true, 0, 0};
     for (uint32_t i = 0; i < 2 * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
     for (uint32_t s = 0; ok && s < part->n; s++) {
         Kept *k = &r->kept.at[part->at[s]];
         k->in[r->g->input.n] = switches;
-        ok = sample_losses(r, p, k, finer, sum, s);
+        ok = sample_losses(r, p, k, look, sum, s);
     }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        Verdict one = verdict_of(r, finer ? o->finer : o->metric, sum[2 * i], part->n);
-        if (!(one.bound <= v->bound)) *v = one;
-        double answers = o->beside && !finer ? metric_loss(o->beside, sum[2 * i + 1], part->n) : 0;
-        if (answers > v->bound) v->loss = v->bound = answers;
+        Verdict one = verdict_of(r, metric_for(o, look), sum[2 * i], part->n);
+        take_worse(v, &one);
+        if (!o->beside || look == ORDERING) continue;
+        one = beside_of(r, o->beside, sum[2 * i + 1], part->n, look);
+        take_worse(v, &one);
     }
     arena_drop(&mem);
     return ok;
@@ -344,7 +378,7 @@ static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *fig
     Program p = {{0}, NULL, NULL};
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
     artefact_rest(&r->simulation.loaded);
-    bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, false, v) &&
+    bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, JUDGING, v) &&
               (!r->o->command || ask_command(r, p.path, figure)) &&
               region_times(&p, r->kept.at[0].in, times, r->b->regions, seconds, r->diag);
     program_drop(&p);
@@ -382,11 +416,11 @@ static const Tensor *switches_of(const Run *r, const bool *quantized, Arena *mem
     return t;
 }
 
-static bool simulated(Run *r, const bool *quantized, const Part *part, bool finer, Verdict *v)
+static bool simulated(Run *r, const bool *quantized, const Part *part, Look look, Verdict *v)
 {
     Arena mem = {0};
     double start = seconds_now();
-    bool ok = judge(r, &r->simulation, switches_of(r, quantized, &mem), part, finer, v);
+    bool ok = judge(r, &r->simulation, switches_of(r, quantized, &mem), part, look, v);
     if (part->n) r->seconds = (seconds_now() - start) / part->n;
     arena_drop(&mem);
     return ok;
@@ -411,20 +445,29 @@ static uint32_t affordable(double seconds, double run, uint32_t choices)
     return n < 1 ? 1 : n > SAMPLES ? SAMPLES : (uint32_t)n;
 }
 
+/* Where runs take long, a search tries fewer choices and sees enough samples all the same. */
+static void part_time(Run *r)
+{
+    uint32_t n = affordable(TRYING, r->seconds, TRIES), least = r->search.n < ENOUGH ? r->search.n : ENOUGH;
+    r->alone = thin(&r->mem, &r->search, affordable(ALONE, r->seconds, r->b->regions));
+    r->search = thin(&r->mem, &r->search, n > least ? n : least);
+    r->tries = affordable(TRYING, r->seconds, r->search.n + r->alone.n);
+    r->tries = r->tries > TRIES ? TRIES : r->tries < LEAST_TRIES ? LEAST_TRIES : r->tries;
+}
+
 static bool regions_alone(Run *r)
 {
     Budget *b = r->b;
     bool *one = NEW_ARRAY(&r->mem, bool, b->regions + 1);
     Verdict v;
     Part first = thin(&r->mem, &r->search, 1);
-    if (!simulated(r, one, &first, true, &v) || !simulated(r, one, &first, true, &v))
+    if (!simulated(r, one, &first, ORDERING, &v) || !simulated(r, one, &first, ORDERING, &v))
         return false; /* how long is it? */
-    r->alone = thin(&r->mem, &r->search, affordable(ALONE, r->seconds, b->regions));
-    r->search = thin(&r->mem, &r->search, affordable(TRYING, r->seconds, TRIES));
+    part_time(r);
     for (uint32_t i = 0; i < b->regions; i++) {
         progress(r, arena_printf(&r->mem, "measuring the loss of region %u of %u", i + 1, b->regions));
         one[i] = true;
-        if (!simulated(r, one, &r->alone, true, &v)) return false;
+        if (!simulated(r, one, &r->alone, ORDERING, &v)) return false;
         one[i] = false;
         b->region[i + 1].loss = v.loss, r->region[i].loss = v.loss;
     }
@@ -449,24 +492,27 @@ static void regions_saved(Run *r, const double *plain, const double *quantized, 
 }
 
 /* ---- the search ---- */
-/* A choice is not believed to lose less than its regions do alone: what cancels on these samples need not cancel on others. */
-static double believed(const Run *r, const bool *quantized, double bound)
+/* A choice is not believed to lose less than its regions do alone, on the samples on which that was measured: what cancels there need not cancel
+ * on others. By how much it seems to. */
+static bool doubt(Run *r, const bool *quantized, double *times)
 {
     double sum = 0;
-    for (uint32_t i = 0; i < r->output.n; i++)
-        if (r->output.at[i].metric != r->output.at[i].finer) return bound;
+    Verdict v;
     for (uint32_t i = 0; i < r->b->regions; i++) sum += quantized[i] ? r->region[i].loss : 0;
-    return fmax(bound, sum);
+    if (!simulated(r, quantized, &r->alone, ORDERING, &v)) return false;
+    *times = sum > v.loss && v.loss > 0 ? sum / v.loss : 1;
+    return true;
 }
 
 static bool measure_choice(void *arg, const bool *quantized, double *loss)
 {
     Run *r = arg;
+    double times;
     Verdict v;
     for (uint32_t i = 0; i < r->tried.n; i++) /* by the search before */
         if (!memcmp(r->tried.at[i].quantized, quantized, r->b->regions)) return *loss = r->tried.at[i].loss, true;
-    if (!simulated(r, quantized, &r->search, false, &v)) return false;
-    *loss = believed(r, quantized, v.bound);
+    if (!doubt(r, quantized, &times) || !simulated(r, quantized, &r->search, SEARCHING, &v)) return false;
+    *loss = v.even * times;
     uint32_t n = 0;
     for (uint32_t i = 0; i < r->b->regions; i++) n += quantized[i];
     progress(r,
@@ -482,9 +528,15 @@ static bool search_choice(Run *r, double target, bool *reverted)
     Budget *b = r->b;
     bool *quantized = NEW_ARRAY(&r->mem, bool, b->regions + 1);
     double loss;
-    Search s = {
-        .n = b->regions, .region = r->region, .budget = target, .measure = measure_choice, .arg = r, .most = TRIES};
+    Search s = {.n = b->regions,
+                .region = r->region,
+                .budget = target,
+                .measure = measure_choice,
+                .arg = r,
+                .most = r->tries,
+                .scale = r->scale};
     if (!search_run(&s, quantized, &loss)) return false;
+    r->scale = s.scale;
     for (uint32_t i = 0; i < b->regions; i++) reverted[i + 1] = !quantized[i];
     return true;
 }
@@ -507,7 +559,7 @@ static bool look_again(Run *r, double target, double *times)
             if (!judge_artefact(r, reverted, &v, &figure, times, &seconds)) return false;
             if (inside(r, &v, figure)) return accept(r, reverted, &v, figure, seconds), true;
         }
-        target *= judged || r->o->command ? TIGHTEN : fmin(TIGHTEN, b->max_loss / v.bound), before = reverted;
+        target *= judged || r->o->command ? TIGHTEN : fmin(TIGHTEN, b->max_loss / v.even), before = reverted;
     }
     bool *all = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
     memset(all, true, b->regions + 1);
@@ -522,7 +574,7 @@ static bool search_regions(Run *r, const Quantization *all, const Verdict *v, do
     double *times = NEW_ARRAY(&r->mem, double, r->b->regions + 1);
     r->region = NEW_ARRAY(&r->mem, SearchRegion, r->b->regions + 1);
     regions_saved(r, plain, quantized, all);
-    double target = r->o->command ? v->bound / 2 : r->b->max_loss;
+    double target = r->o->command ? v->even / 2 : r->b->max_loss;
     return build_simulation(r) && regions_alone(r) && look_again(r, target, times);
 }
 

@@ -146,6 +146,7 @@ static const Metric metrics[] = {
              "1% is one row in "
              "a hundred; what top1 counts, from fewer rows",
      .row = row_answers,
+     .root = true,
      .finer = "kl"},
     {.name = "cosine", .help = "mean of 1 - cosine of the rows: 1% is a mean cosine of 0.99", .row = row_cosine},
     {.name = "sqnr", .help = "squared error over squared values: 1% is 20 dB, 0.1% is 30 dB", .row = row_sqnr},
@@ -154,6 +155,7 @@ static const Metric metrics[] = {
          "1% is one row in a hundred whose largest column is another one; with --labels, 1% of the rows that the float "
          "model has right, those lost less those won",
      .row = row_top,
+     .root = true,
      .counts = true,
      .labels = true,
      .finer = "kl"},
@@ -162,6 +164,7 @@ static const Metric metrics[] = {
              "largest; with "
              "--labels as top1",
      .row = row_top,
+     .root = true,
      .counts = true,
      .labels = true,
      .finer = "kl"},
@@ -198,15 +201,34 @@ static double entropy(const float *x, int64_t n)
     return sum;
 }
 
+static const double decided = 0.7; /* of the entropy of equal scores */
+
 bool rows_are_scores(const float *x, int64_t rows, int64_t n)
 {
-    static const double decided = 0.7; /* of the entropy of equal scores */
     bool ready = rows > 0;
     double sum = 0;
     for (int64_t r = 0; r < rows && ready; r++) ready = row_is_distribution(x + r * n, n);
     if (ready || n < 2) return ready;
     for (int64_t r = 0; r < rows; r++) sum += entropy(x + r * n, n);
     return rows && sum / (double)rows < decided * log((double)n);
+}
+
+static double surprise(const float *x, int64_t n, int64_t target)
+{
+    static const double least = 1e-7; /* of a probability */
+    double is = (double)x[target];
+    return row_is_distribution(x, n) ? -log(fmax(is, least)) : log_sum(x, n) - is;
+}
+
+bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n)
+{
+    double sum = 0;
+    int64_t told = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        if (target[r] >= n) return false;
+        if (target[r] >= 0) sum += surprise(x + r * n, n, target[r]), told++;
+    }
+    return told && n > 1 && sum / (double)told < decided * log((double)n);
 }
 
 /* ---- several samples ---- */
@@ -224,6 +246,8 @@ double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n)
     MetricSum t = total(sample, n);
     return t.weight > 0 ? finish(m, t.loss / t.weight) : t.loss > 0 ? INFINITY : 0;
 }
+
+double metric_even(const Metric *m, double loss, double budget) { return m->root && loss > 0 ? loss / budget * loss : loss; }
 
 /* Student's t, one-sided 95 %, by its expansion around the normal distribution from 5 degrees of freedom on. */
 static double student(uint32_t freedom)

@@ -24,6 +24,7 @@ typedef struct Metric {
     const char *name, *help;  /* help: what a loss of 1 % means */
     void (*row)(const MetricRow *r, MetricSum *s);
     bool grows;               /* the mean is a logarithm: the loss is the factor less one */
+    bool root;                /* the mean grows as the root of a small divergence, not with it */
     bool counts;              /* rows without targets are right or wrong */
     bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target */
     const char *finer;        /* the metric that orders layers in its place, since it sees less than a wrong row; or NULL */
@@ -32,10 +33,14 @@ const Metric *metric_at(uint32_t i);                   /* NULL past the end */
 const Metric *metric_find(const char *name, int *k);   /* "top5" is topK with k = 5; NULL: no such metric */
 /* Does softmax of these rows say something (or are they probabilities already)? Then kl suits them, else cosine. */
 bool rows_are_scores(const float *x, int64_t rows, int64_t n);
+/* Do these scores tell what comes, target[] of each row (-1: nobody says): are they a language model's? */
+bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n);
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);
+/* A loss as a number that grows as divergences and squared errors do, so that it adds up over regions of a model; inside the budget where the loss is. */
+double metric_even(const Metric *m, double loss, double budget);
 /* What the loss is below with 95 % confidence. *shown false: there are too few rows to show a loss of `budget`, even if none is wrong;
  * the loss itself then. *need: rows that could. */
 double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need);

@@ -156,9 +156,10 @@ bool search_run(Search *s, bool *out, double *loss)
     double measured = 0;
     for (uint32_t i = 0; i < s->n; i++) trial[i] = s->region[i].time > 0;
     bool ok = try_choice(s, &t, trial, &best, &measured);
-    double sum = guess(s, trial), scale = sum > 0 && isfinite(measured) ? measured / sum : 1;
+    double sum = guess(s, trial), scale = s->scale > 0 ? s->scale : sum > 0 && isfinite(measured) ? measured / sum : 1;
     if (ok && s->budget > 0 && !(measured <= s->budget)) ok = solve(s, &t, &scale, &best, trial);
     ok = ok && fill(s, &t, scale, &best);
+    s->scale = scale;
     memcpy(out, best.quantized, s->n * sizeof *out);
     *loss = best.loss;
     arena_drop(&t.mem);

@@ -20,6 +20,7 @@ typedef struct Search {
     bool (*measure)(void *arg, const bool *quantized, double *loss);
     void *arg;
     uint32_t most;     /* measurements, about */
+    double scale;      /* what the losses of regions are multiplied by at first: what a search before left here; 0: nothing is known. out: for the next one */
     uint32_t measured; /* out */
 } Search;
 

@@ -72,6 +72,35 @@ Test(metric, by_hand)
     cr_expect(loss("top1", a, b, 2, -1) == 1 && loss("top2", a, b, 2, -1) == 0);
 }
 
+/* Twice the errors: four times the divergence, twice the share of other answers, and four times their even loss. */
+Test(metric, shares_of_rows_grow_with_the_root_of_a_divergence)
+{
+    enum { ROWS = 4000 };
+    double share[2] = {0, 0}, kl[2] = {0, 0};
+    for (int twice = 0; twice < 2; twice++)
+        for (int i = 0; i < ROWS; i++) {
+            float margin = 8.0f * (float)i / ROWS, error = twice ? 0.04f : 0.02f;
+            float plain[] = {margin, 0}, got[] = {margin + error, 0};
+            share[twice] += loss("answers", plain, got, 2, -1) / ROWS, kl[twice] += loss("kl", plain, got, 2, -1) / ROWS;
+        }
+    int k;
+    cr_expect_float_eq(kl[1] / kl[0], 4, 0.1);
+    cr_expect_float_eq(share[1] / share[0], 2, 0.1);
+    const Metric *m = metric_find("answers", &k);
+    cr_expect_float_eq(metric_even(m, share[1], 0.005) / metric_even(m, share[0], 0.005), 4, 0.4);
+    cr_expect_float_eq(metric_even(m, 0.005, 0.005), 0.005, 1e-12, "the budget is where it was");
+    cr_expect(metric_even(m, -0.01, 0.005) == -0.01 && metric_even(metric_find("kl", &k), 0.02, 0.005) == 0.02);
+}
+
+Test(metric, language_models_predict)
+{
+    static const float logits[] = {9, 1, 0, -3, 1, 8, 0, 2}, shares[] = {0.97f, 0.01f, 0.01f, 0.01f};
+    static const int64_t next[] = {0, 1}, other[] = {3, 0}, untold[] = {-1, -1}, large[] = {0, 4};
+    cr_expect(rows_predict(logits, next, 2, 4) && rows_predict(shares, next, 1, 4));
+    cr_expect(!rows_predict(logits, other, 2, 4) && !rows_predict(shares, other, 1, 4));
+    cr_expect(!rows_predict(logits, untold, 2, 4) && !rows_predict(logits, large, 2, 4), "these are no columns");
+}
+
 Test(metric, labels_count_wins_and_losses)
 {
     static const float a[] = {3, 4}, b[] = {4, 3};

@@ -101,6 +101,22 @@ Test(search, what_saves_no_time_is_not_paid_for)
     cr_expect(quantized[0] && !quantized[1] && !quantized[2]);
 }
 
+Test(search, what_a_search_found_out_is_where_the_next_one_begins)
+{
+    Case c = {.n = 8, .together = 0};
+    for (uint32_t i = 0; i < c.n; i++) c.region[i] = (SearchRegion){0.01 * (1 + i), 1 + i % 3};
+    Case together = c; /* alone they lose a hundredth of what they lose in a choice */
+    for (uint32_t i = 0; i < c.n; i++) together.region[i].loss *= 100;
+    bool quantized[MOST] = {false};
+    double loss;
+    Search s = {.n = c.n, .region = c.region, .budget = 20, .measure = measure, .arg = &together, .most = 40};
+    cr_assert(search_run(&s, quantized, &loss));
+    cr_expect(loss <= 20 && s.scale > 50 && s.scale < 200, "%g", s.scale);
+    s.budget = 12, s.measured = 0, s.most = 2;
+    cr_assert(search_run(&s, quantized, &loss));
+    cr_expect(loss <= 12 && time_of(&together, quantized) >= 0.7 * optimum(&together, 12), "%g", loss);
+}
+
 Test(search, nothing_is_inside)
 {
     Case c = {.n = 3, .region = {{1, 1}, {INFINITY, 1}, {2, 1}}};
