@@ -72,6 +72,7 @@ typedef struct Run {
     const Tensor *labels;
     int64_t labelled;
     Program plain, simulation;
+    double *times; /* of the float model, by region */
     double seconds; /* of a simulated run */
     uint32_t tries; /* of a search */
     double scale;   /* of losses alone, as the search before left it */
@@ -379,8 +380,9 @@ static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *fig
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
     artefact_rest(&r->simulation.loaded);
     bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, JUDGING, v) &&
-              (!r->o->command || ask_command(r, p.path, figure)) &&
-              region_times(&p, r->kept.at[0].in, times, r->b->regions, seconds, r->diag);
+              (!r->o->command || ask_command(r, p.path, figure));
+    RegionTimes of[] = {{&p, times, seconds}, {&r->plain, r->times, &r->b->plain}};
+    ok = ok && region_times(of, r->plain.session ? 2 : 1, r->kept.at[0].in, r->b->regions, r->diag);
     program_drop(&p);
     BudgetPoint point = {count_quantized(r, reverted), v->loss, v->bound, *seconds, true, false};
     if (ok) vec_push(r->q->mem, &r->b->point, point), r->b->looks++;
@@ -569,11 +571,11 @@ static bool look_again(Run *r, double target, double *times)
                       b->max_loss * 100, (r->o->command ? command_loss(b, figure) : v.bound) * 100);
 }
 
-static bool search_regions(Run *r, const Quantization *all, const Verdict *v, double *plain, double *quantized)
+static bool search_regions(Run *r, const Quantization *all, const Verdict *v, const double *quantized)
 {
     double *times = NEW_ARRAY(&r->mem, double, r->b->regions + 1);
     r->region = NEW_ARRAY(&r->mem, SearchRegion, r->b->regions + 1);
-    regions_saved(r, plain, quantized, all);
+    regions_saved(r, r->times, quantized, all);
     double target = r->o->command ? v->even / 2 : r->b->max_loss;
     return build_simulation(r) && regions_alone(r) && look_again(r, target, times);
 }
@@ -646,16 +648,14 @@ static void warn(const Run *r)
 static bool first_look(Run *r, const Quantization *all)
 {
     Budget *b = r->b;
-    double *plain = NEW_ARRAY(&r->mem, double, b->regions + 1), *quantized = NEW_ARRAY(&r->mem, double, b->regions + 1);
+    double *quantized = NEW_ARRAY(&r->mem, double, b->regions + 1), figure = NAN;
     Verdict v;
-    double figure = NAN;
+    r->times = NEW_ARRAY(&r->mem, double, b->regions + 1);
     progress(r, "compiling with everything quantized");
-    if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all) ||
-        !region_times(&r->plain, r->kept.at[0].in, plain, b->regions, &b->plain, r->diag))
-        return false;
+    if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all)) return false;
     program_drop(&r->plain); /* all is known of it */
     if (inside(r, &v, figure)) return accept(r, NULL, &v, figure, b->all), true;
-    return search_regions(r, all, &v, plain, quantized);
+    return search_regions(r, all, &v, quantized);
 }
 
 bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag)

@@ -64,8 +64,13 @@ bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetP
 void budget_print(const Quantization *q, const char *model, FILE *f);
 cJSON *budget_json(const Quantization *q);
 
-/* budget_times.c: seconds of a run by region (0: nodes outside of regions), of a program whose nodes region_labels() named. */
+/* budget_times.c: seconds of a run by region (0: nodes outside of regions), of programs whose nodes region_labels() named and which take turns,
+ * so that what else the machine does meets them alike. */
 typedef struct Program Program;
 Graph *region_labels(const Graph *g, const Quantization *q, Arena *mem);
-bool region_times(Program *p, const Tensor *const *in, double *seconds, uint32_t regions, double *run, Diag *diag);
+typedef struct RegionTimes {
+    Program *program;
+    double *region, *run;        /* out */
+} RegionTimes;
+bool region_times(const RegionTimes *t, uint32_t n, const Tensor *const *in, uint32_t regions, Diag *diag);
 #endif

@@ -38,40 +38,60 @@ static uint32_t region_named(const char *step, uint32_t regions)
     return r <= regions ? (uint32_t)r : 0;
 }
 
-/* Runs until TIME is over; step[]: the least of every one. */
-static bool run_often(Session *s, const OctetApi *api, const Tensor *const *in, uint64_t *step, Diag *diag)
+typedef struct Timed {
+    Session *session;
+    const OctetApi *api;
+    uint64_t *step, *one; /* the least of every one, and the last run's */
+} Timed;
+
+static bool run_once(Timed *t, const Tensor *const *in, bool first, Diag *diag)
 {
-    Arena mem = {0};
-    uint64_t *one = NEW_ARRAY(&mem, uint64_t, api->steps + 1);
-    double start = seconds_now();
-    bool ok = true;
-    session_profile(s, one);
-    for (int i = 0; ok && i < MOST && (i < LEAST || seconds_now() - start < TIME); i++) {
-        Arena run = {0};
-        memset(one, 0, sizeof *one * (size_t)api->steps);
-        ok = session_run(s, &run, in, NEW_ARRAY(&run, const Tensor *, api->outputs + 1), diag);
-        for (int32_t k = 0; k < api->steps; k++)
-            if (!i || one[k] < step[k]) step[k] = one[k];
-        arena_drop(&run);
-    }
-    session_profile(s, NULL);
-    arena_drop(&mem);
+    Arena run = {0};
+    size_t steps = (size_t)t->api->steps;
+    memset(t->one, 0, sizeof *t->one * steps);
+    bool ok = session_run(t->session, &run, in, NEW_ARRAY(&run, const Tensor *, t->api->outputs + 1), diag);
+    for (size_t k = 0; k < steps; k++)
+        if (first || t->one[k] < t->step[k]) t->step[k] = t->one[k];
+    arena_drop(&run);
     return ok;
 }
 
-bool region_times(Program *p, const Tensor *const *in, double *seconds, uint32_t regions, double *run, Diag *diag)
+static bool timed_open(Timed *t, Program *p, Arena *mem, Diag *diag)
+{
+    t->api = p->loaded.api;
+    t->step = NEW_ARRAY(mem, uint64_t, t->api->steps + 1), t->one = NEW_ARRAY(mem, uint64_t, t->api->steps + 1);
+    t->session = session_new(&p->loaded, 1, diag);
+    if (t->session) session_profile(t->session, t->one);
+    return t->session != NULL;
+}
+
+/* In turns, until TIME is over for each. */
+static bool run_often(Timed *t, uint32_t n, const Tensor *const *in, Diag *diag)
+{
+    double start = seconds_now();
+    for (int i = 0; i < MOST && (i < LEAST || seconds_now() - start < TIME * n); i++)
+        for (uint32_t k = 0; k < n; k++)
+            if (!run_once(&t[k], in, !i, diag)) return false;
+    return true;
+}
+
+static void add_up(const Timed *t, const RegionTimes *to, uint32_t regions)
+{
+    for (uint32_t r = 0; r <= regions; r++) to->region[r] = 0;
+    for (int32_t i = 0; i < t->api->steps; i++) to->region[region_named(t->api->step_name[i], regions)] += (double)t->step[i] * 1e-9;
+    *to->run = 0;
+    for (uint32_t r = 0; r <= regions; r++) *to->run += to->region[r];
+}
+
+bool region_times(const RegionTimes *t, uint32_t n, const Tensor *const *in, uint32_t regions, Diag *diag)
 {
     Arena mem = {0};
-    const OctetApi *api = p->loaded.api;
-    uint64_t *step = NEW_ARRAY(&mem, uint64_t, api->steps + 1);
-    Session *s = session_new(&p->loaded, 1, diag);
-    bool ok = s && run_often(s, api, in, step, diag);
-    for (uint32_t r = 0; r <= regions; r++) seconds[r] = 0;
-    for (int32_t i = 0; ok && i < api->steps; i++)
-        seconds[region_named(api->step_name[i], regions)] += (double)step[i] * 1e-9;
-    *run = 0;
-    for (uint32_t r = 0; r <= regions; r++) *run += seconds[r];
-    session_drop(s);
+    Timed *timed = NEW_ARRAY(&mem, Timed, n + 1);
+    bool ok = true;
+    for (uint32_t k = 0; ok && k < n; k++) ok = timed_open(&timed[k], t[k].program, &mem, diag);
+    ok = ok && run_often(timed, n, in, diag);
+    for (uint32_t k = 0; ok && k < n; k++) add_up(&timed[k], &t[k], regions);
+    for (uint32_t k = 0; k < n; k++) session_drop(timed[k].session);
     arena_drop(&mem);
     return ok;
 }

@@ -74,6 +74,16 @@ def uneven(channels):
     return model(graph(nodes, [value('x', 'n', channels)], [value('y', 'n', channels)], [w, factor]))
 
 
+def counting(words):
+    """A language model that says that behind word i comes word i + 1: embeddings, and a product with those of the words before."""
+    table = [[1 if (i * 2654435761 ^ k * 40503) * 2246822519 >> 15 & 1 else -1 for k in range(words)] for i in range(words)]
+    data = b''.join(struct.pack('<f', table[i][k]) for i in range(words) for k in range(words))
+    head = b''.join(struct.pack('<f', table[(i - 1) % words][k] * 10 / words) for k in range(words) for i in range(words))
+    tensors = [number(1, words) + number(1, words) + number(2, 1) + text(8, name) + text(9, d) for name, d in (('table', data), ('head', head))]
+    nodes = [node('Gather', ['table', 'ids'], ['x']), node('MatMul', ['x', 'head'], ['logits'])]
+    return model(graph(nodes, [value('ids', 1, 'n', type=7)], [value('logits', 1, 'n', words)], tensors))
+
+
 def deep(levels):
     g = graph([node('Relu', ['x'], ['y'])], [], [value('y', 4)])
     for _ in range(levels):
@@ -146,6 +156,11 @@ def main(out, calibration):
     for i in range(8):
         row = b''.join(struct.pack('<f', ((i * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(40 * 64))
         sample(f'{out}/uneven/{i}.npz', x=npy('<f4', (40, 64), row))
+    put('counting.onnx', counting(64))
+    for i in range(8):
+        for way in (1, -1):
+            ids = b''.join(struct.pack('<q', (i * 7 + way * k) % 64) for k in range(48))
+            sample(f'{out}/counting{way:+}/{i}.npz', ids=npy('<i8', (1, 48), ids))
     put('newer.onnx', model(graph([node('Relu', ['x'], ['y'])], [value('x', 4)], [value('y', 4)]), opset=999))
 
     good = floats(DIGIT_SHAPE)
