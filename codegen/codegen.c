@@ -5,7 +5,7 @@
  * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them.
  * So are those without bf16 values for the levels that add its instructions. Integer products that together take hardly
  * any time are compiled for few levels, and the others point at those (Target.spare); where there are several levels, all
- * such kernels prefer little code. */
+ * such kernels prefer little code, and all kernels of the levels that few machines need. */
 #include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/base/stage.h"
@@ -197,13 +197,14 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
     }
     Kernel *tuned = kernel_copy(im->mem, plain);
     const char *error = "";
-    tune(tuned, level->target);
+    bool small = im->levels > 1 && (im->rare[k] || level->target->old);
+    tune(tuned, level->target, small);
     level->kernel[k] = schedule_apply(tuned, &error);
     assert(level->kernel[k] && "a tuned schedule fits its kernel");
     kernel_check(level->kernel[k], "schedule");
     level->symbol[k] =
         arena_printf(im->mem, "%s_k%u_%s_%s", im->name, (unsigned)k, kernel_label(im, k), level->target->name);
-    vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k], im->rare[k] && im->levels > 1});
+    vec_push(im->mem, jobs, (LlvmJob){level->kernel[k], level->target, level->symbol[k], small});
     return true;
 }
 
@@ -244,7 +245,7 @@ static bool emit_cuda(Image *im, FILE *f)
     for (uint32_t k = 0; k < im->cut->kernel.n; k++) {
         Kernel *tuned = kernel_copy(im->mem, im->cut->kernel.at[k]);
         const char *error = "";
-        tune(tuned, cuda);
+        tune(tuned, cuda, false);
         Kernel *scheduled = schedule_apply(tuned, &error);
         assert(scheduled && "a tuned schedule fits its kernel");
         kernel_check(scheduled, "schedule");

@@ -40,6 +40,7 @@ typedef struct Target {
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
     PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, or in tiles and the rest widened */
     bool gpu;
+    bool old;                  /* an artefact of several levels has it for few machines: little code is wanted more than time */
     const char *spare;         /* NULL, or the level whose code runs where it hardly matters which: a row before this one */
     const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;
@@ -86,7 +87,7 @@ Cut *program_cut(Kernel *program, Arena *mem);
 uint32_t kernel_params(const Kernel *k);             /* IN, OUT, TMP, CONST buffers: they come first */
 
 /* ---- tune.c, schedule.c ---- */
-void tune(Kernel *k, const Target *t);               /* fills k->schedule (a former one is dropped); tune a copy of the struct per target */
+void tune(Kernel *k, const Target *t, bool small);   /* small: little code is wanted more than time. Fills k->schedule (a former one is dropped); tune a copy of the struct per target */
 /* Splits an axis in n + 1 parts, the last n of the given sizes: adds the step and the axes of the parts. Returns the first part. */
 int schedule_split(Kernel *k, int axis, const int *factor, int n);
 Kernel *schedule_apply(const Kernel *k, const char **error); /* a copy with loops; NULL: the schedule does not fit (text in error) */

@@ -623,6 +623,34 @@ static Stmt *deliver(Kernel *k, const Compute *c, Expr result)
     return where ? when(k, where, 0, s) : s;
 }
 
+/* Is the one partial axis the loop around all others that are summed, and a loop? Then its values need no accumulators side by side:
+ * each is summed and added to `it` before the next one begins, in the same order. */
+static bool is_chain(const Nest *x, const Nest *in, int partials)
+{
+    int outer = x->outer < x->n ? x->loop[x->outer] : 0;
+    return partials == 1 && !x->c->keep && !x->check && in->loop[in->n - 1] == outer && axis_of(x, outer)->kind == LOOP_SERIAL;
+}
+
+static Stmt *chain(Nest *x, Nest *in, int inner)
+{
+    Kernel *k = x->k;
+    const Compute *c = x->c;
+    DType type = (DType)expr_node(k, c->value)->type;
+    Expr at[MAX_RANK] = {0}, none = reduce_identity(k, c->how, type);
+    int block = x->loop[x->outer];
+    in->n--;
+    indices(k, in->loop + in->outer, inner, at);
+    int acc = local(k, "acc", type, in->loop + in->outer, inner, x->error), it = local(k, "it", type, in->loop + in->outer, inner, x->error);
+    Stmt *each = wrap(in, put(k, S_STORE, acc, at, none, P_NONE), in->outer, in->n, NOT_GUARDED);
+    each = seq(each, wrap(x, put(k, S_UPDATE, acc, at, c->value, c->how), x->outer + 1, x->n, GUARD_ALL));
+    each = seq(each, wrap(in, put(k, S_UPDATE, it, at, expr_load(k, acc, at), c->how), in->outer, in->n, NOT_GUARDED));
+    Stmt *s = wrap(in, put(k, S_STORE, it, at, none, P_NONE), in->outer, in->n, NOT_GUARDED);
+    s = seq(s, loop(k, block, expr_index(k, 0), k->axis.at[block].extent, alloc(k, acc, each)));
+    Expr result = expr_load(k, it, at);
+    if (c->epilogue) result = expr_replace(k, c->epilogue, expr_it(k, type), result);
+    return alloc(k, it, seq(s, wrap(in, deliver(k, c, result), in->outer, in->n, GUARD_SPACE)));
+}
+
 static Stmt *reduction(Nest *x, const char *micro)
 {
     Kernel *k = x->k;
@@ -642,6 +670,7 @@ static Stmt *reduction(Nest *x, const char *micro)
     if (rank > MAX_RANK) return *x->error = "too many accumulator axes", NULL;
     Expr spot[MAX_RANK] = {0}, it_at[MAX_RANK] = {0};
     indices(k, in.loop + in.outer, rank, spot), indices(k, in.loop + in.outer, inner, it_at);
+    if (!micro && is_chain(x, &in, rank - inner)) return chain(x, &in, inner);
     int acc = local(k, "acc", type, in.loop + in.outer, rank, x->error), it = acc;
     Stmt *s =
         wrap(&in, put(k, S_STORE, acc, spot, reduce_identity(k, c->how, type), P_NONE), in.outer, in.n, NOT_GUARDED);

@@ -39,6 +39,7 @@ typedef struct Tuner {
     int *inside;     /* per axis: 0, or its last part, a block of it, when the stages share the loop over its blocks */
     int *columns;    /* per axis: 0, or its first of three parts (blocks, panels, lanes), when they share the loop over blocks of columns */
     bool parallel;   /* may this stage have parallel loops? */
+    bool small;      /* little code is wanted more than time */
     int group, lane; /* axes to ask with: an axis as group * 16 + lane */
 } Tuner;
 
@@ -516,7 +517,7 @@ static void tune_map(Tuner *u, const Compute *c)
         parallelise(u, c, &loops, outer);
         return;
     }
-    int parts = split_lanes(u, lane, 4, part);
+    int parts = split_lanes(u, lane, u->small ? 1 : 4, part);
     for (int i = 0; i < o.n; i++)
         if (o.axis[i] != lane) put(&loops, o.axis[i]);
     int outer = loops.n;
@@ -831,9 +832,10 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     if (apart)
         mark(k, LOOP_UNROLL, apart + 1), step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){apart + 1}, 1,
                                               NULL); /* four chains: additions wait for each other */
-    else if (block)
-        mark(k, LOOP_UNROLL, block + 1), mark(k, LOOP_UNROLL, block),
-            step(k, STEP_PARTIAL, LOOP_SERIAL, &block, 1, NULL);
+    else if (block) {
+        if (!u->small) mark(k, LOOP_UNROLL, block + 1), mark(k, LOOP_UNROLL, block);
+        step(k, STEP_PARTIAL, LOOP_SERIAL, &block, 1, NULL);
+    }
     else unroll_windows(u, c);
     parallelise(u, c, &loops, outer);
 }
@@ -1151,11 +1153,11 @@ static int question_axis(Kernel *k, int64_t size) /* no loop: goes with the part
     return k->axis.at[a].parent = a;
 }
 
-void tune(Kernel *k, const Target *t)
+void tune(Kernel *k, const Target *t, bool small)
 {
     Arena scratch = {0};
     forget(k);
-    Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true};
+    Tuner u = {.k = k, .t = t, .mem = &scratch, .parallel = true, .small = small};
     u.outer = NEW_ARRAY(&scratch, bool, k->axis.n + 256 + 32 * k->stage.n);
     u.inside = NEW_ARRAY(&scratch, int, k->axis.n + 256 + 32 * k->stage.n);
     u.columns = NEW_ARRAY(&scratch, int, k->axis.n + 256 + 32 * k->stage.n);

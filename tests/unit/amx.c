@@ -164,7 +164,7 @@ static Code code_new(Session *s, const char *text)
         Kernel *k = kernel_parse(&s->mem, dims_new(&s->mem), text, &s->diag);
         if (!k) diag_print(&s->diag, stderr);
         cr_assert(k, "%s", text);
-        if (!k->schedule.step.n) tune(k, level[i]);
+        if (!k->schedule.step.n) tune(k, level[i], false);
         c.k[i] = schedule_apply(k, &error);
         cr_assert(c.k[i], "%s: %s", text, error);
         c.f[i] = llvm_jit_add(s->jit, &(LlvmJob){c.k[i], level[i], "kernel", false});
@@ -388,7 +388,7 @@ static void expect_instructions(const char *source, const char *product)
     const char *error = "", *text = NULL;
     Kernel *k = kernel_parse(&mem, dims_new(&mem), source, &diag);
     cr_assert(k);
-    tune(k, target_find("amx"));
+    tune(k, target_find("amx"), false);
     k = schedule_apply(k, &error);
     cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("amx"), "k", false}, true, &text));
     const char *config = strstr(text, "ldtilecfg"), *first = strstr(text, "\n.LBB");

@@ -43,7 +43,7 @@ static Device device_new(const char *source, const char *prefix, FILE *text)
     for (uint32_t i = 0; i < d.cut->kernel.n; i++) {
         Kernel tuned = *d.cut->kernel.at[i];
         const char *error = NULL;
-        tune(&tuned, cuda);
+        tune(&tuned, cuda, false);
         d.kernel[i] = schedule_apply(&tuned, &error);
         cr_assert(d.kernel[i], "%s: %s", prefix, error);
         cuda_emit(d.kernel[i], arena_printf(&d.p->mem, "%s_k%u", prefix, i), text);

@@ -110,7 +110,7 @@ static void check_level(Edges *x, LlvmJit *jit, const Target *t)
     Kernel copy = *x->k, *s;
     const char *error = NULL;
     int64_t none[1] = {0};
-    tune(&copy, t);
+    tune(&copy, t, false);
     cr_assert(s = schedule_apply(&copy, &error), "%s", error);
     OctetKernel f = llvm_jit_add(jit, &(LlvmJob){s, t, "edges", false});
     cr_assert(f && s->buf.n < BUFS, "%s on %s", dtypes[x->type].name, t->name);

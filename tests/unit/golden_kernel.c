@@ -34,7 +34,7 @@ static char *golden_text(const char *source)
     for (uint32_t i = 0; i < c->kernel.n; i++) {
         Kernel k = *c->kernel.at[i];
         const char *error = NULL;
-        tune(&k, target_find("avx512"));
+        tune(&k, target_find("avx512"), false);
         fputs(line, f);
         kernel_print(&k, f);
         Kernel *s = schedule_apply(&k, &error);

@@ -173,7 +173,7 @@ static inline Kernel *kernel_scheduled(const Kernel *k, const char *level)
 {
     Kernel copy = *k;
     const char *error = NULL;
-    tune(&copy, target_find(level));
+    tune(&copy, target_find(level), false);
     Kernel *s = schedule_apply(&copy, &error);
     cr_assert(s, "%s for %s: %s", k->name, level, error);
     program_check(s, level);

@@ -79,6 +79,58 @@ Test(schedule, windows)
           " Y[n, c, h, w] = max(i: 3, j: 3) guard(0 <= h + i - 1 && h + i - 1 < 9 && 0 <= w + j - 1 && w + j - 1 < 9, X[n, c, h + i - 1, w + j - 1], -inf) }");
 }
 
+static size_t loops_count(const Kernel *k, const char *what) /* how often it stands in their text */
+{
+    char *text = NULL;
+    size_t n = 0, times = 0;
+    FILE *f = open_memstream(&text, &n);
+    loops_print(k, k->loops, 0, f);
+    fclose(f);
+    for (const char *p = text; (p = strstr(p, what)); p++) times++;
+    free(text);
+    return times;
+}
+
+static Kernel *scheduled_for(Program *p, const char *level, bool small)
+{
+    Kernel copy = *p->k;
+    const char *error = NULL;
+    tune(&copy, target_find(level), small);
+    Kernel *s = schedule_apply(&copy, &error);
+    cr_assert(s, "%s", error);
+    program_check(s, level);
+    return s;
+}
+
+/* Where little code is wanted: loops instead of copies, and the same numbers to the last bit. */
+static void same_in_little_code(const char *text, const char *level, const char *what, size_t most)
+{
+    Program *p = program_new(text);
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        p->symbol[0] = sizes[i], p->symbol[1] = sizes[(i * 5 + 2) % COUNT_OF(sizes)];
+        program_fill(p);
+        void **got[2];
+        for (int small = 0; small < 2; small++) {
+            Kernel *s = scheduled_for(p, level, small);
+            void *data[RUN_BUFS] = {0};
+            got[small] = program_memory(p);
+            for (uint32_t b = 1; b < p->k->buf.n; b++) data[b] = s->buf.at[b].kind < BUF_LOCAL ? got[small][b] : NULL;
+            cr_assert_eq(interp_loops(s, p->symbol, data), 0);
+            size_t times = loops_count(s, what);
+            cr_expect(small ? times <= most : times > most, "%s: %zu times", what, times);
+        }
+        program_near(p, got[0], got[1], "little code", 0);
+    }
+    program_drop(p);
+}
+
+Test(schedule, little_code)
+{
+    same_in_little_code("kernel window(H, W) { in X[1, 20, H + 4, W + 4] layout(0, 2, 3, 1) const F[20, 5, 5] layout(1, 2, 0), B[20] out Y[1, 20, H, W] layout(0, 2, 3, 1)"
+                        " Y[n, c, h, w] = sum(i: 5, j: 5) X[n, c, h + i, w + j] * F[c, i, j] then max(it + B[c], 0) }",
+                        "avx2", "unroll", 20);
+}
+
 Test(schedule, order_kept)
 {
     agree("kernel cumsum(B, T) { in X[B, T] out Y[B, T] Y[b, t] = X[b, t] + guard(0 < t, Y[b, t - 1], 0) scan t }");

@@ -5,7 +5,7 @@ static Kernel *tuned(Program *p, const char *level)
 {
     Kernel *k = NEW(&p->mem, Kernel);
     *k = *p->k;
-    tune(k, target_find(level));
+    tune(k, target_find(level), false);
     return k;
 }
 
@@ -145,7 +145,7 @@ Test(tune, again_for_another_target)
     uint32_t axes = p->k->axis.n;
     Kernel *k = tuned(p, "avx512"), *again = NEW(&p->mem, Kernel);
     *again = *k;
-    tune(again, target_find("avx2"));
+    tune(again, target_find("avx2"), false);
     cr_assert_eq(p->k->axis.n, axes);
     cr_assert_eq(again->axis.n, k->axis.n);
     const char *error;
