@@ -150,6 +150,7 @@ Moments *moments_new(const WeightMatrix *m, Arena *mem)
     s->second = NEW_ARRAY(mem, float, m->blocks * ld * ld), s->size = NEW_ARRAY(mem, double, m->blocks * m->in);
     s->sum = NEW_ARRAY(mem, double, m->blocks * m->in);
     s->held = NEW_ARRAY(mem, float, m->blocks * s->held_room * ld);
+    s->held_share = NEW_ARRAY(mem, double, m->blocks * s->held_room);
     return s;
 }
 
@@ -166,14 +167,12 @@ static void add_tile(float *h, int64_t ld, const float *x, int64_t rows, int64_t
         for (int q = 0; q < TILE; q++) h[(i + p) * ld + j + q] += sum[p][q];
 }
 
+/* Rows of length 1, or of zeros. */
 static void add_chunk(Moments *s, int64_t block, const float *x, int64_t rows)
 {
     float *h = s->second + block * s->ld * s->ld;
-    double *size = s->size + block * s->in, *sum = s->sum + block * s->in;
     for (int64_t i = 0; i < s->ld; i += TALL)
         for (int64_t j = i / TILE * TILE; j < s->ld; j += TILE) add_tile(h, s->ld, x, rows, i, j);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < s->in; j++) size[j] += fabs((double)x[r * s->ld + j]), sum[j] += (double)x[r * s->ld + j];
 }
 
 int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows)
@@ -191,14 +190,41 @@ bool row_is_finite(const float *x, int64_t n)
     return true;
 }
 
+/* Of a row: 1 / its length squared; 0 where it has none, or as good as none. */
+static double share_of(const float *x, int64_t n)
+{
+    const double LEAST = 1e-30;
+    double squares = 0;
+    for (int64_t i = 0; i < n; i++) squares += (double)x[i] * (double)x[i];
+    return squares > LEAST ? 1 / squares : 0;
+}
+
+/* Row number `row` to x, as it is; false: it says nothing. */
+static bool take_row(Moments *s, const InputRows *r, int64_t block, int64_t row, float *x)
+{
+    input_row(r, block, row, x);
+    memset(x + s->in, 0, sizeof *x * (size_t)(s->ld - s->in));
+    return row_is_finite(x, s->in);
+}
+
+static void see(Moments *s, int64_t block, float *x)
+{
+    double *size = s->size + block * s->in, *sum = s->sum + block * s->in, by = sqrt(share_of(x, s->in));
+    for (int64_t j = 0; j < s->in; j++) {
+        size[j] += fabs((double)x[j]), sum[j] += (double)x[j];
+        x[j] = (float)((double)x[j] * by);
+    }
+}
+
 static void hold(Moments *s, const InputRows *r, int64_t taken)
 {
     int64_t room = s->held_room - s->held_rows, some = taken < room ? taken : room;
     for (int64_t block = 0; block < s->blocks; block++)
         for (int64_t k = 0; k < some; k++) {
-            float *to = s->held + (block * s->held_room + s->held_rows + k) * s->ld;
-            input_row(r, block, row_spread(s->seed, k, some, r->rows), to);
-            if (!row_is_finite(to, s->in)) memset(to, 0, sizeof *to * (size_t)s->in);
+            int64_t at = block * s->held_room + s->held_rows + k;
+            float *to = s->held + at * s->ld;
+            if (take_row(s, r, block, row_spread(s->seed, k, some, r->rows), to)) s->held_share[at] = share_of(to, s->in);
+            else memset(to, 0, sizeof *to * (size_t)s->ld);
         }
     s->held_rows += some;
 }
@@ -213,11 +239,9 @@ void moments_add(Moments *s, const InputRows *r, int64_t most, bool held)
         for (int64_t block = 0; block < s->blocks; block++)
             for (int64_t at = 0; at < taken; at += CHUNK) {
                 int64_t n = 0;
-                for (int64_t k = at; k < taken && k < at + CHUNK; k++) {
-                    input_row(r, block, row_spread(s->seed, k, taken, r->rows), x + n * s->ld);
-                    n += row_is_finite(x + n * s->ld, s->in);
-                }
-                for (int64_t k = 0; k < n; k++) memset(x + k * s->ld + s->in, 0, sizeof *x * (size_t)(s->ld - s->in));
+                for (int64_t k = at; k < taken && k < at + CHUNK; k++)
+                    n += take_row(s, r, block, row_spread(s->seed, k, taken, r->rows), x + n * s->ld);
+                for (int64_t k = 0; k < n; k++) see(s, block, x + k * s->ld);
                 add_chunk(s, block, x, n);
             }
         s->rows += taken;

@@ -2,6 +2,10 @@
  * the second moments X^T X of the rows it multiplies (a convolution's windows as rows), means of values and magnitudes, and some rows that
  * are held out of all, on which results are judged.
  *
+ * Rows are divided by their lengths there: each counts by what its error is of itself. Norms, and softmax, make most of what comes after
+ * see no more than that, and where a few rows are much longer than the others (the first token of a text, in language models) a sum
+ * of plain squares would be theirs alone.
+ *
  * InputRows says where the rows lie in a tensor of one sample; it is made by one thread. Moments of different matrices can then be
  * added to by different threads: each sees its rows in their order, so that results do not depend on the number of threads. */
 #ifndef OCTET_MOMENTS_H
@@ -29,9 +33,10 @@ typedef struct Moments {
     int64_t in, blocks;
     int64_t ld;                  /* of a row in memory: `in` and zeros */
     int64_t rows;                /* of every block, seen so far */
-    float *second;               /* [blocks][ld][ld], only where row <= column: sums of products, not divided */
+    float *second;               /* [blocks][ld][ld], only where row <= column: sums of products of rows of length 1, not divided */
     double *size, *sum;          /* [blocks][in]: sums of magnitudes, of values */
-    float *held;                 /* [blocks][held_room][ld] */
+    float *held;                 /* [blocks][held_room][ld], as they are */
+    double *held_share;          /* [blocks][held_room]: what the squares of one count, 1 / its length squared */
     int64_t held_rows, held_room;
     uint32_t seed;
 } Moments;

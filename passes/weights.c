@@ -419,7 +419,10 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
         memset(y, 0, sizeof *y * (size_t)(s->held_rows * out)), memset(e, 0, sizeof *e * (size_t)(s->held_rows * out));
         rows_times(x, s->held_rows, s->ld, w, out, m->in, y);
         rows_times(x, s->held_rows, s->ld, off, out, m->in, e);
-        signal += squares(y, s->held_rows * out), noise += squares(e, s->held_rows * out);
+        for (int64_t r = 0; r < s->held_rows; r++) {
+            double share = s->held_share[b * s->held_room + r];
+            signal += share * squares(y + r * out, out), noise += share * squares(e + r * out, out);
+        }
     }
     arena_drop(&work);
     return signal > 0 ? sqrt(noise / signal) : (double)NAN;

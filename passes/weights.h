@@ -69,7 +69,7 @@ double weight_sqnr(const WeightMatrix *m, const WeightCodes *c);                
 /* What a method found, judged on rows that it has not seen: where it does worse than rounding to nearest, that is taken instead. */
 typedef struct WeightChoice {
     WeightCodes codes;
-    double error_nearest, error; /* of the outputs, errors over values in the Euclidean norm: rounding to nearest, and the method; NaN: no rows */
+    double error_nearest, error; /* weight_error() of rounding to nearest, and of the method; NaN: no rows */
     const char *why;             /* NULL, or why codes are the nearest */
     double sqnr;                 /* dB, of the codes' values against the weights, times gains if there are any */
     float *lost;                 /* of each row, what rounding takes from its output on average; NULL: not known */
@@ -89,7 +89,7 @@ const WeightMethod *weight_method_at(uint32_t i);     /* NULL past the end; the 
 const WeightMethod *weight_method_find(const char *name);
 const WeightMethod *weight_method_blind(const WeightMethod *how); /* for what has no moments, as tables: grids as those with moments have */
 WeightChoice weight_choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
-double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s);
+double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s); /* of the outputs, errors over values in the Euclidean norm, of rows of length 1 */
 float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s, Arena *mem); /* WeightChoice.lost; s has rows */
 
 /* ---- for methods ---- */

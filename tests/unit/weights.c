@@ -273,18 +273,44 @@ static Moments *seen(const WeightMatrix *m, const float *x, int64_t rows, int64_
     return s;
 }
 
-Test(weights, second_moments_are_sums_of_products)
+Test(weights, second_moments_are_sums_of_products_of_rows_of_length_1)
 {
     WeightMatrix m = product(11, 3, 1);
     float *x = correlated(300, 11, 3, 2);
+    memset(x + 7 * 11, 0, sizeof *x * 11); /* it has no length */
     Moments *s = seen(&m, x, 290, 10);
     cr_assert(s->rows == 290 && s->held_rows == 10);
     for (int i = 0; i < 11; i++)
         for (int j = i; j < 11; j++) {
             double sum = 0;
-            for (int r = 0; r < 290; r++) sum += (double)x[r * 11 + i] * x[r * 11 + j];
-            cr_expect_float_eq(sum, s->second[i * s->ld + j], 1e-4 * (fabs(sum) + 10));
+            for (int r = 0; r < 290; r++) {
+                double square = 0;
+                for (int k = 0; k < 11; k++) square += (double)x[r * 11 + k] * x[r * 11 + k];
+                if (square > 0) sum += (double)x[r * 11 + i] * x[r * 11 + j] / square;
+            }
+            cr_expect_float_eq(sum, s->second[i * s->ld + j], 1e-4 * (fabs(sum) + 1));
         }
+    for (int j = 0; j < 11; j++) {
+        double sum = 0;
+        for (int r = 0; r < 290; r++) sum += (double)x[r * 11 + j];
+        cr_expect_float_eq(sum, s->sum[j], 1e-4 * (fabs(sum) + 10), "means are those of the rows as they are");
+    }
+}
+
+/* A few rows a thousand times as long as all others, as the first tokens of texts are, neither have the codes to themselves nor the verdict. */
+Test(weights, a_long_row_counts_like_any_other)
+{
+    WeightForm form = {.code = DT_i4, .group = 32};
+    WeightMatrix m = product(96, 24, 3);
+    const WeightMethod *gptq = weight_method_find("gptq");
+    float *x = correlated(1100, 96, 12, 4), *long_rows = correlated(1100, 96, 12, 4);
+    for (int r = 0; r < 1100; r += 100)
+        for (int j = 0; j < 96; j++) long_rows[r * 96 + j] *= 1000;
+    Moments *even = seen(&m, x, 1000, 100), *uneven = seen(&m, long_rows, 1000, 100);
+    WeightChoice a = weight_choose(gptq, &m, &form, even, &w.mem), b = weight_choose(gptq, &m, &form, uneven, &w.mem);
+    cr_assert(!a.why && !b.why);
+    cr_expect_float_eq(a.error, b.error, 0.01 * a.error, "%g, %g with long rows", a.error, b.error);
+    cr_expect_float_eq(weight_error(&m, &b.codes, even), a.error, 0.01 * a.error, "%g and %g on rows as they were", a.error, weight_error(&m, &b.codes, even));
 }
 
 /* GPTQ as the paper derives it, with the whole inverse of what is left of H before every column. */
