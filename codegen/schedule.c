@@ -78,7 +78,7 @@ static const char *axes_apply(Kernel *k)
 {
     for (uint32_t i = 0; i < k->axis.n; i++) {
         Axis *a = &k->axis.at[i];
-        a->kind = LOOP_SERIAL, a->shared = a->partial = a->ragged = false, a->whole = 0;
+        a->kind = LOOP_SERIAL, a->shared = a->partial = a->guarded = a->ragged = false, a->whole = 0;
     }
     for (const Step *t = k->schedule.step.at; t < k->schedule.step.at + k->schedule.step.n; t++)
         for (int i = 0; i < (t->what == STEP_SPLIT ? 1 : t->n); i++) {
@@ -87,6 +87,7 @@ static const char *axes_apply(Kernel *k)
             if (t->what == STEP_SPLIT && !axis_split(k, a, t->factor, t->n)) return "axis cannot be split";
             if (t->what == STEP_SHARE) k->axis.at[a].shared = true;
             if (t->what == STEP_PARTIAL) k->axis.at[a].partial = true;
+            if (t->what == STEP_GUARD) k->axis.at[a].guarded = true;
             if (t->what == STEP_LOOP) k->axis.at[a].kind = t->loop;
         }
     return NULL;
@@ -356,7 +357,7 @@ static Stmt *cut_loop(Nest *x, int i, Stmt *body)
 static bool is_cut(const Nest *x, int i, int to, Guards guards)
 {
     const Axis *a = axis_of(x, x->loop[i]);
-    if (!guards || !a->parent || !x->k->axis.at[a->parent].ragged || x->loop[i] != x->k->axis.at[a->parent].part)
+    if (!guards || !a->parent || x->k->axis.at[a->parent].guarded || !x->k->axis.at[a->parent].ragged || x->loop[i] != x->k->axis.at[a->parent].part)
         return false;
     for (int j = 0; j < i; j++)
         if (axis_of(x, x->loop[j])->parent == a->parent)

@@ -964,6 +964,14 @@ static bool fills_panels(Tuner *u, const Compute *c, const Contraction *r)
     return r->row && depth / (word ? word : 1) <= n * (depth / LANES + sum);
 }
 
+/* Whole tiles and the rest of them are one piece of code: rows are tested in all, and are few enough to be tested at once. */
+static int one_form(Tuner *u, int axis, int rows)
+{
+    enum { MOST_TESTED = 8 };
+    step(u->k, STEP_GUARD, LOOP_SERIAL, &axis, 1, NULL);
+    return rows > MOST_TESTED ? MOST_TESTED : rows;
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
@@ -988,6 +996,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         k->axis.n = axes, c->rank = rank;
         return false;
     }
+    if (u->small && !block && !tiles) s.rows = one_form(u, r.row, s.rows);
+    if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
     int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
     Order o, loops = {0};
@@ -1079,7 +1089,9 @@ static int share_blocks(Tuner *u, int axis)
     Product p = product_of(k, &k->stage.at[at], &first, 1);
     p.tile = -1, p.how = how;
     Blocking s = blocking_vectors(&p, u->t);
-    int part = schedule_split(k, axis, &s.rows, 1);
+    int rows = s.rows;
+    if (u->small) rows = one_form(u, axis, s.rows);
+    int part = schedule_split(k, axis, &rows, 1);
     return u->inside[axis] = part + 1, part;
 }
 

@@ -74,7 +74,7 @@ typedef struct Axis {
     const char *name;
     Expr extent;
     LoopKind kind;
-    bool shared, partial;
+    bool shared, partial, guarded;
     int part, parts;         /* split: its parts are axes [part, part + parts) */
     int parent;              /* the axis it is a part of, or 0 */
     Expr whole;              /* split: its value, said with its parts */
@@ -101,7 +101,7 @@ typedef struct Compute {
 /* SPLIT: axis[0] gets n + 1 parts, the last n of factor[0, n) values. The parts are axes named "c.0" "c.1" ..., made together with
  * the step (Axis.part, .parts, .parent), so that later steps name them. CALL: `name` may replace the loops from the first
  * reduction loop inward of the stage that reduces axis[0]. The others name n axes in axis[]. */
-typedef enum StepKind { STEP_SPLIT, STEP_ORDER, STEP_SHARE, STEP_PARTIAL, STEP_LOOP, STEP_CALL } StepKind;
+typedef enum StepKind { STEP_SPLIT, STEP_ORDER, STEP_SHARE, STEP_PARTIAL, STEP_GUARD, STEP_LOOP, STEP_CALL } StepKind;
 enum { MAX_STEP = 16 };
 typedef struct Step { StepKind what; LoopKind loop; int n; int axis[MAX_STEP]; int factor[MAX_STEP]; const char *name; } Step;
 typedef struct Schedule { VEC(Step) step; } Schedule;

@@ -23,7 +23,7 @@ static const struct {
     Prim how;
 } reductions[] = {{"sum", P_add},  {"max", P_max}, {"larger", P_larger}, {"min", P_min},
                   {"prod", P_mul}, {"all", P_and}, {"any", P_or}};
-static const char *const step_names[] = {"split", "order", "share", "partial", "", "call"};
+static const char *const step_names[] = {"split", "order", "share", "partial", "guard", "", "call"};
 static const struct {
     const char *name;
     BufKind kind;

@@ -708,11 +708,11 @@ static void partial_block(Micro *m, V first, int n)
     block(&part, first);
 }
 
-/* Up to n rows, the first of which exists. One alone (a matrix times a vector) does not pay for the missing ones. */
+/* Up to n rows, the first of which exists. One alone (a matrix times a vector) does not pay for the missing ones, unless for little code. */
 static void few_rows(Micro *m, V first, int n)
 {
     Emit *x = m->x;
-    if (m->fixed_row || n == 1) {
+    if (m->fixed_row || n == 1 || x->small) {
         partial_block(m, first, n);
         return;
     }
@@ -828,6 +828,7 @@ bool micro_contract(Emit *x, const Stmt *s)
     m->waiting = sums_new(m);
     panels(m);
     if (match_tiles(m)) call_tiles(m);
+    else if (!m->fixed_row && x->small && m->rows <= MAX_ROWS) blocks(m, int64(x, 0), m->rows, m->rows);
     else if (!m->fixed_row) blocks(m, int64(x, 0), m->rows, TAIL_ROWS);
     else if (m->rows <= MAX_ROWS && strcmp(s->name, "tiles")) block(m, int64(x, 0));
     else blocks(m, int64(x, 0), m->rows, fitting_rows(m));

@@ -39,7 +39,7 @@ static const char everything[] =
     "+ 128.0)) where r != 3 share 2\n"
     "  Z[r, d] for r: R, d: C max= u8(f32(i32(W[r / 7, d])))\n"
     "  m[r] = guard(0 <= r - 1 && r - 1 < 5, X[r - 1, 0], -inf) scan r\n"
-    "  schedule: share r; parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2\n"
+    "  schedule: share r; parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2; guard c\n"
     "}\n";
 
 Test(kernel_text, round_trip)
@@ -49,7 +49,7 @@ Test(kernel_text, round_trip)
     const char *why = NULL;
     cr_expect(kernel_verify(k, &why), "%s", why);
     cr_expect_str_eq(print(k), everything);
-    cr_expect_eq(k->schedule.step.n, 6);
+    cr_expect_eq(k->schedule.step.n, 7);
     cr_expect_eq(k->axis.at[k->schedule.step.at[2].axis[0]].parts, 3);
 }
 

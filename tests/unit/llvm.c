@@ -84,6 +84,7 @@ typedef struct Case {
     double ulps;  /* 0: exact */
     int64_t most; /* largest size to try; 0: 100 */
     int code;     /* what the call returns */
+    bool small;   /* compiled for little code */
 } Case;
 
 static bool host_has(const Target *t) { return t && !t->gpu && !(t->needs & ~target_host_features()); }
@@ -134,7 +135,7 @@ static void run_level(LlvmJit *jit, Diag *diag, const Case *c, const Target *t)
     cr_assert(k, "%.40s does not parse", c->text);
     k = schedule_apply(k, &error);
     cr_assert(k, "%.40s: %s", c->text, error);
-    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){k, t, "kernel", false});
+    OctetKernel f = llvm_jit_add(jit, &(LlvmJob){k, t, "kernel", c->small});
     if (!f) diag_print(diag, stderr);
     cr_assert(f, "%s on %s does not compile", k->name, t->name);
     uint32_t n = dim_symbols(k->dim);
@@ -332,6 +333,16 @@ CASES(contract,
      " schedule: split w 6; split o 2 16; split c 4; order n h o.0 w.0 i j c.0 w.1 o.1 o.2 c.1; unroll w.1 o.1; vectorize o.2; parallel n h; call contract i }", 0, 3, 0})
 
 /* clang-format on */
+
+/* One piece of code for whole tiles and what is left of them, and blocks of taps one after the other. */
+CASES(little_code,
+    {"kernel floats(M, N) { in A[M, 9] const W[9, N] layout(1/16, 0, 1%16), B[N] out Y[M, N] Y[m, n] = sum(k: 9) A[m, k] * W[k, n] then max(it + B[n], 0)"
+     " schedule: guard m n; split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; parallel m.0; call contract k }", 400, 0, 0, true},
+    {"kernel bytes(M) { in A: u8[M, 36] const W: i8[40, 36] layout(0/16, 1/4, 0%16, 1%4), S[40] out Y: u8[M, 40] Y[m, n] = sum(k: 36) i32(A[m, k]) * i32(W[n, k])"
+     " then sat_u8(rint(f32(it) * S[n]) + 3.0)"
+     " schedule: guard m; split m 8; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; call contract k.0 }", 0, 0, 0, true},
+    {"kernel taps(W) { in X[W + 8, 20], B[20] const F[9, 20] out Y[W, 20] Y[w, c] = sum(i: 9) X[w + i, c] * F[i, c] then it + B[c]"
+     " schedule: split w 4; split c 16; split i 4; order c.0 w.0 i.0 i.1 w.1 c.1; unroll w.1; vectorize c.1; partial i.0; parallel c.0 }", 400, 0, 0, true})
 
 Test(llvm, compiles_the_same_on_any_number_of_threads)
 {

@@ -129,6 +129,12 @@ Test(schedule, little_code)
     same_in_little_code("kernel window(H, W) { in X[1, 20, H + 4, W + 4] layout(0, 2, 3, 1) const F[20, 5, 5] layout(1, 2, 0), B[20] out Y[1, 20, H, W] layout(0, 2, 3, 1)"
                         " Y[n, c, h, w] = sum(i: 5, j: 5) X[n, c, h + i, w + j] * F[c, i, j] then max(it + B[c], 0) }",
                         "avx2", "unroll", 20);
+    same_in_little_code("kernel bytes(M, N) { in A: u8[M, 36] const W: i8[40, 36] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[M, 40]"
+                        " Y[m, n] = sum(k: 36) i32(A[m, k]) * i32(W[n, k]) }",
+                        "avx512", "call contract", 1);
+    same_in_little_code("kernel joined(M, N) { in A[M, 15], B[15, N] layout(1/16, 0, 1%16), C[N, 15] out Y[M, 15] tmp s[M, N]"
+                        " s[m, n] = sum(k: 15) A[m, k] * B[k, n] share 1 Y[m, o] = sum(n: N) s[m, n] * C[n, o] share 1 }",
+                        "avx512", "call contract", 2);
 }
 
 Test(schedule, order_kept)
@@ -160,6 +166,11 @@ Test(schedule, written_by_hand)
 {
     Program *p = program_new("kernel gemm(M, N) { in A[M, 9], W[9, N] out Y[M, N] Y[m, n] = sum(k: 9) A[m, k] * W[k, n]"
                              " schedule: split m 3; split n 2 16; order n.0 m.0 k m.1 n.1 n.2; parallel n.0; unroll m.1 n.1; vectorize n.2 }");
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) run_at(p, NULL, sizes[i], sizes[(i * 3) % COUNT_OF(sizes)]);
+    program_drop(p);
+    p = program_new("kernel tested(M, N) { in A[M, 9], W[9, N] out Y[M, N] Y[m, n] = sum(k: 9) A[m, k] * W[k, n]"
+                    " schedule: guard m n; split m 3; split n 2 16; order n.0 m.0 k m.1 n.1 n.2; parallel n.0; unroll m.1 n.1; vectorize n.2 }");
+    cr_assert_eq(loops_count(schedule_apply(p->k, &(const char *){NULL}), "alloc"), 1);
     for (size_t i = 0; i < COUNT_OF(sizes); i++) run_at(p, NULL, sizes[i], sizes[(i * 3) % COUNT_OF(sizes)]);
     program_drop(p);
 }
