@@ -653,6 +653,17 @@ static uint64_t put_slices(Tables *t, uint32_t level)
     return PUT_ARRAY(t, slice, t->plan.steps);
 }
 
+/* The first level that runs the same code in the same way: they share their tables. */
+static uint32_t level_like(const Image *im, uint32_t l)
+{
+    size_t kernels = im->cut->kernel.n;
+    uint32_t b = 0;
+    while (b < l && (memcmp(im->level[b].symbol, im->level[l].symbol, sizeof(char *) * kernels) != 0 ||
+                     memcmp(im->level[b].kernel, im->level[l].kernel, sizeof(Kernel *) * kernels) != 0))
+        b++;
+    return b;
+}
+
 static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at)
 {
     Image *im = t->im;
@@ -661,13 +672,16 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
     uint64_t *needs = NEW_ARRAY(t->mem, uint64_t, n);
     uint64_t kernel_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8),
              slice_at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)n, 8);
+    uint64_t *at = NEW_ARRAY(t->mem, uint64_t, n), *slices = NEW_ARRAY(t->mem, uint64_t, n);
     for (uint32_t l = 0; l < n; l++) {
+        uint32_t like = level_like(im, l);
         name[l] = im->level[l].target->name, needs[l] = im->level[l].target->needs;
-        uint64_t at = elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)kernels, 8);
-        for (uint32_t k = 0; k < kernels; k++)
-            elf_pointer_symbol(t->elf, ELF_RELRO, at + 8 * (uint64_t)k, im->level[l].symbol[k]);
-        elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RELRO, at);
-        elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, put_slices(t, l));
+        at[l] = like < l ? at[like] : elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)kernels, 8);
+        for (uint32_t k = 0; k < kernels && like == l; k++)
+            elf_pointer_symbol(t->elf, ELF_RELRO, at[l] + 8 * (uint64_t)k, im->level[l].symbol[k]);
+        slices[l] = like < l ? slices[like] : put_slices(t, l);
+        elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RELRO, at[l]);
+        elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, slices[l]);
     }
     m->levels = n, m->kernels = kernels;
     POINT(t, model, OctetModel, level_needs, PUT_ARRAY(t, needs, n));
