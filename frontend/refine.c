@@ -23,6 +23,7 @@ typedef struct Input { /* what one or more layers multiply */
     Arena mem;
     Moments *moments; /* NULL: too large */
     InputRows rows;   /* of the present sample */
+    uint32_t read;    /* what is watched says which rows are read; 0: nothing does */
     bool alone;       /* nothing rounded reads x but these layers */
     float *gain;      /* of x's channels, in mem; NULL: none */
 } Input;
@@ -37,13 +38,54 @@ typedef struct Round {
     int threads;
 } Round;
 
+typedef struct Watched {
+    Val v;
+    int rows_of; /* 0, or what attention multiplies rows of values of this rank with: of each row the largest */
+} Watched;
+
+/* ---- rows that are read ---- */
+/* Do the first axes of values x, all but the last two, and their last but one stand in `factors` as the first and the last? */
+static bool is_row_of(const Graph *g, Val x, Val factors)
+{
+    const Type *a = val_type(g, x), *f = val_type(g, factors);
+    bool same = a->rank >= 2 && f->rank >= a->rank;
+    for (int d = 0; same && d + 1 < a->rank; d++)
+        same = dim_same(dim_canon(g->module->dim, a->dim[d]), dim_canon(g->module->dim, f->dim[d + 2 < a->rank ? d : f->rank - 1]));
+    return same;
+}
+
+/* What attention multiplies rows with that are made of the rows of x: a product of two computed matrices, the last axis of the first being
+ * the rows of the second. Or id 0. */
+static Val factors_of(const Graph *g, Val x)
+{
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        Val f = node_in(g, n, 0);
+        if (n->op->quant != QUANT_INTEGER || n->op->w_taps || graph_val(g, f)->konst || graph_val(g, node_in(g, n, 1))->konst) continue;
+        int rank = val_type(g, f)->rank;
+        bool last = n->op->x_input == -1 || n->op->x_input == rank - 1;
+        if (last && val_type(g, f)->dtype == DT_f32 && is_row_of(g, x, f)) return f;
+    }
+    return (Val){0};
+}
+
+/* The largest magnitude of each of the rows' factors: 0 says that a mask hides the row from all others. */
+static Val largest(Graph *g, Val factors, int rank)
+{
+    int64_t axis[MAX_RANK], n = 0;
+    const Loc *loc = g->node.at[graph_val(g, factors)->def].loc;
+    for (int d = rank - 2; d + 1 < val_type(g, factors)->rank; d++) axis[n++] = d;
+    Val size = emit(g, "Abs", loc, 1, factors);
+    return emit(g, "ReduceMax", loc, 2, size, graph_const(g, tensor_ints(g->mem, axis, n), NULL));
+}
+
 /* ---- the model as far as it is rounded ---- */
 /* What the values watched need of g, with the weights that q (NULL: nothing) has codes for; watched: as numbers of g, becomes those of the result. */
-static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched, uint32_t n, Arena *mem)
+static Graph *rounded_so_far(const Graph *g, const Quantization *q, Watched *watched, uint32_t n, Arena *mem)
 {
     Arena scratch = {0};
     bool *need = NEW_ARRAY(&scratch, bool, g->val.n + 1);
-    for (uint32_t i = 0; i < n; i++) need[watched[i].id] = true;
+    for (uint32_t i = 0; i < n; i++) need[watched[i].v.id] = true;
     bool *live = NEW_ARRAY(&scratch, bool, g->node.n + 1);
     for (uint32_t i = g->node.n; i-- > 0;) {
         const Node *node = &g->node.at[i];
@@ -62,8 +104,9 @@ static Graph *rounded_so_far(const Graph *g, const Quantization *q, Val *watched
         if (w.id) map[w.id] = kept;
     }
     for (uint32_t i = 0; i < n; i++) {
-        watched[i] = map[watched[i].id];
-        graph_output(out, watched[i], arena_printf(mem, "input_%u", i));
+        Val v = map[watched[i].v.id];
+        watched[i].v = watched[i].rows_of ? largest(out, v, watched[i].rows_of) : v;
+        graph_output(out, watched[i].v, arena_printf(mem, "input_%u", i));
     }
     arena_drop(&scratch);
     return out;
@@ -114,7 +157,9 @@ static bool see_sample(void *ctx, const Sample *s, const Tensor *const *out, Dia
     r->sample = s->index, r->samples = s->of;
     for (uint32_t i = 0; i < r->input.n; i++) {
         Input *in = &r->input.at[i];
-        if (in->moments) in->rows = input_rows(r->g, in->of->n, &in->of->m, out[i], s->mem);
+        if (!in->moments) continue;
+        in->rows = input_rows(r->g, in->of->n, &in->of->m, out[i], s->mem);
+        if (in->read) in->rows = rows_read(in->rows, out[in->read], s->mem);
     }
     crew_run(r->threads, r->input.n, add_rows, r);
     return true;
@@ -187,20 +232,35 @@ static bool is_alone(const Round *r, uint32_t input)
     return !state && here == all && r->input.at[input].of->m.blocks == 1;
 }
 
+/* Whose rows a mask hides is told by what is watched beside it; matrices in batches, which have inputs of their own, are left alone. */
+static void watch_reads(const Round *r, Input *in, Watched *watch, uint32_t *n)
+{
+    Val f = in->of->n->op->w_taps || in->of->m.blocks != 1 ? (Val){0} : factors_of(r->g, in->x);
+    int rank = val_type(r->g, in->x)->rank;
+    if (!f.id) return;
+    for (in->read = r->input.n; in->read < *n; in->read++)
+        if (watch[in->read].v.id == f.id && watch[in->read].rows_of == rank) return;
+    watch[(*n)++] = (Watched){f, rank};
+}
+
 static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
     for (uint32_t i = 0; i < r->target.n; i++) r->target.at[i].input = input_of(r, &mem, &r->target.at[i]);
-    Val *watch = NEW_ARRAY(&mem, Val, r->input.n + 1);
+    uint32_t watched = r->input.n;
+    Watched *watch = NEW_ARRAY(&mem, Watched, 2 * r->input.n + 1);
+    Val *see = NEW_ARRAY(&mem, Val, 2 * r->input.n + 1);
     for (uint32_t i = 0; i < r->input.n; i++) {
         Input *in = &r->input.at[i];
-        watch[i] = in->x;
+        watch[i].v = in->x;
+        watch_reads(r, in, watch, &watched);
         in->alone = is_alone(r, i);
         if (in->of->m.in <= MOMENTS_MOST) in->moments = moments_new(&in->of->m, &in->mem);
     }
     bool balances = r->q->weights->balance != NULL; /* values that are divided later say nothing now: the model as it is */
-    const Graph *now = rounded_so_far(r->g, balances ? NULL : r->q, watch, r->input.n, &mem);
-    bool ok = observe(now, watch, r->input.n, o, 0, "rounding weights", see_sample, r, diag);
+    const Graph *now = rounded_so_far(r->g, balances ? NULL : r->q, watch, watched, &mem);
+    for (uint32_t i = 0; i < watched; i++) see[i] = watch[i].v;
+    bool ok = observe(now, see, watched, o, 0, "rounding weights", see_sample, r, diag);
     if (ok && balances) crew_run(r->threads, r->input.n, balance_input, r);
     else if (ok) crew_run(r->threads, r->target.n, round_layer, r);
     for (uint32_t i = 0; ok && i < r->input.n; i++) keep_gains(r, &r->input.at[i]);

@@ -51,24 +51,65 @@ static void fill_reversed(const float *h, int64_t ld, int n, const Column *order
     }
 }
 
-/* U by rows in the given order; false: H is not positive however much it is damped. Damping is DAMP of the mean of H's diagonal, more
- * where there were fewer rows than columns, and grows until the factorization succeeds. */
-static bool inverse_factor(const float *h, int64_t ld, int n, int64_t rows, const Column *order, float *u, Arena *mem)
+/* U by rows in the given order, H being damped by so much; false: H is not positive then. */
+static bool inverse_factor(const float *h, int64_t ld, int n, const Column *order, double damp, double *a, float *u)
 {
-    enum { TRIES = 12 };
-    const double DAMP = 0.01;
-    double mean = 0, *a = NEW_ARRAY(mem, double, (int64_t)n * n + 1), part = DAMP * fmax(1, (double)n / (double)rows);
     int info = 1;
-    for (int i = 0; i < n; i++) mean += order[i].weight / n;
-    if (!(mean > 0) || !isfinite(mean)) return false;
-    for (int k = 0; k < TRIES && info; k++, part *= 2) {
-        fill_reversed(h, ld, n, order, part * mean, a);
-        dpotrf_("U", &n, a, &n, &info, 1);
-    }
+    fill_reversed(h, ld, n, order, damp, a);
+    dpotrf_("U", &n, a, &n, &info, 1);
     if (!info) dtrtri_("U", "N", &n, a, &n, &info, 1, 1);
     for (int64_t i = 0; !info && i < n; i++)
         for (int64_t j = i; j < n; j++) u[i * n + j] = (float)a[(n - 1 - i) * n + n - 1 - j];
     return !info;
+}
+
+/* What errors of equal size in all columns leave in the outputs of the block on the rows held out, when later columns make up for them as u says. */
+static double left_over(const Moments *s, int64_t block, const Column *order, const float *u)
+{
+    Arena work = {0};
+    int64_t n = s->in, first = block * s->held_room;
+    double sum = 0;
+    float *x = NEW_ARRAY(&work, float, s->held_rows * n + 1), *y = NEW_ARRAY(&work, float, s->held_rows * n + 1);
+    for (int64_t r = 0; r < s->held_rows; r++)
+        for (int64_t i = 0; i < n; i++) x[r * n + i] = s->held[(first + r) * s->ld + order[i].index];
+    rows_times(x, s->held_rows, n, u, n, n, y);
+    for (int64_t r = 0; r < s->held_rows; r++)
+        for (int64_t i = 0; i < n; i++) {
+            double e = (double)y[r * n + i] / (double)u[i * n + i];
+            sum += s->held_share[first + r] * e * e;
+        }
+    arena_drop(&work);
+    return sum;
+}
+
+static double mean_square(const Column *order, int n)
+{
+    double mean = 0;
+    for (int i = 0; i < n; i++) mean += order[i].weight / n;
+    return isfinite(mean) ? mean : 0;
+}
+
+/* U for a block; false: H is not positive however much it is damped. Damping is LEAST of the mean of H's diagonal, or GROWTH times more as long
+ * as the rows held out gain by it: few rows, or rows that are much alike, say more of each other than of those to come. Where there are no such
+ * rows, or the factorization takes long, damping is more where there were fewer rows than columns. */
+static bool factor_of(const Moments *s, int64_t block, const Column *order, float *u, Arena *mem)
+{
+    enum { TRIES = 12, MOST_TRIED = 2048 };
+    const double LEAST = 0.01, GROWTH = 3, MOST = 1;
+    int n = (int)s->in;
+    const float *h = s->second + block * s->ld * s->ld;
+    bool ok = false, judged = s->held_rows && n <= MOST_TRIED;
+    double mean = mean_square(order, n), best = INFINITY, *a = NEW_ARRAY(mem, double, (int64_t)n * n + 1);
+    double part = judged ? LEAST : LEAST * fmax(1, (double)n / (double)s->rows);
+    float *tried = NEW_ARRAY(mem, float, (int64_t)n * n + 1);
+    for (int k = 0; mean > 0 && k < TRIES && (!ok || (judged && part <= MOST)); k++, part *= GROWTH) {
+        if (!inverse_factor(h, s->ld, n, order, part * mean, a, tried)) continue;
+        double left = judged ? left_over(s, block, order, tried) : 0;
+        if (ok && !(left < best)) break;
+        memcpy(u, tried, sizeof *u * (size_t)n * (size_t)n);
+        ok = true, best = left;
+    }
+    return ok;
 }
 
 /* w[r][j] -= e[r] . u[.][j] for j from `from` on: what a block of columns owes those behind it. All ROWS rows, used or not. */
@@ -130,7 +171,7 @@ WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Momen
         Arena factor = {0};
         const float *h = s->second + b * s->ld * s->ld;
         const Column *order = columns_in_order(h, s->ld, n, &factor);
-        bool ok = inverse_factor(h, s->ld, (int)n, s->rows, order, u, &factor);
+        bool ok = factor_of(s, b, order, u, &factor);
         for (int64_t r = 0; ok && r < out; r += ROWS)
             round_rows(m, &c, b * out + r, out - r < ROWS ? (int)(out - r) : ROWS, order, u, w, e);
         arena_drop(&factor);

@@ -118,10 +118,21 @@ InputRows rows_part(InputRows r, int64_t every, bool last)
     return r;
 }
 
+InputRows rows_read(InputRows r, const Tensor *read, Arena *mem)
+{
+    if (read->type != DT_f32 || tensor_count(read) != r.rows) return r;
+    int64_t *only = NEW_ARRAY(mem, int64_t, r.rows + 1), n = 0;
+    for (int64_t i = 0; i < r.rows; i++)
+        if (((const float *)read->data)[i] != 0) only[n++] = i;
+    r.only = only, r.rows = n;
+    return r;
+}
+
 void input_row(const InputRows *r, int64_t block, int64_t row, float *out)
 {
     const RowMap *m = r->map;
     if (r->every) row = r->rest ? row + row / (r->every - 1) : row * r->every + r->every - 1;
+    if (r->only) row = r->only[row];
     if (!m->matrix) {
         window_row(r, block, row, out);
         return;

@@ -20,10 +20,12 @@ typedef struct InputRows {
     const float *x;
     int64_t every;               /* 0, or of every so many rows the last (rest: all but the last) are these */
     bool rest;
+    const int64_t *only;         /* NULL, or the numbers of the rows that these are */
 } InputRows;
 /* Of x, input 0 of the node in some run. rows 0: x has none, or its windows cannot be told. */
 InputRows input_rows(const Graph *g, const Node *n, const WeightMatrix *m, const Tensor *x, Arena *mem);
 InputRows rows_part(InputRows r, int64_t every, bool last); /* of `every` rows the last, or the others */
+InputRows rows_read(InputRows r, const Tensor *read, Arena *mem); /* those whose element of read, a float for each, is not 0; all where its size is another */
 /* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
 int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows);
 bool row_is_finite(const float *x, int64_t n);

@@ -369,7 +369,7 @@ Test(weights, gptq_is_what_the_paper_derives)
     for (uint32_t seed = 1; seed <= 10; seed++)
         for (size_t i = 0; i < COUNT_OF(form); i++) {
             WeightMatrix m = product(9, 5, seed);
-            Moments *s = seen(&m, correlated(120, 9, 2, seed), 100, 20);
+            Moments *s = seen(&m, correlated(120, 9, 2, seed), 100, 0); /* no rows to choose the damping by */
             WeightCodes c = weights_gptq(&m, &form[i], s, &w.mem), want = weights_gptq(&m, &form[i], s, &w.mem);
             by_the_paper(&m, &want, s);
             for (int k = 0; k < 45; k++) cr_assert(c.code[k] == want.code[k], "seed %u, weight %d: %d, not %d", seed, k, c.code[k], want.code[k]);
@@ -404,6 +404,46 @@ static void beats_nearest(const char *method, double by)
 }
 
 Test(weights, gptq_beats_rounding_to_nearest) { beats_nearest("gptq", 0.6); }
+/* Rows that are much alike say more of each other than of those to come: rows held out ask for more damping. */
+Test(weights, gptq_believes_few_rows_less)
+{
+    enum { IN = 96, APART = 40, SEEN = 160, HELD = 40, NEW = 400 };
+    WeightForm form = {.code = DT_u4, .asymmetric = true, .group = 32};
+    double error[2] = {0};
+    for (uint32_t seed = 1; seed <= 5; seed++) {
+        WeightMatrix m = product(IN, 64, seed);
+        float *x = correlated(SEEN + HELD + NEW, IN, 60, seed);
+        for (int64_t i = APART * IN; i < SEEN * IN; i++) x[i] = x[i % (APART * IN)];
+        Moments *s = seen(&m, x, SEEN, HELD), *alone = seen(&m, x, SEEN, 0), *later = moments_new(&m, &w.mem);
+        moments_add_rows(later, x + (SEEN + HELD) * IN, NEW, true);
+        WeightCodes judged = weights_gptq(&m, &form, s, &w.mem), fixed = weights_gptq(&m, &form, alone, &w.mem);
+        error[0] += weight_error(&m, &judged, later), error[1] += weight_error(&m, &fixed, later);
+    }
+    cr_expect(error[0] < 0.9 * error[1], "%g, with fixed damping %g", error[0] / 5, error[1] / 5);
+}
+
+/* Rows that nobody reads are no rows. */
+Test(weights, rows_that_are_not_read_are_left_out)
+{
+    WeightMatrix m = product(5, 3, 1);
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    const Tensor *x = tensor_random(&w.mem, DT_f32, 3, (int64_t[]){2, 4, 5}, 3);
+    Val y = emit(g, "MatMul", NULL, 2, graph_input(g, "x", type_of_tensor(&w.module, x)), graph_const(g, m.tensor, NULL));
+    Tensor *read = tensor_new(&w.mem, DT_f32, 3, (int64_t[]){2, 1, 4}), *other = tensor_new(&w.mem, DT_f32, 1, (int64_t[]){7});
+    static const int64_t left[] = {1, 2, 4, 7};
+    float row[5];
+    for (size_t i = 0; i < COUNT_OF(left); i++) ((float *)(uintptr_t)read->data)[left[i]] = i % 2 ? 1 : -1e-30f;
+    InputRows all = input_rows(g, &g->node.at[graph_val(g, y)->def], &m, x, &w.mem), r = rows_read(all, read, &w.mem);
+    cr_assert(all.rows == 8 && r.rows == COUNT_OF(left) && rows_read(all, other, &w.mem).rows == 8);
+    for (size_t i = 0; i < COUNT_OF(left); i++) {
+        input_row(&r, 0, (int64_t)i, row);
+        cr_expect(!memcmp(row, (const float *)x->data + left[i] * 5, sizeof row), "row %zu", i);
+    }
+    InputRows last = rows_part(r, 2, true);
+    input_row(&last, 0, 1, row);
+    cr_expect(last.rows == 2 && !memcmp(row, (const float *)x->data + 7 * 5, sizeof row));
+}
+
 Test(weights, learned_rounding_beats_rounding_to_nearest) { beats_nearest("adaround", 0.6); }
 Test(weights, the_search_by_outputs_beats_rounding_to_nearest) { beats_nearest("seqmse", 0.98); }
 

@@ -1,0 +1,64 @@
+/* What weights are rounded by: the rows that count. */
+#include "frontend/refine.h"
+#include "frontend/samples.h"
+#include "tests/unit/worlds.h"
+
+static World w;
+static void setup(void) { world_open(&w); }
+static void teardown(void) { world_close(&w); }
+TestSuite(refine, .init = setup, .fini = teardown);
+
+enum { ROWS = 32, FEW = 32, DEPTH = 128, COLUMNS = 64, SAMPLES = 16 }; /* FEW x DEPTH weights stay float */
+
+static Val konst(Graph *g, int64_t rows, int64_t columns, uint32_t seed)
+{
+    return graph_const(g, tensor_random(&w.mem, DT_f32, 2, (int64_t[]){rows, columns}, seed), NULL);
+}
+
+static const Loc *at(const char *node)
+{
+    Loc *l = NEW(&w.mem, Loc);
+    *l = (Loc){.node = node, .op = "MatMul"};
+    return l;
+}
+
+/* Attention whose factors are 0 where `hides` says: of the second half of all rows, which are times `loud`. */
+static const LayerCodes *rounded(float loud, bool hides)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    Tensor *gain = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){ROWS, 1}), *mask = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){1, ROWS});
+    for (int i = 0; i < ROWS; i++) {
+        ((float *)(uintptr_t)gain->data)[i] = i < ROWS / 2 ? 1 : loud;
+        ((float *)(uintptr_t)mask->data)[i] = i < ROWS / 2 || !hides;
+    }
+    Val x = graph_input(g, "x", type_of_tensor(&w.module, tensor_new(&w.mem, DT_f32, 3, (int64_t[]){1, ROWS, FEW})));
+    Val rows = emit(g, "Mul", at("rows"), 2, emit(g, "MatMul", at("mix"), 2, x, konst(g, FEW, DEPTH, 3)), graph_const(g, gain, NULL));
+    Val factors = emit(g, "MatMul", at("factors"), 2, x, konst(g, FEW, ROWS, 1));
+    factors = emit(g, "Mul", at("hide"), 2, factors, graph_const(g, mask, NULL));
+    Val y = emit(g, "MatMul", at("values"), 2, rows, konst(g, DEPTH, COLUMNS, 2));
+    graph_output(g, emit(g, "MatMul", at("attend"), 2, factors, y), "y");
+    Quantization *q = NEW(&w.mem, Quantization);
+    *q = (Quantization){.mem = &w.mem, .float_activations = true, .weights = weight_method_find("gptq")};
+    q->form = (WeightForm){.code = DT_u4, .asymmetric = true, .group = 32};
+    SampleSource *samples = samples_random(&w.mem, SAMPLES);
+    CalibrateOptions o = {.samples = samples, .threads = 1, .quiet = true};
+    bool ok = refine_weights(g, q, &o, &w.diag);
+    if (!ok) diag_print(&w.diag, stderr);
+    samples_close(samples);
+    const LayerCodes *c = codes_find(q, tensor_name(g, y, &w.mem));
+    cr_assert(ok && c && !c->fallback);
+    return c;
+}
+
+static bool is_same(const LayerCodes *a, const LayerCodes *b)
+{
+    return !memcmp(a->codes.code->data, b->codes.code->data, tensor_bytes(a->codes.code)) && a->error == b->error;
+}
+
+/* As zeros, which weigh nothing. */
+Test(refine, rows_that_a_mask_hides_weigh_nothing)
+{
+    const LayerCodes *none = rounded(0, false);
+    cr_expect(is_same(rounded(100, true), none));
+    cr_expect(!is_same(rounded(100, false), none), "rows that are read count");
+}
