@@ -15,6 +15,7 @@
 #include "frontend/precision.h"
 #include "frontend/report.h"
 #include "frontend/smooth.h"
+#include "frontend/spare.h"
 #include "frontend/wide.h"
 #include "ir/base/stage.h"
 #include "octet_compiler.h"
@@ -257,6 +258,13 @@ static bool find_wide(Drive *dr, const Graph *g, Quantization *q, const Calibrat
     return !save || ranges_write(q, d, save, dr->m->name);
 }
 
+/* Where samples tell what layers of few bits cost the outputs. */
+static bool settle_spared(Drive *dr, const Graph *g, Quantization *q, const CalibrateOptions *c)
+{
+    bool wanted = q->bound > 0 && !samples_are_random(c->samples);
+    return !wanted || spare_weights(g, q, c, dr->m->diag);
+}
+
 /* ---- the budget ---- */
 typedef struct BudgetDrive {
     Drive *drive;
@@ -416,6 +424,7 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     if (!find_wide(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, "weights");
     if (q->weights->needs && !divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
+    if (c.samples && !settle_spared(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
     CodesKept *found = dr->origin ? codes_copied(q) : NULL; /* what passes add is of their graph, not of the one that is written */
     if (dr->o->value[OPT_max_loss] && !keep_budget(dr, simple, q, &c)) return NULL;

@@ -1,6 +1,8 @@
 /* precision.c - see precision.h. */
 #include "frontend/precision.h"
 
+/* 16 bits of values cost time, which the bound as it stands is worth; 8-bit integers are as small and as fast as float8. */
+#define TIGHT 0.1
 enum { LEAST_GROUP = 16, MOST_GROUP = 256, GROUP = 32 };
 
 static const Precision rows[] = {
@@ -22,15 +24,17 @@ static const Precision rows[] = {
      .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
     {.name = "fp8",
      .weights = {.code = DT_f8e4m3fn, .group = GROUP},
-     .table = {.code = DT_i8},
+     .table = {.code = DT_i8, .group = GROUP},
      .spared = {.code = DT_i8},
+     .bound = TIGHT,
      .blind = "mse",
      .seen = "gptq",
      .help = "weights as E4M3FN (--group), tables and those that would cost most in 8-bit integers; arithmetic is float"},
     {.name = "fp8-e5m2",
      .weights = {.code = DT_f8e5m2, .group = GROUP},
-     .table = {.code = DT_i8},
+     .table = {.code = DT_i8, .group = GROUP},
      .spared = {.code = DT_i8},
+     .bound = TIGHT,
      .blind = "mse",
      .seen = "gptq",
      .help = "the same as E5M2"},
@@ -121,6 +125,7 @@ void precision_forms(const Options *o, Quantization *q)
     bool uneven = p->integer && option_is(o, OPT_smooth, "off"); /* what smooths channels keeps weights that lie on grids */
     q->rotate = option_is(o, OPT_rotate, "on") || (uneven && !option_is(o, OPT_rotate, "off"));
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
+    q->bound = option_is(o, OPT_spare, "off") ? 0 : p->bound;
     if (p->weights.code) choose(o, &q->form);
     if (p->table.group) choose(o, &q->table);
 }

@@ -210,6 +210,8 @@ static void keep_codes(const Round *r, const LayerJob *t)
     bool known = c->lost && t->m.batches == 1;
     const float *lost = known ? arena_copy(r->q->mem, c->lost, sizeof *lost * (size_t)t->m.out) : NULL;
     codes_set(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
+                                 .method = r->q->weights,
+                                 .form = t->form,
                                  .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
                                  .sqnr = c->sqnr,
                                  .error_nearest = c->error_nearest,

@@ -37,6 +37,8 @@ const char *report_weight_type(const Layer *l)
     return l->form.code == DT_i4 ? "s4" : !l->form.code || l->form.code == DT_i8 ? "s8" : dtypes[l->form.code].name;
 }
 
+const char *report_cost_unit(const OutputCosts *c) { return c->scores ? "nats" : "energy"; }
+
 static ReportLayer layer_row(const Report *r, const Quantization *q, const Layer *l, Arena *mem)
 {
     ReportLayer row = {.layer = l,
@@ -98,7 +100,7 @@ static const Quantization *layers_that_came(const IntegerNote *note, Arena *mem)
     for (uint32_t i = 0; i < note->at.n; i++) {
         const Coded *c = &note->at.at[i];
         Layer l = {.loc = c->loc, .tensor = "", .state = states[c->state], .x = c->x, .why = c->why, .rows = c->rows, .weights = c->weights};
-        l.form.code = c->w, l.weight_sqnr = l.sqnr = l.error = l.error_nearest = NAN;
+        l.form.code = c->w, l.weight_sqnr = l.cost = l.sqnr = l.error = l.error_nearest = NAN;
         vec_push(mem, &q->layer, l);
     }
     return q;
@@ -106,6 +108,7 @@ static const Quantization *layers_that_came(const IntegerNote *note, Arena *mem)
 
 void report_fill(Report *r, const Quantization *q, Arena *mem)
 {
+    r->costs = q && q->costs.known ? &q->costs : NULL, r->rounds_values = q && !q->float_activations;
     r->budget = q && q->budget ? q : NULL, r->quantized = q != NULL, r->came = !q && r->integer->at.n > 0;
     if (r->came) q = layers_that_came(r->integer, mem);
     r->layers = q ? q->layer.n : 0;

@@ -39,10 +39,12 @@ typedef struct Report {
     const IntegerNote *integer;
     const Measured *measured;    /* NULL: nothing was measured */
     const double *alone;         /* per layer of the quantization, or NULL: not measured */
+    const OutputCosts *costs;    /* of the layers' bits, or NULL: not measured */
     const Quantization *budget;  /* with --max-loss: what was searched; else NULL */
     bool quantized;              /* contractions became integers, or could have */
     bool came;                   /* the layers are those of a model that came quantized */
     uint32_t layers, integers;
+    bool rounds_values;          /* costs are of values, not of weights */
     ReportLayer *layer;          /* the contractions in the model's order */
     const ReportLayer *worst;    /* of lowest SQNR, or NULL */
     ReportPoints point;          /* the float program and this one; error: of the worst output, Euclidean norms */
@@ -53,6 +55,7 @@ typedef struct Report {
  * layers are those with an operand that came as codes). */
 void report_fill(Report *r, const Quantization *q, Arena *mem);
 const char *report_weight_type(const Layer *l); /* of its codes */
+const char *report_cost_unit(const OutputCosts *c);
 extern const char *const report_rewritings[REWRITINGS];
 double report_error(const Measured *m);                             /* of the worst output, Euclidean norms; NaN: no float output */
 

@@ -343,6 +343,7 @@ static void put_layer(const Report *r, const ReportLayer *l, uint32_t i, double 
     put_weights_cells(r, l, mem, f);
     if (r->alone) cell("%.1f", l->alone, l->alone, f);
     cell("%.1f", has_codes(l) ? l->layer->sqnr : (double)NAN, l->layer->sqnr, f);
+    if (r->costs) cell(l->layer->spared ? "(%.3g)" : "%.3g", has_codes(l) ? l->layer->cost : (double)NAN, l->layer->cost * 1e3, f);
     if (r->measured) {
         time_cell(l->plain, 0, mem, f), time_cell(l->made, slowest, mem, f);
         cell("%.2f", l->plain / l->made, l->plain / l->made, f);
@@ -382,6 +383,7 @@ static void put_columns(const Report *r, FILE *f)
     if (has_errors(r)) column("nearest err. %", false, f), column("err. %", false, f);
     if (r->alone) column("alone dB", false, f);
     column("output dB", false, f);
+    if (r->costs) column(r->costs->scores ? "costs mnat" : "costs \xe2\x80\xb0", false, f);
     if (!r->measured) return;
     column("float \xc2\xb5s", false, f), column("now \xc2\xb5s", true, f), column("speed-up", false, f);
 }
@@ -393,6 +395,12 @@ static void put_layers(const Report *r, Arena *mem, FILE *f)
     for (uint32_t i = 0; i < r->layers; i++)
         if (r->layer[i].made > slowest) slowest = r->layer[i].made;
     heading("Layers", f);
+    if (r->costs)
+        fprintf(f,
+                "<p class=\"note\">Costs: what rounding the layer's %s to few bits costs the outputs, %s; in brackets where that was too much, so that it has more bits. "
+                "The others cost %.3g together, at most %.3g.</p>\n",
+                r->rounds_values ? "values" : "weights", r->costs->scores ? "in thousandths of a nat of divergence" : "in thousandths of their energy", r->costs->left * 1e3,
+                r->costs->bound * 1e3);
     fputs(
         "<p class=\"note\">The contractions in the model's order. Activations of int8 ones are u8, asymmetric, per "
         "tensor or per row, channels smoothed where they were divided by gains (SmoothQuant); weights s8, symmetric, per channel. Output dB: of the layer's output while the whole model "

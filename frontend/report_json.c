@@ -70,6 +70,7 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     text(w, "fallback", l->fallback);
     if (isfinite(l->error)) number(w, "error_nearest", l->error_nearest), number(w, "error", l->error);
     number(o, "sqnr_db", l->sqnr), number(o, "sqnr_db_alone", r->alone);
+    if (isfinite(l->cost)) number(o, "cost", l->cost), cJSON_AddBoolToObject(o, "spared", l->spared);
     rewritings_json(o, l->tried);
     return o;
 }
@@ -146,6 +147,11 @@ void report_json(const Report *r, FILE *f)
         cJSON_AddItemToArray(unfused, o);
     }
     if (r->measured) measured_json(root, r->measured);
+    if (r->costs) {
+        cJSON *c = cJSON_AddObjectToObject(root, "costs");
+        text(c, "of", r->rounds_values ? "values" : "weights"), text(c, "unit", report_cost_unit(r->costs));
+        number(c, "left", r->costs->left), number(c, "bound", r->costs->bound);
+    }
     if (r->budget) cJSON_AddItemToObject(root, "budget", budget_json(r->budget));
     cJSON *list = cJSON_AddArrayToObject(root, "layers");
     for (uint32_t i = 0; i < r->layers; i++) cJSON_AddItemToArray(list, layer_json(&r->layer[i], r));

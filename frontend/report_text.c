@@ -80,16 +80,21 @@ static void print_quantized(const Report *r, FILE *f)
     fputc('\n', f);
 }
 
-/* What was done to the values of integer products for the sake of accuracy. */
-static void print_values(const Report *r, FILE *f)
+/* What was done to the operands of products for the sake of accuracy, and what they cost it. */
+static void print_operands(const Report *r, FILE *f)
 {
-    uint32_t smooth = 0, wide = 0;
+    uint32_t smooth = 0, wide = 0, eight = 0, spared = 0;
     for (uint32_t i = 0; i < r->layers; i++) {
         const Layer *l = r->layer[i].layer;
         smooth += r->layer[i].integer && l->smooth, wide += r->layer[i].integer && l->wide;
+        eight += l->state == LAYER_WEIGHTS && l->form.code == DT_i8, spared += l->state == LAYER_WEIGHTS && l->spared;
     }
     if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
     if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would cost the outputs too much\n", wide);
+    if (spared) fprintf(f, "  the weights of %u of them are 8-bit integers, those of %u because %s would cost the outputs too much\n", eight, spared, r->precision);
+    if (r->costs)
+        fprintf(f, "  rounding %s costs the outputs %.2g %s, at most %.2g\n", r->rounds_values ? "the values of 8-bit products" : spared ? "the weights of the others" : "their weights", r->costs->left,
+                r->costs->scores ? "nats of divergence" : "of their energy", r->costs->bound);
 }
 
 /* What was done to the float model beforehand, and where samples said that it is better undone. */
@@ -120,7 +125,7 @@ void report_print(const Report *r, FILE *f)
                 r->model, w->convs, w->of, w->error);
     print_coded(r, f);
     if (r->quantized) print_quantized(r, f);
-    print_values(r, f);
+    print_operands(r, f);
     for (int k = 0; k < REWRITINGS; k++) print_rewriting(r, (Rewriting)k, f);
     for (uint32_t i = 0; i < r->layers && !r->came; i++)
         if (r->layer[i].layer->state == LAYER_FLOAT)

@@ -10,6 +10,7 @@
  *   filters    every pixel uses them again, so that few bits save no time: small ones have the spared form too.
  *   states     weights that multiply the state of a recurrence are used again by every step: the same.
  *   tables     the precision's form for tables, a row being what is looked up.
+ *   costly     the form of 8 bits: what the precision's form of it would cost the outputs was measured (frontend/spare.h).
  *   tied       a table that is also the weights of a product, the other way round, is stored once, in the spared form. */
 #include "passes/passes.h"
 #include "passes/quantize.h"
@@ -29,6 +30,7 @@ typedef struct Coder {
     bool *behind;          /* per old Val: a product made it */
     const bool *before;    /* per old Val: a product reads it, or what is made of it */
     const bool *looked;    /* per old Val: looked up */
+    Arena *mem;            /* for names */
     regex_t keep;
 } Coder;
 
@@ -192,7 +194,14 @@ static const char *why_float(const Coder *c, const Node *n)
 
 static WeightForm form_of(const Coder *c, const Node *n)
 {
-    return is_spared(c, n) && c->q->spared.code ? c->q->spared : c->q->form;
+    if (is_spared(c, n) && c->q->spared.code) return c->q->spared;
+    const LayerCost *cost = cost_find(c->q, tensor_name(c->in, n->out, c->mem));
+    return cost && cost->spared ? form_spared(c->q) : c->q->form;
+}
+
+const float *lost_of_pixels(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem)
+{
+    return n->op->w_taps ? lost_by_rounding(n, w, codes, r, mem) : NULL;
 }
 
 static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **lost)
@@ -205,7 +214,7 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **
     const Value *from = graph_val(c->in, v);
     LayerCodes l = layer_codes(c->in, n, c->q, form_of(c, n), layer);
     const Range *r = range_find(c->q, tensor_name(c->in, node_in(c->in, n, 0), c->ctx->scratch));
-    if (n->op->w_taps) *lost = lost_by_rounding(n, from->konst, &l, r, c->ctx->scratch); /* of pixels; means over tokens are those of padding too */
+    *lost = lost_of_pixels(n, from->konst, &l, r, c->ctx->scratch);
     pass_rest(c->ctx);
     return codes_emit(c->out, &l.codes, from->name, n->loc);
 }
@@ -219,7 +228,7 @@ static void code_node(Coder *c, uint32_t i)
     for (uint32_t k = 0; k < n->nin; k++) arg[k] = c->map[node_in(c->in, n, k).id];
     if (multiplies(n) && c->q->float_activations && has_weights(c, n)) {
         Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};
-        layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
+        layer_note_cost(c->q, &layer), layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
         const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
         layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n);
         layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS, layer.tried = rewritings_find(c->q, layer.tensor);
@@ -253,7 +262,7 @@ static void code_tied(Coder *c)
 
 static Coder coder_new(const Graph *g, const Quantization *q, Arena *mem)
 {
-    Coder c = {.q = (Quantization *)(uintptr_t)q, .in = g};
+    Coder c = {.q = (Quantization *)(uintptr_t)q, .in = g, .mem = mem};
     c.coded = NEW_ARRAY(mem, Val, g->val.n + 1), c.looked = tables_looked_up(g, mem);
     c.behind = NEW_ARRAY(mem, bool, g->val.n + 1), c.live = graph_live(g, mem), c.before = before_products(g, c.live, mem);
     if (q->keep && regcomp(&c.keep, q->keep, REG_EXTENDED | REG_NOSUB)) assert(!"--keep was checked by its option");

@@ -411,23 +411,55 @@ const LayerCodes *codes_find(const Quantization *q, const char *tensor)
 
 static const WeightMethod *method_of(const Quantization *q) { return q->weights ? q->weights : weight_method_at(0); }
 
+void cost_note(Quantization *q, const char *tensor, double cost, bool spared)
+{
+    LayerCost c = {arena_text(q->mem, tensor, strlen(tensor)), cost, spared};
+    vec_push(q->mem, &q->cost, c);
+    map_put(q->mem, &q->cost_of, c.tensor, q->cost.n);
+}
+
+const LayerCost *cost_find(const Quantization *q, const char *tensor)
+{
+    uint32_t i = map_get(&q->cost_of, tensor);
+    return i ? &q->cost.at[i - 1] : NULL;
+}
+
+void layer_note_cost(const Quantization *q, Layer *l)
+{
+    const LayerCost *c = cost_find(q, l->tensor);
+    l->cost = c ? c->cost : (double)NAN, l->spared = c && c->spared;
+}
+
+/* Rounded without statistics. */
+static LayerCodes codes_by(const WeightMethod *how, const Graph *g, const Node *n, Quantization *q, WeightForm form)
+{
+    Arena work = {0};
+    WeightMatrix m = weight_matrix(g, n, &work);
+    WeightChoice c = weight_choose(how, &m, &form, NULL, &work);
+    LayerCodes l = {.method = how, .form = form, .codes = weight_tensors(&m, &c.codes, q->mem), .sqnr = c.sqnr, .fallback = c.why};
+    l.tensor = tensor_name(g, n->out, &work), l.error_nearest = c.error_nearest, l.error = c.error;
+    codes_set(q, l);
+    arena_drop(&work);
+    return l;
+}
+
+WeightForm form_spared(const Quantization *q) { return (WeightForm){.code = q->spared.code, .group = q->form.group}; }
+
+void layer_spare(const Graph *g, const Node *n, Quantization *q)
+{
+    codes_by(weight_method_blind(method_of(q)), g, n, q, form_spared(q));
+}
+
 LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note)
 {
     Arena work = {0};
-    const char *tensor = tensor_name(g, n->out, &work);
-    const LayerCodes *found = codes_find(q, tensor);
-    LayerCodes l = found ? *found : (LayerCodes){0};
-    if (!found) {
-        WeightMatrix m = weight_matrix(g, n, &work);
-        WeightChoice c = weight_choose(method_of(q), &m, &form, NULL, &work);
-        l = (LayerCodes){.tensor = tensor, .codes = weight_tensors(&m, &c.codes, q->mem), .sqnr = c.sqnr};
-        l.error_nearest = c.error_nearest, l.error = c.error, l.fallback = c.why;
-        codes_set(q, l);
-    }
-    note->form = form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;
-    note->method = l.fallback ? weight_method_at(0)->name : method_of(q)->name;
-    note->error_nearest = l.error_nearest, note->error = l.error;
+    const LayerCodes *found = codes_find(q, tensor_name(g, n->out, &work));
+    LayerCodes l = found ? *found : codes_by(method_of(q), g, n, q, form);
     arena_drop(&work);
+    if (!note) return l;
+    note->form = l.form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;
+    note->method = l.fallback ? weight_method_at(0)->name : l.method->name;
+    note->error_nearest = l.error_nearest, note->error = l.error;
     return l;
 }
 
@@ -479,6 +511,7 @@ static void copy_quantized(Quantizer *z, uint32_t i)
     uint32_t nin = n->nin;
     Val *old = NEW_ARRAY(z->ctx->scratch, Val, nin + 1), *arg = NEW_ARRAY(z->ctx->scratch, Val, nin + 2);
     Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN};
+    layer_note_cost(z->q, &layer);
     layer.input = tensor_name(z->in, node_in(z->in, n, 0), z->q->mem), layer.tried = rewritings_find(z->q, layer.tensor);
     for (uint32_t k = 0; k < n->nin; k++) {
         old[k] = node_in(z->in, n, k);
@@ -523,7 +556,7 @@ static void copy_recurrence(Quantizer *z, uint32_t i)
     const Node *n = &z->in->node.at[i];
     uint32_t scales = (uint32_t)n->op->w_scales;
     const Value *r = graph_val(z->in, node_in(z->in, n, 1));
-    Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN, .rows = true, .states = true};
+    Layer layer = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_INTEGER, .sqnr = NAN, .cost = NAN, .rows = true, .states = true};
     layer.input = layer.tensor, layer.weights = tensor_count(r->konst), layer.region = z->region.of_node[i];
     layer.saved = saved(z->in, n, r->konst, &(double){0});
     Val *arg = NEW_ARRAY(z->ctx->scratch, Val, scales + 2), *plain = NEW_ARRAY(z->ctx->scratch, Val, n->nout), *out = plain;
@@ -594,7 +627,7 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
     const Node *n = &z->in->node.at[i];
     z->integer[i] = false;
     Layer l = {.loc = n->loc, .tensor = tensor_name(z->in, n->out, z->q->mem), .state = LAYER_FLOAT, .why = why};
-    l.input = tensor_name(z->in, multiplied(z->in, n), z->q->mem), l.sqnr = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
+    l.input = tensor_name(z->in, multiplied(z->in, n), z->q->mem), l.sqnr = l.cost = NAN, l.region = z->region.n ? z->region.of_node[i] : 0;
     vec_push(z->q->mem, &z->q->layer, l);
 }
 

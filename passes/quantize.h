@@ -6,7 +6,7 @@
  * round(-lo / scale), the range widened to hold 0. Where a few large elements make that scale too coarse for the others, as in
  * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
  * computed while the model runs (Yao et al. 2022, "ZeroQuant", section 4.1.2); and where that costs
- * the outputs too much (frontend/wide.h), products have rows of 16 bits. Weights are s8, symmetric, per output channel: scale =
+ * the outputs too much (frontend/costs.h), products have rows of 16 bits. Weights are s8, symmetric, per output channel: scale =
  * max|w| / 127; passes/weights.h has other forms and methods.
  * The state that a recurrence multiplies its weights with (QUANT_STATE) has a range of its own in every step and entry of the batch, found
  * while the model runs, as in DynamicQuantizeLSTM: no calibration bounds what a state becomes after many calls.
@@ -77,10 +77,14 @@ typedef struct Layer {           /* one contraction of the model, for the report
     uint32_t region;             /* passes/simulate.h; 0: it cannot be integer */
     const LayerTried *tried;     /* NULL: no rewriting was judged by it */
     double saved;                /* INTEGER: float multiply-adds that its integer form saves, estimated */
+    double cost;                 /* what the outputs pay for its few bits (OutputCosts); NaN: not known */
+    bool spared;                 /* too much: it has more */
 } Layer;
 
-typedef struct LayerCodes {      /* weights that a method with statistics has rounded */
+typedef struct LayerCodes {      /* weights that a method has rounded */
     const char *tensor;          /* the layer's output */
+    const WeightMethod *method;
+    WeightForm form;
     CodeTensors codes;
     double sqnr, error_nearest, error;
     const char *fallback;
@@ -91,6 +95,17 @@ typedef struct CodesKept {
     Map index;                   /* tensor -> number + 1 in layer */
     VEC(LayerCodes) layer;
 } CodesKept;
+
+typedef struct OutputCosts {     /* what rounding costs the outputs, measured there (frontend/costs.h) */
+    bool scores;                 /* in nats of divergence, which outputs that look like scores have; else of the outputs' energy */
+    double bound, left;          /* the most that layers may cost for which fewer bits were to be decided, and what they do; NaN: not measured */
+    bool known;
+} OutputCosts;
+typedef struct LayerCost {
+    const char *tensor;          /* its output */
+    double cost;                 /* of few bits; NaN: nothing could be measured */
+    bool spared;                 /* too much: it has more bits */
+} LayerCost;
 
 typedef struct Gains {           /* weights were multiplied by them before they were rounded: what they multiply must be divided */
     Val x;                       /* of the graph after the pass "rotate" */
@@ -106,9 +121,13 @@ struct Quantization {
     bool float_activations;      /* only weights and tables are codes: no integer contractions, no ranges */
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
+    double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared */
     const WeightMethod *weights; /* NULL: the first */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;
+    Map cost_of;                 /* output of a layer -> number + 1 in cost */
+    VEC(LayerCost) cost;
+    OutputCosts costs;
     bool narrow;                 /* no values have 16 bits */
     const char *keep;            /* --keep REGEX over node names, or NULL */
     VEC(Layer) layer;
@@ -154,7 +173,13 @@ void codes_set(Quantization *q, LayerCodes c);
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
 CodesKept *codes_copied(const Quantization *q); /* those found so far, and what is added to q later is not in them */
 /* Those, or codes by a method without statistics where it needs none or has none, which q keeps for the next graph. note: gets what was done. */
-LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note);
+LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note); /* note: or NULL */
+void cost_note(Quantization *q, const char *tensor, double cost, bool spared);
+void layer_note_cost(const Quantization *q, Layer *l);
+const LayerCost *cost_find(const Quantization *q, const char *tensor); /* NULL: nothing is known */
+/* Weights that are spared because of their cost are as large as the others, and need no samples. */
+WeightForm form_spared(const Quantization *q);
+void layer_spare(const Graph *g, const Node *n, Quantization *q);
 /* Codes as a value of g, dequantized where they are read. */
 Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc);
 /* What a node multiplies its constant weights with: its first input, or the states that it makes (all of which but the last one it multiplies). */
@@ -170,6 +195,8 @@ int channel_axis(const Graph *g, const Quantization *q, Val v);
 /* What rounding took from every output channel on average: what the codes' method has seen, or the sum over the weights w of
  * (w - value) * mean(x), which takes padding for more of x. NULL: not known, r may be NULL. */
 const float *lost_by_rounding(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem);
+/* The same under a precision of weights, where rows that were seen are pixels; means over tokens are those of padding too. */
+const float *lost_of_pixels(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem);
 Val add_lost(Graph *g, const Node *n, const Tensor *w, Val y, const float *lost); /* y plus that, along its channels */
 
 /* The text file of ranges (passes/ranges.c). Its head may say what its statistics come from; read: fields it lacks are NULL and 0. */

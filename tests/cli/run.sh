@@ -94,6 +94,19 @@ check ranges-random calibrate_random
 smoothed() { octet compile "$work/bad/uneven.onnx" -o "$work/$1.so" --quantize int8 --target avx2 "${@:2}" > "$work/said" 2>&1; }
 smooth_told() { smoothed even --calibrate "$work/bad/uneven" --save-ranges "$work/even.ranges" && grep -q 'the inputs of 1 of them have smoothed channels' "$work/said" && grep -q 'gains=[0-9]' "$work/even.ranges"; }
 smooth_again() { smoothed again --ranges "$work/even.ranges" --save-ranges "$work/again.ranges" && grep -q 'smoothed channels' "$work/said" && cmp "$work/even.ranges" "$work/again.ranges"; }
+# What few bits cost the outputs is measured, of values and of weights, unless places alone decide.
+costs_told() {
+  octet compile "$digits" -o "$work/costs.so" --quantize $1 --calibrate "$calibration" --report "$work/costs.json" > "$work/said" 2>&1 && grep -q "  rounding $3 costs the outputs .* nats of divergence, at most" "$work/said" &&
+    python3 -c 'import json, sys
+report = json.load(open(sys.argv[1]))
+costs, layers = report["costs"], [l for l in report["layers"] if "cost" in l]
+assert costs["of"] == sys.argv[2] and costs["unit"] == "nats" and 0 < costs["left"] <= costs["bound"], costs
+assert layers and all(0 <= l["cost"] < costs["bound"] and not l["spared"] for l in layers), layers' "$work/costs.json" "$2"
+}
+check costs-of-values costs_told int8 values 'the values of 8-bit products'
+check costs-of-weights costs_told fp8-e5m2 weights 'their weights'
+costs_off() { octet compile "$digits" -o "$work/costs.so" --quantize fp8 --spare off --calibrate "$calibration" > "$work/said" 2>&1 && ! grep -q 'the outputs' "$work/said"; }
+check costs-off costs_off
 smooth_off() { smoothed off --calibrate "$work/bad/uneven" --smooth off --save-ranges "$work/off.ranges" && ! grep -q smoothed "$work/said" && ! grep -q 'gains=[0-9]' "$work/off.ranges" && ! cmp -s "$work/even.so" "$work/off.so"; }
 check smooth-told smooth_told
 check smooth-by-ranges smooth_again

@@ -1,0 +1,458 @@
+/* costs.c - see costs.h. */
+#include "frontend/costs.h"
+#include "frontend/metric.h"
+#include "frontend/program.h"
+#include "ir/op.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum {
+    SAMPLES = 16,       /* at most, spread over all, fewer where these would have more than */
+    ENOUGH = 512,       /* rows of outputs: errors of two roundings are alike by chance where there are few; */
+    MEMORY = 256 << 20, /* or more bytes are kept of them */
+    LEAST_RUNS = 8,     /* of a sample */
+    EQUATIONS = 2,      /* for each cost, at least */
+    TRIES = 16,         /* choices that are tried, before all is spared that costs anything */
+    ROWS = 512,         /* of an output of a sample are looked at, */
+    SCORES = 64,        /* in a row of scores the largest, */
+    COLUMNS = 1024      /* in another one so many, spread over it */
+};
+static const double DIVERGENCE = 0.0025, ENERGY = 0.001; /* that rounding may cost scores, in nats, and others, of their energy */
+static const double AMOUNT = 0.25;                      /* of the rounding is tried: more of it might not add up */
+
+/* A row of an output, or what is looked at of it. */
+typedef struct Seen {
+    uint32_t output;
+    int64_t n, *at;
+    double *is;         /* what the float model says there */
+    double *share;      /* of scores: their probabilities among those looked at; of others NULL */
+    bool ready;         /* they are probabilities already */
+    double by;          /* what errors are multiplied by: then the bound is a sum of squares of 1 */
+} Seen;
+typedef VEC(Seen) Sights;
+
+typedef struct Tried {  /* a sample */
+    uint32_t index;
+    Sights sights;
+    int64_t size;       /* of them all */
+    const Tensor **off; /* by value: what rounding adds to it in the float model */
+} Tried;
+
+typedef struct Costs {
+    const Graph *g;
+    const CalibrateOptions *o;
+    Roundings *asked;
+    Arena mem;
+    uint32_t n;                /* of the roundings */
+    Val *value;                /* computed ones that are rounded, each once */
+    uint32_t *of, values;      /* of: which of them, per rounding; from `values` on: a constant */
+    uint32_t *first;           /* per value: the first of its roundings */
+    uint32_t *output, outputs; /* float ones of g */
+    Program program;
+    VEC(Tried) tried;
+    uint64_t wanted;           /* of them; 0: the first is not run yet, which says how large they are */
+    uint64_t random;
+    VEC(const int8_t *) sign;  /* of an equation, per rounding */
+    VEC(double) right;
+    double cost;               /* of the choice, of the bound, added up over samples */
+    bool scores;               /* they are what is seen of outputs */
+} Costs;
+
+/* ---- two programs: the float model, which says what rounding adds to values; the same with operands moved by shares of that ---- */
+static void outputs_copy(const Costs *w, Graph *to, const Val *map)
+{
+    for (uint32_t i = 0; i < w->outputs; i++)
+        graph_output(to, map[w->g->output.at[w->output[i]].id], arena_printf(to->mem, "output_%u", i));
+}
+
+static Graph *plain_graph(const Costs *w, Arena *mem)
+{
+    const Graph *g = w->g;
+    Graph *to = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(to, g, mem);
+    const bool *live = graph_live(g, mem);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (live[i]) graph_copy_node(to, g, i, map);
+    outputs_copy(w, to, map);
+    for (uint32_t i = 0; i < w->values; i++)
+        graph_output(to, w->asked->off(w->asked->ctx, to, w->first[i], map[w->value[i].id]), arena_printf(mem, "off_%u", i));
+    return to;
+}
+
+static Val moved(Graph *to, Val x, Val off, Val by, const Loc *loc) { return emit(to, "Add", loc, 2, x, emit(to, "Mul", loc, 2, off, by)); }
+
+/* Node i with an operand moved, and its first output by what makes up for that on average. */
+static void copy_moved(const Costs *w, Graph *to, uint32_t number, Val *map, const Val *off, Val shares)
+{
+    const Roundings *r = w->asked;
+    uint32_t i = r->at[number].node;
+    const Node *n = &w->g->node.at[i];
+    Val x = node_in(w->g, n, r->at[number].operand), was = map[x.id];
+    Val by = emit(to, "Gather", n->loc, 2, shares, graph_const(to, tensor_scalar(to->mem, DT_i64, number), NULL));
+    map[x.id] = moved(to, was, w->of[number] < w->values ? off[w->of[number]] : r->off(r->ctx, to, number, was), by, n->loc);
+    graph_copy_node(to, w->g, i, map);
+    map[x.id] = was;
+    Val shift = r->shift ? r->shift(r->ctx, to, number, map[n->out.id]) : (Val){0};
+    if (shift.id) map[n->out.id] = moved(to, map[n->out.id], shift, by, n->loc);
+}
+
+static Graph *moved_graph(const Costs *w, Arena *mem)
+{
+    const Graph *g = w->g;
+    Graph *to = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(to, g, mem), *off = NEW_ARRAY(mem, Val, w->values + 1);
+    const bool *live = graph_live(g, mem);
+    Type shares = {.dtype = DT_f32, .rank = 1, .dim = {dim_const(g->module->dim, w->n)}};
+    for (uint32_t i = 0; i < w->values; i++) off[i] = graph_input(to, arena_printf(mem, "octet.off_%u", i), *val_type(g, w->value[i]));
+    Val share = graph_input(to, "octet.shares", shares);
+    for (uint32_t i = 0, next = 0; i < g->node.n; i++) {
+        bool rounds = next < w->n && w->asked->at[next].node == i;
+        if (rounds) copy_moved(w, to, next++, map, off, share);
+        else if (live[i]) graph_copy_node(to, g, i, map);
+    }
+    outputs_copy(w, to, map);
+    return to;
+}
+
+/* ---- what is seen of outputs ---- */
+static double element(const Tensor *t, int64_t i)
+{
+    return t->type == DT_f32 ? (double)((const float *)t->data)[i] : dtype_load(t->type, t->data, i);
+}
+
+static double score(const Seen *s, const Tensor *t, int64_t i)
+{
+    static const double LEAST = 1e-7; /* of a probability */
+    double x = element(t, i);
+    return s->ready ? log(fmax(x, LEAST)) : x;
+}
+
+/* The largest scores of a row, in any order. */
+static void see_scores(Seen *s, const Tensor *t, int64_t from, int64_t n, Arena *mem)
+{
+    double sum = 0, most = -INFINITY;
+    int64_t least = 0;
+    s->n = n < SCORES ? n : SCORES;
+    s->at = NEW_ARRAY(mem, int64_t, s->n + 1), s->share = NEW_ARRAY(mem, double, s->n + 1);
+    for (int64_t i = 0; i < n; i++) {
+        if (i >= s->n && !(element(t, from + i) > element(t, s->at[least]))) continue;
+        s->at[i < s->n ? i : least] = from + i;
+        for (int64_t k = 0; i + 1 >= s->n && k < s->n; k++)
+            if (element(t, s->at[k]) < element(t, s->at[least])) least = k;
+    }
+    for (int64_t k = 0; k < s->n; k++) most = fmax(most, score(s, t, s->at[k]));
+    for (int64_t k = 0; k < s->n; k++) sum += s->share[k] = exp(score(s, t, s->at[k]) - most);
+    for (int64_t k = 0; k < s->n; k++) s->share[k] /= sum;
+}
+
+static void see_values(Seen *s, int64_t from, int64_t n, Arena *mem)
+{
+    s->n = n < COLUMNS ? n : COLUMNS, s->at = NEW_ARRAY(mem, int64_t, s->n + 1);
+    for (int64_t i = 0; i < s->n; i++) s->at[i] = from + i * n / s->n;
+}
+
+static bool looks_like_scores(const Tensor *t)
+{
+    enum { TELLING_ROWS = 64 };
+    int64_t n = t->rank > 1 ? t->dim[t->rank - 1] : 0, rows = n ? tensor_count(t) / n : 0;
+    return n > 1 && t->type == DT_f32 && rows_are_scores(t->data, rows < TELLING_ROWS ? rows : TELLING_ROWS, n);
+}
+
+static void see_output(Sights *all, uint32_t output, const Tensor *t, bool scores, double part, Arena *mem)
+{
+    int64_t n = t->rank ? t->dim[t->rank - 1] : 1, rows = n ? tensor_count(t) / n : 0, seen = rows < ROWS ? rows : ROWS;
+    uint32_t first = all->n;
+    double energy = 0;
+    for (int64_t i = 0; i < seen; i++) {
+        Seen s = {.output = output};
+        int64_t from = i * rows / seen * n;
+        s.ready = scores && row_is_distribution((const float *)t->data + from, n);
+        if (scores) see_scores(&s, t, from, n, mem);
+        else see_values(&s, from, n, mem);
+        s.is = NEW_ARRAY(mem, double, s.n + 1);
+        for (int64_t k = 0; k < s.n; k++) s.is[k] = score(&s, t, s.at[k]);
+        for (int64_t k = 0; k < s.n; k++) energy += element(t, s.at[k]) * element(t, s.at[k]);
+        vec_push(mem, all, s);
+    }
+    double bound = part * (scores ? 2 * (double)seen * DIVERGENCE : energy * ENERGY);
+    for (uint32_t i = first; i < all->n; i++) all->at[i].by = bound > 0 ? 1 / sqrt(bound) : 0;
+}
+
+/* Scores, where there are any: other outputs are by the way then. */
+static Sights see_outputs(Costs *w, const Tensor *const *out, Arena *mem)
+{
+    Sights all = {0};
+    uint32_t scores = 0;
+    for (uint32_t i = 0; i < w->outputs; i++) scores += looks_like_scores(out[i]);
+    w->scores = scores > 0;
+    for (uint32_t i = 0; i < w->outputs; i++) {
+        bool are = looks_like_scores(out[i]);
+        if (are || !scores) see_output(&all, i, out[i], are, w->asked->part * (scores ? scores : w->outputs), mem);
+    }
+    return all;
+}
+
+static int64_t sight_size(const Sights *all)
+{
+    int64_t n = 0;
+    for (uint32_t i = 0; i < all->n; i++) n += all->at[i].n;
+    return n;
+}
+
+/* Of the output with most. */
+static uint32_t rows_of(const Sights *all)
+{
+    uint32_t most = 0, n = 0;
+    for (uint32_t i = 0; i < all->n; i++) {
+        n = i && all->at[i].output == all->at[i - 1].output ? n + 1 : 1;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* How far moved outputs are off. Scores may all rise together. */
+static float *errors_of(const Tried *t, const Tensor *const *out, Arena *mem)
+{
+    float *error = NEW_ARRAY(mem, float, t->size + 1), *to = error;
+    for (const Seen *s = t->sights.at; s < t->sights.at + t->sights.n; to += s++->n) {
+        double mean = 0;
+        for (int64_t k = 0; s->share && k < s->n; k++) mean += s->share[k] * (score(s, out[s->output], s->at[k]) - s->is[k]);
+        for (int64_t k = 0; k < s->n; k++)
+            to[k] = (float)((score(s, out[s->output], s->at[k]) - s->is[k] - mean) * s->by * (s->share ? sqrt(s->share[k]) : 1));
+    }
+    return error;
+}
+
+/* ---- runs ---- */
+static uint64_t draw(uint64_t *state)
+{
+    uint64_t x = *state += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u, x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static const int8_t *draw_signs(Costs *w, Arena *mem)
+{
+    int8_t *sign = NEW_ARRAY(mem, int8_t, w->n + 1);
+    for (uint32_t i = 0; i < w->n; i++) sign[i] = draw(&w->random) & 1 ? 1 : -1;
+    return sign;
+}
+
+/* The errors of outputs with values moved by share[] times what rounding takes; NULL: reported. */
+static float *errors_with(const Costs *w, const Sample *s, const Tried *t, const float *share, Arena *mem, Diag *diag)
+{
+    Arena run = {0};
+    uint32_t inputs = w->g->input.n;
+    int64_t n = w->n;
+    const Tensor **in = NEW_ARRAY(&run, const Tensor *, inputs + w->values + 2), **out = NEW_ARRAY(&run, const Tensor *, w->outputs + 1);
+    Tensor shares = {.type = DT_f32, .rank = 1, .dim = {n}, .data = share};
+    memcpy(in, s->in, inputs * sizeof *in), memcpy(in + inputs, t->off, w->values * sizeof *in);
+    in[inputs + w->values] = &shares;
+    float *errors = session_run(w->program.session, &run, in, out, diag) ? errors_of(t, out, mem) : NULL;
+    arena_drop(&run);
+    return errors;
+}
+
+/* Two runs' errors, multiplied: what roundings cost, each times the product of its signs. */
+static void add_equation(Costs *w, const int8_t *a, const int8_t *b, const float *x, const float *y, int64_t n)
+{
+    int8_t *sign = NEW_ARRAY(&w->mem, int8_t, w->n + 1);
+    for (uint32_t i = 0; i < w->n; i++) sign[i] = (int8_t)(a[i] * b[i]);
+    vec_push(&w->mem, &w->sign, sign), vec_push(&w->mem, &w->right, row_dot(x, y, n) / (AMOUNT * AMOUNT));
+}
+
+static uint32_t runs_of(const Costs *w, uint32_t samples)
+{
+    uint32_t runs = LEAST_RUNS;
+    while (samples * (uint64_t)runs * (runs - 1) / 2 < (uint64_t)EQUATIONS * w->n) runs++;
+    return runs;
+}
+
+static uint64_t bytes_kept(const Costs *w, const Tensor *const *off)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < w->values; i++) sum += tensor_bytes(off[i]);
+    return sum;
+}
+
+static uint64_t samples_wanted(uint64_t rows, uint64_t bytes)
+{
+    uint64_t by_rows = ENOUGH / (rows + !rows), by_memory = MEMORY / (bytes + !bytes), n = by_rows < by_memory ? by_rows : by_memory;
+    return n < 1 ? 1 : n < SAMPLES ? n : SAMPLES;
+}
+
+static bool run_plain(void *ctx, const Sample *s, Diag *diag)
+{
+    Costs *w = ctx;
+    Tried t = {.index = s->index, .off = NEW_ARRAY(&w->mem, const Tensor *, w->values + 1)};
+    const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->outputs + w->values + 1), **off = out + w->outputs;
+    if (w->wanted && !is_spread(s->index, s->of, w->wanted)) return true;
+    if (!session_run(w->program.session, s->mem, s->in, out, diag)) return false;
+    t.sights = see_outputs(w, out, &w->mem), t.size = sight_size(&t.sights);
+    if (!w->wanted) w->wanted = samples_wanted(rows_of(&t.sights), bytes_kept(w, off));
+    if (!is_spread(s->index, s->of, w->wanted)) return true;
+    for (uint32_t i = 0; i < w->values; i++) {
+        Tensor *copy = arena_copy(&w->mem, off[i], sizeof *copy);
+        copy->data = arena_copy(&w->mem, copy->data, tensor_bytes(copy)), t.off[i] = copy;
+    }
+    return vec_push(&w->mem, &w->tried, t), true;
+}
+
+static const Tried *tried_find(const Costs *w, uint32_t index)
+{
+    for (const Tried *t = w->tried.at; t < w->tried.at + w->tried.n; t++)
+        if (t->index == index) return t;
+    return NULL;
+}
+
+static bool run_signs(void *ctx, const Sample *s, Diag *diag)
+{
+    Costs *w = ctx;
+    const Tried *t = tried_find(w, s->index);
+    uint32_t runs = t ? runs_of(w, w->tried.n) : 0;
+    const int8_t **sign = NEW_ARRAY(s->mem, const int8_t *, runs + 1);
+    float **error = NEW_ARRAY(s->mem, float *, runs + 1), *share = NEW_ARRAY(s->mem, float, w->n + 1);
+    for (uint32_t k = 0; k < runs; k++) {
+        sign[k] = draw_signs(w, s->mem);
+        for (uint32_t i = 0; i < w->n; i++) share[i] = sign[k][i] * (float)AMOUNT;
+        if (!(error[k] = errors_with(w, s, t, share, s->mem, diag))) return false;
+        for (uint32_t j = 0; j <= k; j++) add_equation(w, sign[j], sign[k], error[j], error[k], t->size);
+    }
+    return true;
+}
+
+static bool run_choice(void *ctx, const Sample *s, Diag *diag)
+{
+    Costs *w = ctx;
+    const Tried *t = tried_find(w, s->index);
+    float *share = NEW_ARRAY(s->mem, float, w->n + 1);
+    if (!t) return true;
+    for (uint32_t i = 0; i < w->n; i++) share[i] = w->asked->at[i].spared || w->asked->at[i].fixed ? 0 : 1;
+    const float *error = errors_with(w, s, t, share, s->mem, diag);
+    return error && (w->cost += row_dot(error, error, t->size), true);
+}
+
+static bool program_make(Costs *w, Graph *graph(const Costs *, Arena *), Diag *diag)
+{
+    Arena mem = {.folder = w->mem.folder}; /* what is added to constants is as large as they are */
+    ProgramOptions p = {.threads = w->o->threads, .cache = w->o->cache};
+    program_drop(&w->program);
+    bool ok = program_new(&w->program, graph(w, &mem), &p, &w->mem, diag);
+    arena_drop(&mem), files_rest(w->o->files);
+    return ok;
+}
+
+static bool run_all(Costs *w, SampleFn *each, Diag *diag)
+{
+    return samples_each(w->o->samples, w->g, samples_are_streamed(w->o->samples) ? SAMPLES : 0, each, w, diag);
+}
+
+/* ---- what each costs, and which are not worth it ---- */
+void costs_solve(const int8_t *const *sign, const double *right, uint32_t equations, uint32_t n, double *costs)
+{
+    enum { SWEEPS = 100 };
+    Arena mem = {0};
+    double *left = arena_copy(&mem, right, equations * sizeof *left + 1); /* of the right sides */
+    memset(costs, 0, n * sizeof *costs);
+    for (int sweep = 0; sweep < SWEEPS; sweep++)
+        for (uint32_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (uint32_t e = 0; e < equations; e++) sum += sign[e][i] * left[e];
+            double more = fmax(sum / equations, -costs[i]);
+            costs[i] += more;
+            for (uint32_t e = 0; e < equations; e++) left[e] -= sign[e][i] * more;
+        }
+    arena_drop(&mem);
+}
+
+typedef struct Choice {
+    uint32_t number;
+    double worth; /* its cost over its price */
+} Choice;
+
+static int by_worth(const void *a, const void *b)
+{
+    const Choice *x = a, *y = b;
+    return x->worth != y->worth ? (x->worth < y->worth) - (x->worth > y->worth) : (x->number > y->number) - (x->number < y->number);
+}
+
+/* Those that may be spared, n of them, and what each costs. */
+static Choice *choices_of(Costs *w, uint32_t *n)
+{
+    double *costs = NEW_ARRAY(&w->mem, double, w->n + 1);
+    Choice *c = NEW_ARRAY(&w->mem, Choice, w->n + 1);
+    costs_solve(w->sign.at, w->right.at, w->right.n, w->n, costs);
+    *n = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        Rounding *r = &w->asked->at[i];
+        r->cost = costs[i];
+        if (!r->fixed) c[(*n)++] = (Choice){i, costs[i] / fmax(r->price, 1)};
+    }
+    qsort(c, *n, sizeof *c, by_worth);
+    return c;
+}
+
+/* Those first that cost most for their price, until the others cost no more than is allowed. What these cost together is measured, and less is
+ * allowed until that is inside the bound. */
+static bool choose(Costs *w, Diag *diag)
+{
+    uint32_t n;
+    const Choice *c = choices_of(w, &n);
+    Rounding *at = w->asked->at;
+    double allowed = 1;
+    for (int i = 0; i < TRIES; i++) {
+        double sum = 0;
+        for (uint32_t k = 0; k < n; k++) sum += at[c[k].number].cost, at[c[k].number].spared = false;
+        for (uint32_t k = 0; k < n && sum > allowed; k++) sum -= at[c[k].number].cost, at[c[k].number].spared = true;
+        w->cost = 0;
+        if (sum <= 0) break; /* nothing left to choose */
+        if (!run_all(w, run_choice, diag)) return false;
+        w->cost /= w->tried.n;
+        if (w->cost <= 1) break;
+        allowed = i + 2 < TRIES ? fmin(allowed, sum) / (w->cost * 1.05) : 0;
+    }
+    return true;
+}
+
+/* Of the bound until now. */
+static void costs_fill(const Costs *w)
+{
+    Roundings *r = w->asked;
+    double bound = r->part * (w->scores ? DIVERGENCE : ENERGY);
+    for (uint32_t i = 0; i < w->n; i++) r->at[i].cost *= bound;
+    r->costs = (OutputCosts){.known = true, .scores = w->scores, .bound = bound, .left = w->cost * bound};
+}
+
+static void outputs_find(Costs *w)
+{
+    w->output = NEW_ARRAY(&w->mem, uint32_t, w->g->output.n + 1);
+    for (uint32_t i = 0; i < w->g->output.n; i++)
+        if (dtype_is_float(val_type(w->g, w->g->output.at[i])->dtype)) w->output[w->outputs++] = i;
+}
+
+static void values_find(Costs *w)
+{
+    w->value = NEW_ARRAY(&w->mem, Val, w->n + 1), w->first = NEW_ARRAY(&w->mem, uint32_t, w->n + 1);
+    w->of = NEW_ARRAY(&w->mem, uint32_t, w->n + 1);
+    for (uint32_t i = 0; i < w->n; i++) {
+        Val x = node_in(w->g, &w->g->node.at[w->asked->at[i].node], w->asked->at[i].operand);
+        uint32_t v = 0;
+        w->of[i] = UINT32_MAX, w->asked->at[i].cost = NAN, w->asked->at[i].spared = false;
+        if (graph_val(w->g, x)->konst) continue;
+        while (v < w->values && w->value[v].id != x.id) v++;
+        if (v == w->values) w->first[v] = i, w->value[w->values++] = x;
+        w->of[i] = v;
+    }
+}
+
+bool costs_choose(const Graph *g, Roundings *r, const CalibrateOptions *o, Diag *diag)
+{
+    Costs w = {.g = g, .asked = r, .n = r->n, .o = o, .mem.folder = temporary_base()};
+    values_find(&w), outputs_find(&w);
+    bool ok = !w.n || !w.outputs ||
+              (program_make(&w, plain_graph, diag) && run_all(&w, run_plain, diag) && program_make(&w, moved_graph, diag) &&
+               run_all(&w, run_signs, diag) && (!w.right.n || choose(&w, diag)));
+    if (ok && w.right.n) costs_fill(&w);
+    program_drop(&w.program), arena_drop(&w.mem);
+    return ok;
+}

@@ -1,0 +1,38 @@
+/* costs.h - what rounding costs a model's outputs, operand by operand, and which are not worth it: as few stay as they are as keep the costs of the others
+ * inside a bound that is the same for every model. A quarter of a per cent of perplexity where outputs are scores (a divergence of 0.0025 nats), a
+ * thousandth of the energy of others (30 dB).
+ *
+ * What rounding one operand costs the outputs is measured there, with everything between: how far a product is off says nothing of
+ * what softmax, norms and later layers make of it. Small errors of many products add up, and they are told apart by signs: a run moves every
+ * operand by its rounding, times a sign of its own that is drawn for each run. The outputs of two runs are then off alike by what roundings
+ * add that have equal signs in both, and opposite by the others: a linear equation in what each costs. N roundings take some
+ * 2 sqrt(N) runs, not N. */
+#ifndef OCTET_COSTS_H
+#define OCTET_COSTS_H
+#include "frontend/calibrate.h"
+
+typedef struct Rounding {
+    uint32_t node, operand; /* which is rounded; in the order of nodes */
+    double price;           /* of leaving it as it is */
+    bool fixed;             /* it is rounded whatever it costs */
+    double cost;            /* filled: of rounding it; NaN: nothing could be measured */
+    bool spared;            /* filled: it is not worth it */
+} Rounding;
+
+typedef struct Roundings {
+    Rounding *at;
+    uint32_t n;
+    double part;            /* of the bound, for them all but fixed ones */
+    /* What rounding number i adds to the operand `was`, as a value of the graph `to`; of a constant it is one. */
+    Val (*off)(const void *ctx, Graph *to, uint32_t i, Val was);
+    /* The same of the node's first output, for what is known of the errors on average; an id of 0: nothing. NULL: never. */
+    Val (*shift)(const void *ctx, Graph *to, uint32_t i, Val was);
+    const void *ctx;
+    OutputCosts costs;      /* filled: of the choice */
+} Roundings;
+/* g: the graph that is rounded; false: reported. */
+bool costs_choose(const Graph *g, Roundings *r, const CalibrateOptions *o, Diag *diag);
+
+/* Part of it: costs[n], none negative, with the least squares of the residuals of equations `sum of sign[e][i] * costs[i] = right[e]`. */
+void costs_solve(const int8_t *const *sign, const double *right, uint32_t equations, uint32_t n, double *costs);
+#endif
