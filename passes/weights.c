@@ -316,7 +316,21 @@ static Grid fitted(const WeightForm *f, Grid g, const Fit *x)
     return (Grid){s, zero_at(f, (float)(offset + (double)s * weight_code_least(f)), s)};
 }
 
-/* Clipping the few largest weights gives the others a finer grid: shrunk grids compete, and at last the one that fits the best one's codes. */
+/* Grids that compete for a group: both ends shrunk, of asymmetric codes then either end alone, the other one staying where it was best, and at
+ * last the grid that fits the codes of the best one, a few times. */
+enum { END_STEPS = 10, FITS = 3 };
+
+static int competitors(const WeightForm *f) { return candidates(f) + (f->asymmetric ? 2 * END_STEPS : 0); }
+
+static Extremes ends_tried(const WeightForm *f, Extremes whole, Extremes best, int step)
+{
+    int both = candidates(f), end = step - both;
+    float part = end < 0 ? (float)(step % GRID_STEPS) / GRID_STEPS : (float)(end % END_STEPS) / END_STEPS, by = 1 - part / 2;
+    if (end < 0) return (Extremes){whole.lo * by, whole.hi * by};
+    return end < END_STEPS ? (Extremes){best.lo, whole.hi * by} : (Extremes){whole.lo * by, best.hi};
+}
+
+/* Clipping the few largest weights gives the others a finer grid. */
 WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     Arena work = {0};
@@ -325,18 +339,24 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Mom
     const Extremes *e = codes_extremes(m, &c, &work);
     double *best = NEW_ARRAY(&work, double, n + 1), *error = NEW_ARRAY(&work, double, n + 1);
     Grid *g = NEW_ARRAY(&work, Grid, n + 1);
+    Extremes *ends = arena_copy(&work, e, sizeof *e * (size_t)(n + 1)); /* the best */
     Fit *fit = NEW_ARRAY(&work, Fit, n + 1);
     const double *weight = s ? moments_squares(s, &work) : NULL;
-    int steps = candidates(f), fits = dtype_is_int(f->code);
-    for (int step = 0; step < steps + fits; step++) {
-        if (step == steps) fit_add(m, &c, weight, fit);
+    int shrunk = candidates(f), all = competitors(f), fits = dtype_is_int(f->code) ? FITS : 0;
+    for (int step = 0; step < all + fits; step++) {
+        if (step >= all) memset(fit, 0, sizeof *fit * (size_t)n), fit_add(m, &c, weight, fit);
         for (int64_t at = 0; at < n; at++) {
-            g[at] = step == steps ? fitted(f, (Grid){c.scale[at], c.zero[at]}, &fit[at]) : grid_candidate(f, e[at], step);
+            if (step < shrunk) g[at] = grid_candidate(f, e[at], step);
+            else if (step < all) g[at] = grid_of(f, ends_tried(f, e[at], ends[at], step), false);
+            else g[at] = fitted(f, (Grid){c.scale[at], c.zero[at]}, &fit[at]);
             error[at] = 0;
         }
         add_errors(m, &c, g, weight, error);
-        for (int64_t at = 0; at < n; at++)
-            if (!step || error[at] < best[at]) best[at] = error[at], set_grid(&c, at, g[at]);
+        for (int64_t at = 0; at < n; at++) {
+            if (step && !(error[at] < best[at])) continue;
+            best[at] = error[at], set_grid(&c, at, g[at]);
+            if (step < all) ends[at] = ends_tried(f, e[at], ends[at], step);
+        }
     }
     settle_scales(&c);
     arena_drop(&work);

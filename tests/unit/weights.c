@@ -313,6 +313,29 @@ Test(weights, a_long_row_counts_like_any_other)
     cr_expect_float_eq(weight_error(&m, &b.codes, even), a.error, 0.01 * a.error, "%g and %g on rows as they were", a.error, weight_error(&m, &b.codes, even));
 }
 
+/* Groups have no middle: with both ends clipped apart, and grids that fit, errors are smaller than the best of equal shrinking. */
+Test(weights, ends_are_clipped_apart)
+{
+    WeightForm f = {.code = DT_u4, .asymmetric = true, .fine = true, .group = 32};
+    WeightMatrix m = product(256, 40, 5);
+    WeightCodes c = weight_method_find("mse")->find(&m, &f, NULL, &w.mem);
+    const Extremes *e = codes_extremes(&m, &c, &w.mem);
+    double is = square_error(&m, &c), shrunk = 0;
+    for (int64_t r = 0; r < m.out; r++)
+        for (int64_t first = 0; first < m.in; first += 32) {
+            double least = INFINITY;
+            for (int step = 0; step < GRID_STEPS; step++) {
+                double error = 0;
+                Grid g = grid_candidate(&f, e[codes_at(&c, r, first)], step);
+                for (int64_t at = r * m.in + first; at < r * m.in + first + 32; at++)
+                    error += pow((double)grid_value(&f, g, grid_code(&f, g, m.w[at])) - m.w[at], 2);
+                least = fmin(least, error);
+            }
+            shrunk += least;
+        }
+    cr_expect(is < 0.9 * shrunk, "%g, shrunk %g", is, shrunk);
+}
+
 /* GPTQ as the paper derives it, with the whole inverse of what is left of H before every column. */
 static void invert(double *a, int n, double *out)
 {
