@@ -197,7 +197,8 @@ static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
     }
     Kernel *tuned = kernel_copy(im->mem, plain);
     const char *error = "";
-    bool small = im->levels > 1 && (im->rare[k] || level->target->old);
+    OldLevel old = level->target->old;
+    bool small = im->levels > 1 && (im->rare[k] || old == OLD_ALL || (old == OLD_DOTS && has_dot(plain)));
     tune(tuned, level->target, small);
     level->kernel[k] = schedule_apply(tuned, &error);
     assert(level->kernel[k] && "a tuned schedule fits its kernel");

@@ -29,6 +29,8 @@ typedef struct TileEmulator {
     void (*dot)(int32_t sum, int32_t left, int32_t right); /* u8 x i8 */
     void (*dot_bf16)(int32_t sum, int32_t left, int32_t right);
 } TileEmulator;
+/* What of a level an artefact of several has for few machines: there, little code is wanted more than time. */
+typedef enum OldLevel { OLD_NONE, OLD_DOTS, OLD_ALL } OldLevel; /* DOTS: integer products, which newer levels have instructions for */
 typedef struct Target {
     const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "avx512bf16" "amx"; "cuda" */
     const char *arch;          /* "x86_64", "aarch64", "cuda" */
@@ -40,7 +42,7 @@ typedef struct Target {
     DotKind dot;               /* how u8 x s8 dot products are made; DOT_NONE: plain loops */
     PairKind pair;             /* and those of bf16: widened and multiplied, VDPBF16PS, or in tiles and the rest widened */
     bool gpu;
-    bool old;                  /* an artefact of several levels has it for few machines: little code is wanted more than time */
+    OldLevel old;
     const char *spare;         /* NULL, or the level whose code runs where it hardly matters which: a row before this one */
     const TileEmulator *emulate; /* NULL: the instructions themselves */
 } Target;

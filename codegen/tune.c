@@ -972,6 +972,14 @@ static int one_form(Tuner *u, int axis, int rows)
     return rows > MOST_TESTED ? MOST_TESTED : rows;
 }
 
+/* Are the rows, of which there may be one, all that there is beside the columns? A vector times a matrix should not take the time of several. */
+static bool is_batch(Tuner *u, const Compute *c, const Contraction *r)
+{
+    for (int i = 0; i < c->rank; i++)
+        if (c->space[i] != r->row && c->space[i] != r->lane && extent(u->k, c->space[i]) != 1) return false;
+    return extent(u->k, r->row) < 0;
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
@@ -996,7 +1004,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         k->axis.n = axes, c->rank = rank;
         return false;
     }
-    if (u->small && !block && !tiles) s.rows = one_form(u, r.row, s.rows);
+    if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
     int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
     int words = word ? schedule_split(k, inner, &word, 1) : 0;

@@ -641,15 +641,22 @@ static void store_one_by_one(Micro *m, V first)
     loop_close(x, &cols, 1);
 }
 
-/* A copy of the epilogue for every sum of the tile is most of a kernel's code where it rounds or calls functions. To put a sum down and
- * take it up again is little beside such an epilogue and many steps. */
+static bool scatters(const Micro *m) /* lane by lane */
+{
+    Kernel *k = m->x->k;
+    return !step_is(k, buf_address(k, m->s->buf, m->s->at), m->t->lane, 1);
+}
+
+/* A copy of the epilogue for every sum of the tile is most of a kernel's code where it rounds, calls functions or scatters. To put a sum down and
+ * take it up again is little beside such an epilogue and many steps, and in the few rows that are left of whole tiles. */
 static bool stores_one_by_one(const Micro *m)
 {
     enum { WORTH = 4, ANY_STEPS = 64, MUCH = 52 };
     const Kernel *k = m->x->k;
-    int64_t steps = 1, cost = expr_cost(k, m->t->epilogue);
+    int64_t steps = 1, cost = expr_cost(k, m->t->epilogue) + (scatters(m) ? (int64_t)m->lanes : 0);
     for (int d = 0; d < m->depths; d++) steps *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, ANY_STEPS);
-    return m->rows * (int)m->cols > 1 && cost >= WORTH && (m->x->small || steps + 2 * cost >= MUCH);
+    bool rest = !m->fixed_row && m->rows > 1;
+    return m->rows * (int)m->cols > 1 && cost >= WORTH && (m->x->small || rest || steps + 2 * cost >= MUCH);
 }
 
 /* ---- the tile ---- */
@@ -708,11 +715,13 @@ static void partial_block(Micro *m, V first, int n)
     block(&part, first);
 }
 
-/* Up to n rows, the first of which exists. One alone (a matrix times a vector) does not pay for the missing ones, unless for little code. */
+static bool has_one_form(const Micro *m) { return m->x->k->axis.at[m->x->k->axis.at[m->t->row].parent].guarded; }
+
+/* Up to n rows, the first of which exists. One alone (a matrix times a vector) does not pay for the missing ones, unless the schedule wants one form. */
 static void few_rows(Micro *m, V first, int n)
 {
     Emit *x = m->x;
-    if (m->fixed_row || n == 1 || x->small) {
+    if (m->fixed_row || n == 1 || has_one_form(m)) {
         partial_block(m, first, n);
         return;
     }
@@ -828,7 +837,7 @@ bool micro_contract(Emit *x, const Stmt *s)
     m->waiting = sums_new(m);
     panels(m);
     if (match_tiles(m)) call_tiles(m);
-    else if (!m->fixed_row && x->small && m->rows <= MAX_ROWS) blocks(m, int64(x, 0), m->rows, m->rows);
+    else if (!m->fixed_row && has_one_form(m) && m->rows <= MAX_ROWS) blocks(m, int64(x, 0), m->rows, m->rows);
     else if (!m->fixed_row) blocks(m, int64(x, 0), m->rows, TAIL_ROWS);
     else if (m->rows <= MAX_ROWS && strcmp(s->name, "tiles")) block(m, int64(x, 0));
     else blocks(m, int64(x, 0), m->rows, fitting_rows(m));

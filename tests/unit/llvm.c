@@ -445,6 +445,9 @@ Test(llvm, a_costly_end_of_sums_is_written_once)
     " vectorize n.2; call contract k }"
     static const char rounds[] = ENDS("256", "sat_u8(rint(f32(it) * 0.5) + 3.0)", "u8"),
                       few[] = ENDS("32", "sat_u8(rint(f32(it) * 0.5) + 3.0)", "u8"), scales[] = ENDS("256", "f32(it) * 0.5", "f32");
+    static const char scatters[] =
+        "kernel k() { in A: u8[24, 128] const W: i8[128, 32] layout(1/16, 0/4, 1%16, 0%4) out Y[32, 24] Y[n, m] = sum(k: 128) i32(A[m, k]) * i32(W[k, n]) then f32(it) * 0.5 + 1.0"
+        " schedule: split m 8; split n 2 16; split k 4; order m.0 n.0 k.0 k.1 m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }";
     static const struct {
         const char *text, *level, *instruction;
         int times;
@@ -454,7 +457,8 @@ Test(llvm, a_costly_end_of_sums_is_written_once)
                 {rounds, "portable", "cvtdq2ps", 4, false},
                 {few, "avx512vnni", "vcvtdq2ps", 16, false},
                 {few, "avx512vnni", "vcvtdq2ps", 1, true},
-                {scales, "avx512vnni", "vcvtdq2ps", 16, false}};
+                {scales, "avx512vnni", "vcvtdq2ps", 16, false},
+                {scatters, "avx512vnni", "vcvtdq2ps", 1, false}};
     for (size_t i = 0; i < COUNT_OF(ends); i++) {
         Arena mem = {0};
         int times = 0;

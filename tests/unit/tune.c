@@ -139,6 +139,24 @@ Test(tune, panels_are_written_in_pieces)
     }
 }
 
+/* One form of a tile for little code, but not where a vector would take the time of a tile. */
+Test(tune, a_batch_may_be_one)
+{
+    static const struct { const char *text; bool guards; } row[] = {
+        {"kernel k(M) { in A[M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[M, 64] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }", false},
+        {"kernel k(B, M) { in A[B, M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[B, M, 64] Y[b, m, n] = sum(k: 64) A[b, m, k] * W[k, n] }", true}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        Program *p = program_new(row[i].text);
+        Kernel *k = NEW(&p->mem, Kernel);
+        *k = *p->k;
+        tune(k, target_find("avx2"), true);
+        bool guards = false;
+        for (uint32_t s = 0; s < k->schedule.step.n; s++) guards = guards || k->schedule.step.at[s].what == STEP_GUARD;
+        cr_expect(calls(k) && guards == row[i].guards, "kernel %zu", i);
+        program_drop(p);
+    }
+}
+
 Test(tune, again_for_another_target)
 {
     Program *p = program_new("kernel k() { in A[56, 64] out Y[56, 64] Y[m, n] = exp(A[m, n]) }");
