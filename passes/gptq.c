@@ -5,7 +5,10 @@
  * With U upper triangular and H^-1 = U^T U, column i sends its error e = (w - q) / U_ii into the columns j > i as w_j -= e U_ij: the
  * row of U. Columns go in order of falling H_ii, so that the errors of those that matter most have most columns left to go to; grids are
  * fixed before, so that groups stay groups of neighbours. H = R R^T with R upper triangular gives U = R^-1: one factorization from the
- * last column backwards, and the inverse of a triangle. */
+ * last column backwards, and the inverse of a triangle.
+ *
+ * The outputs' square error is the sum of (w - q)^2 / U_ii^2, each w as it is when its turn comes: grids are those of least square error
+ * with these weights, which are H_ii less what later columns make up for. */
 #include "passes/weights.h"
 #include <math.h>
 #include <stdlib.h>
@@ -37,7 +40,7 @@ static Column *columns_in_order(const float *h, int64_t ld, int64_t n, Arena *me
     return c;
 }
 
-/* H in reverse order, damped, in a's lower triangle as rows. A column without inputs stands alone. */
+/* H in reverse order, damped, in a's lower triangle as rows. */
 static void fill_reversed(const float *h, int64_t ld, int n, const Column *order, double damp, double *a)
 {
     for (int64_t i = 0; i < n; i++)
@@ -45,10 +48,7 @@ static void fill_reversed(const float *h, int64_t ld, int n, const Column *order
             int64_t p = order[n - 1 - i].index, q = order[n - 1 - j].index;
             a[i * n + j] = h[p < q ? p * ld + q : q * ld + p];
         }
-    for (int64_t i = 0; i < n; i++) {
-        if (!(a[i * n + i] > 0)) a[i * n + i] = 1;
-        a[i * n + i] += damp;
-    }
+    for (int64_t i = 0; i < n; i++) a[i * n + i] += damp;
 }
 
 /* U by rows in the given order, H being damped by so much; false: H is not positive then. */
@@ -159,23 +159,47 @@ static void round_rows(const WeightMatrix *m, WeightCodes *c, int64_t first, int
     }
 }
 
+typedef struct Factor { /* of a block's H */
+    const Column *order;
+    float *u;
+    bool known;
+} Factor;
+
+static Factor *factors(const WeightMatrix *m, const Moments *s, Arena *mem)
+{
+    int64_t n = m->in;
+    Factor *f = NEW_ARRAY(mem, Factor, m->blocks);
+    for (int64_t b = 0; b < m->blocks; b++) {
+        Arena work = {0};
+        f[b].order = columns_in_order(s->second + b * s->ld * s->ld, s->ld, n, mem), f[b].u = NEW_ARRAY(mem, float, n * n + 1);
+        f[b].known = factor_of(s, b, f[b].order, f[b].u, &work);
+        arena_drop(&work);
+    }
+    return f;
+}
+
+static double *grid_weights(const WeightMatrix *m, const Moments *s, const Factor *f, Arena *mem)
+{
+    double *weight = moments_squares(s, mem);
+    for (int64_t b = 0; b < m->blocks; b++)
+        for (int64_t i = 0; f[b].known && i < m->in; i++) {
+            double u = (double)f[b].u[i * m->in + i];
+            weight[b * m->in + f[b].order[i].index] = 1 / (u * u);
+        }
+    return weight;
+}
+
 WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     Arena work = {0};
-    WeightCodes c = codes_on_grids(m, f, s, mem);
     int64_t n = m->in, out = m->out / m->blocks;
-    float *u = NEW_ARRAY(&work, float, n * n + 1), *w = NEW_ARRAY(&work, float, ROWS * n + 1),
-          *e = NEW_ARRAY(&work, float, ROWS * BLOCK);
+    const Factor *h = factors(m, s, &work);
+    WeightCodes c = codes_on_grids(m, f, grid_weights(m, s, h, &work), mem);
+    float *w = NEW_ARRAY(&work, float, ROWS * n + 1), *e = NEW_ARRAY(&work, float, ROWS * BLOCK);
     codes_round(m, &c);
-    for (int64_t b = 0; b < m->blocks; b++) {
-        Arena factor = {0};
-        const float *h = s->second + b * s->ld * s->ld;
-        const Column *order = columns_in_order(h, s->ld, n, &factor);
-        bool ok = factor_of(s, b, order, u, &factor);
-        for (int64_t r = 0; ok && r < out; r += ROWS)
-            round_rows(m, &c, b * out + r, out - r < ROWS ? (int)(out - r) : ROWS, order, u, w, e);
-        arena_drop(&factor);
-    }
+    for (int64_t b = 0; b < m->blocks; b++)
+        for (int64_t r = 0; h[b].known && r < out; r += ROWS)
+            round_rows(m, &c, b * out + r, out - r < ROWS ? (int)(out - r) : ROWS, h[b].order, h[b].u, w, e);
     arena_drop(&work);
     return c;
 }

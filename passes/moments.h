@@ -53,7 +53,7 @@ void moments_add_rows(Moments *s, const float *x, int64_t rows, bool held);
 /* Second moments as [blocks][in][in], both triangles, with a hundredth of the mean square of all inputs as noise in each: what calibration
  * has not seen may come. */
 float *moments_full(const Moments *s, Arena *mem);
-/* The same of their diagonals alone, [blocks][in]. */
+/* The same of their diagonals alone, [blocks][in]: a column that multiplies nothing weighs a little too. */
 double *moments_squares(const Moments *s, Arena *mem);
 
 /* sum over rows r and columns c of y[r][c] += x[r][.] . w[c][.], the inner product of everything here: y [rows][n], x rows of ld, w rows of k. */

@@ -331,7 +331,7 @@ static Extremes ends_tried(const WeightForm *f, Extremes whole, Extremes best, i
 }
 
 /* Clipping the few largest weights gives the others a finer grid. */
-WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
+WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const double *weight, Arena *mem)
 {
     Arena work = {0};
     WeightCodes c = codes_new(m, f, mem);
@@ -341,7 +341,6 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Mom
     Grid *g = NEW_ARRAY(&work, Grid, n + 1);
     Extremes *ends = arena_copy(&work, e, sizeof *e * (size_t)(n + 1)); /* the best */
     Fit *fit = NEW_ARRAY(&work, Fit, n + 1);
-    const double *weight = s ? moments_squares(s, &work) : NULL;
     int shrunk = candidates(f), all = competitors(f), fits = dtype_is_int(f->code) ? FITS : 0;
     for (int step = 0; step < all + fits; step++) {
         if (step >= all) memset(fit, 0, sizeof *fit * (size_t)n), fit_add(m, &c, weight, fit);
@@ -385,7 +384,7 @@ static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, const Mo
 
 static WeightCodes find_clipped(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
-    WeightCodes c = codes_on_grids(m, f, s, mem);
+    WeightCodes c = codes_on_grids(m, f, s ? moments_squares(s, mem) : NULL, mem);
     codes_round(m, &c);
     return c;
 }

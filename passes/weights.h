@@ -108,9 +108,8 @@ float grid_value(const WeightForm *f, Grid g, int code);
 Grid grid_settled(const WeightCodes *c, int64_t at, Grid g);    /* with a scale that has a code, where scales are codes */
 extern const char weight_no_better[];
 const char *weight_unseen(const Moments *s);                     /* why they say nothing; NULL: they do */
-/* Codes to be found on grids of least square error, columns weighed by the mean squares of what they multiply where s is not
- * NULL; those that multiply nothing weigh a little too: what calibration has not seen may come. */
-WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem);
+/* Codes to be found on grids of least square error, a column's times its weight ([blocks][in]; NULL: 1). */
+WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const double *weight, Arena *mem);
 int codes_nearest(const WeightCodes *c, int64_t at, float w); /* at: of codes_at() */
 void codes_round(const WeightMatrix *m, WeightCodes *c);      /* all to the nearest */
 WeightCodes weights_gptq(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem); /* gptq.c */

@@ -351,7 +351,8 @@ static void invert(double *a, int n, double *out)
     }
 }
 
-static void by_the_paper(const WeightMatrix *m, WeightCodes *c, const Moments *s)
+/* cost: of each column, what its error costs after the later ones have made up for it. */
+static void by_the_paper(const WeightMatrix *m, WeightCodes *c, const Moments *s, double *cost)
 {
     enum { N = 9 };
     int order[N], n = (int)m->in;
@@ -377,6 +378,7 @@ static void by_the_paper(const WeightMatrix *m, WeightCodes *c, const Moments *s
             for (int p = 0; p < rest; p++)
                 for (int q = 0; q < rest; q++) left[p * rest + q] = h[(i + p) * n + i + q];
             invert(left, rest, inverse);
+            cost[order[i]] = 1 / inverse[0];
             int64_t at = codes_at(c, r, order[i]);
             int code = codes_nearest(c, at, (float)x[i]);
             double e = (x[i] - (double)(code - c->zero[at]) * c->scale[at]) / inverse[0];
@@ -394,7 +396,10 @@ Test(weights, gptq_is_what_the_paper_derives)
             WeightMatrix m = product(9, 5, seed);
             Moments *s = seen(&m, correlated(120, 9, 2, seed), 100, 0); /* no rows to choose the damping by */
             WeightCodes c = weights_gptq(&m, &form[i], s, &w.mem), want = weights_gptq(&m, &form[i], s, &w.mem);
-            by_the_paper(&m, &want, s);
+            double cost[9];
+            by_the_paper(&m, &want, s, cost);
+            const WeightCodes grids = codes_on_grids(&m, &form[i], cost, &w.mem);
+            for (int64_t k = 0; k < c.owners * c.groups; k++) cr_expect_float_eq(c.scale[k], grids.scale[k], 1e-3 * fabs((double)c.scale[k]), "seed %u, scale %ld", seed, (long)k);
             for (int k = 0; k < 45; k++) cr_assert(c.code[k] == want.code[k], "seed %u, weight %d: %d, not %d", seed, k, c.code[k], want.code[k]);
         }
 }
