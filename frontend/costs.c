@@ -392,23 +392,34 @@ static Choice *choices_of(Costs *w, uint32_t *n)
     return c;
 }
 
-/* Those first that cost most for their price, until the others cost no more than is allowed. What these cost together is measured, and less is
- * allowed until that is inside the bound. */
+/* Those first that cost most for their price, until the others cost no more than is allowed; what is too dear for what may still be paid is passed
+ * over. What the others cost by these figures. */
+static double spare_worst(Costs *w, const Choice *c, uint32_t n, double allowed)
+{
+    Rounding *at = w->asked->at;
+    double sum = 0, paid = 0;
+    for (uint32_t k = 0; k < n; k++) sum += at[c[k].number].cost, at[c[k].number].spared = false;
+    for (uint32_t k = 0; k < n && sum > allowed; k++) {
+        Rounding *r = &at[c[k].number];
+        if (paid + r->price > w->asked->most) continue;
+        sum -= r->cost, paid += r->price, r->spared = true;
+    }
+    return sum;
+}
+
+/* What a choice costs together is measured, and less is allowed until that is inside the bound, or no more may be paid. */
 static bool choose(Costs *w, Diag *diag)
 {
     uint32_t n;
     const Choice *c = choices_of(w, &n);
-    Rounding *at = w->asked->at;
     double allowed = 1;
     for (int i = 0; i < TRIES; i++) {
-        double sum = 0;
-        for (uint32_t k = 0; k < n; k++) sum += at[c[k].number].cost, at[c[k].number].spared = false;
-        for (uint32_t k = 0; k < n && sum > allowed; k++) sum -= at[c[k].number].cost, at[c[k].number].spared = true;
+        double sum = spare_worst(w, c, n, allowed);
         w->cost = 0;
         if (sum <= 0) break; /* nothing left to choose */
         if (!run_all(w, run_choice, diag)) return false;
         w->cost /= w->tried.n;
-        if (w->cost <= 1) break;
+        if (w->cost <= 1 || sum > allowed) break;
         allowed = i + 2 < TRIES ? fmin(allowed, sum) / (w->cost * 1.05) : 0;
     }
     return true;

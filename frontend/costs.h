@@ -1,5 +1,5 @@
 /* costs.h - what rounding costs a model's outputs, operand by operand, and which are not worth it: as few stay as they are as keep the costs of the others
- * inside a bound that is the same for every model. A quarter of a per cent of perplexity where outputs are scores (a divergence of 0.0025 nats), a
+ * inside a bound, if that may be paid, that is the same for every model. A quarter of a per cent of perplexity where outputs are scores (a divergence of 0.0025 nats), a
  * thousandth of the energy of others (30 dB).
  *
  * What rounding one operand costs the outputs is measured there, with everything between: how far a product is off says nothing of
@@ -23,6 +23,7 @@ typedef struct Roundings {
     Rounding *at;
     uint32_t n;
     double part;            /* of the bound, for them all but fixed ones */
+    double most;            /* prices that may be paid in all, whatever the others cost then */
     /* What rounding number i adds to the operand `was`, as a value of the graph `to`; of a constant it is one. */
     Val (*off)(const void *ctx, Graph *to, uint32_t i, Val was);
     /* The same of the node's first output, for what is known of the errors on average; an id of 0: nothing. NULL: never. */

@@ -398,9 +398,9 @@ static void put_layers(const Report *r, Arena *mem, FILE *f)
     if (r->costs)
         fprintf(f,
                 "<p class=\"note\">Costs: what rounding the layer's %s to few bits costs the outputs, %s; in brackets where that was too much, so that it has more bits. "
-                "The others cost %.3g together, at most %.3g.</p>\n",
+                "The others cost %.3g together, %s %.3g.</p>\n",
                 r->rounds_values ? "values" : "weights", r->costs->scores ? "in thousandths of a nat of divergence" : "in thousandths of their energy", r->costs->left * 1e3,
-                r->costs->bound * 1e3);
+                r->costs->left > r->costs->bound ? "as many having more as may; wanted were" : "at most", r->costs->bound * 1e3);
     fputs(
         "<p class=\"note\">The contractions in the model's order. Activations of int8 ones are u8, asymmetric, per "
         "tensor or per row, channels smoothed where they were divided by gains (SmoothQuant); weights s8, symmetric, per channel. Output dB: of the layer's output while the whole model "

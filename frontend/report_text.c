@@ -93,8 +93,9 @@ static void print_operands(const Report *r, FILE *f)
     if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would cost the outputs too much\n", wide);
     if (spared) fprintf(f, "  the weights of %u of them are 8-bit integers, those of %u because %s would cost the outputs too much\n", eight, spared, r->precision);
     if (r->costs)
-        fprintf(f, "  rounding %s costs the outputs %.2g %s, at most %.2g\n", r->rounds_values ? "the values of 8-bit products" : spared ? "the weights of the others" : "their weights", r->costs->left,
-                r->costs->scores ? "nats of divergence" : "of their energy", r->costs->bound);
+        fprintf(f, "  rounding %s costs the outputs %.2g %s, %s %.2g\n", r->rounds_values ? "the values of 8-bit products" : spared ? "the weights of the others" : "their weights", r->costs->left,
+                r->costs->scores ? "nats of divergence" : "of their energy", r->costs->left > r->costs->bound ? "with as many 8-bit integers as there may be; wanted were" : "at most",
+                r->costs->bound);
 }
 
 /* What was done to the float model beforehand, and where samples said that it is better undone. */

@@ -43,16 +43,24 @@ static void roundings_find(Spare *s, Arena *mem)
     for (uint32_t i = 0; i < s->g->node.n; i++) {
         if (!form[i].code) continue;
         s->codes[s->r.n] = layer_codes(s->g, &s->g->node.at[i], s->q, form[i], NULL);
-        s->r.at[s->r.n] = (Rounding){.node = i, .operand = 1, .fixed = form[i].code != s->q->form.code}, s->r.at[s->r.n].price = (double)tensor_count(weights_of(s, s->r.n));
-        s->r.n++;
+        Rounding *r = &s->r.at[s->r.n];
+        *r = (Rounding){.node = i, .operand = 1, .fixed = form[i].code != s->q->form.code};
+        r->price = (double)tensor_count(weights_of(s, s->r.n++));
     }
+}
+
+static double most_to_spare(const Spare *s)
+{
+    double all = 0;
+    for (uint32_t i = 0; i < s->r.n; i++) all += s->r.at[i].fixed ? 0 : s->r.at[i].price;
+    return s->q->part * all;
 }
 
 bool spare_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
     Spare s = {.g = g, .q = q, .r = {.part = q->bound, .off = off_by_codes, .shift = shift_of}};
-    s.r.ctx = &s, roundings_find(&s, &mem);
+    s.r.ctx = &s, roundings_find(&s, &mem), s.r.most = most_to_spare(&s);
     bool ok = costs_choose(g, &s.r, o, diag);
     q->costs = s.r.costs;
     for (uint32_t i = 0; ok && i < s.r.n; i++) {

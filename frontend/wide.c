@@ -2,6 +2,7 @@
 #include "frontend/wide.h"
 #include "frontend/costs.h"
 #include "ir/op.h"
+#include <math.h>
 
 typedef struct Wide {
     const Graph *g;
@@ -54,7 +55,7 @@ bool wide_choose(const Graph *g, Quantization *q, const CalibrateOptions *o, Dia
     Wide w = {.g = g, .q = q};
     for (Range *r = q->range.at; r < q->range.at + q->range.n; r++) r->wide = NULL, r->readers = 0;
     products_find(&w, &mem);
-    Roundings r = {.at = NEW_ARRAY(&mem, Rounding, w.n + 1), .n = w.n, .part = 1, .off = off_by_eight_bits, .ctx = &w};
+    Roundings r = {.at = NEW_ARRAY(&mem, Rounding, w.n + 1), .n = w.n, .part = 1, .most = INFINITY, .off = off_by_eight_bits, .ctx = &w};
     for (uint32_t i = 0; i < w.n; i++) r.at[i] = (Rounding){.node = w.product[i].node, .price = w.product[i].products};
     bool ok = costs_choose(g, &r, o, diag);
     q->costs = r.costs;

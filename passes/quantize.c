@@ -443,7 +443,11 @@ static LayerCodes codes_by(const WeightMethod *how, const Graph *g, const Node *
     return l;
 }
 
-WeightForm form_spared(const Quantization *q) { return (WeightForm){.code = q->spared.code, .group = q->form.group}; }
+/* Beside float8 8-bit integers need its groups to be much finer; beside 4 bits they are with a scale for each channel. */
+WeightForm form_spared(const Quantization *q)
+{
+    return (WeightForm){.code = q->spared.code, .group = dtypes[q->form.code].bits < 8 ? q->spared.group : q->form.group};
+}
 
 void layer_spare(const Graph *g, const Node *n, Quantization *q)
 {

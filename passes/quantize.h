@@ -121,7 +121,8 @@ struct Quantization {
     bool float_activations;      /* only weights and tables are codes: no integer contractions, no ranges */
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
-    double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared */
+    double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared, */
+    double part;                 /* of the weights whose place does not decide, at most */
     const WeightMethod *weights; /* NULL: the first */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;
@@ -177,7 +178,7 @@ LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightFor
 void cost_note(Quantization *q, const char *tensor, double cost, bool spared);
 void layer_note_cost(const Quantization *q, Layer *l);
 const LayerCost *cost_find(const Quantization *q, const char *tensor); /* NULL: nothing is known */
-/* Weights that are spared because of their cost are as large as the others, and need no samples. */
+/* What weights that are spared because of their cost become; that needs no samples. */
 WeightForm form_spared(const Quantization *q);
 void layer_spare(const Graph *g, const Node *n, Quantization *q);
 /* Codes as a value of g, dequantized where they are read. */

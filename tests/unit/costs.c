@@ -98,17 +98,35 @@ static Graph *four_layers(void)
     return g;
 }
 
-Test(costs, weights_that_outputs_hear_keep_eight_bits)
+static void spare(double part)
 {
     SampleSource *samples = samples_random(&w.mem, 3);
     CalibrateOptions o = {.samples = samples, .threads = 1, .quiet = true};
-    Graph *g = four_layers();
-    q.precision = "fp8-e5m2", q.float_activations = true, q.bound = 0.1;
-    q.form = (WeightForm){.code = DT_f8e5m2, .group = 32}, q.spared = (WeightForm){.code = DT_i8};
-    bool ok = spare_weights(g, &q, &o, &w.diag);
+    q.float_activations = true, q.bound = 0.1, q.part = part, q.spared = (WeightForm){.code = DT_i8};
+    bool ok = spare_weights(four_layers(), &q, &o, &w.diag);
     if (!ok) diag_print(&w.diag, stderr);
     cr_assert(ok);
     samples_close(samples);
+}
+
+/* "heard" and "hushed" are as large as each other: half of both is one of them, less than that none. */
+Test(costs, no_more_weights_keep_eight_bits_than_may)
+{
+    q.form = (WeightForm){.code = DT_i4, .group = 32};
+    spare(0.5);
+    const LayerCost *heard = cost_find(&q, "heard/MatMul:0"), *hushed = cost_find(&q, "hushed/MatMul:0");
+    cr_assert(heard && hushed && heard->spared && !hushed->spared);
+    cr_expect_eq(codes_find(&q, "heard/MatMul:0")->form.group, 0, "8 bits of a channel are finer than 4 of a group");
+    q = (Quantization){.mem = &w.mem, .form = q.form};
+    spare(0.49);
+    cr_expect(!cost_find(&q, "heard/MatMul:0")->spared && !cost_find(&q, "hushed/MatMul:0")->spared);
+    cr_expect(q.costs.known && q.costs.left > q.costs.bound, "%g of %g", q.costs.left, q.costs.bound);
+}
+
+Test(costs, weights_that_outputs_hear_keep_eight_bits)
+{
+    q.form = (WeightForm){.code = DT_f8e5m2, .group = 32};
+    spare(1);
     const LayerCost *heard = cost_find(&q, "heard/MatMul:0"), *hushed = cost_find(&q, "hushed/MatMul:0"), *last = cost_find(&q, "last/MatMul:0");
     cr_assert(heard && hushed && last && !cost_find(&q, "few/MatMul:0"));
     cr_expect(heard->spared && !hushed->spared && !last->spared, "the place of the last one decides");
