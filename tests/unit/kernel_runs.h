@@ -85,7 +85,7 @@ static inline void program_fill(Program *p)
         Buf *buf = &k->buf.at[b];
         Layout order = buf->layout;
         int64_t dim[MAX_RANK] = {0};
-        buf->layout.n = 0;
+        if (buf->kind == BUF_CONST) buf->layout.n = 0; /* constant_pack() lays it out, an input is as large as its layout says */
         size_t bytes = buffer_bytes(k, (int)b, p->symbol);
         buf->layout = order;
         void *data = arena_alloc(&p->mem, bytes + 1);
