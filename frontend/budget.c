@@ -168,6 +168,17 @@ static int64_t *targets_of(Run *r, const Tensor *text, const Plain *p)
     return target;
 }
 
+/* By --labels, which are counted over all samples. */
+static int64_t *labels_of(Run *r, const Plain *p)
+{
+    int64_t *target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1), all = tensor_count(r->labels);
+    for (int64_t i = 0; i < p->rows; i++) {
+        int64_t at = r->labelled + i * p->step;
+        target[i] = at < all ? (int64_t)dtype_load(r->labels->type, r->labels->data, at) : -1;
+    }
+    return target;
+}
+
 static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t rows)
 {
     const Tensor *text = o->metric->tokens ? text_of(r, k, rows) : NULL;
@@ -176,13 +187,7 @@ static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t row
                           "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
                           o->metric->name, o->name);
     if (!text && !(r->labels && o->metric->labels)) return true;
-    p->target = text ? targets_of(r, text, p) : NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
-    for (int64_t i = 0; !text && i < p->rows; i++) {
-        int64_t row = i * p->step;
-        if (r->labelled + row < tensor_count(r->labels))
-            p->target[i] = (int64_t)dtype_load(r->labels->type, r->labels->data, r->labelled + row);
-        else p->target[i] = -1;
-    }
+    p->target = text ? targets_of(r, text, p) : labels_of(r, p);
     return true;
 }
 

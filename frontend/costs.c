@@ -122,9 +122,8 @@ static double element(const Tensor *t, int64_t i)
 
 static double score(const Seen *s, const Tensor *t, int64_t i)
 {
-    static const double LEAST = 1e-7; /* of a probability */
     double x = element(t, i);
-    return s->ready ? log(fmax(x, LEAST)) : x;
+    return s->ready ? log(fmax(x, LEAST_PROBABILITY)) : x;
 }
 
 /* The largest scores of a row, in any order. */

@@ -76,8 +76,7 @@ static double log_sum(const float *x, int64_t n)
 
 static double term(double p, double q)
 {
-    static const double least = 1e-7; /* of a probability that underflowed or was rounded to nothing */
-    return p > 0 ? p * log(p / fmax(q, least)) : 0;
+    return p > 0 ? p * log(p / fmax(q, LEAST_PROBABILITY)) : 0;
 }
 
 /* Of a row; infinite where it holds what is not a number. */
@@ -105,7 +104,6 @@ static void row_kl(const MetricRow *r, MetricSum *s)
 /* How far, in nats, the largest score is above the next one. */
 static double margin(const MetricRow *r)
 {
-    static const double least = 1e-7;
     double first = -INFINITY, second = -INFINITY;
     bool ready = row_is_distribution(r->plain, r->n);
     for (int64_t i = 0; i < r->n; i++) {
@@ -114,7 +112,7 @@ static double margin(const MetricRow *r)
         else if (x > second) second = x;
     }
     if (r->n == 1) second = 1 - first;
-    return ready ? fabs(log(fmax(first, least) / fmax(second, least))) : first - second;
+    return ready ? fabs(log(fmax(first, LEAST_PROBABILITY) / fmax(second, LEAST_PROBABILITY))) : first - second;
 }
 
 /* A divergence is half the variance of the scores' errors, in nats; the difference of two scores has twice that variance. Errors being normal, they
@@ -125,11 +123,13 @@ static void row_answers(const MetricRow *r, MetricSum *s)
     s->loss += isinf(kl) ? kl : kl > 0 ? erfc(margin(r) / (2 * sqrt(2 * kl))) / 2 : 0, s->weight++;
 }
 
+/* In nats, of scores before softmax. */
+static double surprise(const float *x, int64_t n, int64_t target) { return log_sum(x, n) - (double)x[target]; }
+
 static void row_perplexity(const MetricRow *r, MetricSum *s)
 {
     if (r->target < 0 || r->target >= r->n) return;
-    double plain = log_sum(r->plain, r->n) - (double)r->plain[r->target],
-           got = log_sum(r->got, r->n) - (double)r->got[r->target];
+    double plain = surprise(r->plain, r->n, r->target), got = surprise(r->got, r->n, r->target);
     s->loss += isnan(got) ? INFINITY : got - plain, s->weight++;
 }
 
@@ -213,20 +213,15 @@ bool rows_are_scores(const float *x, int64_t rows, int64_t n)
     return rows && sum / (double)rows < decided * log((double)n);
 }
 
-static double surprise(const float *x, int64_t n, int64_t target)
-{
-    static const double least = 1e-7; /* of a probability */
-    double is = (double)x[target];
-    return row_is_distribution(x, n) ? -log(fmax(is, least)) : log_sum(x, n) - is;
-}
-
 bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n)
 {
     double sum = 0;
     int64_t told = 0;
     for (int64_t r = 0; r < rows; r++) {
         if (target[r] >= n) return false;
-        if (target[r] >= 0) sum += surprise(x + r * n, n, target[r]), told++;
+        if (target[r] < 0) continue;
+        const float *row = x + r * n;
+        sum += row_is_distribution(row, n) ? -log(fmax((double)row[target[r]], LEAST_PROBABILITY)) : surprise(row, n, target[r]), told++;
     }
     return told && n > 1 && sum / (double)told < decided * log((double)n);
 }

@@ -36,6 +36,7 @@ bool rows_are_scores(const float *x, int64_t rows, int64_t n);
 /* Do these scores tell what comes, target[] of each row (-1: nobody says): are they a language model's? */
 bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n);
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
+#define LEAST_PROBABILITY 1e-7 /* one that underflowed or was rounded to nothing counts so */
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);

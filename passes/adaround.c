@@ -104,7 +104,7 @@ static void learn(Learner *l)
 WeightCodes weights_adaround(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     Arena work = {0};
-    WeightCodes c = codes_on_grids(m, f, moments_squares(s, mem), mem);
+    WeightCodes c = codes_on_grids(m, f, moments_squares(s, &work), mem);
     int64_t n = ROWS * m->in + 1, out = m->out / m->blocks;
     const float *h = moments_full(s, &work);
     Learner l = {.in = m->in, .code = NEW_ARRAY(&work, int16_t, n)};

@@ -93,7 +93,7 @@ static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s,
     Arena work = {0};
     Moments d = divided(m, s, gain, &work);
     WeightMatrix x = gained(m, gain, m->out, &work);
-    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), clipped = codes_on_grids(&x, f, moments_squares(&d, mem), mem);
+    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), clipped = codes_on_grids(&x, f, moments_squares(&d, &work), mem);
     codes_round(&x, &clipped);
     double as_whole = weight_error(&x, &whole, &d), as_clipped = weight_error(&x, &clipped, &d);
     bool clip = as_clipped < as_whole;

@@ -201,12 +201,18 @@ bool row_is_finite(const float *x, int64_t n)
     return true;
 }
 
+double row_squares(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sum;
+}
+
 /* Of a row: 1 / its length squared; 0 where it has none, or as good as none. */
 static double share_of(const float *x, int64_t n)
 {
     const double LEAST = 1e-30;
-    double squares = 0;
-    for (int64_t i = 0; i < n; i++) squares += (double)x[i] * (double)x[i];
+    double squares = row_squares(x, n);
     return squares > LEAST ? 1 / squares : 0;
 }
 

@@ -28,6 +28,7 @@ InputRows rows_part(InputRows r, int64_t every, bool last); /* of `every` rows t
 InputRows rows_read(InputRows r, const Tensor *read, Arena *mem); /* those whose element of read, a float for each, is not 0; all where its size is another */
 /* Row number k of `taken`, one somewhere in each of as many equal stretches of all rows. */
 int64_t row_spread(uint32_t seed, int64_t k, int64_t taken, int64_t rows);
+double row_squares(const float *x, int64_t n); /* their sum */
 bool row_is_finite(const float *x, int64_t n);
 void input_row(const InputRows *r, int64_t block, int64_t row, float *out);
 

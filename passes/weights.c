@@ -188,11 +188,13 @@ static int candidates(const WeightForm *f)
     return f->asymmetric || even ? GRID_STEPS : 2 * GRID_STEPS;
 }
 
-Grid grid_candidate(const WeightForm *f, Extremes e, int step)
+static Extremes shrunk(const WeightForm *f, Extremes e, int step)
 {
     float part = (float)(step % GRID_STEPS) / GRID_STEPS, by = float_of(f) ? 1 + part : 1 - part / 2;
-    return grid_of(f, (Extremes){e.lo * by, e.hi * by}, step >= GRID_STEPS);
+    return (Extremes){e.lo * by, e.hi * by};
 }
+
+Grid grid_candidate(const WeightForm *f, Extremes e, int step) { return grid_of(f, shrunk(f, e, step), step >= GRID_STEPS); }
 
 int grid_code(const WeightForm *f, Grid g, float w)
 {
@@ -324,9 +326,9 @@ static int competitors(const WeightForm *f) { return candidates(f) + (f->asymmet
 
 static Extremes ends_tried(const WeightForm *f, Extremes whole, Extremes best, int step)
 {
-    int both = candidates(f), end = step - both;
-    float part = end < 0 ? (float)(step % GRID_STEPS) / GRID_STEPS : (float)(end % END_STEPS) / END_STEPS, by = 1 - part / 2;
-    if (end < 0) return (Extremes){whole.lo * by, whole.hi * by};
+    int end = step - candidates(f);
+    float by = 1 - (float)(end % END_STEPS) / END_STEPS / 2;
+    if (end < 0) return shrunk(f, whole, step);
     return end < END_STEPS ? (Extremes){best.lo, whole.hi * by} : (Extremes){whole.lo * by, best.hi};
 }
 
@@ -341,11 +343,11 @@ WeightCodes codes_on_grids(const WeightMatrix *m, const WeightForm *f, const dou
     Grid *g = NEW_ARRAY(&work, Grid, n + 1);
     Extremes *ends = arena_copy(&work, e, sizeof *e * (size_t)(n + 1)); /* the best */
     Fit *fit = NEW_ARRAY(&work, Fit, n + 1);
-    int shrunk = candidates(f), all = competitors(f), fits = dtype_is_int(f->code) ? FITS : 0;
+    int both = candidates(f), all = competitors(f), fits = dtype_is_int(f->code) ? FITS : 0;
     for (int step = 0; step < all + fits; step++) {
         if (step >= all) memset(fit, 0, sizeof *fit * (size_t)n), fit_add(m, &c, weight, fit);
         for (int64_t at = 0; at < n; at++) {
-            if (step < shrunk) g[at] = grid_candidate(f, e[at], step);
+            if (step < both) g[at] = grid_candidate(f, e[at], step);
             else if (step < all) g[at] = grid_of(f, ends_tried(f, e[at], ends[at], step), false);
             else g[at] = fitted(f, (Grid){c.scale[at], c.zero[at]}, &fit[at]);
             error[at] = 0;
@@ -384,8 +386,10 @@ static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, const Mo
 
 static WeightCodes find_clipped(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
-    WeightCodes c = codes_on_grids(m, f, s ? moments_squares(s, mem) : NULL, mem);
+    Arena work = {0};
+    WeightCodes c = codes_on_grids(m, f, s ? moments_squares(s, &work) : NULL, mem);
     codes_round(m, &c);
+    arena_drop(&work);
     return c;
 }
 
@@ -417,13 +421,6 @@ const WeightMethod *weight_method_blind(const WeightMethod *how)
 }
 
 /* ---- judging ---- */
-static double squares(const float *x, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sum;
-}
-
 double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *s)
 {
     Arena work = {0};
@@ -440,7 +437,7 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
         rows_times(x, s->held_rows, s->ld, off, out, m->in, e);
         for (int64_t r = 0; r < s->held_rows; r++) {
             double share = s->held_share[b * s->held_room + r];
-            signal += share * squares(y + r * out, out), noise += share * squares(e + r * out, out);
+            signal += share * row_squares(y + r * out, out), noise += share * row_squares(e + r * out, out);
         }
     }
     arena_drop(&work);
