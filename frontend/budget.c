@@ -21,24 +21,33 @@ enum {
     TRIES = 24,         /* simulated choices of one search, */
     LEAST_TRIES = 6,    /* fewer where that lets it see */
     ENOUGH = 12,        /* samples: a few do not say what the others lose */
-    FEW = 4             /* samples that judge: fewer are a weak judge */
+    FEW = 4,            /* samples that judge: fewer are a weak judge */
+    CONDITIONS = 2      /* of an output */
 };
 static const double ALONE = 40,
                     TRYING = 60; /* seconds for the losses of regions alone, for the choices of one search */
 static const double TIGHTEN = 0.6, TICK = 1e-4; /* of the budget after a failure; of a run: what is counted in */
 
+typedef struct Condition {
+    const Metric *metric;
+    bool mean; /* of the samples that judge must be inside, not its bound */
+} Condition;
+
 typedef struct Output { /* a float output of the model */
     uint32_t index;
     const char *name;
-    const Metric *metric, *finer; /* the one asked for, and the one that orders regions */
-    const Metric *beside;         /* NULL, or: its mean must be inside too */
+    Condition condition[CONDITIONS]; /* each must be inside */
+    uint32_t conditions;             /* 0: the first sample has not told yet */
+    const Metric *finer;             /* orders regions */
     int k;
 } Output;
 
-typedef struct Plain { /* what the float model makes of a sample: some of the rows of an output */
+typedef struct Plain { /* what the float model makes of an output of a sample */
     float *x;
-    int64_t rows, n, step; /* every step-th row */
-    int64_t *target;       /* per row, or NULL */
+    int64_t rows, n, step; /* every step-th row is kept */
+    int64_t *label;        /* per row that is kept, or NULL */
+    int64_t tokens, *next; /* rows that predict a token, all of them, or none: the token, */
+    double *surprise;      /* and what the float model thinks of it: as much as a metric needs of a row */
 } Plain;
 
 typedef struct Kept {
@@ -139,6 +148,8 @@ static int64_t columns_of(const Tensor *t)
     return rank ? t->dim[rank - 1] : 1;
 }
 
+static int64_t rows_of(const Tensor *t, int64_t columns) { return columns ? tensor_count(t) / columns : 0; }
+
 static void row_load(const Tensor *t, int64_t row, int64_t n, float *to)
 {
     if (t->type == DT_f32) memcpy(to, (const float *)t->data + row * n, sizeof *to * (size_t)n);
@@ -161,10 +172,11 @@ static int64_t target_of(const Tensor *text, int64_t row)
     return last ? -1 : (int64_t)dtype_load(text->type, text->data, row + 1);
 }
 
-static int64_t *targets_of(Run *r, const Tensor *text, const Plain *p)
+/* Of every step-th row. */
+static int64_t *targets_of(Run *r, const Tensor *text, int64_t rows, int64_t step)
 {
-    int64_t *target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1);
-    for (int64_t i = 0; i < p->rows; i++) target[i] = target_of(text, i * p->step);
+    int64_t *target = NEW_ARRAY(&r->mem, int64_t, rows + 1);
+    for (int64_t i = 0; i < rows; i++) target[i] = target_of(text, i * step);
     return target;
 }
 
@@ -179,15 +191,33 @@ static int64_t *labels_of(Run *r, const Plain *p)
     return target;
 }
 
-static bool keep_targets(Run *r, const Output *o, Kept *k, Plain *p, int64_t rows)
+static void keep_tokens(Run *r, const Tensor *text, const Tensor *out, Plain *p)
 {
-    const Tensor *text = o->metric->tokens ? text_of(r, k, rows) : NULL;
-    if (o->metric->tokens && !text)
-        return diag_error(r->diag, NULL,
-                          "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
-                          o->metric->name, o->name);
-    if (!text && !(r->labels && o->metric->labels)) return true;
-    p->target = text ? targets_of(r, text, p) : labels_of(r, p);
+    Arena mem = {0};
+    float *row = NEW_ARRAY(&mem, float, p->n + 1);
+    p->tokens = tensor_count(text);
+    p->next = targets_of(r, text, p->tokens, 1);
+    p->surprise = NEW_ARRAY(&r->mem, double, p->tokens + 1);
+    for (int64_t i = 0; i < p->tokens; i++) {
+        if (p->next[i] < 0 || p->next[i] >= p->n) continue;
+        row_load(out, i, p->n, row);
+        p->surprise[i] = row_surprise(row, p->n, p->next[i]);
+    }
+    arena_drop(&mem);
+}
+
+static bool keep_targets(Run *r, const Output *o, const Kept *k, const Tensor *out, Plain *p)
+{
+    for (uint32_t i = 0; i < o->conditions; i++) {
+        const Metric *m = o->condition[i].metric;
+        const Tensor *text = m->tokens ? text_of(r, k, rows_of(out, p->n)) : NULL;
+        if (text) keep_tokens(r, text, out, p);
+        else if (m->tokens && r->o->metric)
+            return diag_error(r->diag, NULL,
+                              "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
+                              m->name, o->name);
+        if (r->labels && m->labels) p->label = labels_of(r, p);
+    }
     return true;
 }
 
@@ -195,7 +225,7 @@ static void keep_rows(Run *r, const Tensor *t, Plain *p)
 {
     int64_t all = tensor_count(t);
     p->n = columns_of(t);
-    int64_t rows = p->n ? all / p->n : 0;
+    int64_t rows = rows_of(t, p->n);
     p->step = 1 + (all - 1) / ROWS;
     p->rows = rows ? (rows - 1) / p->step + 1 : 0;
     p->x = NEW_ARRAY(&r->mem, float, p->rows * p->n + 1);
@@ -203,14 +233,23 @@ static void keep_rows(Run *r, const Tensor *t, Plain *p)
     r->bytes += sizeof(float) * (size_t)(p->rows * p->n);
 }
 
-/* Answers are what scores are for: kl alone would let near ties fall. Not those of a language model: of the words that may come next the likeliest is
- * one of several good ones, and what counts is the likelihood of all. */
+static void add_condition(Output *o, const char *metric, bool mean)
+{
+    o->condition[o->conditions++] = (Condition){metric_find(metric, &o->k), mean};
+}
+
+/* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall; few rows
+ * are near one, so that the bound of their share says how many these are. Not those of a language model: of the words that may come next the likeliest
+ * is one of several good ones, and what counts is the likelihood of those that come. */
 static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p, int64_t rows)
 {
     bool scores = rows_are_scores(p->x, p->rows, p->n);
     const Tensor *text = scores ? text_of(r, k, rows) : NULL;
-    o->metric = o->finer = metric_find(scores ? "kl" : "cosine", &o->k);
-    if (scores && !(text && rows_predict(p->x, targets_of(r, text, p), p->rows, p->n))) o->beside = metric_find("answers", &o->k);
+    add_condition(o, scores ? "kl" : "cosine", false);
+    o->finer = o->condition[0].metric;
+    if (!scores) return;
+    bool predicts = text && rows_predict(p->x, targets_of(r, text, p->rows, p->step), p->rows, p->n);
+    add_condition(o, predicts ? "perplexity" : "answers", !predicts);
 }
 
 static bool run_plain(Run *r, Kept *k)
@@ -221,11 +260,11 @@ static bool run_plain(Run *r, Kept *k)
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         Output *o = &r->output.at[i];
         const Tensor *t = out[o->index];
-        keep_rows(r, t, &k->plain[i]);
-        int64_t rows = k->plain[i].n ? tensor_count(t) / k->plain[i].n : 0;
-        if (!o->metric) choose_metric(r, o, k, &k->plain[i], rows); /* the first sample tells */
-        ok = keep_targets(r, o, k, &k->plain[i], rows);
-        if (ok && i + 1 == r->output.n && r->labels) r->labelled += rows;
+        Plain *p = &k->plain[i];
+        keep_rows(r, t, p);
+        if (!o->conditions) choose_metric(r, o, k, p, rows_of(t, p->n)); /* the first sample tells */
+        ok = keep_targets(r, o, k, t, p);
+        if (ok && i + 1 == r->output.n && r->labels) r->labelled += rows_of(t, p->n);
     }
     arena_drop(&mem);
     return ok;
@@ -251,15 +290,20 @@ static void add_rows(const Output *o, const Metric *m, const Plain *p, const Ten
 {
     Arena mem = {0};
     float *row = NEW_ARRAY(&mem, float, p->n + 1);
-    for (int64_t i = 0; i < p->rows; i++) {
-        row_load(got, i * p->step, p->n, row);
-        MetricRow one = {p->x + i * p->n, row, p->n, p->target ? p->target[i] : -1, o->k};
+    int64_t rows = m->tokens ? p->tokens : p->rows, step = m->tokens ? 1 : p->step;
+    for (int64_t i = 0; i < rows; i++) {
+        MetricRow one = {.got = row, .n = p->n, .k = o->k};
+        if (m->tokens) one.target = p->next[i], one.surprise = p->surprise[i];
+        else one.target = p->label ? p->label[i] : -1, one.plain = p->x + i * p->n;
+        row_load(got, i * step, p->n, row);
         m->row(&one, s), s->rows++;
     }
     arena_drop(&mem);
 }
 
-static const Metric *metric_for(const Output *o, Look look) { return look == ORDERING ? o->finer : o->metric; }
+static uint32_t conditions(const Output *o, Look look) { return look == ORDERING ? 1 : o->conditions; }
+
+static Condition condition(const Output *o, Look look, uint32_t c) { return look == ORDERING ? (Condition){o->finer, false} : o->condition[c]; }
 
 static bool sample_losses(Run *r, Program *p, Kept *k, Look look, MetricSum *const *sum, uint32_t at)
 {
@@ -268,8 +312,8 @@ static bool sample_losses(Run *r, Program *p, Kept *k, Look look, MetricSum *con
     bool ok = session_run(p->session, &mem, k->in, out, r->diag);
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        add_rows(o, metric_for(o, look), &k->plain[i], out[o->index], &sum[2 * i][at]);
-        if (o->beside && look != ORDERING) add_rows(o, o->beside, &k->plain[i], out[o->index], &sum[2 * i + 1][at]);
+        for (uint32_t c = 0; c < conditions(o, look); c++)
+            add_rows(o, condition(o, look, c).metric, &k->plain[i], out[o->index], &sum[CONDITIONS * i + c][at]);
     }
     arena_drop(&mem), arena_rest(&r->mem);
     return ok;
@@ -285,11 +329,20 @@ static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, u
     return v;
 }
 
-/* The same of a metric whose mean must be inside: of the samples that judge, which the search can only expect. */
-static Verdict beside_of(const Run *r, const Metric *m, const MetricSum *sum, uint32_t n, Look look)
+/* Of the latest artefact: the last one that is judged is the choice. */
+static void note_condition(Run *r, const Output *o, Condition c, const Verdict *v)
 {
-    Verdict v = verdict_of(r, m, sum, n);
-    if (look == JUDGING) v.bound = v.loss, v.even = metric_even(m, v.loss, r->b->max_loss);
+    const char *name = r->o->metric ? r->o->metric : c.metric->name;
+    r->b->condition[r->b->conditions++] = (BudgetCondition){name, o->name, v->loss, v->bound, v->rows, v->shown, c.mean};
+}
+
+/* A mean must be inside on the samples that judge, which the search can only expect. */
+static Verdict condition_verdict(Run *r, const Output *o, Condition c, const MetricSum *sum, uint32_t n, Look look)
+{
+    Verdict v = verdict_of(r, c.metric, sum, n);
+    if (look != JUDGING) return v;
+    note_condition(r, o, c, &v);
+    if (c.mean) v.bound = v.loss, v.even = metric_even(c.metric, v.loss, r->b->max_loss);
     return v;
 }
 
@@ -300,14 +353,15 @@ static void take_worse(Verdict *v, const Verdict *one)
     v->even = even;
 }
 
-/* The loss of the worst output, on a part of the samples. */
+/* The worst condition of all outputs, on a part of the samples. */
 static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, Look look, Verdict *v)
 {
     Arena mem = {0};
-    MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, 2 * r->output.n + 1);
+    MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, CONDITIONS * r->output.n + 1);
     bool ok = true;
     *v = (Verdict){0, -1, -1, true, 0, 0};
-    for (uint32_t i = 0; i < 2 * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
+    if (look == JUDGING) r->b->conditions = 0;
+    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
     for (uint32_t s = 0; ok && s < part->n; s++) {
         Kept *k = &r->kept.at[part->at[s]];
         k->in[r->g->input.n] = switches;
@@ -315,11 +369,10 @@ static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, 
     }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        Verdict one = verdict_of(r, metric_for(o, look), sum[2 * i], part->n);
-        take_worse(v, &one);
-        if (!o->beside || look == ORDERING) continue;
-        one = beside_of(r, o->beside, sum[2 * i + 1], part->n, look);
-        take_worse(v, &one);
+        for (uint32_t c = 0; c < conditions(o, look); c++) {
+            Verdict one = condition_verdict(r, o, condition(o, look, c), sum[CONDITIONS * i + c], part->n, look);
+            take_worse(v, &one);
+        }
     }
     arena_drop(&mem);
     return ok;
@@ -586,18 +639,20 @@ static bool search_regions(Run *r, const Quantization *all, const Verdict *v, co
 }
 
 /* ---- from the beginning ---- */
+static const Metric *finer_of(const Metric *m)
+{
+    int k;
+    return m->finer ? metric_find(m->finer, &k) : m;
+}
+
 static bool find_outputs(Run *r)
 {
     for (uint32_t i = 0; i < r->g->output.n; i++) {
         if (!dtype_is_float(val_type(r->g, r->g->output.at[i])->dtype)) continue;
         Output o = {.index = i, .name = r->g->output_name.at[i], .k = 1};
-        if (r->o->metric) o.metric = o.finer = metric_find(r->o->metric, &o.k);
-        if (o.metric && o.metric->finer) {
-            int k;
-            o.finer = metric_find(o.metric->finer, &k);
-        }
+        if (r->o->metric) add_condition(&o, r->o->metric, false), o.finer = finer_of(o.condition[0].metric);
         vec_push(&r->mem, &r->output, o);
-        if (o.metric && o.metric->tokens) break; /* the others are caches */
+        if (o.conditions && o.condition[0].metric->tokens) break; /* the others are caches */
     }
     return r->output.n || diag_error(r->diag, NULL, "--max-loss needs a float output to compare");
 }
@@ -616,9 +671,9 @@ static const char *metric_text(const Run *r)
     const char *s = "";
     for (uint32_t i = 0; i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
-        const char *name = r->o->metric ? r->o->metric : o->metric->name;
-        s = arena_printf(r->q->mem, "%s%s%s%s of '%s'", s, i ? ", " : "", name, o->beside ? " and answers" : "",
-                         o->name);
+        const char *name = r->o->metric ? r->o->metric : o->condition[0].metric->name;
+        for (uint32_t c = 1; c < o->conditions; c++) name = arena_printf(r->q->mem, "%s and %s", name, o->condition[c].metric->name);
+        s = arena_printf(r->q->mem, "%s%s%s of '%s'", s, i ? ", " : "", name, o->name);
     }
     return r->labels ? arena_printf(r->q->mem, "%s with labels", s) : s;
 }
@@ -631,6 +686,7 @@ static bool prepare(Run *r)
         !samples_each(r->o->calibrate.samples, r->g, SAMPLES + 1, keep_sample, r, r->diag) || !plain_rows(r))
         return false;
     part_samples(r);
+    b->condition = NEW_ARRAY(r->q->mem, BudgetCondition, CONDITIONS * r->output.n);
     b->metric = metric_text(r);
     return !r->o->command || ask_command(r, r->plain.path, &b->figure[0]);
 }

@@ -40,8 +40,17 @@ typedef struct BudgetPoint {     /* one choice that was tried */
     bool chosen;
 } BudgetPoint;
 
+typedef struct BudgetCondition { /* of the choice, on the samples that judge */
+    const char *metric, *output;
+    double loss, bound;
+    int64_t rows;                /* that were compared */
+    bool shown, mean;            /* the bound is one; the loss must be inside, not the bound */
+} BudgetCondition;
+
 typedef struct Budget {
-    double max_loss, loss, bound;    /* of the choice, on the samples that judge */
+    double max_loss, loss, bound;    /* of the condition that is nearest to failing */
+    BudgetCondition *condition;      /* all of them */
+    uint32_t conditions;
     const char *metric;              /* for people: "kl of 'logits'" */
     const char *command;
     double figure[2];                /* what the command printed: of the float model, of the choice */

@@ -46,6 +46,18 @@ static void print_way(const Quantization *q, FILE *f)
     arena_drop(&mem);
 }
 
+/* Where there are several, what each of them lost. */
+static void print_conditions(const Budget *b, FILE *f)
+{
+    for (uint32_t i = 0; b->conditions > 1 && i < b->conditions; i++) {
+        const BudgetCondition *c = &b->condition[i];
+        fprintf(f, "%s%s of '%s' %.3g%%", i ? ", " : "  ", c->metric, c->output, c->loss * 100);
+        if (c->mean) fputs(" on average", f);
+        else if (c->shown) fprintf(f, " (below %.3g%%)", c->bound * 100);
+    }
+    if (b->conditions > 1) fputc('\n', f);
+}
+
 void budget_print(const Quantization *q, const char *model, FILE *f)
 {
     const Budget *b = q->budget;
@@ -64,6 +76,7 @@ void budget_print(const Quantization *q, const char *model, FILE *f)
     fprintf(f, "\n  %u of %u regions went back to float; %.4f ms a run, float %.4f ms, everything quantized %.4f ms\n",
             b->reverted, b->regions, b->chosen * 1e3, b->plain * 1e3, b->all * 1e3);
     if (!(b->chosen < b->plain)) fputs("  this is no faster than float\n", f);
+    if (!b->command) print_conditions(b, f);
     print_way(q, f);
 }
 
@@ -81,6 +94,16 @@ static cJSON *point_json(const BudgetPoint *p)
     number(o, "quantized_regions", p->quantized), number(o, "loss", p->loss), number(o, "bound", p->bound);
     ms(o, "ms", p->seconds);
     cJSON_AddBoolToObject(o, "artefact", p->artefact), cJSON_AddBoolToObject(o, "chosen", p->chosen);
+    return o;
+}
+
+static cJSON *condition_json(const BudgetCondition *c)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "metric", c->metric), cJSON_AddStringToObject(o, "output", c->output);
+    number(o, "loss", c->loss), number(o, "bound", c->bound), number(o, "rows", (double)c->rows);
+    cJSON_AddBoolToObject(o, "bound_is_shown", c->shown);
+    cJSON_AddStringToObject(o, "held_to", c->mean ? "loss" : "bound");
     return o;
 }
 
@@ -112,7 +135,8 @@ cJSON *budget_json(const Quantization *q)
         number(o, "looks", b->looks);
     cJSON_AddStringToObject(o, "times", b->measured ? "measured" : "estimate");
     ms(o, "float_ms", b->plain), ms(o, "quantized_ms", b->all), ms(o, "ms", b->chosen);
-    cJSON *points = cJSON_AddArrayToObject(o, "tried"), *regions = cJSON_AddArrayToObject(o, "regions");
+    cJSON *conditions = cJSON_AddArrayToObject(o, "conditions"), *points = cJSON_AddArrayToObject(o, "tried"), *regions = cJSON_AddArrayToObject(o, "regions");
+    for (uint32_t i = 0; i < b->conditions; i++) cJSON_AddItemToArray(conditions, condition_json(&b->condition[i]));
     for (uint32_t i = 0; i < b->point.n; i++) cJSON_AddItemToArray(points, point_json(&b->point.at[i]));
     for (uint32_t i = 1; i <= b->regions; i++) cJSON_AddItemToArray(regions, region_json(q, i));
     return o;

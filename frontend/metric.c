@@ -123,14 +123,19 @@ static void row_answers(const MetricRow *r, MetricSum *s)
     s->loss += isinf(kl) ? kl : kl > 0 ? erfc(margin(r) / (2 * sqrt(2 * kl))) / 2 : 0, s->weight++;
 }
 
-/* In nats, of scores before softmax. */
-static double surprise(const float *x, int64_t n, int64_t target) { return log_sum(x, n) - (double)x[target]; }
+double row_surprise(const float *x, int64_t n, int64_t target)
+{
+    if (row_is_distribution(x, n)) return -log(fmax((double)x[target], LEAST_PROBABILITY));
+    return log_sum(x, n) - (double)x[target];
+}
 
+/* Both models read the same tokens, so the differences of their surprises are what varies, not the surprises. What the float model rules out cannot
+ * become worse. */
 static void row_perplexity(const MetricRow *r, MetricSum *s)
 {
-    if (r->target < 0 || r->target >= r->n) return;
-    double plain = surprise(r->plain, r->n, r->target), got = surprise(r->got, r->n, r->target);
-    s->loss += isnan(got) ? INFINITY : got - plain, s->weight++;
+    if (r->target < 0 || r->target >= r->n || r->surprise == INFINITY) return;
+    double got = row_surprise(r->got, r->n, r->target);
+    s->loss += isnan(got) ? INFINITY : got - r->surprise, s->weight++;
 }
 
 /* ---- the table ---- */
@@ -220,8 +225,7 @@ bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n
     for (int64_t r = 0; r < rows; r++) {
         if (target[r] >= n) return false;
         if (target[r] < 0) continue;
-        const float *row = x + r * n;
-        sum += row_is_distribution(row, n) ? -log(fmax((double)row[target[r]], LEAST_PROBABILITY)) : surprise(row, n, target[r]), told++;
+        sum += row_surprise(x + r * n, n, target[r]), told++;
     }
     return told && n > 1 && sum / (double)told < decided * log((double)n);
 }

@@ -13,6 +13,7 @@ typedef struct MetricRow {
     int64_t n;
     int64_t target;           /* the right column, or -1: nobody says */
     int k;                    /* of topK */
+    double surprise;          /* of the float model at the target: all that a metric of tokens takes of its row */
 } MetricRow;
 
 typedef struct MetricSum {
@@ -26,7 +27,7 @@ typedef struct Metric {
     bool grows;               /* the mean is a logarithm: the loss is the factor less one */
     bool root;                /* the mean grows as the root of a small divergence, not with it */
     bool counts;              /* rows without targets are right or wrong */
-    bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target */
+    bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target, and looks at every row */
     const char *finer;        /* the metric that orders layers in its place, since it sees less than a wrong row; or NULL */
 } Metric;
 const Metric *metric_at(uint32_t i);                   /* NULL past the end */
@@ -37,6 +38,7 @@ bool rows_are_scores(const float *x, int64_t rows, int64_t n);
 bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n);
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
 #define LEAST_PROBABILITY 1e-7 /* one that underflowed or was rounded to nothing counts so */
+double row_surprise(const float *x, int64_t n, int64_t target); /* in nats; of scores or of probabilities */
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);

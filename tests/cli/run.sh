@@ -386,9 +386,9 @@ check budget budget
 regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
 budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers of 'logits'"; }
 check budget-wide budget_wide
-# A model that says what comes next is held to kl alone, on text that it knows; on other text it is one of scores.
-metric_of() { octet compile "$work/bad/counting.onnx" -o "$work/counting.so" --quiet --quantize int8 --calibrate "$work/bad/counting$1" --max-loss 5% --report "$work/counting.json" && python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["budget"]["metric"])' "$work/counting.json"; }
-budget_language() { test "$(metric_of +1)" = "kl of 'logits'" && test "$(metric_of -1)" = "kl and answers of 'logits'"; }
+# A model that says what comes next is held to perplexity instead of answers, on text that it knows; on other text it is one of scores.
+metric_of() { octet compile "$work/bad/counting.onnx" -o "$work/counting.so" --quiet --quantize int8 --calibrate "$work/bad/counting$1" --max-loss 5% --report "$work/counting.json" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(b["metric"], *(c["rows"] // b["judging_samples"] for c in b["conditions"]))' "$work/counting.json"; }
+budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 48" && test "$(metric_of -1)" = "kl and answers of 'logits' 48 48"; }
 check budget-language budget_language
 budget_labels() { test "$(regions_float labels --max-loss 5% --metric top1 --labels "$work/bad/labels64.npy")" = "0 top1 of 'logits' with labels"; }
 check budget-labels budget_labels

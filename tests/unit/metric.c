@@ -8,7 +8,7 @@ static MetricSum row(const char *name, const float *plain, const float *got, int
     int k;
     const Metric *m = metric_find(name, &k);
     cr_assert(m, "%s", name);
-    m->row(&(MetricRow){plain, got, n, target, k}, &s);
+    m->row(&(MetricRow){plain, got, n, target, k, target < 0 ? 0 : row_surprise(plain, n, target)}, &s);
     return s;
 }
 
@@ -68,6 +68,7 @@ Test(metric, by_hand)
                        1e-6);
     cr_expect_float_eq(loss("answers", p, q, 2, -1), 0.5, 1e-9); /* a tie */
     cr_expect_float_eq(loss("perplexity", a, b, 2, 1), expm1(log((1 - pa) / pa)), 1e-6);
+    cr_expect_float_eq(loss("perplexity", p, q, 2, 1), expm1(log(0.5 / 0.75)), 1e-6); /* less perplexing than float is a gain */
     cr_expect(row("perplexity", a, b, 2, -1).weight == 0, "the last token has none to come");
     cr_expect(loss("top1", a, b, 2, -1) == 1 && loss("top2", a, b, 2, -1) == 0);
 }
@@ -99,6 +100,26 @@ Test(metric, language_models_predict)
     cr_expect(rows_predict(logits, next, 2, 4) && rows_predict(shares, next, 1, 4));
     cr_expect(!rows_predict(logits, other, 2, 4) && !rows_predict(shares, other, 1, 4));
     cr_expect(!rows_predict(logits, untold, 2, 4) && !rows_predict(logits, large, 2, 4), "these are no columns");
+}
+
+/* Texts that differ much in how hard they are, all of which become harder by the same part: nothing is uncertain about it. */
+Test(metric, perplexity_compares_the_same_tokens)
+{
+    enum { SAMPLES = 8 };
+    MetricSum s[SAMPLES];
+    int k;
+    bool shown;
+    int64_t need;
+    const Metric *m = metric_find("perplexity", &k);
+    for (int i = 0; i < SAMPLES; i++) {
+        float p = 0.9f / (float)(1 << i), q = p * 0.998f, plain[] = {p, 1 - p}, got[] = {q, 1 - q};
+        s[i] = row("perplexity", plain, got, 2, 0);
+    }
+    cr_expect_float_eq(metric_loss(m, s, SAMPLES), 1 / 0.998 - 1, 1e-6);
+    cr_expect_float_eq(metric_bound(m, s, SAMPLES, 0.005, &shown, &need), 1 / 0.998 - 1, 1e-5);
+    MetricSum nothing = {0};
+    m->row(&(MetricRow){.got = (const float[]){0, 1}, .n = 2, .target = 0, .surprise = INFINITY}, &nothing);
+    cr_expect(nothing.weight == 0 && metric_loss(m, &nothing, 1) == 0, "what the float model rules out cannot become worse");
 }
 
 Test(metric, labels_count_wins_and_losses)
