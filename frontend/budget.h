@@ -66,7 +66,7 @@ typedef struct Budget {
 
 /* The passes from "quantize" on, into mem; q NULL: of the float model; simulate: up to "codes". NULL: reported. */
 typedef Graph *BudgetPasses(void *ctx, Quantization *q, bool simulate, Arena *mem);
-/* Finds q->reverted and q->budget. g: the graph before "quantize"; q: with ranges. false: reported. */
+/* Finds q->reverted and q->budget. g: the graph before "quantize", of region_places(); q: with ranges. false: reported. */
 bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag);
 
 /* budget_report.c */
@@ -74,8 +74,9 @@ void budget_print(const Quantization *q, const char *model, FILE *f);
 cJSON *budget_json(const Quantization *q);
 
 /* budget_times.c: seconds of a run by region (0: nodes outside of regions), of programs whose nodes region_labels() named and which take turns,
- * so that what else the machine does meets them alike. */
+ * so that what else the machine does meets them alike. region_places(): the same graph, in which every node has a Loc.place. */
 typedef struct Program Program;
+Graph *region_places(const Graph *g, Arena *mem);
 Graph *region_labels(const Graph *g, const Quantization *q, Arena *mem);
 typedef struct RegionTimes {
     Program *program;

@@ -11,23 +11,38 @@
 enum { LEAST = 5, MOST = 200 };
 static const double TIME = 0.25; /* seconds */
 
-Graph *region_labels(const Graph *g, const Quantization *q, Arena *mem)
+/* Every node has a Loc of its own, which may be changed. */
+static Loc **copy_located(const Graph *g, Graph **out, Arena *mem)
 {
     Arena scratch = {0};
-    Graph *out = graph_new(g->module, mem, g->name);
-    Val *map = graph_begin(out, g, &scratch);
-    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
-    graph_end(out, g, map);
-    for (uint32_t i = 0; i < out->node.n; i++) {
-        const Loc *was = out->node.at[i].loc;
-        bool known = was && was->index >= 0 && (uint32_t)was->index < q->places;
-        Loc *loc = NEW(mem, Loc);
-        loc->op = "", loc->index = -1;
-        if (was) *loc = *was;
-        loc->node = arena_printf(mem, "#%u", known ? q->region_of[was->index] : 0);
-        out->node.at[i].loc = loc;
+    Graph *copy = *out = graph_new(g->module, mem, g->name);
+    Val *map = graph_begin(copy, g, &scratch);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(copy, g, i, map);
+    graph_end(copy, g, map);
+    Loc **loc = NEW_ARRAY(mem, Loc *, copy->node.n + 1);
+    for (uint32_t i = 0; i < copy->node.n; i++) {
+        const Loc *was = copy->node.at[i].loc;
+        loc[i] = NEW(mem, Loc), *loc[i] = was ? *was : (Loc){.node = "", .op = "", .index = -1};
+        copy->node.at[i].loc = loc[i];
     }
     arena_drop(&scratch);
+    return loc;
+}
+
+Graph *region_places(const Graph *g, Arena *mem)
+{
+    Graph *out;
+    Loc **loc = copy_located(g, &out, mem);
+    for (uint32_t i = 0; i < out->node.n; i++) loc[i]->place = i + 1;
+    return out;
+}
+
+Graph *region_labels(const Graph *g, const Quantization *q, Arena *mem)
+{
+    Graph *out;
+    Loc **loc = copy_located(g, &out, mem);
+    for (uint32_t i = 0; i < out->node.n; i++)
+        loc[i]->node = arena_printf(mem, "#%u", loc[i]->place < q->located ? q->region_at[loc[i]->place] : 0);
     return out;
 }
 

@@ -293,12 +293,12 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
 static bool keep_budget(Drive *dr, const Graph *simple, Quantization *q, const CalibrateOptions *c)
 {
     const Options *o = dr->o;
-    BudgetDrive drive = {dr, simple};
+    BudgetDrive drive = {dr, region_places(simple, dr->mem)};
     BudgetOptions b;
     if (samples_are_random(c->samples))
         return diag_error(dr->m->diag, NULL, "--max-loss needs samples: what random numbers lose says nothing");
     return budget_options(&b, o, dr->m->diag) &&
-           (b.calibrate = *c, budget_run(simple, q, &b, budget_passes, &drive, dr->m->diag));
+           (b.calibrate = *c, budget_run(drive.simple, q, &b, budget_passes, &drive, dr->m->diag));
 }
 
 /* Runs passes again for a graph to compare with: it lies in mem, and the notes stay those of the graph that is compiled. */

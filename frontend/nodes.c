@@ -204,7 +204,7 @@ static void block_inside(Import *im, const Onnx__GraphProto *g)
     for (size_t i = 0; i < g->n_node; i++) {
         const Onnx__NodeProto *n = g->node[i];
         const char *domain = domain_of(n->domain), *op = text_of(n->op_type);
-        Loc loc = {copy_name(im, n->name), copy_name(im, op), (int)i, 0};
+        Loc loc = {copy_name(im, n->name), copy_name(im, op), (int)i, 0, 0};
         if (!function_find(im, n) && !op_supported(im, domain, op)) block(im, domain, op, missing, &loc);
         for (size_t k = 0; k < n->n_attribute; k++)
             if (n->attribute[k]->g) block_inside(im, n->attribute[k]->g);
@@ -452,7 +452,7 @@ static void node_import(Import *im, Scope *s, const Onnx__NodeProto *n, int inde
     Loc *loc = NEW(im->m->mem, Loc);
     const char *name = text_of(n->name);
     if (*name && s->prefix) name = arena_printf(im->scratch, "%s%s", s->prefix, name);
-    *loc = (Loc){copy_name(im, name), copy_name(im, text_of(n->op_type)), index, s->when.id};
+    *loc = (Loc){copy_name(im, name), copy_name(im, text_of(n->op_type)), index, s->when.id, 0};
     if (++im->nodes > MAX_NODES) {
         if (im->nodes == MAX_NODES + 1)
             diag_error(im->diag, loc, "more than %d nodes after inlining functions", MAX_NODES);
@@ -524,7 +524,7 @@ static void visit(Order *o, uint32_t first)
         }
         if (need) {
             const Onnx__NodeProto *n = o->node[at];
-            Loc loc = {copy_name(o->im, n->name), copy_name(o->im, n->op_type), (int)at, 0};
+            Loc loc = {copy_name(o->im, n->name), copy_name(o->im, n->op_type), (int)at, 0, 0};
             diag_error(o->im->diag, &loc, "the node needs its own result: the graph has a cycle through '%s'",
                        text_of(o->node[need - 1]->name));
             o->im->g->failed = true;

@@ -635,7 +635,22 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
     vec_push(z->q->mem, &z->q->layer, l);
 }
 
-/* Where the nodes of the file are, for whoever measures them. Contractions tell first. */
+static void note_places(const Quantizer *z)
+{
+    Quantization *q = z->q;
+    q->located = 0;
+    for (uint32_t i = 0; i < z->in->node.n; i++)
+        if (z->in->node.at[i].loc && z->in->node.at[i].loc->place >= q->located) q->located = z->in->node.at[i].loc->place + 1;
+    q->region_at = NEW_ARRAY(q->mem, uint32_t, q->located + 1);
+    for (uint32_t i = 0; i < z->in->node.n; i++) {
+        const Node *n = &z->in->node.at[i];
+        bool table = z->live[i] && codes_tables(z->in, q, n);
+        if (n->loc) q->region_at[n->loc->place] = table && !z->region.of_node[i] ? q->tables : z->region.of_node[i];
+    }
+    q->region_at[0] = 0;
+}
+
+/* Where the nodes of the file are, for whoever writes them. Contractions tell first. */
 static void note_regions(const Quantizer *z)
 {
     Quantization *q = z->q;
@@ -656,6 +671,7 @@ static void note_regions(const Quantizer *z)
         if (!q->tables) q->tables = ++q->regions;
         if (n->loc && n->loc->index >= 0 && !q->region_of[n->loc->index]) q->region_of[n->loc->index] = q->tables;
     }
+    note_places(z);
 }
 
 static void find_regions(Quantizer *z)

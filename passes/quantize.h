@@ -141,6 +141,7 @@ struct Quantization {
     bool simulate;               /* make a simulation (passes/simulate.h) instead, by the passes up to "codes": another input, no reverted regions */
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;
+    uint32_t *region_at, located; /* the same by Loc.place: of nodes that expansion made of one, too */
     uint32_t tables;             /* the region of the tables that are looked up, the last one; 0: none of them becomes codes */
     struct Budget *budget;       /* frontend/budget.h: what was tried to stay inside it; NULL: there is none */
 };

@@ -18,6 +18,7 @@ typedef struct Loc {
     const char *op;   /* ONNX op_type */
     int index;        /* position in the file, from 0 */
     uint32_t when;    /* a Dim (ir/dim.h): the node counts only where it is 1; 0: always */
+    uint32_t place;   /* tells nodes apart that come from one of the file, where somebody asks (frontend/budget_times.c); from 1, 0: nobody does */
 } Loc;
 
 typedef struct Diag {

@@ -98,7 +98,7 @@ Test(base, diagnostics_say_where)
 {
     Arena a = {0};
     Diag d = {.mem = &a, .subject = "m.onnx"};
-    Loc loc = {"conv1", "Conv", 17, 0}, nameless = {"", "Add", 3, 0};
+    Loc loc = {"conv1", "Conv", 17, 0, 0}, nameless = {"", "Add", 3, 0, 0};
     cr_expect_not(diag_error(&d, &loc, "W has rank %d, expected %d", 3, 4));
     diag_note(&d, "because");
     diag_error(&d, &nameless, "bad"), diag_error(&d, NULL, "worse");

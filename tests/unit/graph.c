@@ -9,7 +9,7 @@ static Diag diag;
 static Module module;
 static Graph *g;
 static Val x;
-static const Loc loc = {"n1", "Op", 7, 0};
+static const Loc loc = {"n1", "Op", 7, 0, 0};
 
 static Type type_of(DType t, int rank, const char *const *dim)
 {

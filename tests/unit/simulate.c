@@ -1,6 +1,7 @@
 /* A simulation computes the quantized model where switches are on and the float one where they are off, and regions that go back to
  * float are those that were asked for. */
 #include "passes/simulate.h"
+#include "frontend/budget.h"
 #include "frontend/interpret.h"
 #include "passes/passes.h"
 #include "passes/quantize.h"
@@ -68,6 +69,28 @@ Test(simulate, regions_share_what_they_read)
     for (uint32_t i = 0; i < q.layer.n; i++)
         cr_expect(q.layer.at[i].region == (strcmp(q.layer.at[i].loc->node, "b") ? 1u : 2u), "%s",
                   q.layer.at[i].loc->node);
+}
+
+/* As products of an LSTM are, and of branches whose nodes are counted from 0 again. */
+Test(simulate, times_tell_nodes_of_one_place_apart)
+{
+    static const Loc same = {.node = "n", .op = "LSTM", .index = 3};
+    Graph *g = parsed();
+    for (uint32_t i = 0; i < g->node.n; i++) g->node.at[i].loc = &same;
+    range_set(&q, "n/Relu:0", 0, 4);
+    const Graph *placed = region_places(g, &w.mem), *both[] = {quantized(placed, false, NULL), placed};
+    cr_assert(q.regions == 2 && q.region_of[3] == 1);
+    for (int k = 0; k < 2; k++) {
+        const Graph *labelled = region_labels(both[k], &q, &w.mem);
+        int found[3] = {0};
+        for (uint32_t i = 0; i < labelled->node.n; i++) {
+            const Node *n = &labelled->node.at[i];
+            if (strcmp(n->op->name, "MatMul")) continue;
+            int region = !strcmp(n->loc->node, "#1") ? 1 : !strcmp(n->loc->node, "#2") ? 2 : 0;
+            found[region]++;
+        }
+        cr_expect(found[0] == 0 && found[1] == 2 && found[2] == 1, "%d %d %d", found[0], found[1], found[2]);
+    }
 }
 
 Test(simulate, switches_choose)
