@@ -5,7 +5,8 @@
  * are compiled once for each register file (SSE, AVX2, AVX-512), and the levels that add dot products point at them.
  * So are those without bf16 values for the levels that add its instructions. Integer products that together take hardly
  * any time are compiled for few levels, and the others point at those (Target.spare); where there are several levels, all
- * such kernels prefer little code, and all kernels of the levels that few machines need. */
+ * such kernels prefer little code, and all kernels of the levels that few machines need: those that differ in sizes alone are
+ * one there (general.c). */
 #include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/base/stage.h"
@@ -186,19 +187,42 @@ static const char *kernel_label(const Image *im, uint32_t k)
     return label;
 }
 
+/* Is little code wanted of this kernel, more than time? */
+static bool is_small(const Image *im, uint32_t l, uint32_t k)
+{
+    OldLevel old = im->level[l].target->old;
+    bool dots = old == OLD_DOTS && has_dot(im->cut->kernel.at[k]);
+    return im->levels > 1 && (im->rare[k] || old == OLD_ALL || dots);
+}
+
+/* The first kernel that runs the same general code on this level; UINT32_MAX: nothing else does. */
+static uint32_t first_kin(const Image *im, uint32_t l, uint32_t kernel)
+{
+    uint32_t first = UINT32_MAX, n = 0;
+    Kernel **general = im->cut->general;
+    if (!general || !general[kernel] || !is_small(im, l, kernel)) return UINT32_MAX;
+    for (uint32_t k = 0; k < im->cut->kernel.n; k++) {
+        if (general[k] != general[kernel] || !is_small(im, l, k) || base_level(im, l, k) != l) continue;
+        if (!n++) first = k;
+    }
+    return n > 1 ? first : UINT32_MAX;
+}
+
 static bool kernel_prepare(Image *im, uint32_t l, uint32_t k, Jobs *jobs)
 {
     Level *level = &im->level[l];
-    const Kernel *plain = im->cut->kernel.at[k];
-    uint32_t base = base_level(im, l, k);
+    uint32_t base = base_level(im, l, k), kin = base == l ? first_kin(im, l, k) : UINT32_MAX;
     if (base != l) {
         level->kernel[k] = im->level[base].kernel[k], level->symbol[k] = im->level[base].symbol[k];
         return true;
     }
-    Kernel *tuned = kernel_copy(im->mem, plain);
+    if (kin < k) {
+        level->kernel[k] = level->kernel[kin], level->symbol[k] = level->symbol[kin];
+        return true;
+    }
+    bool small = is_small(im, l, k);
+    Kernel *tuned = kernel_copy(im->mem, kin == k ? im->cut->general[k] : im->cut->kernel.at[k]);
     const char *error = "";
-    OldLevel old = level->target->old;
-    bool small = im->levels > 1 && (im->rare[k] || old == OLD_ALL || (old == OLD_DOTS && has_dot(plain)));
     tune(tuned, level->target, small);
     level->kernel[k] = schedule_apply(tuned, &error);
     assert(level->kernel[k] && "a tuned schedule fits its kernel");
@@ -335,6 +359,9 @@ static bool image_schedule(Image *im, Jobs *jobs)
 {
     uint32_t kernels = im->cut->kernel.n;
     rare_find(im);
+    if (im->levels > 1) cut_generalize(im->cut, im->program->dim, im->mem);
+    for (uint32_t k = 0; k < kernels && im->cut->general; k++)
+        if (im->cut->general[k]) kernel_check(im->cut->general[k], "generalising");
     for (uint32_t l = 0; l < im->levels; l++) {
         im->level[l].kernel = NEW_ARRAY(im->mem, Kernel *, kernels + 1),
         im->level[l].symbol = NEW_ARRAY(im->mem, const char *, kernels + 1);

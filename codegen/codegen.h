@@ -7,6 +7,7 @@
  *   program_widen             weights that are codes are widened a block of columns at a time, beside their product
  *   program_join              products that follow each other share loops over blocks of rows
  *   program_cut               the program cut into kernels; equal kernels shared
+ *   cut_generalize            kernels that differ in sizes alone have one in common
  *   tune + schedule_apply     kernel + target facts -> directives -> loops
  *   plan_memory               every temporary an offset in the arena, or a formula
  *   llvm_emit / cuda_emit     loops -> object code | CUDA C
@@ -83,8 +84,11 @@ typedef struct Cut {
     VEC(Kernel *) kernel;                            /* distinct kernels */
     struct CutStep { uint32_t kernel; uint32_t bufs, sizes; const int *buf; const Dim *size; const Loc *loc; Dim when; } *step; /* buf[i]: program buffer of the kernel's parameter i+1; size[i]: its i-th free size; when: 1 where the step runs at all, id 0: always */
     uint32_t steps;
+    Kernel **general;                                /* NULL, or per kernel: NULL, or what stands for it and others where little code is wanted */
 } Cut;
 Cut *program_cut(Kernel *program, Arena *mem);
+/* ---- general.c ---- */
+void cut_generalize(Cut *c, Dims *dim, Arena *mem);  /* dim: the program's. Steps may get more sizes than their kernels have */
 /* An extracted kernel's parameters are buffers 1..params in order; its SYM leaves are Dims of a private Dims with symbols s0.. in order of `size`. */
 uint32_t kernel_params(const Kernel *k);             /* IN, OUT, TMP, CONST buffers: they come first */
 

@@ -124,20 +124,12 @@ static int axis(Extract *x, int a)
 
 static Expr rebuilt(Extract *x, Expr e)
 {
-    Kernel *k = x->k;
     ExprNode n = *expr_node(x->c->p, e);
-    if (n.kind == E_FLOAT) return expr_float(k, (DType)n.type, n.u.f);
-    if (n.kind == E_INT) return expr_int(k, (DType)n.type, n.u.i);
     if (n.kind == E_SYM) return symbol(x, e);
-    if (n.kind == E_AXIS) return expr_axis(k, axis(x, (int)n.id));
-    if (n.kind == E_IT) return expr_it(k, (DType)n.type);
-    int buf = n.kind == E_LOAD ? buffer(x, (int)n.id, true) : 0;
+    int id = n.kind == E_LOAD ? buffer(x, (int)n.id, true) : n.kind == E_AXIS ? axis(x, (int)n.id) : 0;
     Expr arg[MAX_RANK] = {0};
     for (int i = 0; i < MAX_RANK && n.arg[i]; i++) arg[i] = translate(x, n.arg[i]);
-    if (n.kind == E_LOAD) return expr_load(k, buf, arg);
-    if (n.prim == P_cast) return expr_cast(k, (DType)n.type, arg[0]);
-    if (n.prim == P_sat) return expr_sat(k, (DType)n.type, arg[0]);
-    return expr_prim(k, (Prim)n.prim, arg[0], arg[1], arg[2]);
+    return expr_again(x->k, &n, id, arg);
 }
 
 static Expr translate(Extract *x, Expr e)

@@ -551,7 +551,8 @@ static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order
     for (int i = o->n; i--;) {
         int x = o->axis[i];
         if (x == lane || extent(k, x) == 0 || extent(k, x) == 1 || k->axis.at[x].parent) continue;
-        if (extent(k, x) < 0 && !is_under_window(u, c, x)) continue; /* a batch may be one */
+        bool few = u->small && most < SOME; /* and code for what they leave */
+        if (extent(k, x) < 0 && (few || !is_under_window(u, c, x))) continue; /* a batch may be one */
         bool same = false;
         for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
         *tile = extent(k, x) < 0 ? (most < SOME ? most : SOME) : best_divisor(extent(k, x), most);

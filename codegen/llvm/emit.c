@@ -380,6 +380,7 @@ V function_new(Emit *x, const char *name, T *param, unsigned n)
     if (x->target->cpu) attribute_text(x, fn, "target-cpu", x->target->cpu);
     if (x->target->features) attribute_text(x, fn, "target-features", x->target->features);
     attribute_text(x, fn, "no-trapping-math", "true");
+    if (x->small) attribute(x, fn, LLVMAttributeFunctionIndex, "optsize");
     return fn;
 }
 

@@ -169,25 +169,30 @@ static inline void **program_reference(Program *p)
     return at;
 }
 
-static inline Kernel *kernel_scheduled(const Kernel *k, const char *level)
+static inline Kernel *kernel_tuned(const Kernel *k, const char *level, bool small)
 {
     Kernel copy = *k;
     const char *error = NULL;
-    tune(&copy, target_find(level), false);
+    tune(&copy, target_find(level), small);
     Kernel *s = schedule_apply(&copy, &error);
     cr_assert(s, "%s for %s: %s", k->name, level, error);
     program_check(s, level);
     return s;
 }
 
+static inline Kernel *kernel_scheduled(const Kernel *k, const char *level) { return kernel_tuned(k, level, false); }
+
 /* The steps of a cut program, scheduled for a level and interpreted. */
-static inline void **cut_run(Program *p, const Cut *cut, const char *level)
+typedef enum CutForm { CUT_PLAIN, CUT_SMALL, CUT_GENERAL } CutForm;
+static inline void **cut_run_as(Program *p, const Cut *cut, const char *level, CutForm form)
 {
     void **at = program_memory(p);
     for (uint32_t i = 0; i < cut->steps; i++) {
         const struct CutStep *s = &cut->step[i];
-        Kernel *k = kernel_scheduled(cut->kernel.at[s->kernel], level);
-        int64_t size[16];
+        const Kernel *general = form == CUT_GENERAL ? cut->general[s->kernel] : NULL;
+        Kernel *k = kernel_tuned(general ? general : cut->kernel.at[s->kernel], level, form != CUT_PLAIN);
+        int64_t size[64];
+        cr_assert(s->sizes <= COUNT_OF(size));
         void *data[RUN_BUFS] = {0};
         for (uint32_t d = 0; d < s->sizes; d++) cr_assert(dim_eval(p->dim, s->size[d], p->symbol, &size[d]));
         for (uint32_t b = 0; b < s->bufs; b++)
@@ -195,6 +200,18 @@ static inline void **cut_run(Program *p, const Cut *cut, const char *level)
         cr_assert_eq(interp_loops(k, size, data), 0, "step %u, %s", i, k->name);
     }
     return at;
+}
+
+static inline void **cut_run(Program *p, const Cut *cut, const char *level) { return cut_run_as(p, cut, level, CUT_PLAIN); }
+
+/* Kernels that stand for others compute the same bits. */
+static inline void program_generalize(Program *p, const char *level)
+{
+    Cut *cut = program_cut(p->k, &p->mem);
+    cut_generalize(cut, p->dim, &p->mem);
+    for (uint32_t i = 0; i < cut->kernel.n; i++)
+        if (cut->general[i]) program_check(cut->general[i], "generalizing");
+    program_near(p, cut_run_as(p, cut, level, CUT_SMALL), cut_run_as(p, cut, level, CUT_GENERAL), level, 0);
 }
 
 /* The whole of cluster, layout, cut, tune, schedule: every step must leave the outputs as they are. */
@@ -218,6 +235,7 @@ static inline Cut *program_through(Program *p)
     program_compare(p, want, program_run(p, 0), "join");
     Cut *cut = program_cut(p->k, &p->mem);
     for (size_t l = 0; l < COUNT_OF(level); l++) program_compare(p, want, cut_run(p, cut, level[l]), level[l]);
+    for (size_t l = 0; l < COUNT_OF(level); l++) program_generalize(p, level[l]);
     return cut;
 }
 #endif
