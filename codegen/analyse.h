@@ -48,6 +48,7 @@ int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);
 /* widen.c: does a stage with these loads make numbers of constant codes? Which buffers hold such numbers: 1 + the stage that makes them. */
 bool is_widening(Kernel *k, const LoadList *l);
 int *widened_buffers(Kernel *k, Arena *mem);
+void program_widen_windows(Kernel *k); /* windows over images take formulas of codes in, before layouts of these are chosen */
 
 /* fuse.c: axes that run through memory as one become one. A kernel of several stages stays as it is. */
 void kernel_fuse(Kernel *k);

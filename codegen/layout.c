@@ -947,6 +947,7 @@ void program_layout(Kernel *k, const Storage *store)
     add_halos(&l);
     if (store && store->planes) program_split(k, store);
     else if (store) program_store(k, store);
+    program_widen_windows(k);
     settle_operands(&l);
     arena_drop(&scratch);
 }

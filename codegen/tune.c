@@ -588,11 +588,12 @@ static bool is_float_window(Kernel *k, const Compute *c)
         for (int f = 0; f < 2; f++)
             if (!expr_uses(k, v.arg[f], c->reduce[i])) return false;
     }
+    bool whole = true;
     for (int f = 0; f < 2; f++) {
         const ExprNode *n = expr_node(k, v.arg[f]);
-        if (n->kind == E_PRIM && n->prim == P_cast && dtype_is_int((DType)expr_node(k, n->arg[0])->type)) return false;
+        whole = whole && n->kind == E_PRIM && n->prim == P_cast && dtype_is_int((DType)expr_node(k, n->arg[0])->type);
     }
-    return taps > TAPS;
+    return taps > TAPS && !whole;
 }
 
 static int flatten_window(Kernel *k, Compute *c)

@@ -11,6 +11,10 @@
  *   order  codes, scales and zero points lie in panels of 16 columns, in the order the loop reads them; scales
  *          that f16 holds are f16, and zero points in few steps of a power of two bytes.
  *
+ * A window that passes over an image channel by channel (a depthwise convolution) reads the formula: neighbours in registers share what is
+ * widened, so it costs nothing beside their products, and the codes are a quarter of what the nearest cache would hold. That is decided first
+ * (program_widen_windows()), since the codes then lie as its weights do.
+ *
  * A stage that is not joined (few columns under many rows, a recurrent state) widens all of its weights once a call. */
 #include "codegen/analyse.h"
 #include <assert.h>
@@ -368,27 +372,36 @@ static void take(Widen *w, Compute s)
     vec_push(w->mem, &w->out, s);
 }
 
-/* Stages that widen for nobody any more go; what is left of codes is packed where it is read. */
-static void settle(Widen *w)
+/* Stages that widen for nobody any more go. */
+static void drop_idle(Widen *w)
 {
     Kernel *k = w->k;
     int *reads = NEW_ARRAY(w->mem, int, k->buf.n);
     uint32_t n = 0;
-    for (uint32_t i = 0; i < w->out.n; i++) {
+    for (uint32_t i = 0; i < k->stage.n; i++) {
         LoadList l = {0};
-        stage_loads(k, w->mem, &w->out.at[i], &l);
+        stage_loads(k, w->mem, &k->stage.at[i], &l);
         for (uint32_t j = 0; j < l.at.n; j++) reads[expr_node(k, l.at.at[j])->id]++;
     }
-    k->stage.at = NEW_ARRAY(k->mem, Compute, w->out.n + 1);
-    for (uint32_t i = 0; i < w->out.n; i++) {
-        Compute c = w->out.at[i];
-        if ((uint32_t)c.out < w->bufs && w->def[c.out] && !reads[c.out]) continue;
-        bool rows = (uint32_t)c.out < w->bufs && w->def[c.out] && !k->buf.at[c.out].layout.n && c.rank > 1; /* lanes walk the last axis */
-        if (rows) c.value = simplify(w, c.value);
-        c.value = pack_codes(w, c.value, rows ? c.space[c.rank - 1] : 0);
-        k->stage.at[n++] = c;
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute c = k->stage.at[i];
+        if ((uint32_t)c.out >= w->bufs || !w->def[c.out] || reads[c.out]) k->stage.at[n++] = c;
     }
-    k->stage.n = k->stage.cap = n;
+    k->stage.n = n;
+}
+
+/* What is left of codes is packed where it is read. */
+static void settle(Widen *w)
+{
+    Kernel *k = w->k;
+    k->stage.at = arena_copy(k->mem, w->out.at, w->out.n * sizeof *w->out.at), k->stage.n = k->stage.cap = w->out.n;
+    drop_idle(w);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute *c = &k->stage.at[i];
+        bool rows = (uint32_t)c->out < w->bufs && w->def[c->out] && !k->buf.at[c->out].layout.n && c->rank > 1; /* lanes walk the last axis */
+        if (rows) c->value = simplify(w, c->value);
+        c->value = pack_codes(w, c->value, rows ? c->space[c->rank - 1] : 0);
+    }
 }
 
 void program_widen(Kernel *k, bool join_stages)
@@ -400,5 +413,48 @@ void program_widen(Kernel *k, bool join_stages)
         if (k->stage.at[i].share > w.share) w.share = k->stage.at[i].share;
     for (uint32_t i = 0; i < k->stage.n; i++) take(&w, k->stage.at[i]);
     settle(&w);
+    arena_drop(&scratch);
+}
+
+/* ---- windows ---- */
+static bool has_packed(Widen *w, Expr e) /* codes of less than a byte: lanes would take parts of one */
+{
+    LoadList l = {0};
+    loads_of(w->k, w->mem, e, &l);
+    for (uint32_t i = 0; i < l.at.n; i++)
+        if (dtypes[w->k->buf.at[expr_node(w->k, l.at.at[i])->id].type].bits < BYTE) return true;
+    return false;
+}
+
+/* The formula of the factor, if a stage widens bytes into it; else 0. */
+static Expr widened(Widen *w, Expr factor)
+{
+    ExprNode load = *expr_node(w->k, factor);
+    if (load.kind != E_LOAD || load.id >= w->bufs || !w->def[load.id]) return 0;
+    Expr formula = expr_inline(w->k, factor, &w->k->stage.at[w->def[load.id] - 1]);
+    return has_packed(w, formula) ? 0 : simplify(w, formula);
+}
+
+static void take_window(Widen *w, Compute *s)
+{
+    Kernel *k = w->k;
+    Contraction r;
+    ExprNode v = *expr_node(k, s->value);
+    if (s->how != P_add || s->keep || s->check || s->update || v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32) return;
+    if (contraction_of(k, s, &r) || !stage_is_window(k, s)) return;
+    for (int i = 0; i < 2; i++) {
+        Expr factor = widened(w, v.arg[i]);
+        if (factor) s->value = expr_mul(k, v.arg[!i], factor);
+        if (factor) return;
+    }
+}
+
+void program_widen_windows(Kernel *k)
+{
+    Arena scratch = {0};
+    Widen w = {.k = k, .mem = &scratch, .bufs = k->buf.n};
+    w.def = widened_buffers(k, &scratch);
+    for (uint32_t i = 0; i < k->stage.n; i++) take_window(&w, &k->stage.at[i]);
+    drop_idle(&w);
     arena_drop(&scratch);
 }

@@ -31,7 +31,7 @@ static void print_way(const Quantization *q, FILE *f)
     uint32_t n = 0;
     for (uint32_t i = 0; i < q->layer.n; i++) {
         const BudgetRegion *r = &b->region[q->layer.at[i].region];
-        if (q->layer.at[i].region && r->reverted) way[n++] = (Way){&q->layer.at[i], r->loss};
+        if (q->layer.at[i].region && q->layer.at[i].region != q->tables && r->reverted) way[n++] = (Way){&q->layer.at[i], r->loss};
     }
     qsort(way, n, sizeof *way, by_loss);
     for (uint32_t i = 0; i < n && i < IN_THE_WAY; i++) {
@@ -42,7 +42,7 @@ static void print_way(const Quantization *q, FILE *f)
         fputc('\n', f);
     }
     if (n > IN_THE_WAY) fprintf(f, "    and %u more\n", n - IN_THE_WAY);
-    if (q->tables && b->region[q->tables].reverted) fprintf(f, "    in the way: tables: alone they lose %.2g%%\n", b->region[q->tables].loss * 100);
+    if (q->tables && b->region[q->tables].reverted) fprintf(f, "    in the way: tables and weights of float products: alone they lose %.2g%%\n", b->region[q->tables].loss * 100);
     arena_drop(&mem);
 }
 

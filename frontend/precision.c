@@ -12,7 +12,7 @@ static const Precision rows[] = {
      .integer = true,
      .weights = {.code = DT_i8},
      .table = {.code = DT_i8},
-     .help = "integer contractions, needs --calibrate or --ranges; tables that are looked up in 8 bits"},
+     .help = "integer contractions, needs --calibrate or --ranges; tables that are looked up, and weights of depthwise convolutions, in 8 bits"},
     {.name = "int8-weights",
      .weights = {.code = DT_i8},
      .table = {.code = DT_i8},

@@ -276,7 +276,7 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
 bool refine_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
-    const WeightForm *forms = quantize_forms(g, q, &mem);
+    const WeightForm *forms = weight_forms(g, q, &mem);
     bool *coded = NEW_ARRAY(&mem, bool, g->node.n + 1);
     for (uint32_t i = 0; i < g->node.n; i++) coded[i] = forms[i].code != DT_NONE;
     uint32_t layers = 0;

@@ -115,7 +115,8 @@ void report_fill(Report *r, const Quantization *q, Arena *mem)
     r->layer = NEW_ARRAY(mem, ReportLayer, r->layers + 1);
     for (uint32_t i = 0; i < r->layers; i++) {
         r->layer[i] = layer_row(r, q, &q->layer.at[i], mem);
-        r->integers += q->layer.at[i].state != LAYER_FLOAT;
+        bool beside = r->rounds_values && q->layer.at[i].state == LAYER_WEIGHTS;
+        r->integers += !beside && q->layer.at[i].state != LAYER_FLOAT, r->beside += beside;
     }
     qsort(r->layer, r->layers, sizeof *r->layer, by_position);
     for (uint32_t i = 0; i < r->layers; i++) {

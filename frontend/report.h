@@ -44,6 +44,7 @@ typedef struct Report {
     bool quantized;              /* contractions became integers, or could have */
     bool came;                   /* the layers are those of a model that came quantized */
     uint32_t layers, integers;
+    uint32_t beside;             /* layers that have codes as weights alone, beside integer ones */
     bool rounds_values;          /* costs are of values, not of weights */
     ReportLayer *layer;          /* the contractions in the model's order */
     const ReportLayer *worst;    /* of lowest SQNR, or NULL */

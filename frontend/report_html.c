@@ -165,7 +165,9 @@ static void put_cards(const Report *r, Arena *mem, FILE *f)
          f);
     if (r->quantized || r->came)
         card("Integer contractions", arena_printf(mem, "%u of %u", r->integers, r->layers),
-             "the others stay float, each with its reason below", f);
+             r->beside ? arena_printf(mem, "%u others have 8-bit weights, the rest stays float, each with its reason below", r->beside)
+                       : "the others stay float, each with its reason below",
+             f);
     card("Compile time", time_text(r->compile_seconds, mem), "calibration included, measuring for this report not", f);
     fputs("</div>\n", f);
 }
@@ -269,7 +271,7 @@ static uint32_t reason_number(const Report *r, const ReportLayer *of)
 static void put_reasons(const Report *r, FILE *f)
 {
     uint32_t listed = 0;
-    if (r->integers == r->layers) return;
+    if (r->integers + r->beside == r->layers) return;
     fputs("<ol class=\"note\">\n", f);
     for (uint32_t i = 0; i < r->layers; i++) {
         if (reason_number(r, &r->layer[i]) <= listed) continue;

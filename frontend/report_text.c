@@ -78,6 +78,7 @@ static void print_quantized(const Report *r, FILE *f)
     if (r->method || made_up)
         fprintf(f, " (%s%s%s)", r->method ? r->method : "", r->method && made_up ? ", " : "", made_up ? "RANDOM DATA" : "");
     fputc('\n', f);
+    if (r->beside) fprintf(f, "  the weights of %u others are 8-bit integers, their products float, which is as fast\n", r->beside);
 }
 
 /* What was done to the operands of products for the sake of accuracy, and what they cost it. */

@@ -1,10 +1,12 @@
-/* codes.c - constant weights and tables in few bits, under activations that stay float.
+/* codes.c - constant weights and tables in few bits, under activations that stay float: all of them, or those of products that integers would slow down.
  *
  * Comes in: the graph after `quantize`. Goes out: the same graph, where large float constants that a product multiplies with, or that are
  * looked up, are codes in a DequantizeLinear; `finish` leaves those alone and kernels widen them (codegen/widen.c). How they are rounded
  * is weights.c's. What gets which form:
  *
- *   products   the precision's form. Small and shallow ones (depthwise convolutions) stay float: they are few bytes and many errors.
+ *   products   the precision's form. Small and shallow ones stay float: they are few bytes and many errors.
+ *   windows    of channels one by one (depthwise convolutions): 8 bits and a scale for each channel, under every precision; few bits and groups
+ *              would save little of so little. Beside integer products these are what this pass makes codes of: as integers they would be slower.
  *   the last   products that no other stands behind (a classifier, a language model's head), and the first behind a float input, have the spared
  *              form: their errors reach the output, or everything, as they are.
  *   filters    every pixel uses them again, so that few bits save no time: small ones have the spared form too.
@@ -18,7 +20,7 @@
 #include <assert.h>
 #include <math.h>
 
-enum { LEAST_WEIGHTS = 8192, LEAST_FILTERS = 1 << 18, LEAST_DEPTH = 32, LEAST_TABLE = 1 << 16, LEAST_ENTRY = 32 };
+enum { LEAST_WEIGHTS = 8192, LEAST_CHANNELWISE = 1024, LEAST_FILTERS = 1 << 18, LEAST_DEPTH = 32, LEAST_TABLE = 1 << 16, LEAST_ENTRY = 32 };
 
 typedef struct Coder {
     PassCtx *ctx;
@@ -48,6 +50,35 @@ static const Tensor *floats_of(const Graph *g, Val v)
 }
 
 static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
+
+static Dim dim_at(const Type *t, int axis) { return t->dim[axis < 0 ? axis + t->rank : axis]; }
+
+bool is_channelwise(const Graph *g, const Node *n)
+{
+    Dims *d = g->module->dim;
+    const Type *x = val_type(g, node_in(g, n, 0)), *w = val_type(g, node_in(g, n, 1));
+    if (!n->op->w_taps || !dim_is(d, dim_at(w, n->op->w_input), 1)) return false;
+    return dim_same(dim_canon(d, dim_at(x, n->op->x_input)), dim_canon(d, dim_at(w, n->op->w_channel)));
+}
+
+bool widens_weights(const Graph *g, const Node *n)
+{
+    const Type *w = val_type(g, node_in(g, n, 1));
+    int64_t all = 1, size, columns;
+    if (w->rank < 2) return false;
+    for (int d = 0; d < w->rank; d++) {
+        if (!dim_is_const(g->module->dim, w->dim[d], &size)) return false;
+        all *= size;
+    }
+    if (is_channelwise(g, n)) return all >= LEAST_CHANNELWISE;
+    dim_is_const(g->module->dim, dim_at(w, n->op->w_channel), &columns);
+    return all >= LEAST_WEIGHTS && all / columns >= LEAST_DEPTH;
+}
+
+bool codes_beside_integers(const Graph *g, const Quantization *q, const Node *n)
+{
+    return !q->float_activations && n->op->quant == QUANT_INTEGER && floats_of(g, node_in(g, n, 1)) && widens_weights(g, n) && integer_is_slower(g, n);
+}
 
 static bool *before_products(const Graph *g, const bool *live, Arena *mem)
 {
@@ -187,13 +218,12 @@ static const char *why_float(const Coder *c, const Node *n)
     if (tied_to(c, v).id) return NULL;
     if (!t) return "its weights are not a float32 matrix";
     if (c->q->keep && !regexec(&c->keep, n->loc->node, 0, NULL, 0)) return "kept by --keep";
-    int64_t columns = t->dim[n->op->w_channel < 0 ? n->op->w_channel + t->rank : n->op->w_channel], all = tensor_count(t);
-    if (all < LEAST_WEIGHTS || all / (columns ? columns : 1) < LEAST_DEPTH) return "its weights are few";
-    return NULL;
+    return widens_weights(c->in, n) ? NULL : "its weights are few";
 }
 
 static WeightForm form_of(const Coder *c, const Node *n)
 {
+    if (is_channelwise(c->in, n)) return (WeightForm){.code = DT_i8};
     if (is_spared(c, n) && c->q->spared.code) return c->q->spared;
     const LayerCost *cost = cost_find(c->q, tensor_name(c->in, n->out, c->mem));
     return cost && cost->spared ? form_spared(c->q) : c->q->form;
@@ -220,29 +250,41 @@ static Val product_weights(Coder *c, const Node *n, Layer *layer, const float **
 }
 
 /* ---- the pass ---- */
+static bool has_codes(const Coder *c, const Node *n)
+{
+    return multiplies(n) && (c->q->float_activations ? has_weights(c, n) : codes_beside_integers(c->in, c->q, n));
+}
+
+/* The weights of a product as codes, or as they were; it is noted which. */
+static Val layer_weights(Coder *c, const Node *n, Val was, bool reverted, const float **lost)
+{
+    Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};
+    layer_note_cost(c->q, &layer), layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
+    const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
+    layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n), layer.region = c->q->float_activations ? 0 : c->q->tables;
+    if (!layer.why && reverted) layer.why = "kept by --max-loss";
+    layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS, layer.tried = rewritings_find(c->q, layer.tensor);
+    if (!layer.why) was = product_weights(c, n, &layer, lost);
+    vec_push(c->q->mem, &c->q->layer, layer);
+    return was;
+}
+
 static void code_node(Coder *c, uint32_t i)
 {
     const Node *n = &c->in->node.at[i];
-    Val *arg = NEW_ARRAY(c->ctx->scratch, Val, n->nin + 1), *out = NEW_ARRAY(c->ctx->scratch, Val, n->nout);
+    Val *arg = NEW_ARRAY(c->ctx->scratch, Val, n->nin + 1), *was = NEW_ARRAY(c->ctx->scratch, Val, n->nin + 1),
+        *out = NEW_ARRAY(c->ctx->scratch, Val, n->nout), from = node_in(c->in, n, 0), plain = {0};
     const float *lost = NULL;
-    for (uint32_t k = 0; k < n->nin; k++) arg[k] = c->map[node_in(c->in, n, k).id];
-    if (multiplies(n) && c->q->float_activations && has_weights(c, n)) {
-        Layer layer = {.loc = n->loc, .tensor = tensor_name(c->in, n->out, c->q->mem), .sqnr = NAN, .weight_sqnr = NAN};
-        layer_note_cost(c->q, &layer), layer.error_nearest = layer.error = NAN, layer.input = tensor_name(c->in, multiplied(c->in, n), c->q->mem);
-        const Tensor *t = floats_of(c->in, node_in(c->in, n, 1));
-        layer.weights = t ? tensor_count(t) : 0, layer.why = why_float(c, n);
-        layer.state = layer.why ? LAYER_FLOAT : LAYER_WEIGHTS, layer.tried = rewritings_find(c->q, layer.tensor);
-        if (!layer.why) arg[1] = product_weights(c, n, &layer, &lost);
-        vec_push(c->q->mem, &c->q->layer, layer);
-    }
-    Val from = node_in(c->in, n, 0), plain = {0};
     bool reverted = c->q->reverted && c->q->tables && c->q->reverted[c->q->tables];
+    for (uint32_t k = 0; k < n->nin; k++) arg[k] = was[k] = c->map[node_in(c->in, n, k).id];
+    if (has_codes(c, n)) arg[1] = layer_weights(c, n, arg[1], reverted, &lost);
     bool codes = !reverted && looks_up(c->in, n) && (c->coded[from.id].id || codes_tables(c->in, c->q, n));
-    if (codes && c->q->simulate) plain = graph_emit(c->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, NULL);
     if (codes) arg[0] = table(c, from, &c->q->table, n->loc);
+    bool chosen = c->q->simulate && c->q->tables && (codes || (n->nin > 1 && arg[1].id != was[1].id)); /* when it runs */
+    if (chosen) plain = graph_emit(c->out, n->op, n->attr, was, n->nin, n->nout, n->loc, NULL);
     graph_emit(c->out, n->op, n->attr, arg, n->nin, n->nout, n->loc, out);
-    if (plain.id) out[0] = simulate_switch(c->out, simulate_switches(c->out), c->q->tables, out[0], plain, n->loc);
     if (lost) out[0] = add_lost(c->out, n, floats_of(c->in, node_in(c->in, n, 1)), out[0], lost);
+    if (chosen) out[0] = simulate_switch(c->out, simulate_switches(c->out), c->q->tables, out[0], plain, n->loc);
     for (uint32_t k = 0; k < n->nout; k++) {
         c->map[n->out.id + k] = out[k];
         graph_stand_for(c->out, out[k], graph_val(c->in, node_out(n, k)));
@@ -281,7 +323,7 @@ WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem)
     WeightForm *form = NEW_ARRAY(mem, WeightForm, g->node.n + 1);
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *n = &g->node.at[i];
-        if (!c.live[i] || !multiplies(n) || !has_weights(&c, n) || why_float(&c, n)) continue;
+        if (!c.live[i] || !has_codes(&c, n) || why_float(&c, n)) continue;
         if (!tied_to(&c, node_in(g, n, 1)).id) form[i] = form_of(&c, n);
     }
     coder_drop(&c);

@@ -13,6 +13,8 @@
  *                                                                                  ONNX Runtime computes, to the bit
  *   halves    the same with codes x of 16 bits: 256 h + l, both of 8 bits, so Ci(h, w) and Ci(l, w) are put together (adr/0012)
  *
+ *   behind    C(x, DQ(w, s), b)           = C(x, DQ(w, 1)) * s + b      of pass_scale(), where the kernel of C widens codes as it loads them
+ *
  * What is left around the contractions is elementwise float arithmetic that code generation fuses into their epilogues, the
  * final QuantizeLinear included. Steps repeat until none applies; Q only moves up and DQ only down, so that ends. */
 #include "ir/lower.h"
@@ -638,20 +640,11 @@ static Val add_codes(Integer *x, const Node *n)
 }
 
 /* ---- constants that stay codes ---- */
-/* A product whose sums are deep and whose weights are many: its kernel widens them a block at a time (codegen/widen.c). Shallow sums
- * (depthwise convolutions) read their few weights as floats. */
+/* A product whose kernel widens them (codegen/widen.c). */
 static bool multiplies_codes(const Graph *g, const Node *n, uint32_t input)
 {
-    enum { LEAST_WEIGHTS = 8192, LEAST_DEPTH = 32 };
     bool multiplies = n->op->quant == QUANT_INTEGER || n->op->quant == QUANT_STATE;
-    const Type *t = input == 1 && multiplies ? val_type(g, node_in(g, n, 1)) : NULL;
-    int64_t all = 1, size, columns = 1;
-    for (int d = 0; t && d < t->rank; d++) {
-        if (!dim_is_const(g->module->dim, t->dim[d], &size)) return false;
-        if (d == (n->op->w_channel < 0 ? t->rank + n->op->w_channel : n->op->w_channel)) columns = size;
-        all *= size;
-    }
-    return t && t->rank >= 2 && all >= LEAST_WEIGHTS && all / columns >= LEAST_DEPTH;
+    return input == 1 && multiplies && widens_weights(g, n);
 }
 
 /* A row that moves elements (or converts floats): what is said of its result holds of its input. A look-up, whose place the call says,
@@ -851,8 +844,29 @@ Graph *pass_finish(const Graph *in, PassCtx *ctx)
     return has_edges(in) ? steps_run(in, ctx, steps, COUNT_OF(steps)) : (Graph *)in;
 }
 
-Graph *integer_reciprocals(const Graph *in, PassCtx *ctx)
+static int axis_in(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
+
+/* C(x, DQ(codes, s), b) as C(x, DQ(codes, 1)) * s + b, where the kernel widens codes as it loads them: once for a result, not for each term. */
+static Val scale_behind(Integer *x, const Node *n)
 {
-    static Move *const steps[] = {by_reciprocal};
+    const Node *dq = n->op->quant == QUANT_INTEGER ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
+    if (!is_dq(dq) || x->numbers[dq->out.id] || !is_channelwise(x->in, n) || node_in(x->in, dq, 2).id) return (Val){0};
+    const Tensor *s = graph_val(x->in, node_in(x->in, dq, 1))->konst;
+    const Type *w = val_type(x->in, dq->out), *y = val_type(x->in, n->out);
+    if (!s || s->type != DT_f32 || s->rank != 1 || all_ones(s) || y->dtype != DT_f32 || y->rank < 1) return (Val){0};
+    if (axis_in(n->op->w_channel, w->rank) != axis_in((int)node_int(dq, "axis"), w->rank) || node_int(dq, "block_size")) return (Val){0};
+    Val one = graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1), NULL), arg[3];
+    for (uint32_t i = 0; i < n->nin && i < COUNT_OF(arg); i++) arg[i] = x->map[node_in(x->in, n, i).id];
+    Val codes = emit(x->out, "DequantizeLinear", dq->loc, 2, x->map[node_in(x->in, dq, 0).id], one);
+    Val sum = graph_emit(x->out, n->op, n->attr, (Val[]){arg[0], codes}, 2, 1, n->loc, NULL);
+    int axis = axis_in(n->op->y_channel, y->rank);
+    sum = emit(x->out, "Mul", n->loc, 2, sum, along_channel(x, x->map[node_in(x->in, dq, 1).id], y->rank, axis, n->loc));
+    if (n->nin < 3 || !arg[2].id) return sum;
+    return emit(x->out, "Add", n->loc, 2, sum, along_channel(x, arg[2], y->rank, axis, n->loc));
+}
+
+Graph *integer_factors(const Graph *in, PassCtx *ctx)
+{
+    static Move *const steps[] = {by_reciprocal, scale_behind};
     return steps_run(in, ctx, steps, COUNT_OF(steps));
 }

@@ -24,6 +24,6 @@ typedef struct IntegerNote {
     uint32_t n[CODED_STATES];    /* how many are in each state */
 } IntegerNote;
 
-/* Quantizers inside of the graph multiply by the reciprocal of their scale. */
-Graph *integer_reciprocals(const Graph *in, PassCtx *ctx);
+/* Quantizers inside of the graph multiply by the reciprocal of their scale, and shallow sums by codes are scaled behind. */
+Graph *integer_factors(const Graph *in, PassCtx *ctx);
 #endif

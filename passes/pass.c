@@ -20,7 +20,7 @@ static const Pass pipeline[] = {
     {"equalize", pass_equalize, equalizing, "a channel's weights are as large in the contraction that makes it as in those that read it"},
     {"rotate", pass_rotate, rotating, "streams of RMS norms are turned: no channel of theirs is much larger than the others"},
     {"quantize", pass_quantize, quantizing, "Q/DQ around every quantized contraction, by the ranges"},
-    {"codes", pass_codes, coding, "weights of float products, where asked for, and tables are constants behind a DequantizeLinear"},
+    {"codes", pass_codes, coding, "weights of float products, where asked for or no slower, and tables are constants behind a DequantizeLinear"},
     {"integer", pass_integer, NULL, "contractions between DequantizeLinear and QuantizeLinear are integer operators"},
     {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
     {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},

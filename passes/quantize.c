@@ -60,9 +60,11 @@ static double saved(const Graph *g, const Node *n, const Tensor *w, double *prod
 }
 
 /* What is too small to be seen in a profile is integer, as asked. */
-static bool is_slower(const Graph *g, const Node *n, const Tensor *w)
+bool integer_is_slower(const Graph *g, const Node *n)
 {
     enum { SMALL = 4096 };
+    const Tensor *w = graph_val(g, node_in(g, n, 1))->konst;
+    if (!tensor_count(w)) return false;
     double products, less = saved(g, n, w, &products);
     return products > SMALL && less < 0;
 }
@@ -87,7 +89,7 @@ static const char *why_float(const Graph *g, const Node *n)
     if (!w->konst) return "both operands are computed at run time";
     if (w->konst->type != DT_f32) return "its weights are not float32";
     if (w->konst->rank < 2) return "its weights are a vector";
-    if (tensor_count(w->konst) && is_slower(g, n, w->konst))
+    if (integer_is_slower(g, n))
         return "its products are too few to pay for conversions: float is as fast and more accurate";
     return NULL;
 }
@@ -106,7 +108,7 @@ static bool is_watched(const Graph *g, const Node *n, const Quantization *q)
     const Tensor *w = is_contraction(n) ? graph_val(g, node_in(g, n, 1))->konst : NULL;
     if (q && q->float_activations)
         return w && w->type == DT_f32 && w->rank >= 2 && val_type(g, node_in(g, n, 0))->dtype == DT_f32;
-    return is_contraction(n) && !why_float(g, n);
+    return is_contraction(n) && (!why_float(g, n) || (q && codes_beside_integers(g, q, n)));
 }
 
 bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch)
@@ -615,11 +617,19 @@ WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem)
     return form;
 }
 
+WeightForm *weight_forms(const Graph *g, const Quantization *q, Arena *mem)
+{
+    WeightForm *form = quantize_forms(g, q, mem), *beside = q->float_activations ? form : codes_forms(g, q, mem);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (!form[i].code) form[i] = beside[i];
+    return form;
+}
+
 int64_t weights_coded(const Graph *g, const Quantization *q)
 {
     Arena mem = {0};
     int64_t all = 0;
-    const WeightForm *form = quantize_forms(g, q, &mem);
+    const WeightForm *form = weight_forms(g, q, &mem);
     for (uint32_t i = 0; i < g->node.n; i++)
         if (form[i].code) all += tensor_count(graph_val(g, node_in(g, &g->node.at[i], 1))->konst);
     arena_drop(&mem);
@@ -635,6 +645,13 @@ static void keep_float(Quantizer *z, uint32_t i, const char *why)
     vec_push(z->q->mem, &z->q->layer, l);
 }
 
+/* Do constants alone become codes here? */
+static bool codes_alone(const Quantizer *z, uint32_t i)
+{
+    const Node *n = &z->in->node.at[i];
+    return z->live[i] && (codes_tables(z->in, z->q, n) || codes_beside_integers(z->in, z->q, n));
+}
+
 static void note_places(const Quantizer *z)
 {
     Quantization *q = z->q;
@@ -644,8 +661,7 @@ static void note_places(const Quantizer *z)
     q->region_at = NEW_ARRAY(q->mem, uint32_t, q->located + 1);
     for (uint32_t i = 0; i < z->in->node.n; i++) {
         const Node *n = &z->in->node.at[i];
-        bool table = z->live[i] && codes_tables(z->in, q, n);
-        if (n->loc) q->region_at[n->loc->place] = table && !z->region.of_node[i] ? q->tables : z->region.of_node[i];
+        if (n->loc) q->region_at[n->loc->place] = codes_alone(z, i) && !z->region.of_node[i] ? q->tables : z->region.of_node[i];
     }
     q->region_at[0] = 0;
 }
@@ -667,7 +683,7 @@ static void note_regions(const Quantizer *z)
         }
     for (uint32_t i = 0; i < z->in->node.n; i++) {
         const Node *n = &z->in->node.at[i];
-        if (!z->live[i] || !codes_tables(z->in, q, n)) continue;
+        if (!codes_alone(z, i)) continue;
         if (!q->tables) q->tables = ++q->regions;
         if (n->loc && n->loc->index >= 0 && !q->region_of[n->loc->index]) q->region_of[n->loc->index] = q->tables;
     }
@@ -709,7 +725,7 @@ static void choose_integer(Quantizer *z, bool note)
         if (!z->live[i] || !multiplies(&z->in->node.at[i])) continue;
         const char *why = decide(z, &z->in->node.at[i]);
         z->integer[i] = !why;
-        if (why && note) keep_float(z, i, why);
+        if (why && note && !codes_beside_integers(z->in, z->q, &z->in->node.at[i])) keep_float(z, i, why);
     }
     if (z->q->keep) regfree(&z->keep);
 }

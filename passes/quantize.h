@@ -1,7 +1,7 @@
 /* quantize.h - post-training quantization of a graph: ranges in, a graph with QuantizeLinear and DequantizeLinear out.
  *
  * Which tensors: the activation inputs of every row with QUANT_INTEGER whose weights are constant, where an estimate of both forms says
- * that the integer one is faster (quantize_wanted()). Everything else stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
+ * that the integer one is faster (quantize_wanted(); of the others passes/codes.c makes codes of weights alone). Everything else stays float and is fused around the integer contractions; where a quantized tensor is read by elementwise, moving or pooling
  * rows they read its 8-bit form too. Activations are u8, asymmetric, per tensor: scale = (hi - lo) / 255, zero point =
  * round(-lo / scale), the range widened to hold 0. Where a few large elements make that scale too coarse for the others, as in
  * transformers, and only matrix products read the tensor, each row has a scale of its own, max|x| / 127 (255 without negative elements),
@@ -142,7 +142,7 @@ struct Quantization {
     uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
     uint32_t *region_of, places;
     uint32_t *region_at, located; /* the same by Loc.place: of nodes that expansion made of one, too */
-    uint32_t tables;             /* the region of the tables that are looked up, the last one; 0: none of them becomes codes */
+    uint32_t tables;             /* the region of what is codes alone, tables that are looked up and weights of float products, the last one; 0: there is none */
     struct Budget *budget;       /* frontend/budget.h: what was tried to stay inside it; NULL: there is none */
 };
 
@@ -151,7 +151,15 @@ bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /*
 /* The forms of weights that will be codes, by number of node; code DT_NONE: they will not. No ranges are asked for. */
 WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */
+WeightForm *weight_forms(const Graph *g, const Quantization *q, Arena *mem); /* of both */
 int64_t weights_coded(const Graph *g, const Quantization *q); /* how many weights have such forms */
+/* Will the constant weights of a product, once they are codes, be widened by its kernel (codegen/widen.c)? Many and deep ones, a block at a
+ * time, and those of windows that pass over channels one by one, as they are loaded. */
+bool widens_weights(const Graph *g, const Node *n);
+/* Would pass_codes() make codes of the weights of a contraction that is no faster with integers? */
+bool codes_beside_integers(const Graph *g, const Quantization *q, const Node *n);
+bool integer_is_slower(const Graph *g, const Node *n);
+bool is_channelwise(const Graph *g, const Node *n);            /* does every channel have a window of its own (a depthwise convolution)? */
 bool codes_tables(const Graph *g, const Quantization *q, const Node *n); /* would pass_codes() make codes of the table that this node looks up? */
 bool looks_up(const Graph *g, const Node *n);                /* entries of a constant table, input 0, where only the call knows */
 /* A matrix product whose values could have 16 bits: each of its results sums over a row, short enough for 32 bits. */

@@ -141,4 +141,4 @@ const Rule rules_scale[] = {
 };
 /* clang-format on */
 
-Graph *pass_scale(const Graph *in, PassCtx *ctx) { return rewrite(integer_reciprocals(in, ctx), ctx, rules_scale, NULL); }
+Graph *pass_scale(const Graph *in, PassCtx *ctx) { return rewrite(integer_factors(in, ctx), ctx, rules_scale, NULL); }

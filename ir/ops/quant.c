@@ -82,16 +82,18 @@ static Expr load_param(Lower *l, int buf, const int *axis)
     return expr_load(k, buf, at);
 }
 
-/* 0: it is absent, or known to be zero. */
-static Expr load_zero(Lower *l, uint32_t i, const int *axis)
+/* 0: it is absent, or known to change nothing, which is to be `nothing` everywhere. */
+static Expr load_unless(Lower *l, uint32_t i, double nothing, const int *axis)
 {
     int buf = low_in(l, i);
     if (!buf) return 0;
     const Tensor *t = graph_val(l->g, node_in(l->g, l->n, i))->konst;
-    bool zero = t != NULL;
-    for (int64_t e = 0, n = t ? tensor_count(t) : 0; zero && e < n; e++) zero = dtype_load(t->type, t->data, e) == 0;
-    return zero ? 0 : load_param(l, buf, axis);
+    bool all = t != NULL;
+    for (int64_t e = 0, n = t ? tensor_count(t) : 0; all && e < n; e++) all = dtype_load(t->type, t->data, e) == nothing;
+    return all ? 0 : load_param(l, buf, axis);
 }
+
+static Expr load_zero(Lower *l, uint32_t i, const int *axis) { return load_unless(l, i, 0, axis); }
 
 /* A quotient rounded to the type that ONNX divides in. */
 static Expr round_to(Lower *l, DType t, Expr e) { return expr_cast(l->k, dtype_compute(t), expr_cast(l->k, t, e)); }
@@ -128,7 +130,8 @@ static void lower_dequantize(Lower *l)
     bool real = dtype_is_float(from) || (zero && dtype_is_float((DType)expr_node(k, zero)->type));
     DType wide = real ? f : DT_i32; /* code minus zero point is exact there */
     if (zero) x = expr_sub(k, expr_cast(k, wide, x), expr_cast(k, wide, zero));
-    Expr value = expr_mul(k, expr_cast(k, f, x), expr_cast(k, f, load_param(l, low_in(l, 1), axis)));
+    Expr value = expr_cast(k, f, x), scale = load_unless(l, 1, 1, axis);
+    if (scale) value = expr_mul(k, value, expr_cast(k, f, scale));
     low_stage(l, y, axis, low_rank(l, y), expr_cast(k, to, value));
 }
 

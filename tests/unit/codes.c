@@ -103,7 +103,6 @@ Test(codes, small_and_kept_products_stay_float)
     cr_expect(strstr(q.layer.at[3].why, "--keep"));
 }
 
-/* With integer activations only tables are left to this pass. */
 /* What multiplies the state of a recurrence is a layer like any other: codes, by form, and kept by name. */
 static Graph *recurrence(int64_t hidden)
 {
@@ -139,6 +138,45 @@ Test(codes, recurrent_weights)
         cr_expect(!row[i].codes || (l->form.code == row[i].codes && !strcmp(l->input, l->tensor)));
         cr_expect_eq(constants(g, row[i].codes ? row[i].codes : DT_f32, 4 * h * h), 1);
         cr_expect_eq(constants(g, DT_f32, 4 * h * h), row[i].codes ? 0 : 1);
+    }
+}
+
+/* A depthwise convolution. */
+static Graph *depthwise(int64_t channels, int64_t size)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    const OpDef *conv = op_find("", "Conv");
+    Attr *attr = op_attr_defaults(&w.mem, conv);
+    attr_set_int(conv, attr, "group", channels);
+    Val x = input(g, "x", DT_f32, 4, (int64_t[]){1, channels, 12, 12});
+    const Tensor *t = tensor_random(&w.mem, DT_f32, 4, (int64_t[]){channels, 1, size, size}, 7), *bias = tensor_random(&w.mem, DT_f32, 1, &channels, 8);
+    graph_output(g, graph_emit(g, conv, attr, (Val[]){x, graph_const(g, t, "w"), graph_const(g, bias, "b")}, 3, 1, at("dw"), NULL), "y");
+    return g;
+}
+
+/* Under every precision of codes these weights are 8 bits with a scale a channel, if there are enough of them to be worth a kernel's change. */
+Test(codes, windows_of_channels)
+{
+    static const struct {
+        int64_t channels, size;
+        bool integer, coded;
+        const char *keep;
+    } row[] = {{64, 3, false, false, NULL}, {128, 3, false, true, NULL}, {64, 5, true, true, NULL}, {64, 3, true, false, NULL}, {64, 5, true, false, "dw"}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        q.layer.n = 0, q.kept = NULL, q.keep = row[i].keep, q.float_activations = !row[i].integer;
+        if (row[i].integer) q.form = q.table = (WeightForm){.code = DT_i8};
+        PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q};
+        Graph *g = passes_run(depthwise(row[i].channels, row[i].size), &ctx, "quantize", "scale", &(PassRun){.verify = true});
+        int64_t all = row[i].channels * row[i].size * row[i].size;
+        cr_assert_eq(q.layer.n, 1, "row %zu: %u", i, q.layer.n);
+        const Layer *l = &q.layer.at[0];
+        cr_expect_eq(l->state, row[i].coded ? LAYER_WEIGHTS : LAYER_FLOAT, "row %zu", i);
+        cr_expect_eq(constants(g, DT_i8, all), row[i].coded, "row %zu", i);
+        cr_expect_eq(constants(g, DT_f32, all), !row[i].coded, "row %zu", i);
+        cr_expect(row[i].coded ? l->form.code == DT_i8 && !l->form.group && l->weight_sqnr > 35 : l->why != NULL, "row %zu", i);
+        unsigned scaled = 0; /* behind the sum, once a result, where nothing must be the same to the bit */
+        for (uint32_t n = 0; n < g->node.n; n++) scaled += node_is(&g->node.at[n], "Mul");
+        cr_expect_eq(scaled, row[i].integer && row[i].coded, "row %zu", i);
     }
 }
 

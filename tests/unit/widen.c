@@ -82,6 +82,26 @@ Test(widen, convolution_and_batches)
     program_drop(p);
 }
 
+/* A window over an image reads the codes themselves, in its lanes; codes of less than a byte are widened once. */
+Test(widen, windows)
+{
+    static const struct {
+        const char *text;
+        bool taken;
+    } row[] = {{"kernel k() { in X[1, 9, 9, 48] const Q: i8[48, 1, 3, 3], S[48] out Y[1, 7, 7, 48] tmp w[48, 1, 3, 3] w[c, o, i, j] = f32(Q[c, o, i, j]) * S[c]"
+                " Y[n, h, v, c] = sum(i: 3, j: 3) X[n, h + i, v + j, c] * w[c, 0, i, j] }", true},
+               {"kernel k(M) { in X[M, 21, 40] const Q: u8[40, 5], Z: u8[40], S[40] out Y[M, 17, 40] tmp w[40, 5] w[c, i] = f32(i32(Q[c, i]) - i32(Z[c])) * S[c]"
+                " Y[n, h, c] = sum(i: 5) X[n, h + i, c] * w[c, i] }", true},
+               {"kernel k() { in X[1, 9, 9, 48] const Q: i4[48, 3, 3], S[48] out Y[1, 7, 7, 48] tmp w[48, 3, 3] w[c, i, j] = f32(Q[c, i, j]) * S[c]"
+                " Y[n, h, v, c] = sum(i: 3, j: 3) X[n, h + i, v + j, c] * w[c, i, j] }", false}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        Program *p = through(row[i].text, 3);
+        cr_expect_eq(p->k->stage.n, row[i].taken ? 1 : 2, "%s", row[i].text);
+        cr_expect(!row[i].taken || innermost_dim(find(p, "Q")) == 0, "lanes walk channels: %s", row[i].text);
+        program_drop(p);
+    }
+}
+
 /* A table that is looked up and multiplied with is stored once; a look-up widens what it reads. */
 Test(widen, look_up)
 {
