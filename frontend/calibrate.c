@@ -65,6 +65,8 @@ bool is_spread(uint64_t i, uint64_t n, uint64_t of)
     return n <= of ? i < of : (i + 1) * of / n > i * of / n;
 }
 
+bool is_held_out(uint64_t i, uint64_t n) { return n >= HELD_OUT && i % HELD_OUT == HELD_OUT - 1; }
+
 /* The observer is made for the first sample that is run. */
 static bool observe_one(void *ctx, const Sample *s, Diag *diag)
 {

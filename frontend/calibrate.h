@@ -29,6 +29,9 @@ bool observe_some(const Graph *g, const Val *watch, uint32_t n, const CalibrateO
                   void *ctx, Diag *diag);
 
 bool is_spread(uint64_t i, uint64_t n, uint64_t of); /* sample i of n is one of `of`, spread over all; n 0: one of the first */
+/* Methods that round by samples are judged on others: one of so many is held out, where there are as many and their number n is known. */
+enum { HELD_OUT = 8 };
+bool is_held_out(uint64_t i, uint64_t n);
 
 /* Fills q's ranges for the tensors of quantize_wanted(g), of the quotients where q has gains. With o->kept it goes on from what that file says of the same graph and of the same
  * first samples, and leaves there what it has seen, every few samples, so that little is lost when it is interrupted; ranges that somebody

@@ -280,16 +280,25 @@ static uint64_t samples_wanted(uint64_t rows, uint64_t bytes)
     return n < 1 ? 1 : n < SAMPLES ? n : SAMPLES;
 }
 
+/* Is it one of those that are wanted, spread over all that say something? */
+static bool is_wanted(const Costs *w, const Sample *s)
+{
+    bool apart = w->asked->fitted && s->of >= HELD_OUT;
+    uint32_t every = apart ? HELD_OUT : 1;
+    if (apart && !is_held_out(s->index, s->of)) return false;
+    return !w->wanted || is_spread(s->index / every, s->of / every, w->wanted);
+}
+
 static bool run_plain(void *ctx, const Sample *s, Diag *diag)
 {
     Costs *w = ctx;
     Tried t = {.index = s->index, .off = NEW_ARRAY(&w->mem, const Tensor *, w->values + 1)};
     const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->outputs + w->values + 1), **off = out + w->outputs;
-    if (w->wanted && !is_spread(s->index, s->of, w->wanted)) return true;
+    if (!is_wanted(w, s)) return true;
     if (!session_run(w->program.session, s->mem, s->in, out, diag)) return false;
     t.sights = see_outputs(w, out, &w->mem), t.size = sight_size(&t.sights);
     if (!w->wanted) w->wanted = samples_wanted(rows_of(&t.sights), bytes_kept(w, off));
-    if (!is_spread(s->index, s->of, w->wanted)) return true;
+    if (!is_wanted(w, s)) return true;
     for (uint32_t i = 0; i < w->values; i++) {
         Tensor *copy = arena_copy(&w->mem, off[i], sizeof *copy);
         copy->data = arena_copy(&w->mem, copy->data, tensor_bytes(copy)), t.off[i] = copy;

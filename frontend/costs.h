@@ -23,6 +23,7 @@ typedef struct Roundings {
     Rounding *at;
     uint32_t n;
     double part;            /* of the bound, for them all but fixed ones */
+    bool fitted;            /* to the samples but those held out (calibrate.h), which alone say what it costs then */
     double most;            /* prices that may be paid in all, whatever the others cost then */
     /* What rounding number i adds to the operand `was`, as a value of the graph `to`; of a constant it is one. */
     Val (*off)(const void *ctx, Graph *to, uint32_t i, Val was);

@@ -1,10 +1,10 @@
 /* precision.c - see precision.h. */
 #include "frontend/precision.h"
 
-/* 16 bits of values cost time, and 8 of weights twice the memory of 4, which the bound as it stands is worth: as long as it is a tenth of the weights,
- * which makes all a twelfth larger. 8-bit integers are as small and as fast as float8. */
+/* 16 bits of values cost time, and 8 of weights twice the memory of 4, which the bound as it stands is worth as long as the codes of
+ * all products become no more than 7.5 % larger. 8-bit integers are as small and as fast as float8. */
 #define TIGHT 0.1
-#define TENTH 0.1
+#define GROWTH 0.075
 enum { LEAST_GROUP = 16, MOST_GROUP = 256, GROUP = 32 };
 
 static const Precision rows[] = {
@@ -22,7 +22,7 @@ static const Precision rows[] = {
      .table = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
      .spared = {.code = DT_i8},
      .bound = 1,
-     .part = TENTH,
+     .part = GROWTH,
      .blind = "mse",
      .seen = "gptq",
      .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
@@ -31,7 +31,6 @@ static const Precision rows[] = {
      .table = {.code = DT_i8, .group = GROUP},
      .spared = {.code = DT_i8},
      .bound = TIGHT,
-     .part = 1,
      .blind = "mse",
      .seen = "gptq",
      .help = "weights as E4M3FN (--group), tables and those that would cost most in 8-bit integers; arithmetic is float"},
@@ -40,7 +39,6 @@ static const Precision rows[] = {
      .table = {.code = DT_i8, .group = GROUP},
      .spared = {.code = DT_i8},
      .bound = TIGHT,
-     .part = 1,
      .blind = "mse",
      .seen = "gptq",
      .help = "the same as E5M2"},

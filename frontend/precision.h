@@ -13,7 +13,7 @@ typedef struct Precision {
     WeightForm table;    /* of constants that are looked up (embeddings) */
     WeightForm spared;   /* of products whose errors cost most; DT_NONE: as all others */
     double bound;        /* with samples: what rounding them may cost the outputs, of the bound of frontend/costs.h, before layers are spared; 0: their place alone decides */
-    double part;         /* of the weights of products whose place does not decide: so many may be spared */
+    double part;         /* of the codes of all products: so much larger may they become */
     const char *blind, *seen; /* how weights are rounded unless the user says: without samples, with some; NULL: the first method */
     const char *help;
 } Precision;

@@ -134,19 +134,18 @@ static uint32_t input_of(Round *r, Arena *mem, const LayerJob *t)
 static void add_rows(void *round, uint32_t i)
 {
     Round *r = round;
-    enum { HELD = 8 }; /* of so many samples one is held out, or, where there are fewer, of so many rows */
     Input *in = &r->input.at[i];
     uint32_t samples = r->samples ? r->samples : UNKNOWN_SAMPLES;
     if (!in->moments || !in->rows.rows) return;
     int64_t rows = 4 * in->moments->in > ROWS ? 4 * in->moments->in : ROWS, most = (rows + samples - 1) / samples,
-            most_held = (in->moments->held_room * HELD + samples - 1) / samples;
-    if (r->samples >= HELD) {
-        bool held = r->sample % HELD == HELD - 1;
+            most_held = (in->moments->held_room * HELD_OUT + samples - 1) / samples;
+    if (r->samples >= HELD_OUT) {
+        bool held = is_held_out(r->sample, r->samples);
         moments_add(in->moments, &in->rows, held ? most_held : most, held);
         return;
     }
-    InputRows held = rows_part(in->rows, HELD, true), seen = rows_part(in->rows, HELD, false);
-    moments_add(in->moments, &held, (most_held + HELD - 1) / HELD, true);
+    InputRows held = rows_part(in->rows, HELD_OUT, true), seen = rows_part(in->rows, HELD_OUT, false); /* of so few samples, rows */
+    moments_add(in->moments, &held, (most_held + HELD_OUT - 1) / HELD_OUT, true);
     moments_add(in->moments, &seen, most, false);
 }
 

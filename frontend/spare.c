@@ -2,11 +2,13 @@
 #include "frontend/spare.h"
 #include "frontend/costs.h"
 #include "ir/op.h"
+#include <math.h>
 
 typedef struct Spare {
     const Graph *g;
     Quantization *q;
     Roundings r;
+    const WeightForm *form; /* of every node */
     LayerCodes *codes; /* of every rounding */
 } Spare;
 
@@ -38,7 +40,7 @@ static Val shift_of(const void *spare, Graph *to, uint32_t i, Val was)
 
 static void roundings_find(Spare *s, Arena *mem)
 {
-    const WeightForm *form = quantize_forms(s->g, s->q, mem);
+    const WeightForm *form = s->form = quantize_forms(s->g, s->q, mem);
     s->r.at = NEW_ARRAY(mem, Rounding, s->g->node.n + 1), s->codes = NEW_ARRAY(mem, LayerCodes, s->g->node.n + 1);
     for (uint32_t i = 0; i < s->g->node.n; i++) {
         if (!form[i].code) continue;
@@ -49,17 +51,20 @@ static void roundings_find(Spare *s, Arena *mem)
     }
 }
 
+/* So many weights as make the codes of all no larger than they may become. */
 static double most_to_spare(const Spare *s)
 {
-    double all = 0;
-    for (uint32_t i = 0; i < s->r.n; i++) all += s->r.at[i].fixed ? 0 : s->r.at[i].price;
-    return s->q->part * all;
+    WeightForm eight = form_spared(s->q);
+    double all = 0, more = weight_bits(&eight) - weight_bits(&s->q->form);
+    for (uint32_t i = 0; i < s->r.n; i++) all += s->r.at[i].price * weight_bits(&s->form[s->r.at[i].node]);
+    return more > 0 ? s->q->part * all / more : INFINITY;
 }
 
 bool spare_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
 {
     Arena mem = {0};
     Spare s = {.g = g, .q = q, .r = {.part = q->bound, .off = off_by_codes, .shift = shift_of}};
+    s.r.fitted = q->weights && q->weights->needs & WEIGHT_MOMENTS;
     s.r.ctx = &s, roundings_find(&s, &mem), s.r.most = most_to_spare(&s);
     bool ok = costs_choose(g, &s.r, o, diag);
     q->costs = s.r.costs;

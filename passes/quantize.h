@@ -122,7 +122,7 @@ struct Quantization {
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
     double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared, */
-    double part;                 /* of the weights whose place does not decide, at most */
+    double part;                 /* and the codes of products become at most by so much of them larger */
     const WeightMethod *weights; /* NULL: the first */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;

@@ -103,6 +103,13 @@ int weight_code_middle(const WeightForm *f)
     return dtypes[f->code].cls == DC_UINT ? (weight_code_most(f) + 1) / 2 : 0;
 }
 
+double weight_bits(const WeightForm *f)
+{
+    enum { FINE = 8 + 8, SCALE = 32 };
+    double bits = dtypes[f->code].bits, zero = f->asymmetric ? bits : 0;
+    return bits + (f->group ? (f->fine ? FINE : SCALE + zero) / (double)f->group : 0);
+}
+
 float weight_code_number(const WeightForm *f, int code)
 {
     uint8_t bits = (uint8_t)code;

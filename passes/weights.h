@@ -16,6 +16,7 @@ typedef struct WeightForm {
     int64_t group;               /* so many consecutive input channels share a scale, the last ones perhaps fewer; 0: a whole output channel */
 } WeightForm;
 int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127; of float8 the largest numbers */
+double weight_bits(const WeightForm *f);                                          /* of a weight, with its part of what is kept of a group */
 float weight_code_number(const WeightForm *f, int code);                          /* what a code counts */
 int weight_code_middle(const WeightForm *f);                                      /* the zero point of symmetric codes */
 

@@ -4,6 +4,7 @@
 #include "frontend/spare.h"
 #include "frontend/wide.h"
 #include "tests/unit/worlds.h"
+#include <stdlib.h>
 
 static World w;
 static Quantization q;
@@ -98,10 +99,10 @@ static Graph *four_layers(void)
     return g;
 }
 
-static void spare(double part)
+static void spare_by(SampleSource *samples, double part)
 {
-    SampleSource *samples = samples_random(&w.mem, 3);
     CalibrateOptions o = {.samples = samples, .threads = 1, .quiet = true};
+    cr_assert(samples);
     q.float_activations = true, q.bound = 0.1, q.part = part, q.spared = (WeightForm){.code = DT_i8};
     bool ok = spare_weights(four_layers(), &q, &o, &w.diag);
     if (!ok) diag_print(&w.diag, stderr);
@@ -109,16 +110,18 @@ static void spare(double part)
     samples_close(samples);
 }
 
-/* "heard" and "hushed" are as large as each other: half of both is one of them, less than that none. */
+static void spare(double part) { spare_by(samples_random(&w.mem, 3), part); }
+
+/* "heard", "hushed" and "last" have as many weights: of 5, 5 and 8 bits, scales included. One with 8 bits instead of 5 makes all larger by a sixth. */
 Test(costs, no_more_weights_keep_eight_bits_than_may)
 {
     q.form = (WeightForm){.code = DT_i4, .group = 32};
-    spare(0.5);
+    spare(0.17);
     const LayerCost *heard = cost_find(&q, "heard/MatMul:0"), *hushed = cost_find(&q, "hushed/MatMul:0");
     cr_assert(heard && hushed && heard->spared && !hushed->spared);
     cr_expect_eq(codes_find(&q, "heard/MatMul:0")->form.group, 0, "8 bits of a channel are finer than 4 of a group");
     q = (Quantization){.mem = &w.mem, .form = q.form};
-    spare(0.49);
+    spare(0.16);
     cr_expect(!cost_find(&q, "heard/MatMul:0")->spared && !cost_find(&q, "hushed/MatMul:0")->spared);
     cr_expect(q.costs.known && q.costs.left > q.costs.bound, "%g of %g", q.costs.left, q.costs.bound);
 }
@@ -135,4 +138,37 @@ Test(costs, weights_that_outputs_hear_keep_eight_bits)
     const LayerCodes *eight = codes_find(&q, "heard/MatMul:0"), *few = codes_find(&q, "hushed/MatMul:0");
     cr_expect(eight->form.code == DT_i8 && eight->form.group == 32 && eight->codes.code->type == DT_i8 && eight->sqnr > 40);
     cr_expect(few->form.code == DT_f8e5m2 && few->sqnr < 30);
+}
+
+/* A folder of samples, of which the last is times `loud`. */
+static char *samples_in_files(float loud)
+{
+    enum { FILES = HELD_OUT, HEADER = 118 };
+    char *folder = arena_text(&w.mem, "/tmp/octet-costs-XXXXXX", 23);
+    cr_assert(mkdtemp(folder));
+    for (int i = 0; i < FILES; i++) {
+        const Tensor *x = tensor_random(&w.mem, DT_f32, 2, (int64_t[]){16, 64}, (uint32_t)i + 1);
+        FILE *f = fopen(arena_printf(&w.mem, "%s/%d.npy", folder, i), "wb");
+        cr_assert(f);
+        fprintf(f, "\x93NUMPY\x01%c%c%c%-*s\n", 0, HEADER, 0, HEADER - 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (16, 64), }");
+        for (int64_t k = 0; k < tensor_count(x); k++) {
+            float v = ((const float *)x->data)[k] * (i == FILES - 1 ? loud : 1);
+            fwrite(&v, sizeof v, 1, f);
+        }
+        fclose(f);
+    }
+    return folder;
+}
+
+/* What is fitted to samples costs less on them than on others. */
+Test(costs, samples_that_weights_were_fitted_to_say_nothing_of_their_costs)
+{
+    const char *folder = samples_in_files(0);
+    for (int fitted = 0; fitted <= 1; fitted++) {
+        q = (Quantization){.mem = &w.mem, .form = {.code = DT_i4, .group = 32}, .weights = weight_method_find(fitted ? "gptq" : "rtn")};
+        spare_by(samples_open(&w.mem, folder, NULL, &w.diag), 1);
+        cr_expect_eq(cost_find(&q, "heard/MatMul:0")->spared, !fitted, "the one held out is all zeros");
+    }
+    for (int i = 0; i < HELD_OUT; i++) remove(arena_printf(&w.mem, "%s/%d.npy", folder, i));
+    remove(folder);
 }
