@@ -10,6 +10,7 @@ enum {
     SAMPLES = 16,       /* at most, spread over all, fewer where these would have more than */
     ENOUGH = 512,       /* rows of outputs: errors of two roundings are alike by chance where there are few; */
     MEMORY = 256 << 20, /* or more bytes are kept of them */
+    TELLING = 4,        /* samples tell what outputs are */
     LEAST_RUNS = 8,     /* of a sample */
     EQUATIONS = 2,      /* for each cost, at least */
     TRIES = 16,         /* choices that are tried, before all is spared that costs anything */
@@ -55,7 +56,8 @@ typedef struct Costs {
     VEC(const int8_t *) sign;  /* of an equation, per rounding */
     VEC(double) right;
     double cost;               /* of the choice, of the bound, added up over samples */
-    bool scores;               /* they are what is seen of outputs */
+    int *votes;                /* per output: samples in which it looks like scores, less those in which it does not; 0 and more: it is scores */
+    bool scores;               /* some are; then they are what is seen of outputs */
 } Costs;
 
 /* ---- two programs: the float model, which says what rounding adds to values; the same with operands moved by shares of that ---- */
@@ -182,10 +184,10 @@ static Sights see_outputs(Costs *w, const Tensor *const *out, Arena *mem)
 {
     Sights all = {0};
     uint32_t scores = 0;
-    for (uint32_t i = 0; i < w->outputs; i++) scores += looks_like_scores(out[i]);
+    for (uint32_t i = 0; i < w->outputs; i++) scores += w->votes[i] >= 0;
     w->scores = scores > 0;
     for (uint32_t i = 0; i < w->outputs; i++) {
-        bool are = looks_like_scores(out[i]);
+        bool are = w->votes[i] >= 0;
         if (are || !scores) see_output(&all, i, out[i], are, w->asked->part * (scores ? scores : w->outputs), mem);
     }
     return all;
@@ -287,6 +289,17 @@ static bool is_wanted(const Costs *w, const Sample *s)
     uint32_t every = apart ? HELD_OUT : 1;
     if (apart && !is_held_out(s->index, s->of)) return false;
     return !w->wanted || is_spread(s->index / every, s->of / every, w->wanted);
+}
+
+/* One sample may leave a classifier undecided: what outputs are is the same for all. */
+static bool run_telling(void *ctx, const Sample *s, Diag *diag)
+{
+    Costs *w = ctx;
+    const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->outputs + w->values + 1);
+    if (!is_spread(s->index, s->of, TELLING)) return true;
+    if (!session_run(w->program.session, s->mem, s->in, out, diag)) return false;
+    for (uint32_t i = 0; i < w->outputs; i++) w->votes[i] += looks_like_scores(out[i]) ? 1 : -1;
+    return true;
 }
 
 static bool run_plain(void *ctx, const Sample *s, Diag *diag)
@@ -444,7 +457,7 @@ static void costs_fill(const Costs *w)
 
 static void outputs_find(Costs *w)
 {
-    w->output = NEW_ARRAY(&w->mem, uint32_t, w->g->output.n + 1);
+    w->output = NEW_ARRAY(&w->mem, uint32_t, w->g->output.n + 1), w->votes = NEW_ARRAY(&w->mem, int, w->g->output.n + 1);
     for (uint32_t i = 0; i < w->g->output.n; i++)
         if (dtype_is_float(val_type(w->g, w->g->output.at[i])->dtype)) w->output[w->outputs++] = i;
 }
@@ -469,7 +482,7 @@ bool costs_choose(const Graph *g, Roundings *r, const CalibrateOptions *o, Diag 
     Costs w = {.g = g, .asked = r, .n = r->n, .o = o, .mem.folder = temporary_base()};
     values_find(&w), outputs_find(&w);
     bool ok = !w.n || !w.outputs ||
-              (program_make(&w, plain_graph, diag) && run_all(&w, run_plain, diag) && program_make(&w, moved_graph, diag) &&
+              (program_make(&w, plain_graph, diag) && run_all(&w, run_telling, diag) && run_all(&w, run_plain, diag) && program_make(&w, moved_graph, diag) &&
                run_all(&w, run_signs, diag) && (!w.right.n || choose(&w, diag)));
     if (ok && w.right.n) costs_fill(&w);
     program_drop(&w.program), arena_drop(&w.mem);

@@ -168,6 +168,7 @@ Test(costs, samples_that_weights_were_fitted_to_say_nothing_of_their_costs)
         q = (Quantization){.mem = &w.mem, .form = {.code = DT_i4, .group = 32}, .weights = weight_method_find(fitted ? "gptq" : "rtn")};
         spare_by(samples_open(&w.mem, folder, NULL, &w.diag), 1);
         cr_expect_eq(cost_find(&q, "heard/MatMul:0")->spared, !fitted, "the one held out is all zeros");
+        cr_expect(q.costs.scores, "that all scores are equal there does not make them numbers");
     }
     for (int i = 0; i < HELD_OUT; i++) remove(arena_printf(&w.mem, "%s/%d.npy", folder, i));
     remove(folder);
