@@ -44,10 +44,8 @@ typedef struct Output { /* a float output of the model */
 
 typedef struct Plain { /* what the float model makes of an output of a sample */
     float *x;
-    int64_t rows, n, step; /* every step-th row is kept */
-    int64_t *label;        /* per row that is kept, or NULL */
-    int64_t tokens, *next; /* rows that predict a token, all of them, or none: the token, */
-    double *surprise;      /* and what the float model thinks of it: as much as a metric needs of a row */
+    int64_t rows, n, step; /* every step-th row is kept: who judges asks the model again */
+    int64_t *target;       /* per row, or NULL */
 } Plain;
 
 typedef struct Kept {
@@ -77,6 +75,8 @@ typedef struct Run {
     VEC(Kept) kept;
     size_t bytes;
     bool whole; /* no sample was left out */
+    bool some;  /* of the rows of some output are kept, not all */
+    bool timed; /* the float model's times are known */
     Part search, judge, alone;
     const Tensor *labels;
     int64_t labelled;
@@ -148,8 +148,6 @@ static int64_t columns_of(const Tensor *t)
     return rank ? t->dim[rank - 1] : 1;
 }
 
-static int64_t rows_of(const Tensor *t, int64_t columns) { return columns ? tensor_count(t) / columns : 0; }
-
 static void row_load(const Tensor *t, int64_t row, int64_t n, float *to)
 {
     if (t->type == DT_f32) memcpy(to, (const float *)t->data + row * n, sizeof *to * (size_t)n);
@@ -173,10 +171,10 @@ static int64_t target_of(const Tensor *text, int64_t row)
 }
 
 /* Of every step-th row. */
-static int64_t *targets_of(Run *r, const Tensor *text, int64_t rows, int64_t step)
+static int64_t *targets_of(Run *r, const Tensor *text, int64_t step)
 {
-    int64_t *target = NEW_ARRAY(&r->mem, int64_t, rows + 1);
-    for (int64_t i = 0; i < rows; i++) target[i] = target_of(text, i * step);
+    int64_t rows = tensor_count(text), *target = NEW_ARRAY(&r->mem, int64_t, rows + 1);
+    for (int64_t i = 0; i * step < rows; i++) target[i] = target_of(text, i * step);
     return target;
 }
 
@@ -185,52 +183,40 @@ static int64_t *labels_of(Run *r, const Plain *p)
 {
     int64_t *target = NEW_ARRAY(&r->mem, int64_t, p->rows + 1), all = tensor_count(r->labels);
     for (int64_t i = 0; i < p->rows; i++) {
-        int64_t at = r->labelled + i * p->step;
+        int64_t at = r->labelled + i;
         target[i] = at < all ? (int64_t)dtype_load(r->labels->type, r->labels->data, at) : -1;
     }
     return target;
 }
 
-static void keep_tokens(Run *r, const Tensor *text, const Tensor *out, Plain *p)
-{
-    Arena mem = {0};
-    float *row = NEW_ARRAY(&mem, float, p->n + 1);
-    p->tokens = tensor_count(text);
-    p->next = targets_of(r, text, p->tokens, 1);
-    p->surprise = NEW_ARRAY(&r->mem, double, p->tokens + 1);
-    for (int64_t i = 0; i < p->tokens; i++) {
-        if (p->next[i] < 0 || p->next[i] >= p->n) continue;
-        row_load(out, i, p->n, row);
-        p->surprise[i] = row_surprise(row, p->n, p->next[i]);
-    }
-    arena_drop(&mem);
-}
-
-static bool keep_targets(Run *r, const Output *o, const Kept *k, const Tensor *out, Plain *p)
+static bool keep_targets(Run *r, const Output *o, const Kept *k, Plain *p)
 {
     for (uint32_t i = 0; i < o->conditions; i++) {
         const Metric *m = o->condition[i].metric;
-        const Tensor *text = m->tokens ? text_of(r, k, rows_of(out, p->n)) : NULL;
-        if (text) keep_tokens(r, text, out, p);
+        const Tensor *text = m->tokens ? text_of(r, k, p->rows) : NULL;
+        if (text) p->target = targets_of(r, text, 1);
         else if (m->tokens && r->o->metric)
             return diag_error(r->diag, NULL,
                               "--metric %s: output '%s' needs a row for every element of an integer input of rank 2",
                               m->name, o->name);
-        if (r->labels && m->labels) p->label = labels_of(r, p);
+        if (r->labels && m->labels) p->target = labels_of(r, p);
     }
     return true;
 }
+
+static int64_t kept_rows(const Plain *p) { return p->rows ? (p->rows - 1) / p->step + 1 : 0; }
 
 static void keep_rows(Run *r, const Tensor *t, Plain *p)
 {
     int64_t all = tensor_count(t);
     p->n = columns_of(t);
-    int64_t rows = rows_of(t, p->n);
+    p->rows = p->n ? all / p->n : 0;
     p->step = 1 + (all - 1) / ROWS;
-    p->rows = rows ? (rows - 1) / p->step + 1 : 0;
-    p->x = NEW_ARRAY(&r->mem, float, p->rows * p->n + 1);
-    for (int64_t i = 0; i < p->rows; i++) row_load(t, i * p->step, p->n, p->x + i * p->n);
-    r->bytes += sizeof(float) * (size_t)(p->rows * p->n);
+    int64_t kept = kept_rows(p);
+    p->x = NEW_ARRAY(&r->mem, float, kept * p->n + 1);
+    for (int64_t i = 0; i < kept; i++) row_load(t, i * p->step, p->n, p->x + i * p->n);
+    r->bytes += sizeof(float) * (size_t)(kept * p->n);
+    r->some = r->some || p->step > 1;
 }
 
 static void add_condition(Output *o, const char *metric, bool mean)
@@ -241,14 +227,15 @@ static void add_condition(Output *o, const char *metric, bool mean)
 /* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall; few rows
  * are near one, so that the bound of their share says how many these are. Not those of a language model: of the words that may come next the likeliest
  * is one of several good ones, and what counts is the likelihood of those that come. */
-static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p, int64_t rows)
+static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p)
 {
-    bool scores = rows_are_scores(p->x, p->rows, p->n);
-    const Tensor *text = scores ? text_of(r, k, rows) : NULL;
+    int64_t kept = kept_rows(p);
+    bool scores = rows_are_scores(p->x, kept, p->n);
+    const Tensor *text = scores ? text_of(r, k, p->rows) : NULL;
     add_condition(o, scores ? "kl" : "cosine", false);
     o->finer = o->condition[0].metric;
     if (!scores) return;
-    bool predicts = text && rows_predict(p->x, targets_of(r, text, p->rows, p->step), p->rows, p->n);
+    bool predicts = text && rows_predict(p->x, targets_of(r, text, p->step), kept, p->n);
     add_condition(o, predicts ? "perplexity" : "answers", !predicts);
 }
 
@@ -262,9 +249,9 @@ static bool run_plain(Run *r, Kept *k)
         const Tensor *t = out[o->index];
         Plain *p = &k->plain[i];
         keep_rows(r, t, p);
-        if (!o->conditions) choose_metric(r, o, k, p, rows_of(t, p->n)); /* the first sample tells */
-        ok = keep_targets(r, o, k, t, p);
-        if (ok && i + 1 == r->output.n && r->labels) r->labelled += rows_of(t, p->n);
+        if (!o->conditions) choose_metric(r, o, k, p); /* the first sample tells */
+        ok = keep_targets(r, o, k, p);
+        if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->rows;
     }
     arena_drop(&mem);
     return ok;
@@ -286,16 +273,15 @@ static bool plain_rows(Run *r)
 }
 
 /* ---- losses ---- */
-static void add_rows(const Output *o, const Metric *m, const Plain *p, const Tensor *got, MetricSum *s)
+/* whole: what the float model says of every row, or NULL: of those that are kept. */
+static void add_rows(const Output *o, const Metric *m, const Plain *p, const Tensor *whole, const Tensor *got, MetricSum *s)
 {
     Arena mem = {0};
-    float *row = NEW_ARRAY(&mem, float, p->n + 1);
-    int64_t rows = m->tokens ? p->tokens : p->rows, step = m->tokens ? 1 : p->step;
-    for (int64_t i = 0; i < rows; i++) {
-        MetricRow one = {.got = row, .n = p->n, .k = o->k};
-        if (m->tokens) one.target = p->next[i], one.surprise = p->surprise[i];
-        else one.target = p->label ? p->label[i] : -1, one.plain = p->x + i * p->n;
-        row_load(got, i * step, p->n, row);
+    float *row = NEW_ARRAY(&mem, float, p->n + 1), *plain = NEW_ARRAY(&mem, float, p->n + 1);
+    for (int64_t i = 0; i < p->rows; i += whole ? 1 : p->step) {
+        row_load(got, i, p->n, row);
+        if (whole) row_load(whole, i, p->n, plain);
+        MetricRow one = {whole ? plain : p->x + i / p->step * p->n, row, p->n, p->target ? p->target[i] : -1, o->k};
         m->row(&one, s), s->rows++;
     }
     arena_drop(&mem);
@@ -303,17 +289,24 @@ static void add_rows(const Output *o, const Metric *m, const Plain *p, const Ten
 
 static uint32_t conditions(const Output *o, Look look) { return look == ORDERING ? 1 : o->conditions; }
 
-static Condition condition(const Output *o, Look look, uint32_t c) { return look == ORDERING ? (Condition){o->finer, false} : o->condition[c]; }
+/* Which tokens come is luck, and says less of choices that differ in a region than the metric that orders does: a search among them would find those that
+ * were lucky on its samples. */
+static Condition condition(const Output *o, Look look, uint32_t c)
+{
+    bool lucky = look == SEARCHING && o->condition[c].metric->tokens;
+    return look == ORDERING || lucky ? (Condition){o->finer, false} : o->condition[c];
+}
 
 static bool sample_losses(Run *r, Program *p, Kept *k, Look look, MetricSum *const *sum, uint32_t at)
 {
     Arena mem = {0};
-    const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
+    const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1), **plain = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
     bool ok = session_run(p->session, &mem, k->in, out, r->diag);
+    if (ok && look == JUDGING && r->some) ok = session_run(r->plain.session, &mem, k->in, plain, r->diag);
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
         for (uint32_t c = 0; c < conditions(o, look); c++)
-            add_rows(o, condition(o, look, c).metric, &k->plain[i], out[o->index], &sum[CONDITIONS * i + c][at]);
+            add_rows(o, condition(o, look, c).metric, &k->plain[i], plain[o->index], out[o->index], &sum[CONDITIONS * i + c][at]);
     }
     arena_drop(&mem), arena_rest(&r->mem);
     return ok;
@@ -385,6 +378,20 @@ static uint32_t count_quantized(const Run *r, const bool *reverted)
     return n;
 }
 
+/* The float model, where it is asked again, takes no memory meanwhile. */
+static void rest_plain(Run *r)
+{
+    if (r->plain.session) session_drop(r->plain.session);
+    r->plain.session = NULL;
+    if (r->plain.loaded.handle) artefact_rest(&r->plain.loaded);
+}
+
+static bool wake_plain(Run *r)
+{
+    bool asleep = r->some && !r->plain.session;
+    return !asleep || (r->plain.session = session_new(&r->plain.loaded, r->o->calibrate.threads, r->diag));
+}
+
 static double predicted(const Run *r, const bool *quantized)
 {
     double seconds = r->b->plain;
@@ -437,10 +444,11 @@ static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *fig
     Program p = {{0}, NULL, NULL};
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
     artefact_rest(&r->simulation.loaded);
-    bool ok = build(r, &q, &p) && judge(r, &p, NULL, &r->judge, JUDGING, v) &&
+    bool ok = build(r, &q, &p) && wake_plain(r) && judge(r, &p, NULL, &r->judge, JUDGING, v) &&
               (!r->o->command || ask_command(r, p.path, figure));
     RegionTimes of[] = {{&p, times, seconds}, {&r->plain, r->times, &r->b->plain}};
-    ok = ok && region_times(of, r->plain.session ? 2 : 1, r->kept.at[0].in, r->b->regions, r->diag);
+    ok = ok && region_times(of, r->timed ? 1 : 2, r->kept.at[0].in, r->b->regions, r->diag);
+    r->timed = true, rest_plain(r);
     program_drop(&p);
     BudgetPoint point = {count_quantized(r, reverted), v->loss, v->bound, *seconds, true, false};
     if (ok) vec_push(r->q->mem, &r->b->point, point), r->b->looks++;
@@ -714,7 +722,7 @@ static bool first_look(Run *r, const Quantization *all)
     r->times = NEW_ARRAY(&r->mem, double, b->regions + 1);
     progress(r, "compiling with everything quantized");
     if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all)) return false;
-    program_drop(&r->plain); /* all is known of it */
+    if (!r->some) program_drop(&r->plain); /* all is known of it */
     if (inside(r, &v, figure)) return accept(r, NULL, &v, figure, b->all), true;
     return search_regions(r, all, &v, quantized);
 }

@@ -133,9 +133,10 @@ double row_surprise(const float *x, int64_t n, int64_t target)
  * become worse. */
 static void row_perplexity(const MetricRow *r, MetricSum *s)
 {
-    if (r->target < 0 || r->target >= r->n || r->surprise == INFINITY) return;
-    double got = row_surprise(r->got, r->n, r->target);
-    s->loss += isnan(got) ? INFINITY : got - r->surprise, s->weight++;
+    if (r->target < 0 || r->target >= r->n) return;
+    double plain = row_surprise(r->plain, r->n, r->target), got = row_surprise(r->got, r->n, r->target);
+    if (plain == INFINITY) return;
+    s->loss += isnan(got) ? INFINITY : got - plain, s->weight++;
 }
 
 /* ---- the table ---- */

@@ -13,7 +13,6 @@ typedef struct MetricRow {
     int64_t n;
     int64_t target;           /* the right column, or -1: nobody says */
     int k;                    /* of topK */
-    double surprise;          /* of the float model at the target: all that a metric of tokens takes of its row */
 } MetricRow;
 
 typedef struct MetricSum {
@@ -27,7 +26,7 @@ typedef struct Metric {
     bool grows;               /* the mean is a logarithm: the loss is the factor less one */
     bool root;                /* the mean grows as the root of a small divergence, not with it */
     bool counts;              /* rows without targets are right or wrong */
-    bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target, and looks at every row */
+    bool labels, tokens;      /* can use targets given with --labels; takes the next token of the input as target */
     const char *finer;        /* the metric that orders layers in its place, since it sees less than a wrong row; or NULL */
 } Metric;
 const Metric *metric_at(uint32_t i);                   /* NULL past the end */

@@ -161,6 +161,9 @@ def main(out, calibration):
         for way in (1, -1):
             ids = b''.join(struct.pack('<q', (i * 7 + way * k) % 64) for k in range(48))
             sample(f'{out}/counting{way:+}/{i}.npz', ids=npy('<i8', (1, 48), ids))
+    for i in range(4): # more rows than a search looks at
+        ids = b''.join(struct.pack('<q', (i * 7 + k) % 64) for k in range(70000))
+        sample(f'{out}/counting+long/{i}.npz', ids=npy('<i8', (1, 70000), ids))
     put('newer.onnx', model(graph([node('Relu', ['x'], ['y'])], [value('x', 4)], [value('y', 4)]), opset=999))
 
     good = floats(DIGIT_SHAPE)

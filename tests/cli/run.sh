@@ -390,6 +390,8 @@ check budget-wide budget_wide
 metric_of() { octet compile "$work/bad/counting.onnx" -o "$work/counting.so" --quiet --quantize int8 --calibrate "$work/bad/counting$1" --max-loss 5% --report "$work/counting.json" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(b["metric"], *(c["rows"] // b["judging_samples"] for c in b["conditions"]))' "$work/counting.json"; }
 budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 48" && test "$(metric_of -1)" = "kl and answers of 'logits' 48 48"; }
 check budget-language budget_language
+budget_judges_every_row() { test "$(metric_of +long)" = "kl and perplexity of 'logits' 70000 70000"; }
+check budget-judges-every-row budget_judges_every_row
 budget_labels() { test "$(regions_float labels --max-loss 5% --metric top1 --labels "$work/bad/labels64.npy")" = "0 top1 of 'logits' with labels"; }
 check budget-labels budget_labels
 # A program that is content with nothing but the third artefact it sees, and counts them.
