@@ -108,7 +108,7 @@ typedef struct Bytes { const void *at; size_t n; } Bytes;
  * whose code is the same get the same bytes (equal `at`), with the symbol of the first of them.
  * cache: NULL, or a folder of cache.h. objects: NEW_ARRAYed in mem. false: reported. */
 bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache, Bytes **objects);
-/* rename.c: an object's symbols `symbol` and `symbol.*` begin with `to` instead. */
+/* rename.c: an object's symbols `symbol` and `*.symbol` end in `to` instead. */
 Bytes object_rename(Arena *mem, Bytes object, const char *symbol, const char *to);
 /* For tests and --emit: text of one kernel. assembly false: LLVM IR after optimisation. */
 bool llvm_text(Arena *mem, Diag *diag, const LlvmJob *job, bool assembly, const char **text);

@@ -98,6 +98,14 @@ static void unit_close(Unit *u)
     if (u->tm) LLVMDisposeTargetMachine(u->tm);
 }
 
+/* Linkers write a file's name before its local symbols: once optimised, no function needs to be one. */
+static void functions_hide(LLVMModuleRef m)
+{
+    for (LLVMValueRef f = LLVMGetFirstFunction(m); f; f = LLVMGetNextFunction(f))
+        if (LLVMGetLinkage(f) == LLVMInternalLinkage)
+            LLVMSetLinkage(f, LLVMExternalLinkage), LLVMSetVisibility(f, LLVMHiddenVisibility);
+}
+
 #define PIPELINE "default<O2>"
 static bool unit_optimise(Unit *u)
 {
@@ -108,7 +116,7 @@ static bool unit_optimise(Unit *u)
     LLVMPassBuilderOptionsSetLoopUnrolling(o, 0); /* the schedule has decided all three */
     LLVMErrorRef e = LLVMRunPasses(u->m, PIPELINE, u->tm, o);
     LLVMDisposePassBuilderOptions(o);
-    if (!e) return module_repair(u->m), true;
+    if (!e) return module_repair(u->m), functions_hide(u->m), true;
     char *text = LLVMGetErrorMessage(e);
     u->error = LLVMCreateMessage(text);
     LLVMDisposeErrorMessage(text);
@@ -143,7 +151,7 @@ static CacheKey unit_key(const Unit *u)
     CacheKey whole[2] = {cache_key(LLVMGetBufferStart(code), LLVMGetBufferSize(code))};
     LLVMDisposeMemoryBuffer(code);
     LLVMGetVersion(&version[0], &version[1], &version[2]);
-    int n = snprintf(maker, sizeof maker, "LLVM %u.%u.%u " PIPELINE " O3 pic", version[0], version[1], version[2]);
+    int n = snprintf(maker, sizeof maker, "LLVM %u.%u.%u " PIPELINE " O3 pic hidden", version[0], version[1], version[2]);
     whole[1] = cache_key(maker, (size_t)n);
     return cache_key(whole, sizeof whole);
 }

@@ -401,7 +401,7 @@ static V emit_body(Emit *x, const char *name, uint32_t bufs)
     bool *written = NEW_ARRAY(x->mem, bool, k->buf.n);
     for (uint32_t i = 0; i < bufs; i++) param[i] = x->ptr;
     param[bufs] = x->ptr, param[bufs + 1] = x->i64, param[bufs + 2] = x->i64, param[bufs + 3] = x->ptr;
-    x->fn = function_new(x, arena_printf(x->mem, "%s.body", name), param, bufs + 4);
+    x->fn = function_new(x, arena_printf(x->mem, "body.%s", name), param, bufs + 4);
     LLVMSetLinkage(x->fn, LLVMInternalLinkage);
     attribute(x, x->fn, LLVMAttributeFunctionIndex, "noinline"); /* inlined, buffers would lose what is said of them */
     mark_written(k->loops, written);
