@@ -197,15 +197,18 @@ static int64_t best_divisor(int64_t n, int64_t most) /* the largest divisor not 
     return 1;
 }
 
+/* Lanes of maps: a register of them, where little code is wanted. */
+static int vector_lanes(const Tuner *u) { return u->small ? u->t->lanes : LANES; }
+
 /* Splits for lanes: the vector part and, when it divides, some vectors together: `most` of one register each, fewer of several, which do
  * not wait for each other either. Yields the number of parts. */
-static int split_lanes(Tuner *u, int a, int most, int *part)
+static int split_lanes(Tuner *u, int a, int wide, int most, int *part)
 {
     Kernel *k = u->k;
-    most = most * u->t->lanes / LANES > 1 ? most * u->t->lanes / LANES : 1;
+    most = most * u->t->lanes / wide > 1 ? most * u->t->lanes / wide : 1;
     int64_t n = extent(k, a);
-    int factor[2] = {1, LANES}, from = 1;
-    if (n > 0 && n < LANES && (n == 4 || n == 8)) factor[1] = (int)n; /* narrow but whole */
+    int factor[2] = {1, wide}, from = 1;
+    if (n > 0 && n < wide && (n == 4 || n == 8)) factor[1] = (int)n; /* narrow but whole */
     int64_t vectors = n > 0 ? n / factor[1] : 0;
     int together = n > 0 && n % factor[1] == 0    ? (int)best_divisor(vectors, most)
                    : n < 0 || vectors >= 4 * most ? most
@@ -377,7 +380,7 @@ static bool tune_panels(Tuner *u, const Compute *c, const Order *o, int lane)
     }
     if (!behind) return false;
     Order loops = {0};
-    int piece = schedule_split(k, behind, (int[]){PIECE}, 1), parts = split_lanes(u, lane, 4, part);
+    int piece = schedule_split(k, behind, (int[]){PIECE}, 1), parts = split_lanes(u, lane, LANES, 4, part);
     for (int i = 0; i < o->n; i++)
         if (o->axis[i] != lane && o->axis[i] != behind) put(&loops, o->axis[i]);
     put(&loops, part[0]), put(&loops, piece);
@@ -408,7 +411,7 @@ static void choices_in_lanes(Tuner *u, const Compute *c, const Order *o, int lan
 {
     Kernel *k = u->k;
     Order loops = {0};
-    int part = schedule_split(k, lane, (int[]){LANES}, 1);
+    int part = schedule_split(k, lane, (int[]){vector_lanes(u)}, 1);
     for (int i = 0; i < o->n; i++) {
         bool picked = false;
         for (int j = 0; j < pick->n; j++) picked = picked || o->axis[i] == pick->axis[j];
@@ -465,6 +468,9 @@ static bool tune_columns(Tuner *u, const Compute *c)
     return true;
 }
 
+/* A fixed value, the border of an image, is not worth code: plain loops, which may be the same on all levels. */
+static bool is_plain_fill(const Tuner *u, const Accesses *a) { return u->small && a->at.n == 1; }
+
 static void tune_map(Tuner *u, const Compute *c)
 {
     Kernel *k = u->k;
@@ -479,7 +485,8 @@ static void tune_map(Tuner *u, const Compute *c)
             put(&pick, o.axis[i]);
     int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
     if (ordered) return; /* points in order, one after the other: the plain loops */
-    if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
+    if (is_plain_fill(u, &a)) lane = 0;
+    else if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
     if (!lane) {
         step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);
         parallelise(u, c, &o, o.n);
@@ -517,7 +524,7 @@ static void tune_map(Tuner *u, const Compute *c)
         parallelise(u, c, &loops, outer);
         return;
     }
-    int parts = split_lanes(u, lane, u->small ? 1 : 4, part);
+    int parts = split_lanes(u, lane, vector_lanes(u), u->small ? 1 : 4, part);
     for (int i = 0; i < o.n; i++)
         if (o.axis[i] != lane) put(&loops, o.axis[i]);
     int outer = loops.n;
@@ -636,7 +643,7 @@ static void reduce_in_lanes(Tuner *u, const Compute *c, int lane)
     space_order(u, c, &o);
     for (int i = 0; i < o.n; i++) put(&loops, o.axis[i]);
     int outer = loops.n,
-        parts = split_lanes(u, lane, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
+        parts = split_lanes(u, lane, LANES, extent(k, lane) < 0 || extent(k, lane) >= 8 * LANES ? 4 : 1, part);
     for (int i = 0; i < c->reduces; i++)
         if (c->reduce[i] != lane) put(&loops, c->reduce[i]);
     for (int i = 0; i < parts; i++) put(&loops, part[i]);

@@ -9,6 +9,14 @@ static Kernel *tuned(Program *p, const char *level)
     return k;
 }
 
+static Kernel *tuned_small(Program *p, const char *level)
+{
+    Kernel *k = NEW(&p->mem, Kernel);
+    *k = *p->k;
+    tune(k, target_find(level), true);
+    return k;
+}
+
 static int split_of(const Kernel *k, const char *axis, int part) /* the factor, or -1 */
 {
     for (uint32_t i = 0; i < k->schedule.step.n; i++) {
@@ -61,6 +69,32 @@ Test(tune, windows_over_free_sizes_share_what_they_read)
     p = program_new("kernel k(S) { in X[S, 32, 9] layout(0, 2, 1) const W out Y[S, 32]" /* a batch may be one */
                     " Y[n, c] = sum(i: 9) X[n, c, i] then it * W }");
     cr_assert_eq(split_of(tuned(p, "avx512"), "n", 0), -1);
+    program_drop(p);
+}
+
+Test(tune, little_code_of_windows_takes_neighbours_where_registers_hold_some)
+{
+    Program *p = program_new("kernel k(S) { in X[32, S + 2] layout(1, 0) const W[32, 3] layout(1, 0) out Y[32, S] layout(1, 0)"
+                             " Y[c, x] = sum(i: 3) X[c, x + i] * W[c, i] }");
+    cr_assert_eq(split_of(tuned_small(p, "avx2"), "x", 0), 4);
+    cr_assert_eq(split_of(tuned_small(p, "portable"), "x", 0), -1);
+    program_drop(p);
+}
+
+Test(tune, little_code_of_maps_has_one_register)
+{
+    Program *p = program_new("kernel k() { in X[7, 640] out Y[7, 640] Y[i, c] = exp(X[i, c]) }");
+    cr_assert_eq(split_of(tuned_small(p, "portable"), "c", 0), 4);
+    cr_assert_eq(split_of(tuned_small(p, "avx2"), "c", 0), 8);
+    cr_assert_eq(split_of(tuned_small(p, "avx512"), "c", 0), 16);
+    program_drop(p);
+}
+
+Test(tune, little_code_of_fills_is_plain_loops)
+{
+    Program *p = program_new("kernel k() { out Y: u8[7, 640, 3] Y[i, j, c] = 126 }");
+    cr_assert_eq(split_of(tuned(p, "avx2"), "j", 0), 16);
+    cr_assert_eq(split_of(tuned_small(p, "avx2"), "j", 0), -1);
     program_drop(p);
 }
 
