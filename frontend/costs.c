@@ -12,7 +12,9 @@ enum {
     MEMORY = 256 << 20, /* or more bytes are kept of them */
     TELLING = 4,        /* samples tell what outputs are */
     LEAST_RUNS = 8,     /* of a sample */
-    EQUATIONS = 2,      /* for each cost, at least */
+    EQUATIONS = 2,      /* for each cost, at least, */
+    ENOUGH_ROWS = 64,   /* and the more the fewer rows than these all samples have, */
+    MOST_TIMES = 8,     /* up to so many times as many: it is by chance that errors of two roundings are alike in few rows */
     TRIES = 16,         /* choices that are tried, before all is spared that costs anything */
     ROWS = 512,         /* of an output of a sample are looked at, */
     SCORES = 64,        /* in a row of scores the largest, */
@@ -264,8 +266,9 @@ static void add_equation(Costs *w, const int8_t *a, const int8_t *b, const float
 
 static uint32_t runs_of(const Costs *w, uint32_t samples)
 {
-    uint32_t runs = LEAST_RUNS;
-    while (samples * (uint64_t)runs * (runs - 1) / 2 < (uint64_t)EQUATIONS * w->n) runs++;
+    uint32_t runs = LEAST_RUNS, rows = samples * rows_of(&w->tried.at->sights), times = ENOUGH_ROWS / (rows + !rows);
+    times = times < 1 ? 1 : times > MOST_TIMES ? MOST_TIMES : times;
+    while (samples * (uint64_t)runs * (runs - 1) / 2 < (uint64_t)EQUATIONS * times * w->n) runs++;
     return runs;
 }
 

@@ -105,9 +105,9 @@ int weight_code_middle(const WeightForm *f)
 
 double weight_bits(const WeightForm *f)
 {
-    enum { FINE = 8 + 8, SCALE = 32 };
-    double bits = dtypes[f->code].bits, zero = f->asymmetric ? bits : 0;
-    return bits + (f->group ? (f->fine ? FINE : SCALE + zero) / (double)f->group : 0);
+    enum { BYTE = 8, HALF = 16 }; /* usable() */
+    int bits = dtypes[f->code].bits, scale = f->fine ? BYTE : HALF, zero = !f->asymmetric ? 0 : f->fine ? BYTE : bits;
+    return bits + (f->group ? (scale + zero) / (double)f->group : 0);
 }
 
 float weight_code_number(const WeightForm *f, int code)
