@@ -20,11 +20,11 @@ static const SectionRow rows[ELF_SECTIONS] = {
 typedef struct Machine {
     const char *arch;
     uint16_t machine;
-    uint32_t absolute;
+    uint32_t absolute, relative;
     bool large;
 } Machine;
-static const Machine machines[] = {{"x86_64", EM_X86_64, R_X86_64_64, true},
-                                   {"aarch64", EM_AARCH64, R_AARCH64_ABS64, false}};
+static const Machine machines[] = {{"x86_64", EM_X86_64, R_X86_64_64, R_X86_64_PC32, true},
+                                   {"aarch64", EM_AARCH64, R_AARCH64_ABS64, R_AARCH64_PREL32, false}};
 
 typedef struct Piece {
     uint64_t at, n;
@@ -127,21 +127,25 @@ static uint32_t symbol_number(Elf *e, const char *name)
     return ELF_SECTIONS + n;
 }
 
-static void rela_add(Elf *e, ElfSection s, uint64_t at, uint32_t symbol, uint64_t addend)
+static void rela_add(Elf *e, ElfSection s, uint64_t at, uint32_t symbol, uint32_t type, uint64_t addend)
 {
-    Elf64_Rela r = {
-        .r_offset = at, .r_info = ELF64_R_INFO((uint64_t)symbol, e->machine->absolute), .r_addend = (int64_t)addend};
+    Elf64_Rela r = {.r_offset = at, .r_info = ELF64_R_INFO((uint64_t)symbol, type), .r_addend = (int64_t)addend};
     vec_push(e->mem, &e->section[s].rela, r);
 }
 
 void elf_pointer(Elf *e, ElfSection s, uint64_t at, ElfSection to, uint64_t addend)
 {
-    rela_add(e, s, at, 1 + (uint32_t)to, addend);
+    rela_add(e, s, at, 1 + (uint32_t)to, e->machine->absolute, addend);
 }
 
 void elf_pointer_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol)
 {
-    rela_add(e, s, at, symbol_number(e, symbol), 0);
+    rela_add(e, s, at, symbol_number(e, symbol), e->machine->absolute, 0);
+}
+
+void elf_distance_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol)
+{
+    rela_add(e, s, at, symbol_number(e, symbol), e->machine->relative, 0);
 }
 
 void elf_define(Elf *e, const char *name, ElfSection s, uint64_t at, uint64_t size, bool exported)

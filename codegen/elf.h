@@ -1,7 +1,8 @@
 /* elf.h - a relocatable ELF object written by hand: read-only data, tables of pointers, symbols.
  *
  * Sections are filled by elf_put (bytes kept in memory) or elf_stream (bytes produced while the file is written: weights never
- * lie in memory twice). Pointers are said with elf_pointer and become absolute 64-bit relocations. */
+ * lie in memory twice). Pointers are said with elf_pointer and become absolute 64-bit relocations, which the
+ * loader fills in; distances are known when linked. */
 #ifndef OCTET_ELF_H
 #define OCTET_ELF_H
 #include "ir/base/diag.h"
@@ -18,6 +19,7 @@ void elf_poke(Elf *e, ElfSection s, uint64_t at, const void *p, size_t n);      
 /* The 8 bytes at `at` of section s become the address of `to` + addend. */
 void elf_pointer(Elf *e, ElfSection s, uint64_t at, ElfSection to, uint64_t addend);
 void elf_pointer_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol);  /* of another object */
+void elf_distance_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol); /* 4 bytes: how far it lies behind them */
 void elf_define(Elf *e, const char *name, ElfSection s, uint64_t at, uint64_t size, bool exported); /* exported: default visibility; else hidden */
 bool elf_is_large(const Elf *e);                                                 /* WEIGHTS is too large to lie between code and its data: .lrodata */
 bool elf_write(const Elf *e, FILE *f);                                           /* false: errno says why */

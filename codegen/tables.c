@@ -40,6 +40,9 @@ typedef struct Tables {
     Map numbers; /* by text: 1 + the index in number */
     Map programs;        /* of what steps do: by text of the Dim's number, 1 + its index in spans */
     VEC(OctetSpan) spans;
+    VEC(const char *) function; /* the symbols of all levels, and by text 1 + the index */
+    VEC(OctetSlice) slice;
+    Map functions, slices;
     bool dynamic;
 } Tables;
 
@@ -597,46 +600,56 @@ static void put_steps(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at)
 }
 
 /* What a profile says of a step is computed from the sizes the step has anyway; one that takes more is left out. */
-static OctetSpan program_put(Tables *t, Dim d)
+static uint32_t program_put(Tables *t, Dim d)
 {
     const DimCode *code;
     d = dim_canon(t->z->dim, d);
     const char *key = arena_printf(t->mem, "%u", (unsigned)d.id);
     uint32_t found = map_get(&t->programs, key), n = dim_code(t->z->dim, d, t->mem, &code);
-    if (found) return t->spans.at[found - 1];
+    if (found) return found - 1;
     bool known = dim_code_depth(code, n) <= OCTET_CODE_DEPTH;
     for (uint32_t i = 0; i < n; i++) known = known && (code[i].op != DIMOP_SYM || t->z->symbol[code[i].arg].used);
-    OctetSpan span = code_put(t, code, known ? n : 0);
-    map_put(t->mem, &t->programs, key, vec_push(t->mem, &t->spans, span) + 1);
-    return span;
+    uint32_t at = vec_push(t->mem, &t->spans, code_put(t, code, known ? n : 0));
+    map_put(t->mem, &t->programs, key, at + 1);
+    return at;
 }
 
 static void put_work(Tables *t, uint64_t model)
 {
     const Image *im = t->im;
-    uint64_t at = elf_put(t->elf, ELF_RELRO, NULL, sizeof(OctetWorkRow) * t->plan.steps, 8);
+    uint64_t at = elf_put(t->elf, ELF_RODATA, NULL, sizeof(OctetWorkRow) * t->plan.steps, 8);
     for (uint32_t s = 0; s < t->plan.steps; s++) {
         const struct CutStep *c = &im->cut->step[s];
         Kernel *k = im->cut->kernel.at[c->kernel];
         bool *has_memory = NEW_ARRAY(t->mem, bool, k->buf.n);
         for (uint32_t i = 0; i < c->bufs; i++) has_memory[i + 1] = param_needs_memory(t, c->kernel, i + 1);
         StepWork w = step_work(k, t->z, c, has_memory);
-        OctetWorkRow row = {.math = (int32_t)w.math};
+        uint64_t here = at + sizeof(OctetWorkRow) * s;
+        OctetWorkRow row = {.what = (int32_t)(elf_text(t->elf, w.what) - here), .math = (int32_t)w.math};
         for (int i = 0; i < WORK_SIZES; i++) row.size[i] = program_put(t, w.size[i]);
         row.operations = program_put(t, w.operations), row.bytes = program_put(t, w.bytes);
-        uint64_t here = at + sizeof row * s;
-        elf_poke(t->elf, ELF_RELRO, here, &row, sizeof row);
-        elf_pointer(t->elf, ELF_RELRO, here + offsetof(OctetWorkRow, what), ELF_RODATA, elf_text(t->elf, w.what));
+        elf_poke(t->elf, ELF_RODATA, here, &row, sizeof row);
     }
-    POINT_RELRO(t, model, OctetModel, work, at);
+    POINT(t, model, OctetModel, work, at);
+    POINT(t, model, OctetModel, formula, PUT_ARRAY(t, t->spans.at, t->spans.n));
     POINT(t, model, OctetModel, code, PUT_ARRAY(t, t->code.at, t->code.n));
     POINT(t, model, OctetModel, number, PUT_ARRAY(t, t->number.at, t->number.n));
+}
+
+static uint32_t slice_put(Tables *t, OctetSlice s)
+{
+    const char *key = arena_printf(t->mem, "%u %u %u", (unsigned)s.range, (unsigned)s.grain, (unsigned)s.scratch);
+    uint32_t found = map_get(&t->slices, key);
+    if (found) return found - 1;
+    uint32_t at = vec_push(t->mem, &t->slice, s);
+    map_put(t->mem, &t->slices, key, at + 1);
+    return at;
 }
 
 static uint64_t put_slices(Tables *t, uint32_t level)
 {
     enum { WORTH = 32768 }; /* operations: some microseconds, several times what a barrier costs */
-    OctetSlice *slice = NEW_ARRAY(t->mem, OctetSlice, t->plan.steps + 1);
+    uint32_t *slice = NEW_ARRAY(t->mem, uint32_t, t->plan.steps + 1);
     for (uint32_t s = 0; s < t->plan.steps; s++) {
         uint32_t range = t->step[s].range[level];
         double items = (double)size_guess(t->z, t->step[s].items[level]);
@@ -645,9 +658,9 @@ static uint64_t put_slices(Tables *t, uint32_t level)
         uint32_t scratch = t->step[s].scratch[level];
         int64_t bytes = -1;
         bool none = size_const(t->z, scratch, &bytes) && bytes == 0;
-        slice[s] = (OctetSlice){.range = size_at(t->z, range),
-                                .grain = grain < 1 ? 1 : (uint32_t)grain,
-                                .scratch = none ? UINT32_MAX : size_at(t->z, scratch)};
+        slice[s] = slice_put(t, (OctetSlice){.range = size_at(t->z, range),
+                                             .grain = grain < 1 ? 1 : (uint32_t)grain,
+                                             .scratch = none ? UINT32_MAX : size_at(t->z, scratch)});
         if (bytes > (int64_t)t->im->scratch) t->im->scratch = (uint32_t)bytes;
     }
     return PUT_ARRAY(t, slice, t->plan.steps);
@@ -664,6 +677,31 @@ static uint32_t level_like(const Image *im, uint32_t l)
     return b;
 }
 
+static uint32_t function_put(Tables *t, const char *symbol)
+{
+    uint32_t found = map_get(&t->functions, symbol);
+    if (found) return found - 1;
+    uint32_t at = vec_push(t->mem, &t->function, symbol);
+    map_put(t->mem, &t->functions, symbol, at + 1);
+    return at;
+}
+
+static uint64_t put_kernels(Tables *t, uint32_t level)
+{
+    uint32_t kernels = t->im->cut->kernel.n, *which = NEW_ARRAY(t->mem, uint32_t, kernels + 1);
+    for (uint32_t k = 0; k < kernels; k++) which[k] = function_put(t, t->im->level[level].symbol[k]);
+    return PUT_ARRAY(t, which, kernels);
+}
+
+static void put_functions(Tables *t, uint64_t model)
+{
+    enum { BYTES = sizeof(int32_t) };
+    uint64_t at = elf_put(t->elf, ELF_RODATA, NULL, BYTES * (uint64_t)t->function.n, BYTES);
+    for (uint32_t i = 0; i < t->function.n; i++)
+        elf_distance_symbol(t->elf, ELF_RODATA, at + BYTES * (uint64_t)i, t->function.at[i]);
+    POINT(t, model, OctetModel, function, at);
+}
+
 static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at)
 {
     Image *im = t->im;
@@ -676,11 +714,9 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
     for (uint32_t l = 0; l < n; l++) {
         uint32_t like = level_like(im, l);
         name[l] = im->level[l].target->name, needs[l] = im->level[l].target->needs;
-        at[l] = like < l ? at[like] : elf_put(t->elf, ELF_RELRO, NULL, 8 * (uint64_t)kernels, 8);
-        for (uint32_t k = 0; k < kernels && like == l; k++)
-            elf_pointer_symbol(t->elf, ELF_RELRO, at[l] + 8 * (uint64_t)k, im->level[l].symbol[k]);
+        at[l] = like < l ? at[like] : put_kernels(t, l);
         slices[l] = like < l ? slices[like] : put_slices(t, l);
-        elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RELRO, at[l]);
+        elf_pointer(t->elf, ELF_RELRO, kernel_at + 8 * (uint64_t)l, ELF_RODATA, at[l]);
         elf_pointer(t->elf, ELF_RELRO, slice_at + 8 * (uint64_t)l, ELF_RODATA, slices[l]);
     }
     m->levels = n, m->kernels = kernels;
@@ -690,6 +726,8 @@ static void put_levels(Tables *t, OctetModel *m, uint64_t model, uint64_t api_at
     POINT_RELRO(t, api_at, OctetApi, levels, names);
     POINT_RELRO(t, model, OctetModel, level_kernel, kernel_at);
     POINT_RELRO(t, model, OctetModel, level_slice, slice_at);
+    put_functions(t, model);
+    POINT(t, model, OctetModel, slice, PUT_ARRAY(t, t->slice.at, t->slice.n));
 }
 
 /* ---- the model and its interface ---- */

@@ -27,7 +27,7 @@ typedef struct OctetBuffer {
 } OctetBuffer;
 
 typedef struct OctetStep {
-    uint32_t kernel;               /* into the level's kernel table */
+    uint32_t kernel;               /* into the level's table */
     OctetSpan buf;                 /* of arg[]: indices into buffer[] */
     OctetSpan size;                /* of arg[]: indices into the size table */
     uint32_t barrier;              /* 1: begins when all steps before it are done; 0: may run at the same time as those since the last
@@ -41,11 +41,11 @@ typedef struct OctetSlice {
     uint32_t scratch;              /* size index of the bytes of scratch, a multiple of 64; UINT32_MAX: none */
 } OctetSlice;
 
-/* A step's OctetWork, its numbers as programs; an empty one: not known. */
+/* A step's OctetWork, its numbers as indices into formula[]; an empty one: not known. */
 typedef struct OctetWorkRow {
-    const char *what;
-    int32_t math, pad;
-    OctetSpan size[4], operations, bytes;  /* of code[] */
+    int32_t what;                  /* bytes from the row to its text */
+    int32_t math;
+    uint32_t size[4], operations, bytes;
 } OctetWorkRow;
 
 typedef enum OctetSource { SOURCE_DIM, SOURCE_VALUE, SOURCE_BUFFER } OctetSource;
@@ -86,10 +86,13 @@ struct OctetModel {
     uint32_t levels, kernels;
     const char *const *level_name; /* worst first, NULL-terminated */
     const uint64_t *level_needs;   /* OCTET_CPU_* bits of each level */
-    const OctetKernel *const *level_kernel; /* per level: kernels entries */
-    const OctetSlice *const *level_slice;   /* per level: steps entries */
+    const int32_t *function;                /* the distinct kernels of all levels: bytes from the entry to the function */
+    const uint32_t *const *level_kernel;    /* per level and kernel: which function */
+    const OctetSlice *slice;
+    const uint32_t *const *level_slice;     /* per level and step: which slice */
     const char *const *step_name;
     const OctetWorkRow *work;      /* per step */
+    const OctetSpan *formula;      /* of code[] */
     const int64_t *number;         /* what code[] names */
 };
 

@@ -154,8 +154,9 @@ static bool size_eval(const OctetContext *c, OctetSpan span, int64_t *value)
     return ok;
 }
 
-static int64_t work_size(const OctetContext *c, OctetSpan span)
+static int64_t work_size(const OctetContext *c, uint32_t formula)
 {
+    OctetSpan span = c->model->formula[formula];
     int64_t v;
     return span.n && c->phase && size_eval(c, span, &v) ? v : 0;
 }
@@ -163,7 +164,7 @@ static int64_t work_size(const OctetContext *c, OctetSpan span)
 void octet_step_work(const OctetContext *c, int32_t step, OctetWork *w)
 {
     const OctetWorkRow *row = &c->model->work[step];
-    w->what = row->what, w->math = row->math;
+    w->what = (const char *)row + row->what, w->math = row->math;
     for (int i = 0; i < 4; i++) w->size[i] = work_size(c, row->size[i]);
     w->operations = (double)work_size(c, row->operations), w->bytes = (double)work_size(c, row->bytes);
 }
@@ -346,6 +347,18 @@ static OctetStatus outputs_size(OctetContext *c, OctetTensor *out)
     return OCTET_OK;
 }
 
+static const OctetSlice *slice_of(const OctetContext *c, uint32_t step)
+{
+    return &c->model->slice[c->model->level_slice[c->level][step]];
+}
+
+static OctetKernel kernel_of(const OctetContext *c, uint32_t step)
+{
+    const OctetModel *m = c->model;
+    const int32_t *at = &m->function[m->level_kernel[c->level][m->step[step].kernel]];
+    return (OctetKernel)((uintptr_t)at + (uintptr_t)(intptr_t)*at);
+}
+
 /* Kernel arguments that are sizes, and how much scratch there must be, for the steps of the phase just done. */
 static void sizes_resolve(OctetContext *c)
 {
@@ -355,7 +368,7 @@ static void sizes_resolve(OctetContext *c)
     for (uint32_t s = from; s < to; s++) {
         OctetSpan z = m->step[s].size;
         for (uint32_t i = z.at; i < z.at + z.n; i++) c->arg[i].size = c->size[m->arg[i]];
-        uint32_t scratch = c->level < 0 ? UINT32_MAX : m->level_slice[c->level][s].scratch;
+        uint32_t scratch = c->level < 0 ? UINT32_MAX : slice_of(c, s)->scratch;
         if (scratch != UINT32_MAX && (uint64_t)c->size[scratch] > c->scratch) c->scratch = (uint64_t)c->size[scratch];
     }
 }
@@ -369,7 +382,7 @@ typedef struct Share {
 static Share step_share(const OctetContext *c, uint32_t s, int32_t threads)
 {
     enum { EACH = 4, WORTH = 512 }; /* chunks of a slice at most; grains that are worth a chunk more */
-    const OctetSlice *slice = &c->model->level_slice[c->level][s];
+    const OctetSlice *slice = slice_of(c, s);
     Share h = {c->size[slice->range], 1, 1};
     if (threads <= 1 || h.range <= slice->grain) return h;
     int64_t grains = h.range / slice->grain;
@@ -551,14 +564,12 @@ static int64_t part_start(int64_t range, int64_t n, int64_t i)
 
 static void step_chunk(OctetContext *c, uint32_t s, const Share *h, int64_t chunk, void *scratch)
 {
-    const OctetModel *m = c->model;
-    const OctetStep *step = &m->step[s];
+    const OctetStep *step = &c->model->step[s];
     int64_t i = chunk / h->each, j = chunk % h->each;
     int64_t from = part_start(h->range, h->slices, i), range = part_start(h->range, h->slices, i + 1) - from;
     int64_t lo = from + part_start(range, h->each, j), hi = from + part_start(range, h->each, j + 1);
     if (lo >= hi) return;
-    int32_t status = m->level_kernel[c->level][step->kernel](&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo,
-                                                             hi, scratch);
+    int32_t status = kernel_of(c, s)(&c->arg[step->buf.at].buf, &c->arg[step->size.at].size, lo, hi, scratch);
     if (!status) return;
     atomic_store(&c->failed_step, s);
     atomic_store(&c->failed, status);

@@ -12,6 +12,7 @@ static char *object_write(Arena *mem, size_t *n)
     Elf *e = elf_new(mem, "x86_64");
     for (int i = 0; i < 50; i++)
         elf_pointer_symbol(e, ELF_RELRO, elf_put(e, ELF_RELRO, NULL, 8, 8), arena_printf(mem, "kernel%d", i));
+    elf_distance_symbol(e, ELF_RODATA, elf_put(e, ELF_RODATA, NULL, 4, 4), "kernel7");
     uint64_t text = elf_text(e, "hello");
     cr_assert_eq(elf_text(e, "hello"), text);
     elf_put(e, ELF_WEIGHTS, "x", 1, 1);
@@ -48,6 +49,11 @@ Test(elf, sections_symbols_and_relocations)
             seen++;
             cr_assert(p[s[i].sh_offset + 448] == 1);
         }
+        if (!strcmp(names + s[i].sh_name, ".rela.rodata")) {
+            seen++;
+            const Elf64_Rela *y = (const void *)(p + s[i].sh_offset);
+            cr_assert(s[i].sh_size == sizeof *y && ELF64_R_TYPE(y->r_info) == R_X86_64_PC32 && !y->r_addend);
+        }
         if (!strcmp(names + s[i].sh_name, ".rela.data.rel.ro")) {
             seen++;
             cr_assert_eq(s[i].sh_size, 51 * sizeof(Elf64_Rela));
@@ -62,7 +68,7 @@ Test(elf, sections_symbols_and_relocations)
         cr_assert_eq(ELF64_ST_VISIBILITY(y[5].st_other), STV_HIDDEN);
         seen++;
     }
-    cr_assert_eq(seen, 4);
+    cr_assert_eq(seen, 5);
     free(p), free(q), arena_drop(&mem);
 }
 

@@ -65,13 +65,29 @@ static const OctetStep step[] = {{0, {0, 2}, {4, 0}, 0}, {1, {2, 2}, {4, 0}, 1}}
 static const uint32_t arg[] = {0, 2, 2, 1};
 static const char *const level_name[] = {"first", "second", "never", NULL};
 static const uint64_t needs[] = {0, 0, (uint64_t)1 << 63};
-static const OctetKernel kernels[] = {twice, plus_one}, better[] = {twice, plus_two}, failing[] = {twice, refuse};
-static const OctetKernel *const level_kernel[] = {kernels, kernels, kernels},
-                                *const level_better[] = {kernels, better, kernels},
-                                *const level_failing[] = {failing, failing, failing};
-static const OctetSlice slice[] = {{0, 1, UINT32_MAX}, {0, 1, UINT32_MAX}};
-static const OctetSlice *const level_slice[] = {slice, slice, slice};
+static const OctetKernel kernels[] = {twice, plus_one, plus_two}, failing[] = {twice, refuse};
+static const uint32_t as_they_are[] = {0, 1}, better[] = {0, 2}, all_alike[] = {0, 0};
+static const uint32_t *const level_kernel[] = {as_they_are, as_they_are, as_they_are},
+                             *const level_better[] = {as_they_are, better, as_they_are};
+static const OctetSlice slice[] = {{0, 1, UINT32_MAX}};
+static const uint32_t *const level_slice[] = {all_alike, all_alike, all_alike};
 static const char *const step_name[] = {"twice", "plus"};
+
+/* Functions as a model has them; each table once. */
+static const int32_t *functions(const OctetKernel *kernel, int n)
+{
+    enum { TABLES = 8, MOST = 3 };
+    static struct {
+        const OctetKernel *of;
+        int32_t at[MOST];
+    } table[TABLES];
+    int t = 0;
+    while (table[t].of && table[t].of != kernel) t++;
+    cr_assert(t < TABLES - 1 && n <= MOST);
+    table[t].of = kernel;
+    for (int i = 0; i < n; i++) table[t].at[i] = (int32_t)((intptr_t)kernel[i] - (intptr_t)&table[t].at[i]);
+    return table[t].at;
+}
 
 static OctetModel model_make(void)
 {
@@ -106,7 +122,9 @@ static OctetModel model_make(void)
                         .kernels = 2,
                         .level_name = level_name,
                         .level_needs = needs,
+                        .function = functions(kernels, 3),
                         .level_kernel = level_kernel,
+                        .slice = slice,
                         .level_slice = level_slice,
                         .step_name = step_name};
 }
@@ -164,7 +182,7 @@ Test(runtime, guards_refuse_with_their_text)
 Test(runtime, a_failed_kernel_is_an_index_error)
 {
     OctetModel m = model_make();
-    m.level_kernel = level_failing;
+    m.function = functions(failing, 2);
     OctetContext *c = context_make(&m);
     float x = 1, y;
     OctetTensor in = {&x, {1}}, out = {&y, {0}};
@@ -247,9 +265,9 @@ static int32_t twice_late(void *const *buf, const int64_t *size, int64_t lo, int
 
 Test(runtime, threads_that_lose_their_cpus_are_given_a_rest)
 {
-    static const OctetKernel late[] = {twice_late, plus_one}, *const level_late[] = {late, late, late};
+    static const OctetKernel late[] = {twice_late, plus_one};
     OctetModel m = model_make();
-    m.level_kernel = level_late;
+    m.function = functions(late, 2);
     OctetContext *c = context_make(&m);
     int calls = 0, rested = 0;
     cpus = 2;
@@ -311,30 +329,30 @@ static void ladder_run(OctetPool *pool, int32_t threads, uint32_t *y)
     static const int64_t numbers[] = {WIDE, 1, 64};
     static const OctetSpan programs[] = {{0, 1}, {1, 1}, {2, 1}};
     static const OctetPhase phases[] = {{0, 0, 3, 0, 0}};
-    static const OctetKernel kernel[] = {rung, rung_single}, *const level_kernels[] = {kernel, kernel, kernel};
+    static const OctetKernel kernel[] = {rung, rung_single};
     static const uint32_t at[] = {0};
     enum { EACH = 4 * WIDE + 64 };
     OctetStep steps[LADDER];
     OctetSlice slices[LADDER];
     OctetBuffer buffers[LADDER + 1];
-    uint32_t args[2 * LADDER];
+    uint32_t args[2 * LADDER], each[LADDER];
     const char *names[LADDER];
     for (uint32_t s = 0; s < LADDER; s++) {
         uint32_t single = s % 3 == 0;
         uint32_t from = s % 10 == 8 ? s - 1 : s; /* as the rung before: the two do not depend on each other */
         steps[s] = (OctetStep){single, {2 * s, 2}, {0, 0}, s % 10 != 8};
-        slices[s] = (OctetSlice){single, s % 5 == 4 ? 3000 : 1 + s % 7, 2};
+        slices[s] = (OctetSlice){single, s % 5 == 4 ? 3000 : 1 + s % 7, 2}, each[s] = s;
         args[2 * s] = from, args[2 * s + 1] = s + 1;
         buffers[s] = s ? (OctetBuffer){SEG_ARENA, 0, (uint64_t)s * EACH} : (OctetBuffer){SEG_INPUT, 0, 0};
         names[s] = "rung";
     }
     buffers[LADDER] = (OctetBuffer){SEG_OUTPUT, 0, 0};
-    const OctetSlice *const level_slices[] = {slices, slices, slices};
+    const uint32_t *const level_slices[] = {each, each, each};
     OctetModel m = model_make();
     m.input = &x_info, m.output = &y_info, m.input_dim = m.output_dim = at, m.symbols = 0, m.sizes = 3, m.guards = 0;
     m.program = programs, m.code = codes, m.number = numbers, m.phase = phases, m.buffer = buffers, m.buffers = LADDER + 1, m.blocks = 0;
     m.step = steps, m.steps = LADDER, m.arg = args, m.args = 2 * LADDER, m.kernels = 2, m.step_name = names;
-    m.level_kernel = level_kernels, m.level_slice = level_slices;
+    m.function = functions(kernel, 2), m.slice = slices, m.level_slice = level_slices;
     m.arena_bytes = (uint64_t)(LADDER + 1) * EACH;
     uint32_t *x = malloc(sizeof *x * WIDE);
     for (uint32_t i = 0; i < WIDE; i++) x[i] = i * 2654435761u;
@@ -473,14 +491,13 @@ Test(runtime, sizes_from_data_come_in_phases)
     static const OctetStep steps[] = {{0, {0, 2}, {0, 0}, 0}, {1, {2, 1}, {3, 1}, 1}};
     static const uint32_t args[] = {0, 1, 2, 1}, out_dim[] = {1}, out_at[] = {2};
     static const OctetSlice slices[] = {{3, 1, UINT32_MAX}, {1, 1, UINT32_MAX}};
-    static const OctetSlice *const level_slices[] = {slices, slices, slices};
-    static const OctetKernel kernel[] = {count, fill}, *const level_kernels[] = {kernel, kernel, kernel};
+    static const OctetKernel kernel[] = {count, fill};
     OctetModel m = model_make();
     m.symbols = 2, m.sizes = 5, m.symbol = symbols, m.program = programs, m.code = codes, m.number = numbers, m.guards = 0, m.phases = 2,
     m.phase = phases;
     m.buffer = buffers, m.block = blocks, m.blocks = 2, m.step = steps, m.arg = args, m.output_dim = out_dim,
     m.output_buffer = out_at;
-    m.level_slice = level_slices, m.level_kernel = level_kernels;
+    m.slice = slices, m.level_slice = level_kernel, m.function = functions(kernel, 2); /* each step its own */
     OctetContext *c = context_make(&m);
     float x[] = {500, 0};
     OctetTensor in = {x, {2}}, out = {0};
