@@ -558,15 +558,17 @@ static V result(Micro *m, int i, unsigned j)
     return with_start(m, joined(m, m->acc[i][j]), m->col[j], m->mask[j]);
 }
 
-static void store_panel(Micro *m, V sum, V col)
+/* The lanes of a panel from `first` on, as many as the sum has. */
+static void store_lanes(Micro *m, V sum, V col, V first)
 {
     Emit *x = m->x;
     const Tile *t = m->t;
-    x->var[t->col] = col, x->var[t->lane] = int64(x, 0);
-    x->lane = t->lane, x->lanes = m->lanes;
+    unsigned lanes = LLVMGetVectorSize(LLVMTypeOf(sum));
+    x->var[t->col] = col, x->var[t->lane] = first;
+    x->lane = t->lane, x->lanes = lanes;
     Branch b = {NULL, NULL};
     if (t->lane_guard) {
-        x->mask = splat(x, emit_fresh(x, t->lane_guard), m->lanes);
+        x->mask = splat(x, emit_fresh(x, t->lane_guard), lanes);
         b = branch_open(x, any_lane(x, x->mask));
     }
     x->it = sum;
@@ -574,6 +576,8 @@ static void store_panel(Micro *m, V sum, V col)
     x->it = NULL, x->mask = NULL, x->lane = 0;
     if (t->lane_guard) branch_close(x, b);
 }
+
+static void store_panel(Micro *m, V sum, V col) { store_lanes(m, sum, col, int64(m->x, 0)); }
 
 static void store_rows(Micro *m, V first)
 {
@@ -621,6 +625,27 @@ static V panel_mask(Micro *m, V col) /* of one that exists or reads the first */
     return m->t->lane_guard ? in_lanes(m, NULL, m->t->lane_guard) : NULL;
 }
 
+/* Where little code is wanted, the lanes of a register at a time. */
+static void store_by_registers(Micro *m, V row, V col)
+{
+    Emit *x = m->x;
+    unsigned lanes = (unsigned)x->target->lanes;
+    T some = LLVMVectorType(m->t->acc == DT_f32 ? x->f32 : x->i32, lanes), element = LLVMGetElementType(some);
+    Loop parts = loop_head(x, int64(x, 0), int64(x, m->lanes));
+    loop_body(x, &parts), loop_runs(x, &parts, m->lanes / lanes);
+    V at = LLVMBuildInBoundsGEP2(x->b, element, sum_at(m, row, col, int64(x, 0)), &parts.i, 1, "");
+    V sum = LLVMBuildLoad2(x->b, some, at, "");
+    LLVMSetAlignment(sum, lanes * (unsigned)sizeof(float));
+    store_lanes(m, sum, col, parts.i);
+    loop_close(x, &parts, lanes);
+}
+
+static bool stores_by_registers(const Micro *m)
+{
+    unsigned lanes = (unsigned)m->x->target->lanes;
+    return m->x->small && lanes < m->lanes && m->lanes % lanes == 0 && !(m->t->dot && m->t->start);
+}
+
 static void store_one_by_one(Micro *m, V first)
 {
     Emit *x = m->x;
@@ -633,9 +658,13 @@ static void store_one_by_one(Micro *m, V first)
     x->var[m->t->row] = row;
     Branch b = {NULL, NULL};
     if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
-    V sum = with_start(m, sum_take(m, rows.i, cols.i), cols.i, panel_mask(m, cols.i));
-    x->var[m->t->row] = row;
-    store_panel(m, sum, cols.i);
+    if (stores_by_registers(m)) {
+        store_by_registers(m, rows.i, cols.i);
+    } else {
+        V sum = with_start(m, sum_take(m, rows.i, cols.i), cols.i, panel_mask(m, cols.i));
+        x->var[m->t->row] = row;
+        store_panel(m, sum, cols.i);
+    }
     if (!m->fixed_row) branch_close(x, b);
     loop_close(x, &rows, 1);
     loop_close(x, &cols, 1);
