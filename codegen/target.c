@@ -12,7 +12,7 @@
 /* clang-format off */
 static const Target targets[] = {
     {.name = "portable", .arch = "x86_64", .cpu = "x86-64", .features = "", .needs = 0, .old = OLD_ALL, .lanes = 4, .registers = 16},
-    {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .old = OLD_ALL, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
+    {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .old = OLD_DOTS, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
     {.name = "avxvnni", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3 ",+avxvnni", .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVXVNNI, .spare = "avx2", .lanes = 8,
      .registers = 16, .fma = true, .dot = DOT_VNNI256},
     {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .old = OLD_DOTS, .spare = "avx2", .lanes = 16,
