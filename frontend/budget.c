@@ -302,7 +302,11 @@ static bool sample_losses(Run *r, Program *p, Kept *k, Look look, MetricSum *con
     Arena mem = {0};
     const Tensor **out = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1), **plain = NEW_ARRAY(&mem, const Tensor *, r->g->output.n + 1);
     bool ok = session_run(p->session, &mem, k->in, out, r->diag);
-    if (ok && look == JUDGING && r->some) ok = session_run(r->plain.session, &mem, k->in, plain, r->diag);
+    if (ok && look == JUDGING && r->some) { /* the weights of one at a time */
+        artefact_rest(&p->loaded);
+        ok = session_run(r->plain.session, &mem, k->in, plain, r->diag);
+        artefact_rest(&r->plain.loaded);
+    }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
         for (uint32_t c = 0; c < conditions(o, look); c++)
