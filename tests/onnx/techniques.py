@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""techniques.py [--octet PROGRAM] [--show]: what `octet quantize` writes when values are smoothed, 16 bits wide, equalized or rotated.
+"""techniques.py [--octet PROGRAM] [--show]: what `octet quantize` writes when values are smoothed, 16 bits wide, equalized or rotated, and
+when weights alone have 8 bits.
 Small models that each technique applies to are made, written as ONNX and compiled, with the same ranges. ONNX Runtime, as it sets itself up, must
 compute from the file what the artefact computes: noise at least 70 dB below, where 8 bits leave 20 to 50. Needs onnx and onnxruntime;
 without them it says so and checks nothing."""
@@ -34,9 +35,9 @@ def saved(path, nodes, inputs, constants):
 
 
 def products(path):
-    """Two products, the first behind a factor that makes one channel fifty times as large."""
+    """Two products, the first behind a factor that makes one channel a hundred times as large."""
     factor = np.ones(CHANNELS, np.float32)
-    factor[5] = 50
+    factor[5] = 100
     saved(path, [helper.make_node('Mul', ['x', 'factor'], ['scaled']), helper.make_node('MatMul', ['scaled', 'up'], ['u']), helper.make_node('Tanh', ['u'], ['h']),
                  helper.make_node('MatMul', ['h', 'down'], ['y'])],
           [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['n', CHANNELS])],
@@ -53,6 +54,17 @@ def convolutions(path):
           [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['n', 16, 10, 10])],
           {'first': first, 'bias': spread, 'second': weights(32, 32, 3, 3)})
     return lambda: {'x': random.standard_normal((1, 16, 10, 10)).astype(np.float32)}
+
+
+def windows(path):
+    """A depthwise convolution between two that are not."""
+    first, window = weights(128, 16, 1, 1), weights(128, 1, 5, 5) * np.exp(random.standard_normal(128)).astype(np.float32)[:, None, None, None] / 5
+    saved(path, [helper.make_node('Conv', ['x', 'first'], ['a']), helper.make_node('Relu', ['a'], ['b']),
+                 helper.make_node('Conv', ['b', 'window', 'bias'], ['c'], name='window', group=128, pads=[2] * 4), helper.make_node('Relu', ['c'], ['d']),
+                 helper.make_node('Conv', ['d', 'second'], ['y'])],
+          [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['n', 16, 12, 12])],
+          {'first': first, 'window': window, 'bias': weights(128), 'second': weights(32, 128, 1, 1)})
+    return lambda: {'x': random.standard_normal((1, 16, 12, 12)).astype(np.float32)}
 
 
 def stream(path):
@@ -83,7 +95,8 @@ def stream(path):
 CASES = [(products, [], ['--smooth', 'off'], 'smoothed channels'), (products, ['--smooth', 'off'], ['--smooth', 'off', '--wide', 'off'], '16 bits'),
          (products, ['--smooth', 'off', '--wide', 'off'], [], ''), (convolutions, ['--equalize', 'on'], ['--equalize', 'off'], ''),
          (convolutions, ['--equalize', 'off'], ['--equalize', 'on'], ''), (stream, ['--rotate', 'on', '--smooth', 'off'], ['--rotate', 'off', '--smooth', 'off'], ''),
-         (stream, [], ['--smooth', 'off', '--wide', 'off', '--rotate', 'on'], '')]
+         (stream, [], ['--smooth', 'off', '--wide', 'off', '--rotate', 'on'], ''),
+         (windows, [], ['--keep', 'window'], 'the weights of 1 others are 8-bit integers')]
 
 
 def octet(args, *command):
