@@ -468,8 +468,13 @@ static bool tune_columns(Tuner *u, const Compute *c)
     return true;
 }
 
-/* A fixed value, the border of an image, is not worth code: plain loops, which may be the same on all levels. */
-static bool is_plain_fill(const Tuner *u, const Accesses *a) { return u->small && a->at.n == 1; }
+/* A fixed value for what does not lie side by side, the border of an image of a few channels, is not worth code: plain loops, which may be
+ * the same on all levels. */
+static bool is_plain_fill(Tuner *u, const Compute *c, const Accesses *a, int lane)
+{
+    Kernel *k = u->k;
+    return u->small && a->at.n == 1 && lane && !step_of(k, buf_address(k, c->out, c->at), lane, 1);
+}
 
 static void tune_map(Tuner *u, const Compute *c)
 {
@@ -485,7 +490,7 @@ static void tune_map(Tuner *u, const Compute *c)
             put(&pick, o.axis[i]);
     int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
     if (ordered) return; /* points in order, one after the other: the plain loops */
-    if (is_plain_fill(u, &a)) lane = 0;
+    if (is_plain_fill(u, c, &a, lane)) lane = 0;
     else if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
     if (!lane) {
         step(k, STEP_ORDER, LOOP_SERIAL, o.axis, o.n, NULL);

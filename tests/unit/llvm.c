@@ -457,6 +457,8 @@ Test(llvm, a_costly_end_of_sums_is_written_once)
                 {rounds, "portable", "cvtdq2ps", 4, false},
                 {few, "avx512vnni", "vcvtdq2ps", 16, false},
                 {few, "avx512vnni", "vcvtdq2ps", 1, true},
+                {few, "avx2", "vcvtdq2ps", 1, true}, /* a register at a time */
+                {few, "portable", "cvtdq2ps", 1, true},
                 {scales, "avx512vnni", "vcvtdq2ps", 16, false},
                 {scatters, "avx512vnni", "vcvtdq2ps", 1, false}};
     for (size_t i = 0; i < COUNT_OF(ends); i++) {

@@ -90,11 +90,14 @@ Test(tune, little_code_of_maps_has_one_register)
     program_drop(p);
 }
 
-Test(tune, little_code_of_fills_is_plain_loops)
+Test(tune, little_code_of_fills_is_plain_loops_where_lanes_lie_apart)
 {
     Program *p = program_new("kernel k() { out Y: u8[7, 640, 3] Y[i, j, c] = 126 }");
     cr_assert_eq(split_of(tuned(p, "avx2"), "j", 0), 16);
     cr_assert_eq(split_of(tuned_small(p, "avx2"), "j", 0), -1);
+    program_drop(p);
+    p = program_new("kernel k() { out Y: u8[7, 640, 32] Y[i, j, c] = 126 }"); /* side by side: a store for many */
+    cr_assert_eq(split_of(tuned_small(p, "avx512"), "c", 0), 16);
     program_drop(p);
 }
 
