@@ -14,6 +14,7 @@ static const Precision rows[] = {
      .table = {.code = DT_i8},
      .help = "integer contractions, needs --calibrate or --ranges; tables that are looked up, and weights of depthwise convolutions, in 8 bits"},
     {.name = "int8-weights",
+     .windows = "even",
      .weights = {.code = DT_i8},
      .table = {.code = DT_i8},
      .help = "weights and tables in 8 bits, arithmetic is float"},
@@ -25,6 +26,7 @@ static const Precision rows[] = {
      .part = GROWTH,
      .blind = "mse",
      .seen = "gptq",
+     .windows = "even",
      .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
     {.name = "fp8",
      .weights = {.code = DT_f8e4m3fn, .group = GROUP},
@@ -33,6 +35,7 @@ static const Precision rows[] = {
      .bound = TIGHT,
      .blind = "mse",
      .seen = "gptq",
+     .windows = "even",
      .help = "weights as E4M3FN (--group), tables and those that would cost most in 8-bit integers; arithmetic is float"},
     {.name = "fp8-e5m2",
      .weights = {.code = DT_f8e5m2, .group = GROUP},
@@ -41,6 +44,7 @@ static const Precision rows[] = {
      .bound = TIGHT,
      .blind = "mse",
      .seen = "gptq",
+     .windows = "even",
      .help = "the same as E5M2"},
     {.name = "bf16", .store = DT_bf16, .filtered = DT_bf16, .help = "weights and values between kernels are stored so, arithmetic is float"},
     /* Tiles of minimal filtering grow with every transform, beyond what f16 holds. */
@@ -128,6 +132,7 @@ void precision_forms(const Options *o, Quantization *q)
     q->equalize = option_is(o, OPT_equalize, "on");
     bool uneven = p->integer && option_is(o, OPT_smooth, "off"); /* what smooths channels keeps weights that lie on grids */
     q->rotate = option_is(o, OPT_rotate, "on") || (uneven && !option_is(o, OPT_rotate, "off"));
+    q->windows = p->windows && option_is(o, OPT_weights, "auto") ? weight_method_find(p->windows) : NULL;
     q->form = p->weights, q->table = p->table, q->spared = p->spared;
     q->bound = option_is(o, OPT_spare, "off") ? 0 : p->bound, q->part = p->part;
     if (p->weights.code) choose(o, &q->form);

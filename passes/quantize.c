@@ -411,7 +411,11 @@ const LayerCodes *codes_find(const Quantization *q, const char *tensor)
     return i ? &q->kept->layer.at[i - 1] : NULL;
 }
 
-static const WeightMethod *method_of(const Quantization *q) { return q->weights ? q->weights : weight_method_at(0); }
+static const WeightMethod *method_of(const Graph *g, const Node *n, const Quantization *q)
+{
+    if (q->windows && is_channelwise(g, n)) return q->windows;
+    return q->weights ? q->weights : weight_method_at(0);
+}
 
 void cost_note(Quantization *q, const char *tensor, double cost, bool spared)
 {
@@ -453,14 +457,14 @@ WeightForm form_spared(const Quantization *q)
 
 void layer_spare(const Graph *g, const Node *n, Quantization *q)
 {
-    codes_by(weight_method_blind(method_of(q)), g, n, q, form_spared(q));
+    codes_by(weight_method_blind(method_of(g, n, q)), g, n, q, form_spared(q));
 }
 
 LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note)
 {
     Arena work = {0};
     const LayerCodes *found = codes_find(q, tensor_name(g, n->out, &work));
-    LayerCodes l = found ? *found : codes_by(method_of(q), g, n, q, form);
+    LayerCodes l = found ? *found : codes_by(method_of(g, n, q), g, n, q, form);
     arena_drop(&work);
     if (!note) return l;
     note->form = l.form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;

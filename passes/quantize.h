@@ -124,6 +124,7 @@ struct Quantization {
     double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared, */
     double part;                 /* and the codes of products become at most by so much of them larger */
     const WeightMethod *weights; /* NULL: the first */
+    const WeightMethod *windows; /* NULL, or how those of is_channelwise() are rounded, where they have no codes yet */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
     VEC(Gains) gains;
     Map cost_of;                 /* output of a layer -> number + 1 in cost */

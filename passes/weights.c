@@ -383,6 +383,94 @@ static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Mo
     return c;
 }
 
+/* ---- windows: what lies under one is alike, the more the nearer. So it is not the squares of the errors of its taps that count but those of
+ * what they make of such values together: sum e[i] e[j] ALIKE^distance. ---- */
+typedef struct Taps {
+    const WeightMatrix *m;
+    int64_t n;       /* of one channel */
+    double *alike;   /* [n][n] */
+    double *off, *pull; /* errors in steps; what they make of values like those under each tap */
+    int *code, *best;
+} Taps;
+
+static Taps taps_new(const WeightMatrix *m, Arena *mem)
+{
+    static const double ALIKE = 0.9;
+    Taps t = {.m = m, .n = m->channels ? m->in / m->channels : 0};
+    t.alike = NEW_ARRAY(mem, double, t.n * t.n + 1), t.off = NEW_ARRAY(mem, double, t.n + 1), t.pull = NEW_ARRAY(mem, double, t.n + 1);
+    t.code = NEW_ARRAY(mem, int, t.n + 1), t.best = NEW_ARRAY(mem, int, t.n + 1);
+    for (int64_t i = 0; i < t.n; i++)
+        for (int64_t j = 0; j < t.n; j++) {
+            int64_t a = i, b = j, apart = 0;
+            for (int d = m->tensor ? m->tensor->rank : 0; d-- > 2; a /= m->tensor->dim[d], b /= m->tensor->dim[d])
+                apart += (int64_t)fabs((double)(a % m->tensor->dim[d] - b % m->tensor->dim[d]));
+            t.alike[i * t.n + j] = pow(ALIKE, (double)apart);
+        }
+    return t;
+}
+
+/* Codes go to the other side of their weight as long as that makes less of it all. Yields what is left, in squares of weights. */
+static double taps_settle(Taps *t, const WeightForm *f, const float *w, Grid g)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < t->n; i++) {
+        t->code[i] = grid_code(f, g, w[i * t->m->channels]);
+        t->off[i] = ((double)grid_value(f, g, t->code[i]) - (double)w[i * t->m->channels]) / (double)g.scale;
+    }
+    for (int64_t i = 0; i < t->n; i++) {
+        t->pull[i] = 0;
+        for (int64_t j = 0; j < t->n; j++) t->pull[i] += t->alike[i * t->n + j] * t->off[j];
+    }
+    for (int64_t turn = 0; turn < 4 * t->n; turn++) {
+        int64_t best = -1;
+        double least = -1e-6;
+        for (int64_t i = 0; i < t->n; i++) {
+            int to = t->off[i] > 0 ? -1 : 1;
+            double change = 2 * to * t->pull[i] + 1;
+            bool may = t->code[i] + to >= weight_code_least(f) && t->code[i] + to <= weight_code_most(f);
+            if (may && change < least) least = change, best = i;
+        }
+        if (best < 0) break;
+        int to = t->off[best] > 0 ? -1 : 1;
+        t->code[best] += to, t->off[best] += to;
+        for (int64_t i = 0; i < t->n; i++) t->pull[i] += to * t->alike[i * t->n + best];
+    }
+    for (int64_t i = 0; i < t->n; i++) sum += t->off[i] * t->pull[i];
+    return sum * (double)g.scale * (double)g.scale;
+}
+
+/* Scales a little larger than the nearest codes have compete: where they are the only ones of a window, one that suits it is among them. */
+static void taps_round(Taps *t, WeightCodes *c, int64_t row, int64_t channel)
+{
+    enum { SCALES = 16 };
+    const WeightForm *f = &c->form;
+    int64_t at = codes_at(c, row, channel);
+    Grid whole = {c->scale[at], c->zero[at]}, best = whole;
+    bool alone = t->m->channels == 1 && t->m->batches == 1 && !f->group && !f->asymmetric;
+    double least = INFINITY;
+    for (int i = 0; i < (alone ? SCALES : 1); i++) {
+        Grid g = {whole.scale * (float)weight_code_most(f) / (float)(weight_code_most(f) - i), whole.zero};
+        double left = taps_settle(t, f, t->m->w + row * t->m->in + channel, g);
+        if (!(left < least)) continue;
+        least = left, best = g;
+        memcpy(t->best, t->code, sizeof *t->code * (size_t)t->n);
+    }
+    if (!(least < INFINITY)) return;
+    set_grid(c, at, best);
+    for (int64_t i = 0; i < t->n; i++) c->code[row * t->m->in + i * t->m->channels + channel] = (int16_t)t->best[i];
+}
+
+static WeightCodes find_even(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
+{
+    Arena work = {0};
+    WeightCodes c = find_rtn(m, f, s, mem);
+    Taps t = taps_new(m, &work);
+    for (int64_t r = 0; r < m->out && dtype_is_int(f->code) && !f->group && t.n > 1; r++)
+        for (int64_t i = 0; i < m->channels; i++) taps_round(&t, &c, r, i);
+    arena_drop(&work);
+    return c;
+}
+
 static WeightCodes find_mse(const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     WeightCodes c = codes_on_grids(m, f, NULL, mem);
@@ -404,6 +492,7 @@ static const WeightMethod methods[] = {
     {"rtn", "to the nearest code of a grid from the least to the largest weight", 0, find_rtn, NULL},
     {"mse", "to the nearest code of the grid with the least square error: the largest weights may be clipped", 0, find_mse,
      NULL},
+    {"even", "up or down, so that the errors of the taps of a window cancel for what is alike", 0, find_even, NULL},
     {"seqmse", "the same by the error of the outputs, group after group", WEIGHT_MOMENTS, weights_seqmse, NULL},
     {"gptq", "one input after the other, the later ones make up for the error so far (Frantar et al. 2022)", WEIGHT_MOMENTS,
      weights_gptq, NULL},

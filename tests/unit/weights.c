@@ -136,6 +136,35 @@ Test(weights, clipping_never_has_the_larger_square_error)
         }
 }
 
+/* Squares of what the errors of all taps make of values that are alike; the most that one code is off by, in steps: *apart. */
+static double off_together(const WeightMatrix *m, const WeightCodes *c, double *apart)
+{
+    double all = 0;
+    for (int64_t r = 0; r < m->out; r++)
+        for (int64_t i = 0; i < m->channels; i++) {
+            double sum = 0;
+            for (int64_t j = i; j < m->in; j += m->channels) {
+                double e = (double)codes_value(c, r, j, m->in) - m->w[r * m->in + j];
+                sum += e, *apart = fmax(*apart, fabs(e) / c->scale[codes_at(c, r, j)]);
+            }
+            all += sum * sum;
+        }
+    return all;
+}
+
+Test(weights, errors_under_a_window_even_out)
+{
+    const WeightForm f = {.code = DT_i8};
+    double apart = 0, half = 0;
+    WeightMatrix m = matrix(CONV);
+    for (int64_t i = 0; i < m.out * m.in; i++) m.w[i] += (float)((i * i * 31 + i * 17) % 97) / 4000; /* off the codes in odd ways */
+    WeightCodes rtn = weight_method_find("rtn")->find(&m, &f, NULL, &w.mem), even = weight_method_find("even")->find(&m, &f, NULL, &w.mem);
+    cr_expect_gt(off_together(&m, &rtn, &half), 4 * off_together(&m, &even, &apart));
+    cr_expect(apart < 1.001 && half <= 0.5 + 1e-4, "%g", apart);
+    m = matrix(MATMUL), rtn = weight_method_find("rtn")->find(&m, &f, NULL, &w.mem), even = weight_method_find("even")->find(&m, &f, NULL, &w.mem);
+    cr_expect_arr_eq(rtn.code, even.code, sizeof *rtn.code * (size_t)(m.out * m.in), "no windows");
+}
+
 /* Of all grids that compete, what is chosen has the least error, as codes round. */
 Test(weights, no_candidate_is_better_than_the_grid_that_is_chosen)
 {
