@@ -3,9 +3,10 @@
  * Source: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration".
  *
  * All layers that multiply the same values share their gains: mean|x|^ratio of every channel, divided by the root of the largest times
- * the smallest; the ratio with the least square error of all their outputs, on some of their rows, is taken. Then grids are clipped as
- * with "mse", columns weighed by their mean squares, where that helps. Where a layer ends no better on held-out rows than by rounding to
- * nearest, the gains of all of them are 1 again. */
+ * the smallest; the ratio with the least square error of all their outputs, on some of their rows, is taken. Grids are clipped as with
+ * "mse", columns weighed by their mean squares, when ratios are compared too (large channels gain more from it than from being larger),
+ * and stay so where that helps. Where a layer ends no better on held-out rows than by rounding to nearest, the gains of all of them are 1
+ * again. */
 #include "passes/weights.h"
 #include <math.h>
 
@@ -35,13 +36,28 @@ static WeightMatrix gained(const WeightMatrix *m, const float *gain, int64_t row
     return x;
 }
 
-/* The square error of the outputs by second moments h. */
-static double output_error(const WeightMatrix *m, const WeightForm *f, const float *h, const float *gain)
+/* Nearest codes of m, whose columns have the gains, on clipped grids; square: the mean squares of the values before they are divided. */
+static WeightCodes clipped(const WeightMatrix *m, const WeightForm *f, const double *square, const float *gain, Arena *mem)
+{
+    Arena work = {0};
+    double *left = NEW_ARRAY(&work, double, m->blocks * m->in + 1);
+    for (int64_t i = 0; i < m->blocks * m->in; i++) {
+        double by = (double)gain[i % m->in % m->channels];
+        left[i] = square[i] / by / by;
+    }
+    WeightCodes c = codes_on_grids(m, f, left, mem);
+    codes_round(m, &c);
+    arena_drop(&work);
+    return c;
+}
+
+/* The square error of the outputs by second moments h, whose diagonal is `square`. */
+static double output_error(const WeightMatrix *m, const WeightForm *f, const float *h, const double *square, const float *gain)
 {
     Arena work = {0};
     int64_t rows = m->out < JUDGED_ROWS ? m->out : JUDGED_ROWS, in = m->in;
     WeightMatrix x = gained(m, gain, rows, &work);
-    WeightCodes c = weight_method_at(0)->find(&x, f, NULL, &work);
+    WeightCodes c = clipped(&x, f, square, gain, &work);
     float *off = NEW_ARRAY(&work, float, rows * in + 1), *y = NEW_ARRAY(&work, float, rows * in + 1);
     double error = 0;
     for (int64_t r = 0; r < rows; r++)
@@ -57,12 +73,13 @@ static void search(const WeightMatrix *const *m, const WeightForm *f, uint32_t n
 {
     Arena work = {0};
     const float *h = moments_full(s, &work);
+    const double *square = moments_squares(s, &work);
     float *tried = NEW_ARRAY(&work, float, m[0]->channels);
     double least = INFINITY;
     for (int ratio = 0; ratio < RATIOS; ratio++) {
         double error = 0;
         gains_of(m[0], s, ratio, tried);
-        for (uint32_t i = 0; i < n; i++) error += output_error(m[i], &f[i], h, tried);
+        for (uint32_t i = 0; i < n; i++) error += output_error(m[i], &f[i], h, square, tried);
         if (error < least) least = error, memcpy(gain, tried, sizeof *gain * (size_t)m[0]->channels);
     }
     arena_drop(&work);
@@ -93,11 +110,10 @@ static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s,
     Arena work = {0};
     Moments d = divided(m, s, gain, &work);
     WeightMatrix x = gained(m, gain, m->out, &work);
-    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), clipped = codes_on_grids(&x, f, moments_squares(&d, &work), mem);
-    codes_round(&x, &clipped);
-    double as_whole = weight_error(&x, &whole, &d), as_clipped = weight_error(&x, &clipped, &d);
-    bool clip = as_clipped < as_whole;
-    c->codes = clip ? clipped : whole, c->error = clip ? as_clipped : as_whole;
+    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), tight = clipped(&x, f, moments_squares(s, &work), gain, mem);
+    double as_whole = weight_error(&x, &whole, &d), as_tight = weight_error(&x, &tight, &d);
+    bool clip = as_tight < as_whole;
+    c->codes = clip ? tight : whole, c->error = clip ? as_tight : as_whole;
     c->why = c->error < c->error_nearest ? NULL : weight_no_better;
     c->lost = weight_lost(&x, &c->codes, &d, mem), c->sqnr = weight_sqnr(&x, &c->codes);
     arena_drop(&work);

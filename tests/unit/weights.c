@@ -553,6 +553,23 @@ Test(weights, gains_make_large_channels_finer)
     cr_expect_float_eq(c[0].error, weight_error(&same, &c[0].codes, s), 1e-6);
 }
 
+/* Of weights some of which are far out, channels that are large: grids are clipped in the end, so it is those that gains have to suit. */
+Test(weights, gains_are_chosen_for_clipped_grids)
+{
+    WeightForm f = {.code = DT_i4, .group = 32};
+    WeightMatrix one = product(96, 40, 3);
+    const WeightMatrix *m[] = {&one};
+    Arena *mem[] = {&w.mem};
+    float *x = correlated(1100, 96, 8, 4), gain[96];
+    for (int64_t k = 0; k < one.out * 96; k++) one.w[k] *= k % 5 ? 1 : 3;
+    for (int r = 0; r < 1100; r++)
+        for (int j = 0; j < 96; j += 3) x[r * 96 + j] *= 4;
+    Moments *s = seen(&one, x, 1000, 100);
+    WeightChoice c;
+    weights_awq(m, &f, 1, s, gain, &c, mem);
+    cr_expect(c.error < 0.785 * c.error_nearest, "%g, nearest %g", c.error, c.error_nearest);
+}
+
 /* Inputs that say little or nothing: constant rows, fewer rows than columns, columns that are always zero, no rows. */
 Test(weights, poor_statistics_do_no_harm)
 {
