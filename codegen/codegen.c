@@ -187,22 +187,25 @@ static const char *kernel_label(const Image *im, uint32_t k)
     return label;
 }
 
-/* Is little code wanted of this kernel, more than time? */
-static bool is_small(const Image *im, uint32_t l, uint32_t k)
+/* Is it one that few machines run? */
+static bool is_old(const Image *im, uint32_t l, uint32_t k)
 {
     OldLevel old = im->level[l].target->old;
-    bool dots = old == OLD_DOTS && has_dot(im->cut->kernel.at[k]);
-    return im->levels > 1 && (im->rare[k] || old == OLD_ALL || dots);
+    return im->levels > 1 && (old == OLD_ALL || (old == OLD_DOTS && has_dot(im->cut->kernel.at[k])));
 }
 
-/* The first kernel that runs the same general code on this level; UINT32_MAX: nothing else does. */
+/* Is little code wanted of this kernel, more than time? */
+static bool is_small(const Image *im, uint32_t l, uint32_t k) { return is_old(im, l, k) || (im->levels > 1 && im->rare[k]); }
+
+/* The first kernel that runs the same general code on this level; UINT32_MAX: nothing else does. What takes little time on other levels is
+ * not worth that: a map whose sizes are not known may take four times as long. */
 static uint32_t first_kin(const Image *im, uint32_t l, uint32_t kernel)
 {
     uint32_t first = UINT32_MAX, n = 0;
     Kernel **general = im->cut->general;
-    if (!general || !general[kernel] || !is_small(im, l, kernel)) return UINT32_MAX;
+    if (!general || !general[kernel] || !is_old(im, l, kernel)) return UINT32_MAX;
     for (uint32_t k = 0; k < im->cut->kernel.n; k++) {
-        if (general[k] != general[kernel] || !is_small(im, l, k) || base_level(im, l, k) != l) continue;
+        if (general[k] != general[kernel] || !is_old(im, l, k) || base_level(im, l, k) != l) continue;
         if (!n++) first = k;
     }
     return n > 1 ? first : UINT32_MAX;
