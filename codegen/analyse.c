@@ -101,18 +101,6 @@ void stage_replace(Kernel *k, Compute *c, Expr from, Expr to)
     for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = expr_replace(k, c->at[d], from, to);
 }
 
-Expr expr_again(Kernel *k, const ExprNode *n, int id, const Expr *arg)
-{
-    if (n->kind == E_FLOAT) return expr_float(k, (DType)n->type, n->u.f);
-    if (n->kind == E_INT) return expr_int(k, (DType)n->type, n->u.i);
-    if (n->kind == E_AXIS) return expr_axis(k, id);
-    if (n->kind == E_IT) return expr_it(k, (DType)n->type);
-    if (n->kind == E_LOAD) return expr_load(k, id, arg);
-    if (n->prim == P_cast) return expr_cast(k, (DType)n->type, arg[0]);
-    if (n->prim == P_sat) return expr_sat(k, (DType)n->type, arg[0]);
-    return expr_prim(k, (Prim)n->prim, arg[0], arg[1], arg[2]);
-}
-
 /* ---- small questions ---- */
 int axis_of_index(const Kernel *k, Expr e)
 {

@@ -23,7 +23,6 @@ bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinc
 bool depends_on_data(const Kernel *k, Expr e);               /* loads, or is of a sum's result */
 bool stage_places(Kernel *k, const Compute *c);              /* at[] and where are said by axes and sizes alone, not by data */
 bool stage_is_window(Kernel *k, const Compute *c);           /* reduces what lies under a window that moves with its results */
-Expr expr_again(Kernel *k, const ExprNode *n, int id, const Expr *arg); /* a node of another kernel, but no size: id is its axis or buffer here, arg its operands */
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
 

@@ -543,14 +543,11 @@ static Expr moved(Kernel *k, Expr e, int from, int to, const Expr *off)
     if (!e || !expr_reads(k, e, from)) return e;
     ExprNode n = *expr_node(k, e);
     for (int i = 0; i < MAX_RANK && n.arg[i]; i++) n.arg[i] = moved(k, n.arg[i], from, to, off);
-    if (n.kind == E_LOAD && (int)n.id != from) return expr_load(k, (int)n.id, n.arg);
-    if (n.kind == E_LOAD) {
+    if (n.kind == E_LOAD && (int)n.id == from) {
         for (int d = 0; d < k->buf.at[from].rank; d++) n.arg[d] = expr_add(k, n.arg[d], off[d]);
-        return expr_load(k, to, n.arg);
+        n.id = (uint32_t)to;
     }
-    if (n.prim == P_cast) return expr_cast(k, (DType)n.type, n.arg[0]);
-    if (n.prim == P_sat) return expr_sat(k, (DType)n.type, n.arg[0]);
-    return expr_prim(k, (Prim)n.prim, n.arg[0], n.arg[1], n.arg[2]);
+    return expr_rebuild(k, &n);
 }
 
 static void move_stage(Kernel *k, Compute *s, int from, int to, const Expr *off)

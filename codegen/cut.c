@@ -126,10 +126,10 @@ static Expr rebuilt(Extract *x, Expr e)
 {
     ExprNode n = *expr_node(x->c->p, e);
     if (n.kind == E_SYM) return symbol(x, e);
-    int id = n.kind == E_LOAD ? buffer(x, (int)n.id, true) : n.kind == E_AXIS ? axis(x, (int)n.id) : 0;
-    Expr arg[MAX_RANK] = {0};
-    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) arg[i] = translate(x, n.arg[i]);
-    return expr_again(x->k, &n, id, arg);
+    if (n.kind == E_LOAD) n.id = (uint32_t)buffer(x, (int)n.id, true);
+    if (n.kind == E_AXIS) n.id = (uint32_t)axis(x, (int)n.id);
+    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) n.arg[i] = translate(x, n.arg[i]);
+    return expr_rebuild(x->k, &n);
 }
 
 static Expr translate(Extract *x, Expr e)

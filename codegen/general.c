@@ -236,13 +236,13 @@ static Expr general_expr(Family *f, const Expr *e);
 static Expr general_node(Family *f, const Expr *e)
 {
     ExprNode n = *expr_node(f->kin[0], e[0]);
-    Expr arg[MAX_RANK] = {0}, *each = NEW_ARRAY(f->scratch, Expr, f->n);
+    Expr *each = NEW_ARRAY(f->scratch, Expr, f->n);
     if (is_number(&n)) return number_of(f, e);
     for (int a = 0; a < MAX_RANK && n.arg[a]; a++) {
         for (uint32_t i = 0; i < f->n; i++) each[i] = expr_node(f->kin[i], e[i])->arg[a];
-        arg[a] = general_expr(f, each);
+        n.arg[a] = general_expr(f, each);
     }
-    return expr_again(f->k, &n, (int)n.id, arg);
+    return expr_rebuild(f->k, &n);
 }
 
 static Expr general_expr(Family *f, const Expr *e)

@@ -459,7 +459,7 @@ typedef struct Rewrite {
     const Compute *def;
 } Rewrite;
 
-static Expr rebuild(Kernel *k, const ExprNode *n)
+Expr expr_rebuild(Kernel *k, const ExprNode *n)
 {
     if (n->kind == E_LOAD) return expr_load(k, (int)n->id, n->arg);
     if (n->kind != E_PRIM) return intern(k, n);
@@ -480,7 +480,7 @@ static Expr rewrite_node(Rewrite *r, Expr e)
             same = same && child == n.arg[i];
             n.arg[i] = child;
         }
-        to = same ? e : rebuild(r->k, &n);
+        to = same ? e : expr_rebuild(r->k, &n);
         if (r->after) to = r->after(r, to);
     }
     memo_put(r->k->pool, r->memo, e, to);

@@ -190,6 +190,7 @@ bool expr_range(Kernel *k, Expr e, int64_t *lo, int64_t *hi);/* of an index, fro
 Expr expr_step(Kernel *k, Expr e, int axis);                 /* e(axis + 1) - e(axis) when that does not depend on axis, else 0 */
 Expr expr_map(Kernel *k, Expr e, const Expr *map);           /* axis a replaced by map[a], where that is not 0 */
 Expr expr_replace(Kernel *k, Expr e, Expr from, Expr to);
+Expr expr_rebuild(Kernel *k, const ExprNode *n);            /* like n, perhaps of another kernel, but with the id and operands that k has for it; folds */
 Expr expr_inline(Kernel *k, Expr e, const Compute *def);     /* loads of def's output replaced by def's value at that index; def->at are its axes */
 Expr expr_split(Kernel *k, Expr e);                          /* split axes replaced by their parts */
 int expr_cost(const Kernel *k, Expr e);                      /* in plain operations; a polynomial is a dozen */
