@@ -413,13 +413,18 @@ static uint64_t put_dims(Tables *t, const Val *val, uint32_t n, bool raw)
     return PUT_ARRAY(t, dim.at, dim.n);
 }
 
+/* The place of what `key` says: the one that it has, or else `next`, which it gets. */
+static uint32_t place_of(Tables *t, Map *places, const char *key, uint32_t next)
+{
+    uint32_t found = map_get(places, key);
+    if (!found) map_put(t->mem, places, key, next + 1);
+    return found ? found - 1 : next;
+}
+
 static uint32_t number_put(Tables *t, int64_t v)
 {
-    const char *key = arena_printf(t->mem, "%lld", (long long)v);
-    uint32_t found = map_get(&t->numbers, key);
-    if (found) return found - 1;
-    uint32_t at = vec_push(t->mem, &t->number, v);
-    map_put(t->mem, &t->numbers, key, at + 1);
+    uint32_t at = place_of(t, &t->numbers, arena_printf(t->mem, "%lld", (long long)v), t->number.n);
+    if (at == t->number.n) vec_push(t->mem, &t->number, v);
     return at;
 }
 
@@ -604,14 +609,12 @@ static uint32_t program_put(Tables *t, Dim d)
 {
     const DimCode *code;
     d = dim_canon(t->z->dim, d);
-    const char *key = arena_printf(t->mem, "%u", (unsigned)d.id);
-    uint32_t found = map_get(&t->programs, key), n = dim_code(t->z->dim, d, t->mem, &code);
-    if (found) return found - 1;
+    uint32_t at = place_of(t, &t->programs, arena_printf(t->mem, "%u", (unsigned)d.id), t->spans.n);
+    if (at < t->spans.n) return at;
+    uint32_t n = dim_code(t->z->dim, d, t->mem, &code);
     bool known = dim_code_depth(code, n) <= OCTET_CODE_DEPTH;
     for (uint32_t i = 0; i < n; i++) known = known && (code[i].op != DIMOP_SYM || t->z->symbol[code[i].arg].used);
-    uint32_t at = vec_push(t->mem, &t->spans, code_put(t, code, known ? n : 0));
-    map_put(t->mem, &t->programs, key, at + 1);
-    return at;
+    return vec_push(t->mem, &t->spans, code_put(t, code, known ? n : 0));
 }
 
 static void put_work(Tables *t, uint64_t model)
@@ -639,10 +642,8 @@ static void put_work(Tables *t, uint64_t model)
 static uint32_t slice_put(Tables *t, OctetSlice s)
 {
     const char *key = arena_printf(t->mem, "%u %u %u", (unsigned)s.range, (unsigned)s.grain, (unsigned)s.scratch);
-    uint32_t found = map_get(&t->slices, key);
-    if (found) return found - 1;
-    uint32_t at = vec_push(t->mem, &t->slice, s);
-    map_put(t->mem, &t->slices, key, at + 1);
+    uint32_t at = place_of(t, &t->slices, key, t->slice.n);
+    if (at == t->slice.n) vec_push(t->mem, &t->slice, s);
     return at;
 }
 
@@ -679,10 +680,8 @@ static uint32_t level_like(const Image *im, uint32_t l)
 
 static uint32_t function_put(Tables *t, const char *symbol)
 {
-    uint32_t found = map_get(&t->functions, symbol);
-    if (found) return found - 1;
-    uint32_t at = vec_push(t->mem, &t->function, symbol);
-    map_put(t->mem, &t->functions, symbol, at + 1);
+    uint32_t at = place_of(t, &t->functions, symbol, t->function.n);
+    if (at == t->function.n) vec_push(t->mem, &t->function, symbol);
     return at;
 }
 
