@@ -53,6 +53,7 @@ struct OpDef {
                                   result, all arguments known; t: type of input 0; id 0: not a size (ops/rules.c calls it) */
     unsigned flags;
 };
+static inline int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; } /* those above may count from the end */
 enum {
     OP_UNIQUE = 1,   /* never shared (random) */
     OP_VALUES = 2,   /* its infer also computes the elements of small integer results (shape arithmetic) */

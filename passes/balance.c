@@ -18,8 +18,6 @@ typedef struct Balance {
 
 typedef bool TakeFn(Balance *b, uint32_t node, const Gains *g, int from_end, bool commit);
 
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
-
 static bool takes(Balance *b, Val v, const Gains *g, int from_end, uint32_t uses, bool commit);
 
 /* A constant takes it; another operand hands it on, where it has the channels at all. */

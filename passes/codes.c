@@ -51,7 +51,7 @@ static const Tensor *floats_of(const Graph *g, Val v)
 
 static bool multiplies(const Node *n) { return n->op->w_channel != n->op->w_input; }
 
-static Dim dim_at(const Type *t, int axis) { return t->dim[axis < 0 ? axis + t->rank : axis]; }
+static Dim dim_at(const Type *t, int axis) { return t->dim[axis_at(axis, t->rank)]; }
 
 bool is_channelwise(const Graph *g, const Node *n)
 {

@@ -33,8 +33,6 @@ typedef struct Equalizer {
     Arena *mem;
 } Equalizer;
 
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
-
 static bool is_contraction(const Graph *g, const Node *n)
 {
     const Tensor *t = n->op->quant == QUANT_INTEGER ? graph_val(g, node_in(g, n, 1))->konst : NULL;

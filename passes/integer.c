@@ -416,13 +416,13 @@ static bool one_scale(const Graph *g, const Node *dq)
     return !node_int(dq, "block_size") && (s->rank == 0 || (s->rank == 1 && dim_is(g->module->dim, s->dim[0], 1)));
 }
 
-static int channel_of(const Node *n, int rank) { return n->op->w_channel < 0 ? rank + n->op->w_channel : n->op->w_channel; }
+static int channel_of(const Node *n, int rank) { return axis_at(n->op->w_channel, rank); }
 
 /* A scale for each row along the last axis, which is what n sums over: blocks as long as the rows, symmetric codes. */
 static bool per_row(const Graph *g, const Node *dq, const Node *n)
 {
     const Type *t = val_type(g, node_in(g, dq, 0)), *s = val_type(g, node_in(g, dq, 1));
-    int axis = n->op->x_input < 0 ? t->rank + n->op->x_input : n->op->x_input;
+    int axis = axis_at(n->op->x_input, t->rank);
     int64_t of = node_int(dq, "axis"), size;
     return !node_in(g, dq, 2).id && !n->op->w_taps && t->rank > 0 && s->rank == t->rank && axis == t->rank - 1 &&
            (of < 0 ? of + t->rank : of) == axis && dim_is_const(g->module->dim, t->dim[axis], &size) &&
@@ -462,7 +462,7 @@ static const char *why_weights(const Graph *g, const Node *n, const Node *dx, co
     if (!constant) return "its second operand has several scales";
     int64_t axis = node_int(dw, "axis"), size;
     if (node_int(dw, "block_size")) return "its weights have a scale for each block: they are widened beside their products";
-    if ((axis < 0 ? axis + w->rank : axis) != channel_of(n, w->rank) ||
+    if (axis_at(axis, w->rank) != channel_of(n, w->rank) ||
         !dim_is(g->module->dim, w->dim[channel_of(n, w->rank)], count_of(g, node_in(g, dw, 1))))
         return "the scales of its weights go along another axis than its output channels";
     return dim_is_const(g->module->dim, w->dim[channel_of(n, w->rank)], &size) ? NULL : "its weights have free sizes";
@@ -552,7 +552,7 @@ static Val contract(Integer *x, const Node *n)
     if (!meets_codes(x->in, n) || why_float(x->in, n, x->ctx)) return (Val){0};
     const Node *dx = def_of(x->in, node_in(x->in, n, 0)), *dw = def_of(x->in, node_in(x->in, n, 1));
     bool rows = per_row(x->in, dx, n);
-    int rank = val_type(x->in, n->out)->rank, axis = n->op->y_channel < 0 ? rank + n->op->y_channel : n->op->y_channel;
+    int rank = val_type(x->in, n->out)->rank, axis = axis_at(n->op->y_channel, rank);
     Val in[4];
     const Node *from[2] = {dx, dw};
     for (int i = 0; i < 2; i++)
@@ -609,7 +609,7 @@ static Val requantize(Integer *x, const Node *n)
     if (!bias.id && c->nin > 2) bias = node_in(x->in, c, 2);
     const Node *side[2] = {def_of(x->in, node_in(x->in, c, 0)), def_of(x->in, node_in(x->in, c, 1))};
     if (!eight_bits(val_type(x->in, node_in(x->in, side[0], 0))->dtype) || !per_tensor(x->in, side[0])) return (Val){0};
-    int rank = val_type(x->in, c->out)->rank, axis = c->op->y_channel < 0 ? rank + c->op->y_channel : c->op->y_channel;
+    int rank = val_type(x->in, c->out)->rank, axis = axis_at(c->op->y_channel, rank);
     Val in[4], scale = product_of(x, x->map[node_in(x->in, side[0], 1).id], x->map[node_in(x->in, side[1], 1).id], "Mul", c->loc);
     const Tensor *known = graph_val(x->out, scale)->konst;
     Val whole = bias.id && known ? whole_bias(x, bias, known) : (Val){0};
@@ -844,8 +844,6 @@ Graph *pass_finish(const Graph *in, PassCtx *ctx)
     return has_edges(in) ? steps_run(in, ctx, steps, COUNT_OF(steps)) : (Graph *)in;
 }
 
-static int axis_in(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
-
 /* C(x, DQ(codes, s), b) as C(x, DQ(codes, 1)) * s + b, where the kernel widens codes as it loads them: once for a result, not for each term. */
 static Val scale_behind(Integer *x, const Node *n)
 {
@@ -854,12 +852,12 @@ static Val scale_behind(Integer *x, const Node *n)
     const Tensor *s = graph_val(x->in, node_in(x->in, dq, 1))->konst;
     const Type *w = val_type(x->in, dq->out), *y = val_type(x->in, n->out);
     if (!s || s->type != DT_f32 || s->rank != 1 || all_ones(s) || y->dtype != DT_f32 || y->rank < 1) return (Val){0};
-    if (axis_in(n->op->w_channel, w->rank) != axis_in((int)node_int(dq, "axis"), w->rank) || node_int(dq, "block_size")) return (Val){0};
+    if (axis_at(n->op->w_channel, w->rank) != axis_at((int)node_int(dq, "axis"), w->rank) || node_int(dq, "block_size")) return (Val){0};
     Val one = graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1), NULL), arg[3];
     for (uint32_t i = 0; i < n->nin && i < COUNT_OF(arg); i++) arg[i] = x->map[node_in(x->in, n, i).id];
     Val codes = emit(x->out, "DequantizeLinear", dq->loc, 2, x->map[node_in(x->in, dq, 0).id], one);
     Val sum = graph_emit(x->out, n->op, n->attr, (Val[]){arg[0], codes}, 2, 1, n->loc, NULL);
-    int axis = axis_in(n->op->y_channel, y->rank);
+    int axis = axis_at(n->op->y_channel, y->rank);
     sum = emit(x->out, "Mul", n->loc, 2, sum, along_channel(x, x->map[node_in(x->in, dq, 1).id], y->rank, axis, n->loc));
     if (n->nin < 3 || !arg[2].id) return sum;
     return emit(x->out, "Add", n->loc, 2, sum, along_channel(x, arg[2], y->rank, axis, n->loc));

@@ -32,7 +32,6 @@ const char *tensor_name(const Graph *g, Val v, Arena *mem)
 }
 
 /* ---- which nodes become integer ---- */
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
 
 static double elements(const Graph *g, const Type *t)
 {

@@ -60,8 +60,6 @@ static const Node *def_of(const Graph *g, Val v)
     return def == NO_NODE ? NULL : &g->node.at[def];
 }
 
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
-
 /* Constant weights of one matrix, which sum over the last axis of input 0. */
 static bool is_product(const Rotor *r, const Node *n)
 {

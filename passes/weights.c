@@ -5,7 +5,6 @@
 #include <math.h>
 
 /* ---- the matrix ---- */
-static int axis_at(int axis, int rank) { return axis < 0 ? axis + rank : axis; }
 
 /* Offsets of all combinations of the axes of a set (bits), the last axis fastest; n of them. */
 static int64_t *offsets_of(const Tensor *t, unsigned set, int64_t *n, Arena *mem)
