@@ -3,6 +3,7 @@
 #include "passes/weights.h"
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 
 /* ---- the matrix ---- */
 
@@ -384,6 +385,7 @@ static WeightCodes find_rtn(const WeightMatrix *m, const WeightForm *f, const Mo
 
 /* ---- windows: what lies under one is alike, the more the nearer. So it is not the squares of the errors of its taps that count but those of
  * what they make of such values together: sum e[i] e[j] ALIKE^distance. ---- */
+enum { MOST_TAPS = 256 }; /* time and memory grow with their square */
 typedef struct Taps {
     const WeightMatrix *m;
     int64_t n;       /* of one channel */
@@ -392,17 +394,17 @@ typedef struct Taps {
     int *code, *best;
 } Taps;
 
-static Taps taps_new(const WeightMatrix *m, Arena *mem)
+static Taps taps_new(const WeightMatrix *m, int64_t taps, Arena *mem)
 {
     static const double ALIKE = 0.9;
-    Taps t = {.m = m, .n = m->channels ? m->in / m->channels : 0};
+    Taps t = {.m = m, .n = taps};
     t.alike = NEW_ARRAY(mem, double, t.n * t.n + 1), t.off = NEW_ARRAY(mem, double, t.n + 1), t.pull = NEW_ARRAY(mem, double, t.n + 1);
     t.code = NEW_ARRAY(mem, int, t.n + 1), t.best = NEW_ARRAY(mem, int, t.n + 1);
     for (int64_t i = 0; i < t.n; i++)
         for (int64_t j = 0; j < t.n; j++) {
             int64_t a = i, b = j, apart = 0;
             for (int d = m->tensor ? m->tensor->rank : 0; d-- > 2; a /= m->tensor->dim[d], b /= m->tensor->dim[d])
-                apart += (int64_t)fabs((double)(a % m->tensor->dim[d] - b % m->tensor->dim[d]));
+                apart += llabs(a % m->tensor->dim[d] - b % m->tensor->dim[d]);
             t.alike[i * t.n + j] = pow(ALIKE, (double)apart);
         }
     return t;
@@ -463,9 +465,12 @@ static WeightCodes find_even(const WeightMatrix *m, const WeightForm *f, const M
 {
     Arena work = {0};
     WeightCodes c = find_rtn(m, f, s, mem);
-    Taps t = taps_new(m, &work);
-    for (int64_t r = 0; r < m->out && dtype_is_int(f->code) && !f->group && t.n > 1; r++)
-        for (int64_t i = 0; i < m->channels; i++) taps_round(&t, &c, r, i);
+    int64_t taps = m->channels ? m->in / m->channels : 0;
+    if (dtype_is_int(f->code) && !f->group && taps > 1 && taps <= MOST_TAPS) {
+        Taps t = taps_new(m, taps, &work);
+        for (int64_t r = 0; r < m->out; r++)
+            for (int64_t i = 0; i < m->channels; i++) taps_round(&t, &c, r, i);
+    }
     arena_drop(&work);
     return c;
 }

@@ -570,6 +570,18 @@ Test(weights, gains_are_chosen_for_clipped_grids)
     cr_expect(c.error < 0.785 * c.error_nearest, "%g, nearest %g", c.error, c.error_nearest);
 }
 
+Test(weights, windows_of_very_many_taps_are_rounded_to_nearest)
+{
+    const WeightForm f = {.code = DT_i8};
+    WeightMatrix m = product(1200, 3, 5);
+    for (int64_t channels = 4; channels <= 6; channels += 2) { /* 300 taps and 200 */
+        m.channels = channels;
+        WeightCodes rtn = weight_method_find("rtn")->find(&m, &f, NULL, &w.mem), even = weight_method_find("even")->find(&m, &f, NULL, &w.mem);
+        bool same = !memcmp(rtn.code, even.code, sizeof *rtn.code * (size_t)(m.out * m.in));
+        cr_expect(same == (channels == 4), "%d channels", (int)channels);
+    }
+}
+
 /* Inputs that say little or nothing: constant rows, fewer rows than columns, columns that are always zero, no rows. */
 Test(weights, poor_statistics_do_no_harm)
 {
