@@ -4,9 +4,8 @@
  *
  * All layers that multiply the same values share their gains: mean|x|^ratio of every channel, divided by the root of the largest times
  * the smallest; the ratio with the least square error of all their outputs, on some of their rows, is taken. Grids are clipped as with
- * "mse", columns weighed by their mean squares, when ratios are compared too (large channels gain more from it than from being larger),
- * and stay so where that helps. Where a layer ends no better on held-out rows than by rounding to nearest, the gains of all of them are 1
- * again. */
+ * "mse", columns weighed by their mean squares, when ratios are compared, and stay so where that helps. Where a layer ends no better on
+ * held-out rows than by rounding to nearest, the gains of all of them are 1 again. */
 #include "passes/weights.h"
 #include <math.h>
 
