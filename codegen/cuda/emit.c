@@ -3,8 +3,8 @@
  * A bound loop becomes its index; every other loop is a `for`. Values are written in SSA form, one constant per node,
  * because text has no sharing and polynomials use their argument many times; what a guard protects is written inside
  * its own `if`. Types narrower than float hold floats that the type has. A failed check sets *status and ends its
- * thread, which barriers allow. The text includes octet_device.h (prelude.c); a host function run_NAME(), seen by
- * tests/cuda/shim.h only, launches it. */
+ * thread, which barriers allow. The text includes octet_device.h (prelude.c); a host function run_NAME(), seen where
+ * OCTET_HOST is defined (tests/cuda), launches it. */
 #include "codegen/cuda/cuda.h"
 #include <ctype.h>
 #include <math.h>
@@ -408,18 +408,15 @@ static void emit_signature(Emit *x)
 
 static void emit_launch(Emit *x)
 {
-    fprintf(x->f,
-            "#ifdef OCTET_SHIM\nextern \"C\" int run_%s(const i64 *size, void *const *buf)\n{\n    int status = 0;\n",
-            x->symbol);
+    fprintf(x->f, "#ifdef OCTET_HOST\nextern \"C\" int run_%s(const i64 *size, void *const *buf)\n{\n", x->symbol);
     for (uint32_t i = 0; i < dim_symbols(x->k->dim); i++) fprintf(x->f, "    const i64 n%u = size[%u];\n", i, i);
-    fputs("    launch(1", x->f);
+    fprintf(x->f, "    (void)size;\n    return LAUNCH(%s", x->symbol);
     for (LoopKind b = LOOP_BLOCK_X; b <= LOOP_THREAD_Y; b++) emit_extent(x, b);
-    fprintf(x->f, ", [&] { %s(", x->symbol);
-    for (uint32_t i = 0; i < dim_symbols(x->k->dim); i++) fprintf(x->f, "n%u, ", i);
+    for (uint32_t i = 0; i < dim_symbols(x->k->dim); i++) fprintf(x->f, ", n%u", i);
     uint32_t n = 0;
     for (uint32_t b = 1; b < x->k->buf.n; b++)
-        if (is_param(&x->k->buf.at[b])) fprintf(x->f, "(%s *)buf[%u], ", cell_type(x->k->buf.at[b].type), n++);
-    fputs("&status); });\n    (void)size, (void)buf;\n    return status;\n}\n#endif\n", x->f);
+        if (is_param(&x->k->buf.at[b])) fprintf(x->f, ", (%s *)buf[%u]", cell_type(x->k->buf.at[b].type), n++);
+    fputs(");\n}\n#endif\n", x->f);
 }
 
 void cuda_emit(Kernel *k, const char *symbol, FILE *f)

@@ -4,12 +4,13 @@
 /* clang-format off */
 static const char text[] =
 "#pragma once\n"
-"// What kernels need beside C++: NVRTC brings CUDA's own functions, tests/cuda/shim.h brings them for a host compiler.\n"
+"// What kernels need beside C++: NVRTC and nvcc bring CUDA's own functions, tests/cuda/shim.h brings them for a host compiler.\n"
 "typedef signed char i8;\ntypedef short i16;\ntypedef int i32;\ntypedef long long i64;\n"
 "typedef unsigned char u8;\ntypedef unsigned short u16;\ntypedef unsigned int u32;\ntypedef unsigned long long u64;\n"
 "#ifdef __CUDACC_RTC__\n#define DEVICE __device__ __forceinline__\n"
 "#define INF __int_as_float(0x7f800000)\n#define NOT_A_NUMBER __int_as_float(0x7fc00000)\n"
-"#else\n#define DEVICE inline\n#define INF __builtin_huge_valf()\n#define NOT_A_NUMBER __builtin_nanf(\"\")\n#endif\n"
+"#else\n#define INF __builtin_huge_valf()\n#define NOT_A_NUMBER __builtin_nanf(\"\")\n"
+"#ifdef __CUDACC__\n#define DEVICE __host__ __device__ __forceinline__\n#else\n#define DEVICE inline\n#endif\n#endif\n"
 "template <class T> struct Same { typedef T type; };\n"
 "#define OTHER typename Same<T>::type\n"
 "\n// numbers: as ir/prim.def says\n"

@@ -1,10 +1,11 @@
 // shim.h - CUDA's words for a host C++ compiler: the texts of cuda_emit() run on the CPU, threads of a block as fibers.
 //
 // Every thread runs until it meets a barrier or ends; a barrier lets the others come to it first. So indexing, barriers and
-// arithmetic are checked; memory races, warps and speed are not. Compile with -fwrapv -ffp-contract=off -DOCTET_SHIM.
+// arithmetic are checked; memory races, warps and speed are not. Compile with -fwrapv -ffp-contract=off -DOCTET_HOST.
 #pragma once
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <ucontext.h>
 using std::acos; using std::acosh; using std::asin; using std::asinh; using std::atan; using std::atanh; using std::ceil;
@@ -24,12 +25,12 @@ static std::function<void()> *entry;
 static void start() { (*entry)(); done[current] = true; }
 }
 static inline void __syncthreads() { swapcontext(&shim::fiber[shim::current], &shim::scheduler); }
-static inline void launch(long long all, long long gx, long long gy, long long bx, long long by, std::function<void()> body)
+static inline void launch(long long gx, long long gy, long long bx, long long by, std::function<void()> body)
 {
     static char *stack = (char *)std::malloc((size_t)shim::MAX_THREADS * shim::STACK);
     shim::entry = &body;
     if (bx * by > shim::MAX_THREADS) std::abort();
-    for (long long block = 0; block < all * gx * gy; block++) {
+    for (long long block = 0; block < gx * gy; block++) {
         for (int t = 0; t < bx * by; t++) {
             ucontext_t *c = &shim::fiber[t];
             getcontext(c);
@@ -47,3 +48,6 @@ static inline void launch(long long all, long long gx, long long gy, long long b
             }
     }
 }
+#define LAUNCH(kernel, gx, gy, bx, by, ...) [&] { int status = 0; launch(gx, gy, bx, by, [&] { kernel(__VA_ARGS__, &status); }); return status; }()
+extern "C" void *device_put(const void *from, size_t bytes) { return std::memcpy(std::malloc(bytes), from, bytes); }
+extern "C" void device_take(void *to, void *at, size_t bytes) { std::memcpy(to, at, bytes), std::free(at); }

@@ -1,10 +1,7 @@
-/* CUDA texts: scheduled kernels against the interpreter on the CPU shim, and through NVRTC where that is installed. */
-#include "codegen/cuda/cuda.h"
-#include <criterion/criterion.h>
-#include <dlfcn.h>
+/* CUDA texts: scheduled kernels against the interpreter on the CPU shim, on a GPU where there is one, and through NVRTC where that is
+ * installed. */
+#include "tests/unit/cuda_host.h"
 #include <math.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 static Arena mem;
 static Diag diag;
@@ -66,30 +63,6 @@ static const char *source(Kernel **k)
     return copy;
 }
 
-static void write_file(const char *folder, const char *name, const char *text)
-{
-    FILE *f = fopen(arena_printf(&mem, "%s/%s", folder, name), "w");
-    cr_assert(f);
-    fputs(text, f);
-    fclose(f);
-}
-
-static void *compile(const char *text)
-{
-    char folder[] = "/tmp/octet_cuda_XXXXXX";
-    cr_assert(mkdtemp(folder));
-    write_file(folder, "octet_device.h", arena_printf(&mem, "#include \"tests/cuda/shim.h\"\n%s", cuda_prelude));
-    write_file(folder, "k.cc", text);
-    const char *command = arena_printf(
-        &mem, "c++ -std=c++17 -O1 -w -fwrapv -ffp-contract=off -DOCTET_SHIM -I. -I%s -shared -fPIC -o %s/k.so %s/k.cc",
-        folder, folder, folder);
-    int rc = system(command);
-    void *h = rc ? NULL : dlopen(arena_printf(&mem, "%s/k.so", folder), RTLD_NOW);
-    if (system(arena_printf(&mem, "rm -rf %s", folder)) != 0) cr_log_warn("%s stays", folder);
-    cr_assert(h, "the text does not compile");
-    return h;
-}
-
 static void *fill(DType t, unsigned seed)
 {
     void *p = arena_alloc(&mem, ELEMENTS * 8);
@@ -120,23 +93,27 @@ static void *memory(const Kernel *k, uint32_t b)
     return is_input(k, b) ? fill(k->buf.at[b].type, b) : arena_alloc(&mem, ELEMENTS * 8);
 }
 
+static int run(void *library, const char *name, void *const *buf, uint32_t bufs)
+{
+    size_t bytes[MAX_BUFS];
+    for (uint32_t b = 0; b < bufs; b++) bytes[b] = ELEMENTS * 8;
+    return cuda_host_run(library, name, sizes, buf, bytes, bufs);
+}
+
 static void check(const char *formula_text, Kernel *k, void *library)
 {
     void *formula[MAX_BUFS] = {0}, *loops[MAX_BUFS] = {0}, *device[MAX_BUFS] = {0};
     Kernel *whole = kernel_parse(&mem, dims_new(&mem), formula_text, &diag);
-    for (uint32_t b = 1, n = 0; b < whole->buf.n; b++) {
+    uint32_t bufs = 0;
+    for (uint32_t b = 1; b < whole->buf.n; b++) {
         formula[b] = memory(whole, b), loops[b] = memory(whole, b);
-        if (k->buf.at[b].kind <= BUF_CONST) device[n++] = memory(whole, b);
+        if (k->buf.at[b].kind <= BUF_CONST) device[bufs++] = memory(whole, b);
         else loops[b] = NULL;
     }
     void *const *out = device;
     cr_assert_eq(interp_compute(whole, sizes, formula), 0, "%s", k->name);
     cr_assert_eq(interp_loops(k, sizes, loops), 0, "%s", k->name);
-    int (*run)(const int64_t *, void *const *) = NULL;
-    void *symbol = dlsym(library, arena_printf(&mem, "run_%s", k->name));
-    memcpy(&run, &symbol, sizeof symbol);
-    cr_assert(run);
-    cr_assert_eq(run(sizes, device), 0);
+    cr_assert_eq(run(library, k->name, device, bufs), 0);
     for (uint32_t b = 1; b < whole->buf.n; b++) {
         if (k->buf.at[b].kind > BUF_CONST) continue;
         if (k->buf.at[b].kind == BUF_OUT) compare(k, b, formula[b], loops[b]), compare(k, b, formula[b], *out);
@@ -144,27 +121,30 @@ static void check(const char *formula_text, Kernel *k, void *library)
     }
 }
 
-Test(cuda, texts_on_the_shim)
+static void texts_run(const CudaHost *host)
 {
     Kernel *k[KERNELS];
     const char *text = source(k);
-    if (system("c++ --version > /dev/null 2>&1") != 0) cr_skip_test("no C++ compiler");
-    void *library = compile(text);
+    if (!cuda_host_present(host)) cr_skip_test("%s", host->absent);
+    void *library = cuda_host_library(host, text);
     for (int i = 0; i < KERNELS; i++) check(kernels[i], k[i], library);
 }
 
-Test(cuda, failed_check_is_reported)
+static void failed_check_is_reported(const CudaHost *host)
 {
     Kernel *k[KERNELS];
     const char *text = source(k);
-    if (system("c++ --version > /dev/null 2>&1") != 0) cr_skip_test("no C++ compiler");
-    void *library = compile(text), *symbol = dlsym(library, "run_gather");
-    int (*run)(const int64_t *, void *const *);
-    memcpy(&run, &symbol, sizeof symbol);
+    if (!cuda_host_present(host)) cr_skip_test("%s", host->absent);
     int64_t *index = fill(DT_i64, 1);
     index[3] = -1;
-    cr_expect_eq(run(sizes, (void *[]){fill(DT_f32, 2), index, fill(DT_f32, 3)}), OCTET_ERR_INDEX);
+    void *buf[] = {fill(DT_f32, 2), index, fill(DT_f32, 3)};
+    cr_expect_eq(run(cuda_host_library(host, text), "gather", buf, COUNT_OF(buf)), OCTET_ERR_INDEX);
 }
+
+Test(cuda, texts_on_the_shim) { texts_run(&cuda_shim); }
+Test(cuda, texts_on_a_gpu) { texts_run(&cuda_gpu); }
+Test(cuda, failed_check_is_reported) { failed_check_is_reported(&cuda_shim); }
+Test(cuda, failed_check_is_reported_by_a_gpu) { failed_check_is_reported(&cuda_gpu); }
 
 Test(cuda, nvrtc)
 {

@@ -1,12 +1,9 @@
 /* Whole programs on the CUDA side: what the golden kernels say, clustered, laid out, cut, scheduled for a GPU, printed as CUDA C, run on the
- * CPU behind tests/cuda/shim.h, and compared with the interpreter. So lowering and schedules stay free of LLVM. Where NVRTC is installed
- * the same texts must compile for a GPU. */
-#include "codegen/cuda/cuda.h"
+ * CPU behind tests/cuda/shim.h, and compared with the interpreter. So lowering and schedules stay free of LLVM. Where there is a GPU they
+ * run there too, and where NVRTC is installed the same texts must compile for one. */
+#include "tests/unit/cuda_host.h"
 #include "tests/unit/kernel_runs.h"
 #include <dirent.h>
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #define FOLDER "tests/golden/kernel"
 typedef struct Device {
@@ -51,26 +48,6 @@ static Device device_new(const char *source, const char *prefix, FILE *text)
     return d;
 }
 
-static void *library_of(const char *text)
-{
-    char folder[] = "/tmp/octet-cuda-XXXXXX", command[1000];
-    cr_assert(mkdtemp(folder));
-    char path[2][100];
-    snprintf(path[0], sizeof path[0], "%s/octet_device.h", folder), snprintf(path[1], sizeof path[1], "%s/k.cc", folder);
-    FILE *f = fopen(path[0], "w");
-    fprintf(f, "#include \"tests/cuda/shim.h\"\n%s", cuda_prelude), fclose(f);
-    f = fopen(path[1], "w");
-    fputs(text, f), fclose(f);
-    snprintf(command, sizeof command, "c++ -std=c++17 -O1 -w -fwrapv -ffp-contract=off -DOCTET_SHIM -I. -I%s -shared -fPIC -o %s/k.so %s/k.cc", folder,
-             folder, folder);
-    int rc = system(command);
-    snprintf(command, sizeof command, "%s/k.so", folder);
-    void *h = rc ? NULL : dlopen(command, RTLD_NOW);
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert(system(command) == 0 && h, "the text does not compile");
-    return h;
-}
-
 static void run_steps(Device *d, const char *prefix, void *library)
 {
     void **at = program_memory(d->p);
@@ -78,15 +55,14 @@ static void run_steps(Device *d, const char *prefix, void *library)
         const struct CutStep *s = &d->cut->step[i];
         int64_t size[16];
         void *data[RUN_BUFS];
-        int (*run)(const int64_t *, void *const *);
-        void *symbol = dlsym(library, arena_printf(&d->p->mem, "run_%s_k%u", prefix, s->kernel));
-        cr_assert(symbol, "%s: no kernel %u", prefix, s->kernel);
-        memcpy(&run, &symbol, sizeof run);
+        size_t bytes[RUN_BUFS];
+        const char *name = arena_printf(&d->p->mem, "%s_k%u", prefix, s->kernel);
         for (uint32_t k = 0; k < s->sizes; k++) cr_assert(dim_eval(d->p->dim, s->size[k], d->p->symbol, &size[k]));
-        for (uint32_t b = 0; b < s->bufs; b++) data[b] = at[s->buf[b]];
-        cr_assert_eq(run(size, data), 0, "%s: step %u", prefix, i);
+        for (uint32_t b = 0; b < s->bufs; b++)
+            data[b] = at[s->buf[b]], bytes[b] = buffer_bytes(d->p->k, (int)s->buf[b], d->p->symbol) + SLACK;
+        cr_assert_eq(cuda_host_run(library, name, size, data, bytes, s->bufs), 0, "%s: step %u", prefix, i);
     }
-    program_compare(d->p, d->want, at, "CUDA");
+    program_compare(d->p, d->want, at, prefix);
 }
 
 enum { PROGRAMS = 32 };
@@ -117,14 +93,17 @@ static void programs_load(Programs *all)
     cr_assert(all->n > 0);
 }
 
-Test(cuda_programs, on_the_shim, .timeout = 300)
+static void programs_run(const CudaHost *host)
 {
     Programs all;
-    if (system("c++ --version > /dev/null 2>&1") != 0) cr_skip_test("no C++ compiler");
+    if (!cuda_host_present(host)) cr_skip_test("%s", host->absent);
     programs_load(&all);
-    void *library = library_of(all.text);
+    void *library = cuda_host_library(host, all.text);
     for (int i = 0; i < all.n; i++) run_steps(&all.device[i], all.prefix[i], library);
 }
+
+Test(cuda_programs, on_the_shim, .timeout = 300) { programs_run(&cuda_shim); }
+Test(cuda_programs, on_a_gpu, .timeout = 300) { programs_run(&cuda_gpu); }
 
 Test(cuda_programs, through_nvrtc, .timeout = 300)
 {
