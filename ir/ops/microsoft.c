@@ -55,7 +55,8 @@ static bool expand_qlinear_sigmoid(Expand *x) { return expand_qlinear_unary(x, "
 static bool expand_qlinear_leaky_relu(Expand *x) { return expand_qlinear_unary(x, "LeakyRelu"); }
 static bool infer_qlinear_unary(Infer *c) { return out_like(c, 0, 0); }
 
-/* Softmax of an opset before 13 runs over all dimensions from the axis on: they are flattened. */
+/* Softmax of an opset before 13 runs over all dimensions from the axis on: they are flattened. The operator is ONNX Runtime's alone, and its only
+ * definition is what that computes: a code is the value times the reciprocal of the scale, rounded down to an integer. */
 static bool expand_qlinear_softmax(Expand *x)
 {
     int rank = ex_type(x, x->in[0])->rank;
@@ -68,7 +69,8 @@ static bool expand_qlinear_softmax(Expand *x)
     if (flat) v = ex_op(x, NULL, "Flatten", (AttrSet[]){SET_INT("axis", axis)}, 1, &v, 1), axis = 1;
     v = ex_op(x, NULL, "Softmax", (AttrSet[]){SET_INT("axis", axis)}, 1, &v, 1);
     if (flat) v = EX(x, "Reshape", v, shape);
-    x->out[0] = quantize(x, v, x->in[3], ex_in(x, 4), ex_type(x, x->in[0])->dtype);
+    Val steps = EX(x, "Floor", EX(x, "Reciprocal", x->in[3]));
+    x->out[0] = quantize(x, v, EX(x, "Reciprocal", steps), ex_in(x, 4), ex_type(x, x->in[0])->dtype);
     return true;
 }
 

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""exact.py CASE... [--octet PROGRAM] [--least PERCENT] [--apart] [--itself] [--flag=FLAG...]: models that came quantized, code by code.
+"""exact.py CASE... [--octet PROGRAM] [--least PERCENT] [--all] [--apart] [--itself [--under COMMAND]] [--flag=FLAG...]: models that came quantized, code by code.
 
 A case is a folder with model.onnx and test_data_set_*, or a folder of such folders. For each model: of the 8- and 16-bit codes that are
 outputs, or the last ones before an output, how many equal those of ONNX Runtime on the recorded inputs, how many differ by one step, and
 the largest difference. Where no codes lie before an output (weights alone are codes), its floats are compared with the recorded ones, in parts of their largest.
 A code that falls to the other side of a tie changes what is behind it, and networks let that grow, so few other codes within a model can be many
 at its end. --apart shows the steps themselves: all codes of the model are inputs too, those that ONNX Runtime computes, and what a step makes
-of them is compared. --itself shows how far ONNX Runtime is from itself without its optimizations, and with one thread.
+of them is compared. --all counts every code that the model computes, not only the last ones. ONNX Runtime is many programs: what it computes depends on how
+it is set up, on how many threads share a batch, and on the instructions of the machine. --itself counts, for each of its setups, the codes that it shares with itself
+as it sets itself up, and those that we share with that setup; --under 'qemu-x86_64 -cpu Haswell' adds one that runs in another program, an emulator of a lesser CPU.
 With --least, ends with 1 if a model has fewer percent of equal codes, or codes more than one step apart. Needs onnx and onnxruntime;
 without them it says so and checks nothing."""
 import argparse
 import glob
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,10 +124,11 @@ def run_octet(args, path, inputs, folder):
     return dict(np.load(out))
 
 
-def session_of(path, **settings):
+def session_of(path, entries=(), **settings):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     for key, value in settings.items(): setattr(options, key, value)
+    for key, value in entries: options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
 
 
@@ -136,21 +140,47 @@ def data_sets(case):
     return sorted(glob.glob(os.path.join(case, 'test_data_set_*')))
 
 
-def check_itself(case, source, model, codes, inputs):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = with_codes(copy, codes, folder)
-        copy_weights(source, folder)
-        none = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        base, others = session_of(path), {'without optimizations': session_of(path, graph_optimization_level=none), 'one thread': session_of(path, intra_op_num_threads=1)}
-        equal, count = dict.fromkeys(others, 0), 0
-        for data in data_sets(case):
-            feeds = tensors(data, 'input', inputs)
-            want = base.run(list(codes), feeds)
-            count += sum(v.size for v in want)
-            for k, s in others.items(): equal[k] += sum(int((a == b).sum()) for a, b in zip(want, s.run(list(codes), feeds)))
-    print('%-45s ONNX Runtime and itself: %s' % (name_of(case), ', '.join(f'{k} {100 * n / max(count, 1):.3f} % equal' for k, n in equal.items())))
+# How ONNX Runtime may be set up, as it sets itself up first. On x86 it makes integer kernels of u8 codes, and of s8 codes only where it can turn them
+# into u8; the entry lets it take them as they are.
+SETUPS = {'as it sets itself up': {},
+          'without optimizations': {'graph_optimization_level': onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL},
+          'with s8 integers': {'entries': [('session.qdqisint8allowed', '1')]},
+          'with one thread': {'intra_op_num_threads': 1}}
+CHILD = """import sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
+numpy.savez(sys.argv[3], *session.run(sys.argv[4:], dict(numpy.load(sys.argv[2]))))"""
+
+
+def run_under(command, path, names, feeds, folder):
+    """What ONNX Runtime computes in a process under another program."""
+    data, out = os.path.join(folder, 'under_in.npz'), os.path.join(folder, 'under_out.npz')
+    np.savez(data, **feeds)
+    done = subprocess.run([*shlex.split(command), sys.executable, '-c', CHILD, path, data, out, *names], capture_output=True, text=True)
+    if done.returncode: sys.exit(f'{command}: ended with {done.returncode}\n{done.stderr}')
+    with np.load(out) as made: return [made[f'arr_{i}'] for i in range(len(names))]
+
+
+def equal_codes(a, b): return sum(int((x == y).sum()) for x, y in zip(a, b))
+
+
+def check_itself(args, case, path, codes, inputs, folder):
+    names = list(codes)
+    setups = {k: session_of(path, **v) for k, v in SETUPS.items()}
+    shared, count = {k: [0, 0] for k in [*setups, *([f'under {args.under}'] if args.under else [])]}, 0
+    for data in data_sets(case):
+        feeds = tensors(data, 'input', inputs)
+        got = run_octet(args, path, feeds, folder)
+        made = {k: s.run(names, feeds) for k, s in setups.items()}
+        if args.under: made[f'under {args.under}'] = run_under(args.under, path, names, feeds, folder)
+        usual = made['as it sets itself up']
+        count += sum(v.size for v in usual)
+        for k, v in made.items():
+            shared[k][0] += equal_codes(v, usual)
+            shared[k][1] += equal_codes(v, [got[n] for n in names])
+    for k, (itself, ours) in shared.items():
+        print(f'{name_of(case):45} ONNX Runtime {k:30} shares {100 * itself / max(count, 1):7.3f} % with itself, {100 * ours / max(count, 1):7.3f} % with octet', flush=True)
 
 
 def check_apart(args, case, source, model, inputs):
@@ -192,12 +222,13 @@ def check(args, case):
     if args.apart: return check_apart(args, case, source, model, inputs)
     try: codes = codes_before(onnx.shape_inference.infer_shapes(model))
     except Exception: codes = codes_before(model)
-    if args.itself and codes: check_itself(case, source, model, codes, inputs)
+    if args.all: codes = {n: t for n, t in codes_made(model).items() if t in CODES}
     equal = near = count = most = 0
     apart, worst = 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = with_codes(model, codes, folder) if codes else source
         if codes: copy_weights(source, folder)
+        if args.itself and codes: check_itself(args, case, path, codes, inputs, folder)
         session = session_of(path) if codes else None
         changed = unsigned(model) if args.unsigned else set()
         if changed:
@@ -231,10 +262,13 @@ def main():
     p.add_argument('--octet', default='octet')
     p.add_argument('--least', type=float)
     p.add_argument('--apart', action='store_true', help='every step by itself, on the codes of ONNX Runtime')
-    p.add_argument('--itself', action='store_true', help='how many codes ONNX Runtime shares with itself, set up otherwise')
+    p.add_argument('--all', action='store_true', help='all codes that the model computes')
+    p.add_argument('--itself', action='store_true', help='how many codes ONNX Runtime, set up otherwise, shares with itself and with us')
+    p.add_argument('--under', metavar='COMMAND', help='with --itself: also run ONNX Runtime under this program, such as an emulator of another CPU')
     p.add_argument('--unsigned', action='store_true', help='of s8 activations: compare with the integer kernels that ONNX Runtime has for u8')
     p.add_argument('--flag', action='append', default=[], help='of octet run, as in --flag=--int16=integer')
     args = p.parse_args()
+    if args.under and not args.itself: p.error('--under belongs to --itself')
     cases = []
     for c in args.case:
         cases += [c] if os.path.exists(os.path.join(c, 'model.onnx')) else sorted(os.path.dirname(m) for m in glob.glob(os.path.join(c, '*/model.onnx')))

@@ -251,6 +251,16 @@ Test(ops2, requantization)
     EXPECT(b, op(b, "octet", "Requant", NULL, 0, 1, NULL, VALS(acc, s, z)), 1, 3, -99, 127);
 }
 
+/* 1 is as many steps as the reciprocal of the scale has whole ones: 170 of 170.9; 254 of the 254.99998 that 1/255 is in float32. */
+Test(ops2, qlinear_softmax_has_whole_steps)
+{
+    Bench *b = bench();
+    Val one = K(b, f32, 0, NULL, 1), z = K(b, u8, 0, NULL, 0), deep = K(b, u8, 1, D(2), 255, 0);
+    EXPECT(b, op(b, "com.microsoft", "QLinearSoftmax", NULL, 0, 1, NULL, VALS(deep, one, z, K(b, f32, 0, NULL, 0.00585), z)), 170, 0);
+    EXPECT(b, op(b, "com.microsoft", "QLinearSoftmax", NULL, 0, 1, NULL, VALS(deep, one, z, K(b, f32, 0, NULL, 1.0 / 255), z)), 254, 0);
+    EXPECT(b, op(b, "com.microsoft", "QLinearSoftmax", NULL, 0, 1, NULL, VALS(deep, one, z, K(b, f32, 0, NULL, 1.0 / 256), z)), 255, 0);
+}
+
 Test(ops2, lstm_one_step)
 {
     Bench *b = bench();
