@@ -741,7 +741,7 @@ bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetP
     Arena mem = {0};
     bool ok = passes(ctx, &all, false, &mem) != NULL;
     arena_drop(&mem);
-    q->regions = b->regions = all.regions, q->tables = all.tables, q->region_of = all.region_of, q->places = all.places;
+    q->regions = b->regions = all.regions, q->tables = all.tables, q->region_reads = all.region_reads;
     q->region_at = all.region_at, q->located = all.located;
     b->region = NEW_ARRAY(q->mem, BudgetRegion, b->regions + 1);
     for (uint32_t i = 0; i <= b->regions; i++) b->region[i].loss = b->region[i].plain = b->region[i].quantized = NAN;

@@ -361,15 +361,6 @@ static const Graph *with_gains(Drive *dr, const Graph *g, Quantization *q)
     return balanced;
 }
 
-/* What a budget took back, said in the regions of another graph of the same model: a node of the file is in one of each. */
-static bool *reverted_elsewhere(Quantization *q, const Quantization *there)
-{
-    bool *r = NEW_ARRAY(q->mem, bool, there->regions + 1);
-    for (uint32_t i = 0; i < q->places && i < there->places; i++)
-        r[there->region_of[i]] = r[there->region_of[i]] || q->reverted[q->region_of[i]];
-    return r;
-}
-
 /* The graph quantized with what was found, to be written as a model: from the imported graph again, in which composites stay that only
  * operators of ours can express. Gains that came with codes are values of `simple`, and go with it; others are known by name. */
 static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Quantization *q)
@@ -388,7 +379,7 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
     if (q->reverted && other) {
         first.reverted = NULL, first.layer.at = NULL, first.layer.n = first.layer.cap = 0;
         if (!run_passes(dr, simple, from_quantize, from_quantize, &first)) return NULL;
-        own.reverted = reverted_elsewhere(q, &first);
+        own.reverted = regions_elsewhere(q, q->reverted, &first, q->mem);
     }
     Graph *made = run_passes(dr, simple, from_quantize, before_integer, &own);
     q->layer = own.layer;

@@ -48,7 +48,7 @@ typedef struct Costs {
     Arena mem;
     uint32_t n;                /* of the roundings */
     Val *value;                /* computed ones that are rounded, each once */
-    uint32_t *of, values;      /* of: which of them, per rounding; from `values` on: a constant */
+    uint32_t *of, values;      /* of: which of them, per rounding; from `values` on: a constant, or of a branch, which a sample may not take */
     uint32_t *first;           /* per value: the first of its roundings */
     uint32_t *output, outputs; /* float ones of g */
     Program program;
@@ -465,6 +465,8 @@ static void outputs_find(Costs *w)
         if (dtype_is_float(val_type(w->g, w->g->output.at[i])->dtype)) w->output[w->outputs++] = i;
 }
 
+static bool in_branch(const Graph *g, Val v) { return graph_when(g, v).id != 0; }
+
 static void values_find(Costs *w)
 {
     w->value = NEW_ARRAY(&w->mem, Val, w->n + 1), w->first = NEW_ARRAY(&w->mem, uint32_t, w->n + 1);
@@ -473,7 +475,7 @@ static void values_find(Costs *w)
         Val x = node_in(w->g, &w->g->node.at[w->asked->at[i].node], w->asked->at[i].operand);
         uint32_t v = 0;
         w->of[i] = UINT32_MAX, w->asked->at[i].cost = NAN, w->asked->at[i].spared = false;
-        if (graph_val(w->g, x)->konst) continue;
+        if (graph_val(w->g, x)->konst || in_branch(w->g, x) || in_branch(w->g, w->g->node.at[w->asked->at[i].node].out)) continue;
         while (v < w->values && w->value[v].id != x.id) v++;
         if (v == w->values) w->first[v] = i, w->value[w->values++] = x;
         w->of[i] = v;

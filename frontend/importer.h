@@ -40,6 +40,7 @@ typedef struct Import {
     Weights weights;
     const Onnx__ModelProto *model;
     Opsets opset;
+    Map taken;      /* names of values, with the last number that told one from others */
     Map read;       /* names that some node or output reads */
     Map function;   /* "domain:name:overload" to index + 1 */
     Map blocked_at; /* "domain:name" to index + 1 */

@@ -56,12 +56,27 @@ static bool scope_absent(const Scope *s, const char *name)
     return absent;
 }
 
+/* Of a value, for the whole model: passes and samples know values by it, but functions that are called twice, and branches, have the same names
+ * inside. Those of functions begin as those of its nodes do, others that are taken get a number. */
+static const char *name_taken(Import *im, const Scope *s, const char *name)
+{
+    const char *want = s->prefix ? arena_printf(im->scratch, "%s%s", s->prefix, name) : name, *own = want;
+    for (uint32_t n = map_get(&im->taken, want); map_get(&im->taken, own);) {
+        own = arena_printf(im->scratch, "%s_%u", want, ++n);
+        map_put(im->scratch, &im->taken, want, n);
+    }
+    own = copy_name(im, own);
+    map_put(im->scratch, &im->taken, own, 1);
+    return own;
+}
+
 bool scope_bind(Import *im, Scope *s, const char *name, Val v, const Loc *loc)
 {
     if (map_get(&s->name, name)) return diag_error(im->diag, loc, "name '%s' is defined twice", name);
-    const char *kept = copy_name(im, name);
-    map_put(im->scratch, &s->name, kept, v.id);
-    graph_name(im->g, v, kept);
+    map_put(im->scratch, &s->name, copy_name(im, name), v.id);
+    const char *has = graph_val(im->g, v)->name;
+    if (!has) graph_name(im->g, v, name_taken(im, s, name));
+    else if (!s->outer && !s->prefix) map_put(im->scratch, &im->taken, has, 1);
     return true;
 }
 

@@ -655,6 +655,15 @@ static bool codes_alone(const Quantizer *z, uint32_t i)
     return z->live[i] && (codes_tables(z->in, z->q, n) || codes_beside_integers(z->in, z->q, n));
 }
 
+/* By what they read, as ranges are known, for who makes another graph of the same model. */
+static void name_regions(const Quantizer *z)
+{
+    Quantization *q = z->q;
+    q->region_reads = NEW_ARRAY(q->mem, const char *, q->regions + 1);
+    for (uint32_t v = 1; v < z->in->val.n; v++)
+        if (z->region.of_val[v]) q->region_reads[z->region.of_val[v]] = tensor_name(z->in, (Val){v}, q->mem);
+}
+
 static void note_places(const Quantizer *z)
 {
     Quantization *q = z->q;
@@ -669,28 +678,26 @@ static void note_places(const Quantizer *z)
     q->region_at[0] = 0;
 }
 
-/* Where the nodes of the file are, for whoever writes them. Contractions tell first. */
 static void note_regions(const Quantizer *z)
 {
     Quantization *q = z->q;
-    q->regions = z->region.n, q->places = 0, q->tables = 0;
-    for (uint32_t i = 0; i < z->in->node.n; i++)
-        if (z->in->node.at[i].loc && z->in->node.at[i].loc->index >= (int)q->places)
-            q->places = (uint32_t)z->in->node.at[i].loc->index + 1;
-    q->region_of = NEW_ARRAY(q->mem, uint32_t, q->places + 1);
-    for (int contractions = 1; contractions >= 0; contractions--)
-        for (uint32_t i = 0; i < z->in->node.n; i++) {
-            const Loc *loc = z->in->node.at[i].loc;
-            if (!loc || loc->index < 0 || z->integer[i] != contractions) continue;
-            if (!q->region_of[loc->index]) q->region_of[loc->index] = z->region.of_node[i];
-        }
-    for (uint32_t i = 0; i < z->in->node.n; i++) {
-        const Node *n = &z->in->node.at[i];
-        if (!codes_alone(z, i)) continue;
-        if (!q->tables) q->tables = ++q->regions;
-        if (n->loc && n->loc->index >= 0 && !q->region_of[n->loc->index]) q->region_of[n->loc->index] = q->tables;
+    bool tables = false;
+    for (uint32_t i = 0; i < z->in->node.n && !tables; i++) tables = codes_alone(z, i);
+    q->regions = z->region.n + tables, q->tables = tables ? q->regions : 0;
+    name_regions(z), note_places(z);
+}
+
+bool *regions_elsewhere(const Quantization *q, const bool *chosen, const Quantization *there, Arena *mem)
+{
+    bool *r = NEW_ARRAY(mem, bool, there->regions + 1);
+    Map at = {0};
+    for (uint32_t i = 1; i <= q->regions; i++)
+        if (i != q->tables) map_put(mem, &at, q->region_reads[i], i);
+    for (uint32_t i = 1; i <= there->regions; i++) {
+        uint32_t here = i == there->tables ? q->tables : map_get(&at, there->region_reads[i]);
+        r[i] = !here || chosen[here];
     }
-    note_places(z);
+    return r;
 }
 
 static void find_regions(Quantizer *z)

@@ -140,15 +140,17 @@ struct Quantization {
     Map tried_of;                /* output of a layer -> number + 1 in tried */
     VEC(LayerTried *) tried;
     bool simulate;               /* make a simulation (passes/simulate.h) instead, by the passes up to "codes": another input, no reverted regions */
-    uint32_t regions;            /* found by pass_quantize(), and by position in the file the region of every node; 0: none */
-    uint32_t *region_of, places;
-    uint32_t *region_at, located; /* the same by Loc.place: of nodes that expansion made of one, too */
+    uint32_t regions;            /* found by pass_quantize() */
+    uint32_t *region_at, located; /* by Loc.place: the region of every node; 0: none */
+    const char **region_reads;   /* by region: the tensor that it reads; NULL: it is that of tables */
     uint32_t tables;             /* the region of what is codes alone, tables that are looked up and weights of float products, the last one; 0: there is none */
     struct Budget *budget;       /* frontend/budget.h: what was tried to stay inside it; NULL: there is none */
 };
 
 /* The tensors whose ranges pass_quantize() will ask for, by number of Val: the observers' list. */
 bool *quantize_wanted(const Graph *g, const Quantization *q, Arena *scratch); /* q: as it is asked for; NULL: integer activations */
+/* What is so of q's regions, from 1, said of those of another graph of the same model, which are known by what they read; what reads something else is. */
+bool *regions_elsewhere(const Quantization *q, const bool *chosen, const Quantization *there, Arena *mem);
 /* The forms of weights that will be codes, by number of node; code DT_NONE: they will not. No ranges are asked for. */
 WeightForm *quantize_forms(const Graph *g, const Quantization *q, Arena *mem);
 WeightForm *codes_forms(const Graph *g, const Quantization *q, Arena *mem); /* the same of pass_codes() */

@@ -84,6 +84,30 @@ def counting(words):
     return model(graph(nodes, [value('ids', 1, 'n', type=7)], [value('logits', 1, 'n', words)], tensors))
 
 
+def random_matrix(name, seed, size):
+    """Numbers that look random, in a tensor of a model."""
+    data = b''.join(struct.pack('<f', ((i + seed * 7919) * 2654435761 % 4294967291 / 4294967291 - 0.5) / 2) for i in range(size * size))
+    return number(1, size) + number(1, size) + number(2, 1) + text(8, name) + text(9, data)
+
+
+def called(size):
+    """A function of the model that is called twice: what is inside has the same names and numbers, and other weights."""
+    function = (text(1, 'Dense') + text(4, 'a') + text(4, 'b') + text(5, 'c') + text(7, node('MatMul', ['a', 'b'], ['h'])) +
+                text(7, node('Relu', ['h'], ['c'])) + text(9, number(2, 17)) + text(10, 'local'))
+    nodes = [node('Dense', [a, w], [y]) + text(7, 'local') for a, w, y in (('x', 'w1', 'p'), ('p', 'w2', 'y'))]
+    g = graph(nodes, [value('x', 'n', size)], [value('y', 'n', size)], [random_matrix(f'w{i}', i, size) for i in (1, 2)])
+    return model(g) + text(8, text(1, 'local') + number(2, 1)) + text(25, function)
+
+
+def branched(size):
+    """Branches that an input chooses between, whose values have the same names."""
+    def branch(name, w):
+        nodes = [node('MatMul', ['x', w], ['h']), node('Relu', ['h'], ['i']), node('MatMul', ['i', w], ['o'])]
+        return text(1, name) + text(6, graph(nodes, [], [text(1, 'o')])) + number(20, 5)
+    nodes = [node('If', ['c'], ['z'], branch('then_branch', 'w1'), branch('else_branch', 'w2')), node('Relu', ['z'], ['y'])]
+    return model(graph(nodes, [value('x', 'n', size), value('c', 1, type=9)], [value('y', 'n', size)], [random_matrix(f'w{i}', i, size) for i in (1, 2)]))
+
+
 def deep(levels):
     g = graph([node('Relu', ['x'], ['y'])], [], [value('y', 4)])
     for _ in range(levels):
@@ -156,6 +180,8 @@ def main(out, calibration):
     for i in range(8):
         row = b''.join(struct.pack('<f', ((i * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(40 * 64))
         sample(f'{out}/uneven/{i}.npz', x=npy('<f4', (40, 64), row))
+        sample(f'{out}/branched/{i}.npz', x=npy('<f4', (40, 64), row), c=npy('|b1', (1,), bytes([i % 2])))
+    put('called.onnx', called(64)), put('branched.onnx', branched(64))
     put('counting.onnx', counting(64))
     for i in range(8):
         for way in (1, -1):

@@ -94,6 +94,17 @@ check ranges-random calibrate_random
 smoothed() { octet compile "$work/bad/uneven.onnx" -o "$work/$1.so" --quantize int8 --target avx2 "${@:2}" > "$work/said" 2>&1; }
 smooth_told() { smoothed even --calibrate "$work/bad/uneven" --save-ranges "$work/even.ranges" && grep -q 'the inputs of 1 of them have smoothed channels' "$work/said" && grep -q 'gains=[0-9]' "$work/even.ranges"; }
 smooth_again() { smoothed again --ranges "$work/even.ranges" --save-ranges "$work/again.ranges" && grep -q 'smoothed channels' "$work/said" && cmp "$work/even.ranges" "$work/again.ranges"; }
+# Names inside of functions that are called twice, and of branches, stand for other values each time.
+like_float() {
+  local model="$work/bad/$1.onnx" samples="$work/bad/$2"
+  octet compile "$model" -o "$work/$1.so" --quantize int8 --calibrate "$samples" --report "$work/$1.json" --quiet && octet compile "$model" -o "$work/$1-float.so" --quiet || return 1
+  for i in 0 1; do
+    for p in $1 $1-float; do octet run "$work/$p.so" --input "$samples/$i.npz" --output "$work/$p.npz" || return 1; done
+    python3 "$root/tests/cli/close.py" 0.03 "$work/$1-float.npz" "$work/$1.npz" && ! python3 "$root/tests/cli/close.py" 1e-4 "$work/$1-float.npz" "$work/$1.npz" 2> /dev/null || return 1
+  done
+}
+check names-in-functions like_float called uneven
+check names-in-branches like_float branched branched
 # What few bits cost the outputs is measured, of values and of weights, unless places alone decide.
 costs_told() {
   octet compile "$digits" -o "$work/costs.so" --quantize $1 --calibrate "$calibration" --report "$work/costs.json" > "$work/said" 2>&1 && grep -q "  rounding $3 costs the outputs .* nats of divergence, at most" "$work/said" &&
@@ -473,6 +484,14 @@ export_budget() {
     python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); assert r["budget"]["looks"] > 1 and r["outputs"][0]["sqnr_db"] > 40 and r["run"]' "$work/qb.json"
 }
 check export-budget export_budget
+# A layer is known by what it multiplies, not by where it stands: those of a function that is called twice stand in the same place.
+export_budget_twice() {
+  local model="$work/bad/called.onnx" flags="--calibrate $work/bad/uneven --max-loss 0.012% --metric sqnr --budget-times estimate --quiet"
+  octet quantize "$model" -o "$work/qt.onnx" $flags && octet compile "$work/qt.onnx" -o "$work/qt.so" --quiet && octet compile "$model" -o "$work/dt.so" --quantize int8 $flags --disable-pass scale &&
+    test "$(dots "$work/qt.onnx") $(dots "$model" --quantize int8 $flags)" = "1 1" &&
+    for p in qt dt; do octet run "$work/$p.so" --input "$work/bad/uneven/0.npz" --output "$work/$p.npz" || return 1; done && python3 "$root/tests/cli/close.py" 1e-6 "$work/qt.npz" "$work/dt.npz"
+}
+check export-budget-twice export_budget_twice
 refused export-budget-int4 2 'needs --quantize int8' octet quantize "$digits" -o n.onnx --quantize int4 --max-loss 1%
 refused export-report-of-no-kind 2 'a page is FILE.html' octet quantize "$digits" -o n.onnx --ranges "$ranges" --report r.txt
 refused export-nowhere 2 'where to' octet quantize "$digits" --ranges "$ranges"

@@ -62,10 +62,11 @@ static const float *run(const Graph *g, const bool *switches)
 
 Test(simulate, regions_share_what_they_read)
 {
-    Graph *g = parsed();
-    quantized(g, false, NULL);
-    cr_expect(q.regions == 2 && q.places == 5);
-    cr_expect(q.region_of[0] == 1 && q.region_of[3] == 2, "%u %u", q.region_of[0], q.region_of[3]);
+    quantized(region_places(parsed(), &w.mem), false, NULL);
+    cr_expect(q.regions == 2 && q.located == 6);
+    cr_expect(q.region_at[1] == 1 && q.region_at[2] == 1 && q.region_at[4] == 2);
+    cr_expect_str_eq(q.region_reads[1], "x");
+    cr_expect_str_eq(q.region_reads[2], "act/Relu:0");
     for (uint32_t i = 0; i < q.layer.n; i++)
         cr_expect(q.layer.at[i].region == (strcmp(q.layer.at[i].loc->node, "b") ? 1u : 2u), "%s",
                   q.layer.at[i].loc->node);
@@ -79,7 +80,7 @@ Test(simulate, times_tell_nodes_of_one_place_apart)
     for (uint32_t i = 0; i < g->node.n; i++) g->node.at[i].loc = &same;
     range_set(&q, "n/Relu:0", 0, 4);
     const Graph *placed = region_places(g, &w.mem), *both[] = {quantized(placed, false, NULL), placed};
-    cr_assert(q.regions == 2 && q.region_of[3] == 1);
+    cr_assert(q.regions == 2);
     for (int k = 0; k < 2; k++) {
         const Graph *labelled = region_labels(both[k], &q, &w.mem);
         int found[3] = {0};
@@ -147,8 +148,8 @@ static const float *look(const Graph *g, const bool *switches)
 
 Test(simulate, tables_are_a_region)
 {
-    Graph *g = looked_up(), *simulation = coded(g, true, NULL);
-    cr_assert(q.regions == 2 && q.tables == 2 && q.region_of[0] == 2 && q.region_of[1] == 1);
+    Graph *g = region_places(looked_up(), &w.mem), *simulation = coded(g, true, NULL);
+    cr_assert(q.regions == 2 && q.tables == 2 && q.region_at[1] == 2 && q.region_at[2] == 1);
     const float *first = NULL;
     for (int mask = 0; mask < 4; mask++) {
         bool on[2] = {mask & 1, mask >> 1}, reverted[3] = {false, !on[0], !on[1]};
@@ -157,6 +158,18 @@ Test(simulate, tables_are_a_region)
         for (int i = 0; i < TEXT * OUT; i++) cr_expect_float_eq(got[i], want[i], 1e-4, "mask %d: %g, expected %g", mask, (double)got[i], (double)want[i]);
         if (!mask) first = got;
         else cr_expect(memcmp(first, got, sizeof *got * TEXT * OUT), "mask %d: codes are other numbers", mask);
+    }
+}
+
+/* As the graph that is written is, in which composites stay: its regions are others, of the same tensors or of none that was judged. */
+Test(simulate, regions_are_known_in_another_graph)
+{
+    const Quantization here = {.regions = 4, .tables = 4, .region_reads = (const char *[]){NULL, "a", "b", "c", NULL}},
+                       there = {.regions = 4, .tables = 4, .region_reads = (const char *[]){NULL, "c", "d", "a", NULL}};
+    static const bool chosen[][5] = {{0, 1, 0, 0, 0}, {0, 0, 1, 1, 1}}, want[][5] = {{0, 0, 1, 1, 0}, {0, 1, 1, 0, 1}};
+    for (int k = 0; k < 2; k++) {
+        const bool *got = regions_elsewhere(&here, chosen[k], &there, &w.mem);
+        cr_expect_arr_eq(got, want[k], sizeof want[k]);
     }
 }
 
