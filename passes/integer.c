@@ -623,20 +623,28 @@ static Val requantize(Integer *x, const Node *n)
     return octet_row(x, "Requant", (Val[]){sum, scale, zero}, 3, n->loc);
 }
 
-/* Q(DQ(a) + DQ(b)) as the operator that ONNX Runtime makes of it where all are u8. */
-static Val add_codes(Integer *x, const Node *n)
+/* Q(f(DQ(a), DQ(b))) as the operator that ONNX Runtime makes of it where all are u8: with scales in simple ratios many codes lie on ties, which the
+ * order of the roundings decides. */
+static Val join_codes(Integer *x, const Node *n)
 {
+    static const struct {
+        const char *floats, *codes;
+    } joins[] = {{"Add", "QLinearAdd"}, {"Mul", "QLinearMul"}, {"AveragePool", "QLinearAveragePool"}, {"GlobalAveragePool", "QLinearGlobalAveragePool"}};
     Val from = node_in(x->in, n, 0), in[8] = {{0}};
     DType to = val_type(x->in, n->out)->dtype;
-    const Node *sum = is_q(n) && !x->ctx->quant && to == DT_u8 && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
-    if (!sum || !node_is(sum, "Add") || x->uses[from.id] != 1) return (Val){0};
-    for (uint32_t i = 0; i < 2; i++) {
-        const Node *dq = def_of(x->in, node_in(x->in, sum, i));
+    const Node *f = is_q(n) && !x->ctx->quant && to == DT_u8 && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
+    const OpDef *op = NULL;
+    for (size_t i = 0; f && i < COUNT_OF(joins); i++)
+        if (node_is(f, joins[i].floats)) op = op_find("com.microsoft", joins[i].codes);
+    if (!op || x->uses[from.id] != 1 || f->nin > 2) return (Val){0};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < f->nin; i++) {
+        const Node *dq = def_of(x->in, node_in(x->in, f, i));
         if (!is_dq(dq) || !per_tensor(x->in, dq) || val_type(x->in, node_in(x->in, dq, 0))->dtype != to) return (Val){0};
-        for (uint32_t k = 0; k < 3; k++) in[3 * i + k] = x->map[node_in(x->in, dq, k).id];
+        for (uint32_t k = 0; k < 3; k++) in[count++] = x->map[node_in(x->in, dq, k).id];
     }
-    in[6] = x->map[node_in(x->in, n, 1).id], in[7] = x->map[node_in(x->in, n, 2).id];
-    return graph_emit(x->out, op_find("com.microsoft", "QLinearAdd"), NULL, in, in[7].id ? 8 : 7, 1, n->loc, NULL);
+    for (uint32_t k = 1; k < 3; k++) in[count++] = x->map[node_in(x->in, n, k).id];
+    return graph_emit(x->out, op, same_attrs(x, f, op), in, count - !in[count - 1].id, 1, n->loc, NULL);
 }
 
 /* ---- constants that stay codes ---- */
@@ -785,7 +793,7 @@ static void note_contractions(const Graph *g, const PassCtx *ctx)
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
     static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table};
-    static Move *const integer[] = {requantize, add_codes, contract};
+    static Move *const integer[] = {requantize, join_codes, contract};
     if (!has_edges(in)) {
         if (ctx->integer) note_contractions(in, ctx);
         return (Graph *)in;

@@ -112,15 +112,25 @@ static bool is_integer_cast(const Kernel *k, Expr e)
     return n->kind == E_PRIM && n->prim == P_cast && dtype_is_int((DType)expr_node(k, n->arg[0])->type);
 }
 
+/* The same number in every term: the scale of dequantized codes, which is no integer. */
+static bool is_scale(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    bool still = n->kind == E_FLOAT || n->kind == E_LOAD;
+    for (int i = 0; still && n->kind == E_LOAD && i < MAX_RANK && n->arg[i]; i++) still = expr_node(k, n->arg[i])->kind == E_INT;
+    return still;
+}
+
 static bool is_product(const Kernel *k, Expr e, DType t, ExprNode *n)
 {
     *n = *expr_node(k, e);
     if (n->kind != E_PRIM || n->prim != P_mul || n->type != t || (t != DT_f32 && t != DT_f64)) return false;
+    if (is_scale(k, n->arg[0]) || is_scale(k, n->arg[1])) return false;
     return is_integer_cast(k, n->arg[0]) || is_integer_cast(k, n->arg[1]);
 }
 
-/* buf[at] = how(buf[at], value). Products of integers held as floats are exact, fused or not, so they are fused; every other product is
- * rounded as the formula says, the same on every instruction set. (Contractions have their own kernels, which fuse.) */
+/* buf[at] = how(buf[at], value). Products of integers held as floats (codes and the weights of a window) are exact, fused or not, so they are fused; every
+ * other product is rounded as the formula says, the same on every instruction set. (Contractions have their own kernels, which fuse.) */
 static void emit_update(Emit *x, const Stmt *s)
 {
     DType t = x->k->buf.at[s->buf].type;

@@ -18,27 +18,26 @@ static Val quantize(Expand *x, Val v, Val scale, Val zero, DType to)
     return EX(x, "QuantizeLinear", v, scale, zero);
 }
 
+static Val as_float(Expand *x, Val zero) { return zero.id ? ex_cast(x, zero, DT_f32) : ex_scalar(x, DT_f32, 0); }
+
 /* A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero */
 static bool expand_qlinear_add(Expand *x)
 {
     const Val *in = x->in;
-    Val ra = EX(x, "Div", in[1], in[6]), rb = EX(x, "Div", in[4], in[6]), zero = ex_scalar(x, DT_f32, 0);
-    Val za = in[2].id ? ex_cast(x, in[2], DT_f32) : zero, zb = in[5].id ? ex_cast(x, in[5], DT_f32) : zero;
-    Val zc = ex_has(x, 7) ? ex_cast(x, ex_in(x, 7), DT_f32) : zero;
+    Val ra = EX(x, "Div", in[1], in[6]), rb = EX(x, "Div", in[4], in[6]);
+    Val za = as_float(x, in[2]), zb = as_float(x, in[5]), zc = as_float(x, ex_in(x, 7));
     Val shift = EX(x, "Sub", zc, EX(x, "Add", EX(x, "Mul", ra, za), EX(x, "Mul", rb, zb)));
     x->out[0] = EX_OCTET(x, "ScaledSum", in[0], ra, in[3], rb, shift);
     return true;
 }
 
-static bool expand_qlinear_binary(Expand *x, const char *op)
+static bool expand_qlinear_mul(Expand *x)
 {
     const Val *in = x->in;
-    Val a = dequantize(x, in[0], in[1], in[2]), b = dequantize(x, in[3], in[4], in[5]);
-    x->out[0] = quantize(x, EX(x, op, a, b), in[6], ex_in(x, 7), ex_type(x, in[0])->dtype);
+    Val ratio = EX(x, "Div", EX(x, "Mul", in[1], in[4]), in[6]);
+    x->out[0] = EX_OCTET(x, "ScaledProduct", in[0], as_float(x, in[2]), in[3], as_float(x, in[5]), ratio, as_float(x, ex_in(x, 7)));
     return true;
 }
-
-static bool expand_qlinear_mul(Expand *x) { return expand_qlinear_binary(x, "Mul"); }
 
 static bool infer_qlinear_binary(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 3}); }
 
@@ -83,20 +82,37 @@ static Val move_channels(Expand *x, Val v, bool last)
     return ex_transpose(x, v, perm, rank);
 }
 
-static bool expand_qlinear_pool(Expand *x, const char *op)
+/* The mean of the dequantized window, rounded together with the zero point. */
+static Val pool_window(Expand *x, Val v)
+{
+    v = dequantize(x, v, x->in[1], x->in[2]);
+    v = EX(x, "Div", ex_op_like(x, NULL, "AveragePool", &v, 1), x->in[3]);
+    Val steps = EX(x, "Add", v, as_float(x, ex_in(x, 4)));
+    return quantize(x, steps, ex_scalar(x, DT_f32, 1), (Val){0}, ex_type(x, x->in[0])->dtype);
+}
+
+/* The exact sum of the codes about their zero point, times one factor. */
+static Val pool_all(Expand *x, Val v)
+{
+    DType t = ex_type(x, v)->dtype;
+    Val count = EX(x, "ReduceProd", ex_slice(x, EX(x, "Shape", v), 0, 2, INT64_MAX)), zero = ex_in(x, 4);
+    Val sum = EX_OCTET(x, "GlobalSum", v);
+    if (x->in[2].id) sum = EX(x, "Sub", sum, EX(x, "Mul", ex_cast(x, x->in[2], DT_i32), ex_cast(x, count, DT_i32)));
+    Val scale = EX(x, "Div", x->in[1], EX(x, "Mul", x->in[3], ex_cast(x, count, DT_f32)));
+    return EX_OCTET(x, "Requant", sum, scale, zero.id ? zero : ex_scalar(x, t, 0));
+}
+
+static bool expand_qlinear_pool(Expand *x, Val (*pool)(Expand *, Val))
 {
     bool last = node_int(x->n, "channels_last");
     if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "X has no known rank of at least 3");
-    Val v = last ? move_channels(x, x->in[0], false) : x->in[0];
-    v = dequantize(x, v, x->in[1], x->in[2]);
-    v = ex_op_like(x, NULL, op, &v, 1);
-    v = quantize(x, v, x->in[3], ex_in(x, 4), ex_type(x, x->in[0])->dtype);
+    Val v = pool(x, last ? move_channels(x, x->in[0], false) : x->in[0]);
     x->out[0] = last ? move_channels(x, v, true) : v;
     return true;
 }
 
-static bool expand_qlinear_average(Expand *x) { return expand_qlinear_pool(x, "AveragePool"); }
-static bool expand_qlinear_global(Expand *x) { return expand_qlinear_pool(x, "GlobalAveragePool"); }
+static bool expand_qlinear_average(Expand *x) { return expand_qlinear_pool(x, pool_window); }
+static bool expand_qlinear_global(Expand *x) { return expand_qlinear_pool(x, pool_all); }
 
 static Type channels_first(const Type *t, bool last)
 {
@@ -672,7 +688,7 @@ const OpDef ops_microsoft[] = {
     OP(QLinearSoftmax, MS, .sig = UNARY, .T = Q8, .attrs = "axis:int=-1 opset:int=13", .infer = infer_qlinear_unary,
        .expand = expand_qlinear_softmax),
     OP(QLinearAveragePool, MS, .sig = UNARY, .T = Q8,
-       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 kernel_shape:ints! "
+       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 dilations:ints kernel_shape:ints! "
                 "pads:ints strides:ints",
        .infer = infer_qlinear_average, .expand = expand_qlinear_average),
     OP(QLinearGlobalAveragePool, MS, .sig = UNARY, .T = Q8, .attrs = "channels_last:int=0",

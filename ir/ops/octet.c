@@ -42,7 +42,21 @@ static void lower_scaled_sum(Lower *l)
     low_stage(l, y, axis, rank, expr_sat(k, low_type(l, y), expr_prim(k, P_rint, sum, 0, 0)));
 }
 
-static bool infer_scaled_sum(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 2}); }
+/* y = saturate(rint((a - za) * (b - zb) * ratio + shift)): the product of two quantized tensors as ONNX Runtime's QLinearMul computes it. The
+ * product of differences is exact. */
+static void lower_scaled_product(Lower *l)
+{
+    Kernel *k = l->k;
+    int y = low_out(l, 0), axis[MAX_RANK], rank = low_rank(l, y);
+    Expr in[6];
+    low_axes(l, y, axis);
+    for (uint32_t i = 0; i < 6; i++) in[i] = expr_cast(k, DT_f32, low_load_broadcast(l, low_in(l, i), axis, rank));
+    Expr product = expr_mul(k, expr_sub(k, in[0], in[1]), expr_sub(k, in[2], in[3]));
+    Expr steps = expr_prim(k, P_rint, expr_add(k, expr_mul(k, product, in[4]), in[5]), 0, 0);
+    low_stage(l, y, axis, rank, expr_sat(k, low_type(l, y), steps));
+}
+
+static bool infer_scaled(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 2}); }
 
 /* One of two tensors, by a condition that is known before the model runs. Their sizes may differ. */
 static bool infer_choose(Infer *c)
@@ -85,7 +99,9 @@ const OpDef ops_octet[] = {
     OP(Table,      .domain = "octet", .since = 1, .sig = "x:T table:U -> y:U", .T = "u8 i8", .U = "u8 i8",
        .infer = infer_quantize_by, .lower = lower_table),
     OP(ScaledSum,  .domain = "octet", .since = 1, .sig = "a:T ra:f32 b:T rb:f32 shift:f32 -> y:T", .T = "u8 i8",
-       .infer = infer_scaled_sum, .lower = lower_scaled_sum),
+       .infer = infer_scaled, .lower = lower_scaled_sum),
+    OP(ScaledProduct, .domain = "octet", .since = 1, .sig = "a:T za:f32 b:T zb:f32 ratio:f32 shift:f32 -> y:T", .T = "u8 i8",
+       .infer = infer_scaled, .lower = lower_scaled_product),
     OP(Choose,     .domain = "octet", .since = 1, .sig = "condition:bool x:T y:T -> z:T", .T = "any",
        .infer = infer_choose, .lower = lower_choose, .flags = OP_VALUES),
     {0}

@@ -212,6 +212,14 @@ static void global_stage(Lower *l, const Global *g, Prim how, Expr value, Expr i
     low_reduce(l, g->y, g->space, g->rank, g->reduce, g->rank - 2, how, value, low_store_as(l, g->y, it));
 }
 
+/* Of codes: exact. */
+static void lower_global_sum(Lower *l)
+{
+    Global g = global_begin(l);
+    g.acc = DT_i32;
+    global_stage(l, &g, P_add, expr_cast(l->k, g.acc, g.load), expr_it(l->k, g.acc));
+}
+
 static void lower_global_average(Lower *l)
 {
     Global g = global_begin(l);
@@ -303,6 +311,8 @@ const OpDef ops_pool[] = {
        .quant = QUANT_PASS),
     OP(GlobalLpPool, .since = 1, .sig = "X:T -> Y:T", .T = "float", .attrs = "p:int=2", .infer = infer_global,
        .lower = lower_global_lp),
+    OP(GlobalSum, .domain = "octet", .since = 1, .sig = "X:T -> Y:i32", .T = "u8 i8",
+       .infer = infer_global, .lower = lower_global_sum),
     OP(MaxUnpool, .since = 9, .sig = "X:T I:i64 output_shape:i64? -> Y:T", .T = "float",
        .attrs = "kernel_shape:ints! pads:ints strides:ints", .infer = infer_unpool, .lower = lower_unpool),
     {0},

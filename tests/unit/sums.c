@@ -336,6 +336,76 @@ Test(sums, weights_of_four_bit_floats)
     run_levels();
 }
 
+/* ---- between codes, where with such scales many results lie on ties: the roundings in the order of ONNX Runtime's operators, on every level ---- */
+enum { EDGE = 32, PLANES = 3, CENTER = 107 };
+static const float STEP = 0.0235294122F;
+
+static int64_t code(float steps) { return (int64_t)fmaxf(0, fminf(255, rintf(steps))); }
+
+static Val as_floats(Val codes, double scale, double zero)
+{
+    return emit(g, "DequantizeLinear", NULL, 3, codes, number(DT_f32, scale), number(DT_u8, zero));
+}
+
+static Val as_codes(Val floats, double zero) { return emit(g, "QuantizeLinear", NULL, 3, floats, number(DT_f32, (double)STEP), number(DT_u8, zero)); }
+
+static const Tensor *product_codes(const Tensor *a, const Tensor *b)
+{
+    Tensor *y = tensor_new(&w.mem, DT_u8, a->rank, a->dim);
+    const float ratio = STEP * 0x1p-8F / STEP;
+    for (int64_t i = 0; i < tensor_count(a); i++)
+        dtype_store_int(DT_u8, (void *)(uintptr_t)y->data, i, code((float)((element(a, i) - CENTER) * element(b, i)) * ratio + CENTER));
+    return y;
+}
+
+/* Windows of 2 x 2 about a zero point of 0, each value rounded before it is added, row by row. */
+static const Tensor *window_codes(const Tensor *x)
+{
+    enum { HALF = EDGE / 2 };
+    Tensor *y = tensor_new(&w.mem, DT_u8, 4, (int64_t[]){1, PLANES, HALF, HALF});
+    for (int64_t i = 0; i < tensor_count(y); i++) {
+        int64_t c = i / HALF / HALF, row = i / HALF % HALF, column = i % HALF;
+        float sum = 0;
+        for (int64_t tap = 0; tap < 4; tap++) {
+            float value = (float)(element(x, (c * EDGE + row * 2 + tap / 2) * EDGE + column * 2 + tap % 2)) * STEP;
+            sum += value;
+        }
+        dtype_store_int(DT_u8, (void *)(uintptr_t)y->data, i, code(sum / 4 / STEP));
+    }
+    return y;
+}
+
+static const Tensor *mean_codes(const Tensor *x)
+{
+    Tensor *y = tensor_new(&w.mem, DT_u8, 4, (int64_t[]){1, PLANES, 1, 1});
+    for (int64_t c = 0; c < PLANES; c++) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < EDGE * EDGE; i++) sum += element(x, c * EDGE * EDGE + i) - CENTER;
+        dtype_store_int(DT_u8, (void *)(uintptr_t)y->data, c, code(rintf((float)sum * (STEP / (STEP * (EDGE * EDGE)))) + CENTER));
+    }
+    return y;
+}
+
+Test(sums, codes_on_ties)
+{
+    const int64_t dim[] = {1, PLANES, EDGE, EDGE};
+    Tensor *a = tensor_random(&w.mem, DT_u8, 4, dim, 1), *b = tensor_random(&w.mem, DT_u8, 4, dim, 2);
+    for (int64_t i = 0; i < EDGE * EDGE; i++) { /* whose mean lies on a tie, and whose products */
+        dtype_store_int(DT_u8, (void *)(uintptr_t)a->data, i, i < EDGE * EDGE / 2 ? CENTER : CENTER + 1);
+        dtype_store_int(DT_u8, (void *)(uintptr_t)b->data, i, 128);
+    }
+    const OpDef *op = op_find("", "AveragePool");
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    attr_set_ints(op, attr, "kernel_shape", (int64_t[]){2, 2}, 2), attr_set_ints(op, attr, "strides", (int64_t[]){2, 2}, 2);
+    Tensor *values = tensor_new(&w.mem, DT_f32, 4, dim);
+    for (int64_t i = 0; i < tensor_count(a); i++) dtype_store(DT_f32, (void *)(uintptr_t)values->data, i, (double)((float)element(a, i) * STEP));
+    Val floats = as_floats(input(a), (double)STEP, CENTER), low = as_floats(as_codes(input(values), 0), (double)STEP, 0);
+    output(as_codes(emit(g, "Mul", NULL, 2, floats, as_floats(input(b), 0x1p-8, 0)), CENTER), product_codes(a, b), "Mul");
+    output(as_codes(graph_emit(g, op, attr, &low, 1, 1, NULL, NULL), 0), window_codes(a), "AveragePool");
+    output(as_codes(emit(g, "GlobalAveragePool", NULL, 1, floats), CENTER), mean_codes(a), "GlobalAveragePool");
+    run_levels();
+}
+
 /* ---- a state that is quantized in every step: each level against the interpreter ---- */
 Test(sums, states_of_a_quantized_lstm)
 {
