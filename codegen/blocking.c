@@ -1,7 +1,7 @@
 /* blocking.c - how a contraction is cut.
  *
  * Comes in: the sizes of a product and the facts of a level. Goes out: the register tile and the loop order of least cost. Every candidate is
- * priced in cycles by the same few facts; nothing asks for the machine the compiler runs on, so the same input makes the same program.
+ * priced in cycles by the same few facts, of vector registers or of tiles; nothing asks for the machine the compiler runs on, so the same input makes the same program.
  *
  *   a step     of a tile (one value of the summed axis) takes as long as its products, its loads or the latency of an addition
  *   the rest   rows that do not fill a tile make a smaller one, priced like any other
@@ -12,28 +12,34 @@
 
 enum { LANES = 16, LINE = 64, MOST_COLS = 8, MOST_ROWS = 30, UNKNOWN = 64 };
 
-/* What is assumed of one core, on every level. */
-static const struct {
-    double products, loads; /* vectors multiplied and added, vectors loaded, in a cycle */
-    double latency;         /* of an addition, in cycles */
-    double tile;            /* cycles to begin and end a tile */
-    double near_line;       /* cycles a line costs beside the arithmetic: from the second level cache, */
-    double far_line;        /* from behind it, */
-    double lost_line;       /* and when it was there already and is fetched once more */
-    double first, second;   /* bytes of a cache that one factor may count on */
-    int64_t addresses;      /* rows that have a register for their address */
-} core = {2, 1.74, 4, 20, 0.5, 2, 0.06, 24 << 10, 768 << 10, 14};
+/* What is assumed of one core. */
+typedef struct Core {
+    double tile;          /* cycles to begin and end a tile */
+    double near_line;     /* cycles a line costs beside the arithmetic: from the second level cache, */
+    double far_line;      /* from behind it, */
+    double lost_line;     /* and when it was there already and is fetched once more */
+    double parts;         /* of what a line costs when results fill it part by part, with others in between */
+    double first, second; /* bytes of a cache that one factor may count on */
+    double (*step)(const Target *t, int64_t rows, int cols); /* cycles of a step of a tile */
+} Core;
 
 static double most(double a, double b) { return a > b ? a : b; }
 
 /* ---- vector registers ---- */
-static double step_cycles(const Target *t, int64_t rows, int cols)
+static double vector_step(const Target *t, int64_t rows, int cols)
 {
+    static const struct {
+        double products, loads; /* vectors multiplied and added, vectors loaded, in a cycle */
+        double latency;         /* of an addition, in cycles */
+        int64_t addresses;      /* rows that have a register for their address */
+    } unit = {2, 1.74, 4, 14};
     double panels = cols * (LANES / t->lanes); /* in registers */
-    double cycles = most((double)rows * panels / core.products, ((double)rows + panels) / core.loads);
-    cycles = most(cycles, core.latency);
-    return rows > core.addresses ? cycles + 0.5 * (double)(rows - core.addresses) : cycles;
+    double cycles = most((double)rows * panels / unit.products, ((double)rows + panels) / unit.loads);
+    cycles = most(cycles, unit.latency);
+    return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
+
+static const Core vectors = {20, 0.5, 2, 0.06, 0, 24 << 10, 768 << 10, vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -45,14 +51,14 @@ static bool is_crowded(const Product *p, int rows)
     return (rows + sets - 1) / sets > WAYS;
 }
 
-static double line_cycles(double held) /* of a factor of which so many bytes are read before one is read again */
+static double line_cycles(const Core *core, double held) /* of a factor of which so many bytes are read before one is read again */
 {
-    return held <= core.first ? 0 : held <= core.second ? core.near_line : core.far_line;
+    return held <= core->first ? 0 : held <= core->second ? core->near_line : core->far_line;
 }
 
 /* Of all results, in cycles a step. What is read for the first time costs the same in every candidate. Several threads share out the tiles
  * of the outer loops: some wait for the last. */
-static double product_cycles(const Product *p, const Target *t, const Blocking *b, int64_t rows)
+static double product_cycles(const Core *core, const Product *p, const Target *t, const Blocking *b, int64_t rows)
 {
     int64_t whole = rows / b->rows, rest = rows % b->rows;
     double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), times = (double)(p->times < 0 ? UNKNOWN : p->times);
@@ -62,11 +68,13 @@ static double product_cycles(const Product *p, const Target *t, const Blocking *
     double group = steps * b->cols * p->right, slice = image * b->rows / ((double)rows * times);
     double panel_lines = (passes - 1) * groups * b->cols * p->right / LINE;
     double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
-    double cycles = (double)whole * step_cycles(t, b->rows, b->cols) + (rest ? step_cycles(t, rest, b->cols) : 0);
-    if (is_crowded(p, b->rows)) cycles += (double)rows * core.lost_line;
-    cycles = times * groups * cycles + passes * groups * core.tile / steps;
-    cycles += panel_lines * line_cycles(b->panels_first ? group : groups * group);
-    cycles += row_lines * line_cycles(b->panels_first ? image : slice);
+    double cycles = (double)whole * core->step(t, b->rows, b->cols) + (rest ? core->step(t, rest, b->cols) : 0);
+    if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
+    cycles = times * groups * cycles + passes * groups * core->tile / steps;
+    cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
+    cycles += row_lines * line_cycles(core, b->panels_first ? image : slice);
+    double part = b->cols * LANES * p->result, parts = part < LINE && b->panels_first ? times * (double)rows * groups : 0;
+    cycles += core->parts * parts * line_cycles(core, parts * part) / steps;
     double items = b->panels_first || !rest ? passes * groups : passes;
     return p->rows < 0 ? cycles : cycles * (1 + 0.5 / items);
 }
@@ -87,35 +95,45 @@ Blocking blocking_vectors(const Product *p, const Target *t)
         bool exact = p->rows < 0 && b.rows > 1 && p->unit % b.rows == 0;
         if (p->rows < 0 && b.rows > SAFE_ROWS && !exact) continue;
         int64_t all = exact ? (ANY_ROWS + b.rows - 1) / b.rows * b.rows : rows;
-        double cost = product_cycles(p, t, &b, all) / (double)all;
+        double cost = product_cycles(&vectors, p, t, &b, all) / (double)all;
         if (cost < least) least = cost, best = b;
     }
     return best;
 }
 
 /* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
-enum { TILE_ROWS = 16, TILE_SUMS = 4, REST_COST = 20, FEW = 4 };
+enum { TILE_ROWS = 16, TILE_WORDS = 16, TILE_SUMS = 4, FEW = 4 };
 
-static int64_t tiles_cost(int64_t rows, int cols, int tile) /* of rows x cols panels, in cycles a step */
+/* A tile takes its 16 cycles whatever its rows, and its sums are there after 52; loads are half hidden; the rest of the rows is summed with
+ * vectors. */
+static double tile_step(const Target *t, int64_t rows, int cols)
 {
-    int64_t tiles = rows / tile;
-    return (tiles ? 16 * tiles * cols + 4 * (tiles + cols) : 0) + rows % tile * 14 * cols; /* the rest with vectors */
+    (void)t;
+    int tile = tile_rows_for(rows);
+    double tiles = (double)(rows / tile), sums = tiles ? most(16 * tiles * cols, 52) : 0;
+    return (sums + 4 * (tiles + cols) + (double)(rows % tile) * 14 * cols) / TILE_WORDS;
+}
+
+/* Arithmetic this fast hides little of what memory takes. */
+static const Core tiles = {100, 1, 6, 0, 1, 24 << 10, 1 << 20, tile_step};
+
+static bool holds_tiles(const Product *p, const Blocking *b)
+{
+    int tile = tile_rows_for(b->rows);
+    return b->rows % tile == 0 && b->rows / tile * b->cols <= TILE_SUMS && divides_panels(p, b->cols);
 }
 
 Blocking blocking_tiles(const Product *p)
 {
     Blocking best = {0, 0, false};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
-    int64_t least = INT64_MAX, rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows;
-    int64_t most_rows = few ? 2 * TILE_ROWS : rows;
-    for (int cols = 1; cols <= TILE_SUMS; cols++)
-        for (int n = 1; n <= TILE_ROWS * TILE_SUMS / cols && n <= most_rows; n++) {
-            int tile = tile_rows_for(n), tiles = n / tile;
-            if (n % tile || tiles * cols > TILE_SUMS || !divides_panels(p, cols)) continue;
-            int64_t rest = rows % n, cost = rows / n * tiles_cost(n, cols, tile);
-            if (rest) cost += REST_COST + tiles_cost(rest, cols, tile);
-            cost = cost * (p->panels > 0 ? p->panels : MOST_COLS) / cols;
-            if (cost < least || (cost == least && tiles == cols)) least = cost, best.rows = n, best.cols = cols;
-        }
+    int64_t rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows, most_rows = few ? 2 * TILE_ROWS : rows;
+    double least = INFINITY;
+    for (int i = 0; i < TILE_SUMS * TILE_ROWS * TILE_SUMS * 2; i++) {
+        Blocking b = {i / 2 % (TILE_ROWS * TILE_SUMS) + 1, i / 2 / (TILE_ROWS * TILE_SUMS) + 1, i % 2};
+        if (b.rows > most_rows || !holds_tiles(p, &b)) continue;
+        double cost = product_cycles(&tiles, p, NULL, &b, rows);
+        if (cost < least) least = cost, best = b;
+    }
     return best;
 }

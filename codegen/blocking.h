@@ -13,6 +13,7 @@ typedef struct Product {
     int64_t pitch;               /* bytes from one row to the next; 0: unknown */
     TileStep how;                /* instructions of a step */
     int left, right;             /* bytes a step reads of one row, of one panel */
+    int result;                  /* bytes of a result */
 } Product;
 
 typedef struct Blocking {

@@ -957,6 +957,7 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
     p.image = bytes_of(k, r->left), p.pitch = pitch_of(k, r->left, r->row);
     p.left = together * dtypes[expr_node(k, r->left)->type].bytes;
     p.right = LANES * together * dtypes[expr_node(k, r->right)->type].bytes;
+    p.result = dtypes[k->buf.at[c->out].type].bytes;
     return p;
 }
 

@@ -595,7 +595,8 @@ static void store_rows(Micro *m, V first)
 static V sum_at(Micro *m, V row, V col, V part)
 {
     LLVMBuilderRef b = m->x->b;
-    V at = LLVMBuildAdd(b, LLVMBuildMul(b, col, int64(m->x, m->rows), ""), row, "");
+    V at = m->sums ? LLVMBuildAdd(b, LLVMBuildMul(b, row, int64(m->x, m->cols), ""), col, "")
+                   : LLVMBuildAdd(b, LLVMBuildMul(b, col, int64(m->x, m->rows), ""), row, "");
     at = LLVMBuildAdd(b, LLVMBuildMul(b, at, int64(m->x, m->parts), ""), part, "");
     return LLVMBuildInBoundsGEP2(b, m->acc_type, m->waiting, &at, 1, "");
 }
@@ -646,10 +647,9 @@ static bool stores_by_registers(const Micro *m)
     return m->x->small && lanes < m->lanes && m->lanes % lanes == 0 && !(m->t->dot && m->t->start);
 }
 
-static void store_one_by_one(Micro *m, V first)
+static void store_waiting(Micro *m, V first)
 {
     Emit *x = m->x;
-    sums_put(m);
     Loop cols = loop_head(x, int64(x, 0), int64(x, m->cols));
     loop_body(x, &cols), loop_runs(x, &cols, m->cols);
     Loop rows = loop_head(x, int64(x, 0), int64(x, m->rows));
@@ -677,14 +677,16 @@ static bool scatters(const Micro *m) /* lane by lane */
 }
 
 /* A copy of the epilogue for every sum of the tile is most of a kernel's code where it rounds, calls functions or scatters. To put a sum down and
- * take it up again is little beside such an epilogue and many steps, and in the few rows that are left of whole tiles. */
+ * take it up again is little beside such an epilogue and many steps, and in the few rows that are left of whole tiles. Tiles take so few cycles for
+ * a step that their steps hide nothing. */
 static bool stores_one_by_one(const Micro *m)
 {
-    enum { WORTH = 4, ANY_STEPS = 64, MUCH = 52 };
+    enum { WORTH = 4, ANY_STEPS = 64, MUCH = 52, FUNCTION = 16 };
     const Kernel *k = m->x->k;
     int64_t steps = 1, cost = expr_cost(k, m->t->epilogue) + (scatters(m) ? (int64_t)m->lanes : 0);
     for (int d = 0; d < m->depths; d++) steps *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, ANY_STEPS);
     bool rest = !m->fixed_row && m->rows > 1;
+    if (m->sums) return cost >= FUNCTION;
     return m->rows * (int)m->cols > 1 && cost >= WORTH && (m->x->small || rest || steps + 2 * cost >= MUCH);
 }
 
@@ -733,8 +735,12 @@ static void block(Micro *m, V first)
     }
     begin(m);
     if (!is_summed(m)) depth_loop(m, 0);
-    if (stores_one_by_one(m)) store_one_by_one(m, first);
-    else store_rows(m, first);
+    if (!stores_one_by_one(m)) {
+        store_rows(m, first);
+        return;
+    }
+    sums_put(m);
+    store_waiting(m, first);
 }
 
 static void partial_block(Micro *m, V first, int n)
@@ -785,6 +791,14 @@ static void blocks(Micro *m, V from, int rows, int n)
 }
 
 /* ---- tile registers ---- */
+/* Rows whose epilogues are written out one after the other: a divisor, so that one loop does all. */
+static int rows_at_once(int rows)
+{
+    int n = TAIL_ROWS;
+    while (rows % n) n--;
+    return n;
+}
+
 static void row_tiles(Micro *m, V first, int n) /* all of whose rows exist */
 {
     Emit *x = m->x;
@@ -794,7 +808,12 @@ static void row_tiles(Micro *m, V first, int n) /* all of whose rows exist */
     part.sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)rows * m->cols), "sums");
     LLVMSetAlignment(part.sums, SCRATCH_ALIGN);
     tiles_sum(x, &m->in_tiles, first, n, m->col, (int)m->cols, part.sums);
-    blocks(&part, first, rows, TAIL_ROWS);
+    if (!is_summed(&part) || !stores_one_by_one(&part)) {
+        blocks(&part, first, rows, rows_at_once(rows));
+        return;
+    }
+    part.rows = rows, part.waiting = part.sums; /* where they lie */
+    store_waiting(&part, first);
 }
 
 /* Some rows may not exist: tile after tile, as far as they do. */
