@@ -50,3 +50,17 @@ Test(blocking, one_row_takes_many_panels)
     Blocking b = blocking_vectors(&p, target_find("avx512"));
     cr_expect(b.rows == 1 && b.cols >= 4, "%d panels", b.cols);
 }
+
+/* Two sums in tile registers hide each other's latency, and what is read again is what a near cache holds. */
+Test(blocking, tiles_read_little_again)
+{
+    enum { WORD = 4, PANEL = 16 * WORD };
+    Product p = {.rows = 7, .panels = 32, .steps = 9 * 512 / WORD, .times = 7, .unit = 1, .left = WORD, .right = PANEL, .image = 81 * 512, .result = 1};
+    Blocking late = blocking_tiles(&p); /* the last layers of a network: more weights than the second level cache holds */
+    cr_expect(late.panels_first && late.rows == 7 && late.cols == 4, "%d x %d", late.rows, late.cols);
+    p = (Product){.rows = 3136, .panels = 16, .steps = 64 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 3136 * 64, .result = 1};
+    Blocking early = blocking_tiles(&p); /* the first ones: few weights, many results, whose lines are filled at once */
+    cr_expect(!early.panels_first && early.rows == 32 && early.cols == 2, "%d x %d", early.rows, early.cols);
+    p = (Product){.rows = 49, .panels = 1, .steps = 64, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 49 * 256, .result = 1};
+    cr_expect(blocking_tiles(&p).rows >= 32);
+}
