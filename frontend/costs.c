@@ -8,7 +8,8 @@
 
 enum {
     SAMPLES = 16,       /* at most, spread over all, fewer where these would have more than */
-    ENOUGH = 512,       /* rows of outputs: errors of two roundings are alike by chance where there are few; */
+    ENOUGH = 512,       /* rows of outputs: errors of two roundings are alike by chance where there are few, */
+    DIFFERENT = 3,      /* but so many, however many rows they have: what one is about need not be what the next is about; */
     MEMORY = 256 << 20, /* or more bytes are kept of them */
     TELLING = 4,        /* samples tell what outputs are */
     LEAST_RUNS = 8,     /* of a sample */
@@ -281,7 +282,8 @@ static uint64_t bytes_kept(const Costs *w, const Tensor *const *off)
 
 static uint64_t samples_wanted(uint64_t rows, uint64_t bytes)
 {
-    uint64_t by_rows = ENOUGH / (rows + !rows), by_memory = MEMORY / (bytes + !bytes), n = by_rows < by_memory ? by_rows : by_memory;
+    uint64_t by_rows = ENOUGH / (rows + !rows), by_memory = MEMORY / (bytes + !bytes), n = by_rows < DIFFERENT ? DIFFERENT : by_rows;
+    n = n < by_memory ? n : by_memory;
     return n < 1 ? 1 : n < SAMPLES ? n : SAMPLES;
 }
 
@@ -345,13 +347,16 @@ static bool run_signs(void *ctx, const Sample *s, Diag *diag)
     return true;
 }
 
+static Relief relief_of(const Rounding *r, uint32_t relief) { return relief ? r->by[relief - 1] : (Relief){0, 1}; }
+
+/* What relief leaves of a cost is taken for so much of the rounding: errors are the roots of costs. */
 static bool run_choice(void *ctx, const Sample *s, Diag *diag)
 {
     Costs *w = ctx;
     const Tried *t = tried_find(w, s->index);
     float *share = NEW_ARRAY(s->mem, float, w->n + 1);
     if (!t) return true;
-    for (uint32_t i = 0; i < w->n; i++) share[i] = w->asked->at[i].spared || w->asked->at[i].fixed ? 0 : 1;
+    for (uint32_t i = 0; i < w->n; i++) share[i] = w->asked->at[i].reliefs ? (float)sqrt(relief_of(&w->asked->at[i], w->asked->at[i].relief).left) : 0;
     const float *error = errors_with(w, s, t, share, s->mem, diag);
     return error && (w->cost += row_dot(error, error, t->size), true);
 }
@@ -390,43 +395,50 @@ void costs_solve(const int8_t *const *sign, const double *right, uint32_t equati
 }
 
 typedef struct Choice {
-    uint32_t number;
-    double worth; /* its cost over its price */
+    uint32_t number, relief;
+    double worth; /* what it takes from the cost, over its price */
 } Choice;
 
 static int by_worth(const void *a, const void *b)
 {
     const Choice *x = a, *y = b;
-    return x->worth != y->worth ? (x->worth < y->worth) - (x->worth > y->worth) : (x->number > y->number) - (x->number < y->number);
+    if (x->worth != y->worth) return x->worth < y->worth ? 1 : -1;
+    return x->number != y->number ? (x->number > y->number) - (x->number < y->number) : (x->relief > y->relief) - (x->relief < y->relief);
 }
 
-/* Those that may be spared, n of them, and what each costs. */
+static double worth_of(const Rounding *r, uint32_t from, uint32_t to)
+{
+    Relief a = relief_of(r, from), b = relief_of(r, to);
+    return r->cost * (a.left - b.left) / fmax(b.price - a.price, 1);
+}
+
+/* The reliefs that there are, n of them, each for what it takes from the one before it, or from the whole cost where that is less: then the one before it is passed over. */
 static Choice *choices_of(Costs *w, uint32_t *n)
 {
     double *costs = NEW_ARRAY(&w->mem, double, w->n + 1);
-    Choice *c = NEW_ARRAY(&w->mem, Choice, w->n + 1);
+    Choice *c = NEW_ARRAY(&w->mem, Choice, w->n * MOST_RELIEFS + 1);
     costs_solve(w->sign.at, w->right.at, w->right.n, w->n, costs);
     *n = 0;
     for (uint32_t i = 0; i < w->n; i++) {
         Rounding *r = &w->asked->at[i];
         r->cost = costs[i];
-        if (!r->fixed) c[(*n)++] = (Choice){i, costs[i] / fmax(r->price, 1)};
+        for (uint32_t k = 1; k <= r->reliefs; k++) c[(*n)++] = (Choice){i, k, fmin(worth_of(r, k - 1, k), worth_of(r, 0, k))};
     }
     qsort(c, *n, sizeof *c, by_worth);
     return c;
 }
 
-/* Those first that cost most for their price, until the others cost no more than is allowed; what is too dear for what may still be paid is passed
- * over. What the others cost by these figures. */
+/* Those first that take most for their price, until what is left costs no more than is allowed; what is too dear for what may still be paid is passed
+ * over. What is left by these figures. */
 static double spare_worst(Costs *w, const Choice *c, uint32_t n, double allowed)
 {
-    Rounding *at = w->asked->at;
     double sum = 0, paid = 0;
-    for (uint32_t k = 0; k < n; k++) sum += at[c[k].number].cost, at[c[k].number].spared = false;
+    for (Rounding *r = w->asked->at; r < w->asked->at + w->n; r++) sum += r->reliefs ? r->cost : 0, r->relief = 0;
     for (uint32_t k = 0; k < n && sum > allowed; k++) {
-        Rounding *r = &at[c[k].number];
-        if (paid + r->price > w->asked->most) continue;
-        sum -= r->cost, paid += r->price, r->spared = true;
+        Rounding *r = &w->asked->at[c[k].number];
+        Relief was = relief_of(r, r->relief), is = relief_of(r, c[k].relief);
+        if (r->relief >= c[k].relief || paid + is.price - was.price > w->asked->most) continue;
+        sum -= r->cost * (was.left - is.left), paid += is.price - was.price, r->relief = c[k].relief;
     }
     return sum;
 }
@@ -474,7 +486,7 @@ static void values_find(Costs *w)
     for (uint32_t i = 0; i < w->n; i++) {
         Val x = node_in(w->g, &w->g->node.at[w->asked->at[i].node], w->asked->at[i].operand);
         uint32_t v = 0;
-        w->of[i] = UINT32_MAX, w->asked->at[i].cost = NAN, w->asked->at[i].spared = false;
+        w->of[i] = UINT32_MAX, w->asked->at[i].cost = NAN, w->asked->at[i].relief = 0;
         if (graph_val(w->g, x)->konst || in_branch(w->g, x) || in_branch(w->g, w->g->node.at[w->asked->at[i].node].out)) continue;
         while (v < w->values && w->value[v].id != x.id) v++;
         if (v == w->values) w->first[v] = i, w->value[w->values++] = x;

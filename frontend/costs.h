@@ -1,5 +1,5 @@
 /* costs.h - what rounding costs a model's outputs, operand by operand, and which are not worth it: as few stay as they are as keep the costs of the others
- * inside a bound, if that may be paid, that is the same for every model. A quarter of a per cent of perplexity where outputs are scores (a divergence of 0.0025 nats), a
+ * inside a bound, if that may be paid, that is the same for every model. What is not worth its cost may become less of it first, for less. A quarter of a per cent of perplexity where outputs are scores (a divergence of 0.0025 nats), a
  * thousandth of the energy of others (30 dB).
  *
  * What rounding one operand costs the outputs is measured there, with everything between: how far a product is off says nothing of
@@ -11,12 +11,16 @@
 #define OCTET_COSTS_H
 #include "frontend/calibrate.h"
 
+enum { MOST_RELIEFS = 2 };
+typedef struct Relief {     /* what may become of a rounding that costs too much */
+    double price, left;     /* left: of the cost */
+} Relief;
 typedef struct Rounding {
     uint32_t node, operand; /* which is rounded; in the order of nodes */
-    double price;           /* of leaving it as it is */
-    bool fixed;             /* it is rounded whatever it costs */
+    Relief by[MOST_RELIEFS];
+    uint32_t reliefs;       /* dearer ones leave less; the last leaves nothing; 0: it is rounded whatever it costs */
     double cost;            /* filled: of rounding it; NaN: nothing could be measured */
-    bool spared;            /* filled: it is not worth it */
+    uint32_t relief;        /* filled: 0: it is worth it; else by[relief - 1] */
 } Rounding;
 
 typedef struct Roundings {

@@ -2,7 +2,7 @@
 #include "frontend/precision.h"
 
 /* 16 bits of values cost time, and 8 of weights twice the memory of 4, which the bound as it stands is worth as long as the codes of
- * all products become no more than 7.5 % larger. 8-bit integers are as small and as fast as float8. */
+ * all products become no more than 7.5 % larger than with f16 scales. 8-bit integers are as small and as fast as float8. */
 #define TIGHT 0.1
 #define GROWTH 0.075
 enum { LEAST_GROUP = 16, MOST_GROUP = 256, GROUP = 32 };
@@ -122,7 +122,7 @@ static void choose(const Options *o, WeightForm *f)
     f->group = option_int(o, OPT_group, f->group);
     if (o->value[OPT_symmetric]) f->asymmetric = false;
     if (o->value[OPT_asymmetric]) f->asymmetric = true;
-    f->fine = f->asymmetric && f->group && dtypes[f->code].bits < 8;
+    f->fine = f->group && dtypes[f->code].bits < 8;
 }
 
 void precision_forms(const Options *o, Quantization *q)

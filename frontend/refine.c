@@ -15,6 +15,8 @@ typedef struct LayerJob { /* one layer */
     WeightMatrix m;
     uint32_t input;      /* number in Round.input */
     WeightChoice choice; /* in mem */
+    bool refined;        /* in smaller groups, too (form_finer()): */
+    WeightChoice finer;
 } LayerJob;
 
 typedef struct Input { /* what one or more layers multiply */
@@ -168,7 +170,10 @@ static void round_layer(void *round, uint32_t i)
 {
     Round *r = round;
     LayerJob *t = &r->target.at[i];
+    WeightForm finer = form_finer(r->q);
     t->choice = weight_choose(r->q->weights, &t->m, &t->form, r->input.at[t->input].moments, &t->mem);
+    t->refined = finer.code && t->form.code == r->q->form.code;
+    if (t->refined) t->finer = weight_choose(r->q->weights, &t->m, &finer, r->input.at[t->input].moments, &t->mem);
 }
 
 /* Layers that multiply the same values, together. */
@@ -202,21 +207,20 @@ static void keep_gains(const Round *r, const Input *in)
                  (Gains){in->x, n, arena_copy(r->q->mem, in->gain, sizeof *in->gain * (size_t)n)});
 }
 
-static void keep_codes(const Round *r, const LayerJob *t)
+static void keep_codes(const Round *r, const LayerJob *t, const WeightChoice *c, void keep(Quantization *, LayerCodes))
 {
-    const WeightChoice *c = &t->choice;
     Arena work = {0};
     bool known = c->lost && t->m.batches == 1;
     const float *lost = known ? arena_copy(r->q->mem, c->lost, sizeof *lost * (size_t)t->m.out) : NULL;
-    codes_set(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
-                                 .method = r->q->weights,
-                                 .form = t->form,
-                                 .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
-                                 .sqnr = c->sqnr,
-                                 .error_nearest = c->error_nearest,
-                                 .error = c->error,
-                                 .fallback = c->why,
-                                 .lost = lost});
+    keep(r->q, (LayerCodes){.tensor = tensor_name(r->g, t->n->out, &work),
+                            .method = r->q->weights,
+                            .form = c->codes.form,
+                            .codes = weight_tensors(&t->m, &c->codes, r->q->mem),
+                            .sqnr = c->sqnr,
+                            .error_nearest = c->error_nearest,
+                            .error = c->error,
+                            .fallback = c->why,
+                            .lost = lost});
     arena_drop(&work);
 }
 
@@ -265,7 +269,10 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
     if (ok && balances) crew_run(r->threads, r->input.n, balance_input, r);
     else if (ok) crew_run(r->threads, r->target.n, round_layer, r);
     for (uint32_t i = 0; ok && i < r->input.n; i++) keep_gains(r, &r->input.at[i]);
-    for (uint32_t i = 0; ok && i < r->target.n; i++) keep_codes(r, &r->target.at[i]);
+    for (LayerJob *t = r->target.at; ok && t < r->target.at + r->target.n; t++) {
+        keep_codes(r, t, &t->choice, codes_set);
+        if (t->refined) keep_codes(r, t, &t->finer, finer_set);
+    }
     for (uint32_t i = 0; i < r->target.n; i++) arena_drop(&r->target.at[i].mem);
     for (uint32_t i = 0; i < r->input.n; i++) arena_drop(&r->input.at[i].mem);
     arena_drop(&mem);

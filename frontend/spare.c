@@ -38,26 +38,47 @@ static Val shift_of(const void *spare, Graph *to, uint32_t i, Val was)
     return lost ? emit(to, "Sub", n->loc, 2, add_lost(to, n, weights_of(s, i), was, lost), was) : (Val){0};
 }
 
+/* What is left of the cost with other codes: errors of outputs on rows held out tell, or those of weights. */
+static double left_by(const LayerCodes *is, const LayerCodes *other)
+{
+    double error = other->error / is->error, ratio = isfinite(error) ? error * error : pow(10, (is->sqnr - other->sqnr) / 10);
+    return ratio < 1 ? ratio : 1;
+}
+
+/* Groups of half the size first, where there are any, then 8 bits. More bits cost by their number, as many by that of the weights. */
+static void reliefs_find(Spare *s, Rounding *r, const LayerCodes *is)
+{
+    double weights = (double)tensor_count(graph_val(s->g, node_in(s->g, &s->g->node.at[r->node], 1))->konst);
+    const LayerCodes *finer = layer_finer(s->g, &s->g->node.at[r->node], s->q);
+    WeightForm eight = form_spared(s->q);
+    double more = weight_bits(&eight) - weight_bits(&is->form);
+    if (finer) r->by[r->reliefs++] = (Relief){weights * (weight_bits(&finer->form) - weight_bits(&is->form)), left_by(is, finer)};
+    r->by[r->reliefs++] = (Relief){weights * (more > 0 ? more : 1), 0};
+}
+
 static void roundings_find(Spare *s, Arena *mem)
 {
     const WeightForm *form = s->form = quantize_forms(s->g, s->q, mem);
     s->r.at = NEW_ARRAY(mem, Rounding, s->g->node.n + 1), s->codes = NEW_ARRAY(mem, LayerCodes, s->g->node.n + 1);
     for (uint32_t i = 0; i < s->g->node.n; i++) {
         if (!form[i].code) continue;
-        s->codes[s->r.n] = layer_codes(s->g, &s->g->node.at[i], s->q, form[i], NULL);
-        Rounding *r = &s->r.at[s->r.n];
-        *r = (Rounding){.node = i, .operand = 1, .fixed = form[i].code != s->q->form.code};
-        r->price = (double)tensor_count(weights_of(s, s->r.n++));
+        LayerCodes *codes = &s->codes[s->r.n];
+        Rounding *r = &s->r.at[s->r.n++];
+        *codes = layer_codes(s->g, &s->g->node.at[i], s->q, form[i], NULL), *r = (Rounding){.node = i, .operand = 1};
+        if (form[i].code == s->q->form.code) reliefs_find(s, r, codes);
     }
 }
 
-/* So many weights as make the codes of all no larger than they may become. */
+/* So many bits more as make the codes of all no larger than they may become: by a part of what they would be with scales of 16 bits. */
 static double most_to_spare(const Spare *s)
 {
     WeightForm eight = form_spared(s->q);
-    double all = 0, more = weight_bits(&eight) - weight_bits(&s->q->form);
-    for (uint32_t i = 0; i < s->r.n; i++) all += s->r.at[i].price * weight_bits(&s->form[s->r.at[i].node]);
-    return more > 0 ? s->q->part * all / more : INFINITY;
+    double most = 0;
+    for (uint32_t i = 0; i < s->r.n; i++) {
+        WeightForm is = s->form[s->r.at[i].node], plain = {.code = is.code, .group = is.group};
+        most += (double)tensor_count(weights_of(s, i)) * ((1 + s->q->part) * weight_bits(&plain) - weight_bits(&is));
+    }
+    return weight_bits(&eight) > weight_bits(&s->q->form) ? fmax(most, 0) : INFINITY;
 }
 
 bool spare_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag *diag)
@@ -69,8 +90,10 @@ bool spare_weights(const Graph *g, Quantization *q, const CalibrateOptions *o, D
     bool ok = costs_choose(g, &s.r, o, diag);
     q->costs = s.r.costs;
     for (uint32_t i = 0; ok && i < s.r.n; i++) {
-        cost_note(q, tensor_name(g, node_of(&s, i)->out, &mem), s.r.at[i].cost, s.r.at[i].spared);
-        if (s.r.at[i].spared) layer_spare(g, node_of(&s, i), q);
+        const Rounding *r = &s.r.at[i];
+        cost_note(q, tensor_name(g, node_of(&s, i)->out, &mem), r->cost, r->relief > 0);
+        if (r->relief && r->relief == r->reliefs) layer_spare(g, node_of(&s, i), q);
+        else if (r->relief) codes_set(q, *layer_finer(g, node_of(&s, i), q));
     }
     arena_drop(&mem);
     return ok;

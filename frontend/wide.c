@@ -56,12 +56,12 @@ bool wide_choose(const Graph *g, Quantization *q, const CalibrateOptions *o, Dia
     for (Range *r = q->range.at; r < q->range.at + q->range.n; r++) r->wide = NULL, r->readers = 0;
     products_find(&w, &mem);
     Roundings r = {.at = NEW_ARRAY(&mem, Rounding, w.n + 1), .n = w.n, .part = 1, .most = INFINITY, .off = off_by_eight_bits, .ctx = &w};
-    for (uint32_t i = 0; i < w.n; i++) r.at[i] = (Rounding){.node = w.product[i].node, .price = w.product[i].products};
+    for (uint32_t i = 0; i < w.n; i++) r.at[i] = (Rounding){.node = w.product[i].node, .by = {{w.product[i].products, 0}}, .reliefs = 1};
     bool ok = costs_choose(g, &r, o, diag);
     q->costs = r.costs;
     for (uint32_t i = 0; ok && i < w.n; i++) {
-        cost_note(q, tensor_name(g, g->node.at[r.at[i].node].out, &mem), r.at[i].cost, r.at[i].spared);
-        if (r.at[i].spared) mark_wide(&w, i);
+        cost_note(q, tensor_name(g, g->node.at[r.at[i].node].out, &mem), r.at[i].cost, r.at[i].relief > 0);
+        if (r.at[i].relief) mark_wide(&w, i);
     }
     arena_drop(&mem);
     return ok;

@@ -12,7 +12,7 @@
  *   filters    every pixel uses them again, so that few bits save no time: small ones have the spared form too.
  *   states     weights that multiply the state of a recurrence are used again by every step: the same.
  *   tables     the precision's form for tables, a row being what is looked up.
- *   costly     the form of 8 bits: what the precision's form of it would cost the outputs was measured (frontend/spare.h).
+ *   costly     groups of half the size, or the form of 8 bits: what the precision's form of it would cost the outputs was measured (frontend/spare.h).
  *   tied       a table that is also the weights of a product, the other way round, is stored once, in the spared form. */
 #include "passes/passes.h"
 #include "passes/quantize.h"
@@ -225,8 +225,10 @@ static WeightForm form_of(const Coder *c, const Node *n)
 {
     if (is_channelwise(c->in, n)) return (WeightForm){.code = DT_i8};
     if (is_spared(c, n) && c->q->spared.code) return c->q->spared;
-    const LayerCost *cost = cost_find(c->q, tensor_name(c->in, n->out, c->mem));
-    return cost && cost->spared ? form_spared(c->q) : c->q->form;
+    const char *name = tensor_name(c->in, n->out, c->mem);
+    const LayerCost *cost = cost_find(c->q, name);
+    const LayerCodes *kept = cost && cost->spared ? codes_find(c->q, name) : NULL;
+    return kept ? kept->form : c->q->form;
 }
 
 const float *lost_of_pixels(const Node *n, const Tensor *w, const LayerCodes *codes, const Range *r, Arena *mem)

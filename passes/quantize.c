@@ -389,13 +389,22 @@ LayerRewriting *rewriting_note(Quantization *q, const char *tensor, Rewriting ki
     return &q->tried.at[map_get(&q->tried_of, tensor) - 1]->by[kind];
 }
 
-void codes_set(Quantization *q, LayerCodes c)
+static void keep(Arena *mem, CodesKept **kept, LayerCodes c)
 {
-    c.tensor = arena_text(q->mem, c.tensor, strlen(c.tensor));
-    if (!q->kept) q->kept = NEW(q->mem, CodesKept);
-    vec_push(q->mem, &q->kept->layer, c);
-    map_put(q->mem, &q->kept->index, c.tensor, q->kept->layer.n);
+    c.tensor = arena_text(mem, c.tensor, strlen(c.tensor));
+    if (!*kept) *kept = NEW(mem, CodesKept);
+    vec_push(mem, &(*kept)->layer, c);
+    map_put(mem, &(*kept)->index, c.tensor, (*kept)->layer.n);
 }
+
+static const LayerCodes *kept_find(const CodesKept *kept, const char *tensor)
+{
+    uint32_t i = kept ? map_get(&kept->index, tensor) : 0;
+    return i ? &kept->layer.at[i - 1] : NULL;
+}
+
+void codes_set(Quantization *q, LayerCodes c) { keep(q->mem, &q->kept, c); }
+void finer_set(Quantization *q, LayerCodes c) { keep(q->mem, &q->finer, c); }
 
 CodesKept *codes_copied(const Quantization *q)
 {
@@ -404,11 +413,7 @@ CodesKept *codes_copied(const Quantization *q)
     return copy.kept;
 }
 
-const LayerCodes *codes_find(const Quantization *q, const char *tensor)
-{
-    uint32_t i = q->kept ? map_get(&q->kept->index, tensor) : 0;
-    return i ? &q->kept->layer.at[i - 1] : NULL;
-}
+const LayerCodes *codes_find(const Quantization *q, const char *tensor) { return kept_find(q->kept, tensor); }
 
 static const WeightMethod *method_of(const Graph *g, const Node *n, const Quantization *q)
 {
@@ -436,14 +441,14 @@ void layer_note_cost(const Quantization *q, Layer *l)
 }
 
 /* Rounded without statistics. */
-static LayerCodes codes_by(const WeightMethod *how, const Graph *g, const Node *n, Quantization *q, WeightForm form)
+static LayerCodes codes_by(const WeightMethod *how, const Graph *g, const Node *n, Quantization *q, WeightForm form, CodesKept **kept)
 {
     Arena work = {0};
     WeightMatrix m = weight_matrix(g, n, &work);
     WeightChoice c = weight_choose(how, &m, &form, NULL, &work);
     LayerCodes l = {.method = how, .form = form, .codes = weight_tensors(&m, &c.codes, q->mem), .sqnr = c.sqnr, .fallback = c.why};
     l.tensor = tensor_name(g, n->out, &work), l.error_nearest = c.error_nearest, l.error = c.error;
-    codes_set(q, l);
+    keep(q->mem, kept, l);
     arena_drop(&work);
     return l;
 }
@@ -456,14 +461,33 @@ WeightForm form_spared(const Quantization *q)
 
 void layer_spare(const Graph *g, const Node *n, Quantization *q)
 {
-    codes_by(weight_method_blind(method_of(g, n, q)), g, n, q, form_spared(q));
+    codes_by(weight_method_blind(method_of(g, n, q)), g, n, q, form_spared(q), &q->kept);
+}
+
+WeightForm form_finer(const Quantization *q)
+{
+    enum { LEAST_GROUP = 16 };
+    WeightForm f = q->form;
+    bool are = q->bound > 0 && dtypes[f.code].bits < 8 && f.group >= 2 * LEAST_GROUP && f.group % (2 * LEAST_GROUP) == 0;
+    return f.group /= 2, are ? f : (WeightForm){0};
+}
+
+const LayerCodes *layer_finer(const Graph *g, const Node *n, Quantization *q)
+{
+    Arena work = {0};
+    const char *name = tensor_name(g, n->out, &work);
+    bool blind = form_finer(q).code && !method_of(g, n, q)->needs;
+    if (blind && !kept_find(q->finer, name)) codes_by(method_of(g, n, q), g, n, q, form_finer(q), &q->finer);
+    const LayerCodes *found = kept_find(q->finer, name);
+    arena_drop(&work);
+    return found;
 }
 
 LayerCodes layer_codes(const Graph *g, const Node *n, Quantization *q, WeightForm form, Layer *note)
 {
     Arena work = {0};
     const LayerCodes *found = codes_find(q, tensor_name(g, n->out, &work));
-    LayerCodes l = found ? *found : codes_by(method_of(g, n, q), g, n, q, form);
+    LayerCodes l = found ? *found : codes_by(method_of(g, n, q), g, n, q, form, &q->kept);
     arena_drop(&work);
     if (!note) return l;
     note->form = l.form, note->weight_sqnr = l.sqnr, note->fallback = l.fallback;

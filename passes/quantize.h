@@ -122,10 +122,11 @@ struct Quantization {
     WeightForm form;             /* of weights; code DT_NONE: s8, symmetric, per output channel */
     WeightForm table, spared;    /* passes/codes.c: of tables (DT_NONE: they stay float) and of weights that need more bits (DT_NONE: none do) */
     double bound;                /* 0, or what rounding weights may cost the outputs, of the bound of frontend/costs.h: what costs too much is spared, */
-    double part;                 /* and the codes of products become at most by so much of them larger */
+    double part;                 /* and the codes of products become at most by so much larger than they would be with f16 scales */
     const WeightMethod *weights; /* NULL: the first */
     const WeightMethod *windows; /* NULL, or how those of is_channelwise() are rounded, where they have no codes yet */
     struct CodesKept *kept;      /* codes found so far; copies of a Quantization share them. NULL: none yet */
+    struct CodesKept *finer;     /* the same of form_finer(), which layers may need */
     VEC(Gains) gains;
     Map cost_of;                 /* output of a layer -> number + 1 in cost */
     VEC(LayerCost) cost;
@@ -183,6 +184,7 @@ LayerRewriting *rewriting_note(Quantization *q, const char *tensor, Rewriting ki
 const LayerTried *rewritings_find(const Quantization *q, const char *tensor);          /* NULL: none was judged */
 /* Codes that the passes take for the layer with this output. */
 void codes_set(Quantization *q, LayerCodes c);
+void finer_set(Quantization *q, LayerCodes c);                          /* others of it, should these cost too much */
 const LayerCodes *codes_find(const Quantization *q, const char *tensor);
 CodesKept *codes_copied(const Quantization *q); /* those found so far, and what is added to q later is not in them */
 /* Those, or codes by a method without statistics where it needs none or has none, which q keeps for the next graph. note: gets what was done. */
@@ -192,6 +194,10 @@ void layer_note_cost(const Quantization *q, Layer *l);
 const LayerCost *cost_find(const Quantization *q, const char *tensor); /* NULL: nothing is known */
 /* What weights that are spared because of their cost become; that needs no samples. */
 WeightForm form_spared(const Quantization *q);
+/* What they may become before: groups of half the size. code DT_NONE: there are no smaller ones, or what layers cost is not asked. */
+WeightForm form_finer(const Quantization *q);
+/* Codes of it: those set, or by a method that needs no statistics. NULL: there are none. */
+const LayerCodes *layer_finer(const Graph *g, const Node *n, Quantization *q);
 void layer_spare(const Graph *g, const Node *n, Quantization *q);
 /* Codes as a value of g, dequantized where they are read. */
 Val codes_emit(Graph *g, const CodeTensors *t, const char *name, const Loc *loc);

@@ -228,9 +228,19 @@ static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scal
 
 float grid_value(const WeightForm *f, Grid g, int code) { return (weight_code_number(f, code) - g.zero) * g.scale; }
 
+static DType scale_code(const WeightForm *f) { return f->asymmetric ? DT_u8 : DT_i8; } /* a symmetric grid may be turned: grid_of() */
+
+/* Ends of symmetric grids were chosen together with what they clip, so the scale may become a little smaller as well. */
+static Grid turned_settled(Grid g, float of)
+{
+    float most = (float)dtype_max(DT_i8), code = fminf(most, fmaxf(1, rintf(fabsf(g.scale) / of)));
+    return (Grid){copysignf(code * of, g.scale), g.zero};
+}
+
 Grid grid_settled(const WeightCodes *c, int64_t at, Grid g)
 {
     if (!c->scale_of) return g;
+    if (!c->form.asymmetric) return turned_settled(g, c->scale_of[at / c->groups % c->rows]);
     float middle = (float)(weight_code_least(&c->form) + weight_code_most(&c->form)) / 2;
     float half = (float)(weight_code_most(&c->form) - weight_code_least(&c->form)) / 2;
     float of = c->scale_of[at / c->groups % c->rows], centre = (middle - g.zero) * g.scale;
@@ -239,12 +249,12 @@ Grid grid_settled(const WeightCodes *c, int64_t at, Grid g)
     return (Grid){scale, empty ? floorf(middle) : zero_at(&c->form, centre - half * scale, scale)};
 }
 
-/* Scales become codes of 8 bits, not smaller than they were; a grid that grows keeps its middle. */
+/* Scales become codes of 8 bits, those beside zero points not smaller than they were; a grid that grows keeps its middle. */
 static void settle_scales(WeightCodes *c)
 {
     for (int64_t at = 0; c->scale_of && at < c->owners * c->groups; at++) {
-        float *most = &c->scale_of[at / c->groups % c->rows], step = c->scale[at] / 255;
-        if (c->scale[at] > NO_WEIGHTS && step > *most) *most = step;
+        float *most = &c->scale_of[at / c->groups % c->rows], size = fabsf(c->scale[at]), step = size / (float)dtype_max(scale_code(&c->form));
+        if (size > NO_WEIGHTS && step > *most) *most = step;
     }
     for (int64_t r = 0; c->scale_of && r < c->rows; r++)
         if (!isnormal(c->scale_of[r])) c->scale_of[r] = 1;
@@ -628,12 +638,12 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
     bool grouped = c->form.group != 0, zeros = c->form.asymmetric || weight_code_middle(&c->form);
     CodeTensors t = {.code = tensor_new(mem, c->form.code, m->tensor->rank, m->tensor->dim),
                      .scale = scale_tensor(m, c, DT_f32, mem),
-                     .zero = zeros ? scale_tensor(m, c, c->form.fine ? DT_f32 : c->form.code, mem) : NULL,
+                     .zero = zeros ? scale_tensor(m, c, c->form.fine && c->form.asymmetric ? DT_f32 : c->form.code, mem) : NULL,
                      .axis = grouped ? m->input_axis : m->channel_axis,
                      .block = c->form.group,
                      .scale_axis = m->channel_axis};
     if (c->scale_of) {
-        t.scale_code = scale_tensor(m, c, DT_u8, mem), t.scale_of = tensor_new(mem, DT_f32, 1, &c->rows);
+        t.scale_code = scale_tensor(m, c, scale_code(&c->form), mem), t.scale_of = tensor_new(mem, DT_f32, 1, &c->rows);
         memcpy((void *)t.scale_of->data, c->scale_of, tensor_bytes(t.scale_of));
     }
     for (int64_t r = 0; r < m->out; r++)
@@ -643,7 +653,7 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
             ((float *)(void *)t.scale->data)[at] = c->scale[from];
             if (zeros) dtype_store(t.zero->type, (void *)t.zero->data, at, (double)c->zero[from]);
             if (t.scale_code)
-                dtype_store(DT_u8, (void *)t.scale_code->data, at, rint((double)c->scale[from] / c->scale_of[r % c->rows]));
+                dtype_store(t.scale_code->type, (void *)t.scale_code->data, at, rint((double)c->scale[from] / c->scale_of[r % c->rows]));
         }
     return t;
 }

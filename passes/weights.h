@@ -12,7 +12,7 @@
 typedef struct WeightForm {
     DType code;                  /* i8, u8, i4 or u4; or float8, symmetric: codes are its bits */
     bool asymmetric;             /* a zero point with every scale; otherwise it is the middle of the codes */
-    bool fine;                   /* asymmetric groups: zero points in sixteenths, and scales that are 8-bit codes with a scale of each output channel */
+    bool fine;                   /* groups: scales are 8-bit codes with a scale of each output channel, and zero points, if there are any, in sixteenths */
     int64_t group;               /* so many consecutive input channels share a scale, the last ones perhaps fewer; 0: a whole output channel */
 } WeightForm;
 int weight_code_least(const WeightForm *f), weight_code_most(const WeightForm *f); /* symmetric i8 is -127..127; of float8 the largest numbers */
@@ -42,7 +42,7 @@ typedef struct WeightCodes {
     int16_t *code;               /* [out][in] */
     float *scale, *zero;         /* zero: whole numbers, or sixteenths */
     int64_t rows;                /* output channels of a batch */
-    float *scale_of;             /* fine: of each output channel; a scale is 1 to 255 times that. Else NULL */
+    float *scale_of;             /* fine: of each output channel; a scale is 1 to 255 times that, symmetric ones -127 to 127 times. Else NULL */
 } WeightCodes;
 static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
 {
@@ -54,8 +54,8 @@ static inline float codes_value(const WeightCodes *c, int64_t row, int64_t col, 
     return (weight_code_number(&c->form, c->code[row * in + col]) - c->zero[at]) * c->scale[at];
 }
 
-/* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. Fine ones: for octet.Dequantize, zero being
- * f32, and scale is DequantizeLinear(scale_code, scale_of) along scale_axis. */
+/* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. Fine ones: for octet.Dequantize, a zero that
+ * is no middle being f32, and scale is DequantizeLinear(scale_code, scale_of) along scale_axis. */
 typedef struct CodeTensors {
     Tensor *code, *scale, *zero;
     Tensor *scale_code, *scale_of; /* NULL: scales are no codes */

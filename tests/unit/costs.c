@@ -112,18 +112,38 @@ static void spare_by(SampleSource *samples, double part)
 
 static void spare(double part) { spare_by(samples_random(&w.mem, 3), part); }
 
-/* "heard", "hushed" and "last" have as many weights: of 4.5, 4.5 and 8 bits, scales included. One with 8 bits instead of 4.5 makes all larger by 0.206. */
-Test(costs, no_more_weights_keep_eight_bits_than_may)
+/* "heard", "hushed" and "last" have as many weights: of 4.5, 4.5 and 8 bits, scales included. One with 8 bits instead of 4.5 makes all larger by 0.206,
+ * one in groups of 16 by 0.029. */
+Test(costs, no_more_weights_have_more_bits_than_may)
 {
     q.form = (WeightForm){.code = DT_i4, .group = 32};
     spare(0.21);
     const LayerCost *heard = cost_find(&q, "heard/MatMul:0"), *hushed = cost_find(&q, "hushed/MatMul:0");
     cr_assert(heard && hushed && heard->spared && !hushed->spared);
     cr_expect_eq(codes_find(&q, "heard/MatMul:0")->form.group, 0, "8 bits of a channel are finer than 4 of a group");
-    q = (Quantization){.mem = &w.mem, .form = q.form};
-    spare(0.2);
-    cr_expect(!cost_find(&q, "heard/MatMul:0")->spared && !cost_find(&q, "hushed/MatMul:0")->spared);
-    cr_expect(q.costs.known && q.costs.left > q.costs.bound, "%g of %g", q.costs.left, q.costs.bound);
+    double left[2];
+    for (int groups = 0; groups < 2; groups++) {
+        q = (Quantization){.mem = &w.mem, .form = q.form};
+        spare(groups ? 0.05 : 0.02);
+        const LayerCodes *codes = codes_find(&q, "heard/MatMul:0");
+        cr_expect(cost_find(&q, "heard/MatMul:0")->spared == (groups == 1) && !cost_find(&q, "hushed/MatMul:0")->spared);
+        cr_expect(codes->form.code == DT_i4 && codes->form.group == (groups ? 16 : 32) && codes->codes.block == codes->form.group);
+        cr_expect(q.costs.known && q.costs.left > q.costs.bound, "%g of %g", q.costs.left, q.costs.bound);
+        left[groups] = q.costs.left;
+    }
+    cr_expect(left[1] < 0.95 * left[0] && left[1] > 0.5 * left[0], "%g, in smaller groups %g", left[0], left[1]);
+}
+
+/* Scales that are codes take half the bits of those that are not, and what that saves may be spent. */
+Test(costs, what_scales_save_may_be_spent)
+{
+    for (int fine = 0; fine < 2; fine++) {
+        q = (Quantization){.mem = &w.mem, .form = {.code = DT_u4, .fine = fine == 1, .group = 32}};
+        cr_expect_float_eq(weight_bits(&q.form), fine ? 4.25 : 4.5, 1e-9);
+        spare(0.2);
+        const LayerCodes *heard = codes_find(&q, "heard/MatMul:0");
+        cr_expect_eq(heard->form.code, fine ? DT_i8 : DT_u4);
+    }
 }
 
 Test(costs, weights_that_outputs_hear_keep_eight_bits)

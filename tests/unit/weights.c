@@ -19,6 +19,7 @@ static const WeightForm forms[] = {{.code = DT_i8},
                                    {.code = DT_u4, .asymmetric = true, .group = 4},
                                    {.code = DT_i4, .group = 2},
                                    {.code = DT_u4, .asymmetric = true, .fine = true, .group = 4},
+                                   {.code = DT_u4, .fine = true, .group = 4},
                                    {.code = DT_f8e4m3fn},
                                    {.code = DT_f8e5m2},
                                    {.code = DT_f8e4m3fn, .group = 4}};
@@ -449,7 +450,7 @@ static double shipped_apart(const WeightMatrix *m, const WeightCodes *c)
 static void beats_nearest(const char *method, double by)
 {
     WeightForm form[] = {{.code = DT_i4}, {.code = DT_i4, .group = 32}, {.code = DT_u4, .asymmetric = true, .group = 48},
-                         {.code = DT_u4, .asymmetric = true, .fine = true, .group = 32}, {.code = DT_i8}};
+                         {.code = DT_u4, .asymmetric = true, .fine = true, .group = 32}, {.code = DT_u4, .fine = true, .group = 32}, {.code = DT_i8}};
     WeightMatrix m = product(200, 24, 3); /* columns that neither blocks, nor tiles, nor groups divide */
     Moments *s = seen(&m, correlated(1100, 200, 20, 4), 1000, 100);
     for (size_t i = 0; i < COUNT_OF(form); i++) {
