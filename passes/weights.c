@@ -590,14 +590,14 @@ const char *weight_unseen(const Moments *s)
 static WeightChoice choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {
     WeightChoice c = {.error_nearest = (double)NAN, .error = (double)NAN};
+    Arena work = {0};
     if (!(how->needs & WEIGHT_MOMENTS)) return c.codes = how->find(m, f, s, mem), c;
-    c.codes = find_rtn(m, f, NULL, mem);
-    if ((c.why = weight_unseen(s))) return c;
-    c.error_nearest = weight_error(m, &c.codes, s);
-    WeightCodes found = how->find(m, f, s, mem);
-    c.error = weight_error(m, &found, s);
-    if (c.error < c.error_nearest) c.codes = found;
-    else c.why = weight_no_better;
+    if ((c.why = weight_unseen(s))) return c.codes = find_rtn(m, f, NULL, mem), c;
+    const WeightCodes nearest = find_rtn(m, f, NULL, &work);
+    c.error_nearest = weight_error(m, &nearest, s);
+    arena_drop(&work);
+    c.codes = how->find(m, f, s, mem), c.error = weight_error(m, &c.codes, s);
+    if (!(c.error < c.error_nearest)) c.codes = find_rtn(m, f, NULL, mem), c.why = weight_no_better;
     return c.lost = weight_lost(m, &c.codes, s, mem), c;
 }
 
