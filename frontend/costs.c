@@ -14,6 +14,7 @@ enum {
     TELLING = 4,        /* samples tell what outputs are */
     LEAST_RUNS = 8,     /* of a sample */
     EQUATIONS = 2,      /* for each cost, at least, */
+    EXACT = 8,          /* more where not all may be spared that costs too much: then it matters which, */
     ENOUGH_ROWS = 64,   /* and the more the fewer rows than these all samples have, */
     MOST_TIMES = 8,     /* up to so many times as many: it is by chance that errors of two roundings are alike in few rows */
     TRIES = 16,         /* choices that are tried, before all is spared that costs anything */
@@ -269,7 +270,7 @@ static uint32_t runs_of(const Costs *w, uint32_t samples)
 {
     uint32_t runs = LEAST_RUNS, rows = samples * rows_of(&w->tried.at->sights), times = ENOUGH_ROWS / (rows + !rows);
     times = times < 1 ? 1 : times > MOST_TIMES ? MOST_TIMES : times;
-    while (samples * (uint64_t)runs * (runs - 1) / 2 < (uint64_t)EQUATIONS * times * w->n) runs++;
+    while (samples * (uint64_t)runs * (runs - 1) / 2 < (uint64_t)(isfinite(w->asked->most) ? EXACT : EQUATIONS) * times * w->n) runs++;
     return runs;
 }
 
