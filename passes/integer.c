@@ -623,8 +623,24 @@ static Val requantize(Integer *x, const Node *n)
     return octet_row(x, "Requant", (Val[]){sum, scale, zero}, 3, n->loc);
 }
 
-/* Q(f(DQ(a), DQ(b))) as the operator that ONNX Runtime makes of it where all are u8: with scales in simple ratios many codes lie on ties, which the
- * order of the roundings decides. */
+/* Computed codes with one reader, which takes them as numbers. */
+static bool read_once(const Integer *x, Val codes)
+{
+    const Node *dq = NULL;
+    for (uint32_t i = 0; i < x->in->node.n && !dq; i++)
+        if (is_dq(&x->in->node.at[i]) && node_in(x->in, &x->in->node.at[i], 0).id == codes.id) dq = &x->in->node.at[i];
+    return dq && !graph_val(x->in, codes)->konst && x->uses[codes.id] == 1 && x->uses[dq->out.id] == 1;
+}
+
+/* s8 codes, or their zero point, as u8; u8 ones are what they are. */
+static Val raised(Integer *x, Val v, DType t, const Loc *loc)
+{
+    if (t == DT_u8) return v;
+    return octet_row(x, "ToU8", v.id ? &v : (Val[]){graph_const(x->out, tensor_scalar(x->out->mem, DT_i8, 0), NULL)}, 1, loc);
+}
+
+/* Q(f(DQ(a), DQ(b))) as the operator that ONNX Runtime makes of it: with scales in simple ratios many codes lie on ties, which the order of the
+ * roundings decides. It does so of u8 codes, and on x86 of s8 codes that have one reader each, raised to u8; others it computes in floats. */
 static Val join_codes(Integer *x, const Node *n)
 {
     static const struct {
@@ -632,19 +648,25 @@ static Val join_codes(Integer *x, const Node *n)
     } joins[] = {{"Add", "QLinearAdd"}, {"Mul", "QLinearMul"}, {"AveragePool", "QLinearAveragePool"}, {"GlobalAveragePool", "QLinearGlobalAveragePool"}};
     Val from = node_in(x->in, n, 0), in[8] = {{0}};
     DType to = val_type(x->in, n->out)->dtype;
-    const Node *f = is_q(n) && !x->ctx->quant && to == DT_u8 && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
+    const Node *f = is_q(n) && !x->ctx->quant && eight_bits(to) && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
     const OpDef *op = NULL;
     for (size_t i = 0; f && i < COUNT_OF(joins); i++)
         if (node_is(f, joins[i].floats)) op = op_find("com.microsoft", joins[i].codes);
-    if (!op || x->uses[from.id] != 1 || f->nin > 2) return (Val){0};
-    uint32_t count = 0;
+    if (!op || x->uses[from.id] != 1 || f->nin > 2 || (to == DT_i8 && !read_once(x, n->out))) return (Val){0};
+    const Node *dq[2] = {def_of(x->in, node_in(x->in, f, 0)), f->nin > 1 ? def_of(x->in, node_in(x->in, f, 1)) : NULL};
     for (uint32_t i = 0; i < f->nin; i++) {
-        const Node *dq = def_of(x->in, node_in(x->in, f, i));
-        if (!is_dq(dq) || !per_tensor(x->in, dq) || val_type(x->in, node_in(x->in, dq, 0))->dtype != to) return (Val){0};
-        for (uint32_t k = 0; k < 3; k++) in[count++] = x->map[node_in(x->in, dq, k).id];
+        if (!is_dq(dq[i]) || !per_tensor(x->in, dq[i]) || val_type(x->in, node_in(x->in, dq[i], 0))->dtype != to) return (Val){0};
+        if (to == DT_i8 && !read_once(x, node_in(x->in, dq[i], 0))) return (Val){0};
     }
-    for (uint32_t k = 1; k < 3; k++) in[count++] = x->map[node_in(x->in, n, k).id];
-    return graph_emit(x->out, op, same_attrs(x, f, op), in, count - !in[count - 1].id, 1, n->loc, NULL);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < f->nin; i++)
+        for (uint32_t k = 0; k < 3; k++) {
+            Val v = x->map[node_in(x->in, dq[i], k).id];
+            in[count++] = k == 1 ? v : raised(x, v, to, n->loc);
+        }
+    in[count++] = x->map[node_in(x->in, n, 1).id], in[count++] = raised(x, x->map[node_in(x->in, n, 2).id], to, n->loc);
+    Val y = graph_emit(x->out, op, same_attrs(x, f, op), in, count - !in[count - 1].id, 1, n->loc, NULL);
+    return to == DT_u8 ? y : octet_row(x, "ToI8", &y, 1, n->loc);
 }
 
 /* ---- constants that stay codes ---- */

@@ -342,12 +342,32 @@ static const float STEP = 0.0235294122F;
 
 static int64_t code(float steps) { return (int64_t)fmaxf(0, fminf(255, rintf(steps))); }
 
-static Val as_floats(Val codes, double scale, double zero)
+/* u8 codes as they are, or as s8. */
+static const Tensor *typed(DType t, const Tensor *codes)
 {
-    return emit(g, "DequantizeLinear", NULL, 3, codes, number(DT_f32, scale), number(DT_u8, zero));
+    Tensor *y = tensor_new(&w.mem, t, codes->rank, codes->dim);
+    for (int64_t i = 0; i < tensor_count(y); i++) dtype_store_int(t, (void *)(uintptr_t)y->data, i, element(codes, i) + dtype_min(t));
+    return y;
 }
 
-static Val as_codes(Val floats, double zero) { return emit(g, "QuantizeLinear", NULL, 3, floats, number(DT_f32, (double)STEP), number(DT_u8, zero)); }
+static Val as_floats(DType t, Val codes, double scale, double zero)
+{
+    return emit(g, "DequantizeLinear", NULL, 3, codes, number(DT_f32, scale), number(t, zero + (double)dtype_min(t)));
+}
+
+static Val as_codes(DType t, Val floats, double zero)
+{
+    return emit(g, "QuantizeLinear", NULL, 3, floats, number(DT_f32, (double)STEP), number(t, zero + (double)dtype_min(t)));
+}
+
+/* Read by the next layer, so that they have a reader. */
+static void output_codes(DType t, Val floats, double zero, const Tensor *expected, const char *name)
+{
+    Tensor *values = tensor_new(&w.mem, DT_f32, expected->rank, expected->dim);
+    for (int64_t i = 0; i < tensor_count(values); i++)
+        dtype_store(DT_f32, (void *)(uintptr_t)values->data, i, (double)((float)((double)element(expected, i) - zero) * STEP));
+    output(as_floats(t, as_codes(t, floats, zero), (double)STEP, zero), values, name);
+}
 
 static const Tensor *product_codes(const Tensor *a, const Tensor *b)
 {
@@ -399,10 +419,14 @@ Test(sums, codes_on_ties)
     attr_set_ints(op, attr, "kernel_shape", (int64_t[]){2, 2}, 2), attr_set_ints(op, attr, "strides", (int64_t[]){2, 2}, 2);
     Tensor *values = tensor_new(&w.mem, DT_f32, 4, dim);
     for (int64_t i = 0; i < tensor_count(a); i++) dtype_store(DT_f32, (void *)(uintptr_t)values->data, i, (double)((float)element(a, i) * STEP));
-    Val floats = as_floats(input(a), (double)STEP, CENTER), low = as_floats(as_codes(input(values), 0), (double)STEP, 0);
-    output(as_codes(emit(g, "Mul", NULL, 2, floats, as_floats(input(b), 0x1p-8, 0)), CENTER), product_codes(a, b), "Mul");
-    output(as_codes(graph_emit(g, op, attr, &low, 1, 1, NULL, NULL), 0), window_codes(a), "AveragePool");
-    output(as_codes(emit(g, "GlobalAveragePool", NULL, 1, floats), CENTER), mean_codes(a), "GlobalAveragePool");
+    for (int i = 0; i < 2; i++) {
+        const DType t = i ? DT_i8 : DT_u8;
+        Val left = as_floats(t, input(typed(t, a)), (double)STEP, CENTER), right = as_floats(t, input(typed(t, b)), 0x1p-8, 0);
+        Val low = as_floats(t, as_codes(t, input(values), 0), (double)STEP, 0), all = as_floats(t, input(typed(t, a)), (double)STEP, CENTER);
+        output_codes(t, emit(g, "Mul", NULL, 2, left, right), CENTER, product_codes(a, b), "Mul");
+        output_codes(t, graph_emit(g, op, attr, &low, 1, 1, NULL, NULL), 0, window_codes(a), "AveragePool");
+        output_codes(t, emit(g, "GlobalAveragePool", NULL, 1, all), CENTER, mean_codes(a), "GlobalAveragePool");
+    }
     run_levels();
 }
 
