@@ -17,7 +17,8 @@ enum {
     JUDGE = 2,          /* every second judges, */
     ROWS = 1 << 22,     /* of an output of a sample at most so many elements are looked at, */
     MEMORY = 512 << 20, /* and all that is kept of samples takes no more bytes than this */
-    LOOKS = 8,          /* at the samples that judge */
+    LOOKS = 8,          /* at the samples that judge, */
+    CLOSER = 3,         /* of them after a choice is inside */
     TRIES = 24,         /* simulated choices of one search, */
     LEAST_TRIES = 6,    /* fewer where that lets it see */
     ENOUGH = 12,        /* samples: a few do not say what the others lose */
@@ -26,7 +27,8 @@ enum {
 };
 static const double ALONE = 40,
                     TRYING = 60; /* seconds for the losses of regions alone, for the choices of one search */
-static const double TIGHTEN = 0.6, TICK = 1e-4; /* of the budget after a failure; of a run: what is counted in */
+static const double TIGHTEN = 0.6, NEAR = 1.08, /* of the budget after a failure; times a target that one outside is near */
+                    TICK = 1e-4;                /* of a run: what is counted in */
 
 typedef struct Condition {
     const Metric *metric;
@@ -97,6 +99,15 @@ typedef struct Verdict {
     bool shown;
     int64_t rows, need;
 } Verdict;
+
+typedef struct Choice { /* an artefact that was judged */
+    const bool *reverted; /* NULL: everything is quantized */
+    Verdict v;
+    double figure, seconds; /* what the user's program says; of a run */
+    uint32_t point;         /* its number + 1 among those tried */
+    BudgetCondition *condition;
+    uint32_t conditions;
+} Choice;
 
 static void progress(const Run *r, const char *what)
 {
@@ -442,41 +453,46 @@ static bool build(Run *r, Quantization *q, Program *p)
 }
 
 /* The quantized model with these regions in float, compiled as it will be and judged by what the search never saw. */
-static bool judge_artefact(Run *r, const bool *reverted, Verdict *v, double *figure, double *times, double *seconds)
+static bool judge_artefact(Run *r, const bool *reverted, double *times, Choice *c)
 {
     Quantization q = *r->q;
     Program p = {{0}, NULL, NULL};
+    *c = (Choice){.reverted = reverted, .figure = NAN};
     q.reverted = reverted, memset(&q.layer, 0, sizeof q.layer);
     artefact_rest(&r->simulation.loaded);
-    bool ok = build(r, &q, &p) && wake_plain(r) && judge(r, &p, NULL, &r->judge, JUDGING, v) &&
-              (!r->o->command || ask_command(r, p.path, figure));
-    RegionTimes of[] = {{&p, times, seconds}, {&r->plain, r->times, &r->b->plain}};
+    bool ok = build(r, &q, &p) && wake_plain(r) && judge(r, &p, NULL, &r->judge, JUDGING, &c->v) &&
+              (!r->o->command || ask_command(r, p.path, &c->figure));
+    RegionTimes of[] = {{&p, times, &c->seconds}, {&r->plain, r->times, &r->b->plain}};
     ok = ok && region_times(of, r->timed ? 1 : 2, r->kept.at[0].in, r->b->regions, r->diag);
     r->timed = true, rest_plain(r);
     program_drop(&p);
-    BudgetPoint point = {count_quantized(r, reverted), v->loss, v->bound, *seconds, true, false};
+    BudgetPoint point = {count_quantized(r, reverted), c->v.loss, c->v.bound, c->seconds, true, false};
     if (ok) vec_push(r->q->mem, &r->b->point, point), r->b->looks++;
+    c->point = r->b->point.n;
+    c->conditions = r->b->conditions, c->condition = arena_copy(r->q->mem, r->b->condition, c->conditions * sizeof *c->condition);
     return ok;
 }
 
 /* How much worse the user's figure is, as a part of that of the float model. */
 static double command_loss(const Budget *b, double figure) { return (b->figure[0] - figure) / fabs(b->figure[0]); }
 
-static bool inside(const Run *r, const Verdict *v, double figure)
+static bool inside(const Run *r, const Choice *c)
 {
-    return r->o->command ? command_loss(r->b, figure) <= r->b->max_loss : v->bound <= r->b->max_loss;
+    return r->o->command ? command_loss(r->b, c->figure) <= r->b->max_loss : c->v.bound <= r->b->max_loss;
 }
 
-static void accept(Run *r, const bool *reverted, const Verdict *v, double figure, double seconds)
+static void accept(Run *r, const Choice *c)
 {
     Budget *b = r->b;
+    const Verdict *v = &c->v;
     b->loss = v->loss, b->bound = v->bound, b->shown = v->shown, b->rows = v->rows, b->need = v->shown ? 0 : v->need;
-    b->figure[1] = figure, b->chosen = seconds;
-    if (r->o->command) b->loss = b->bound = command_loss(b, figure);
+    b->figure[1] = c->figure, b->chosen = c->seconds;
+    b->condition = c->condition, b->conditions = c->conditions;
+    if (r->o->command) b->loss = b->bound = command_loss(b, c->figure);
     for (uint32_t i = 1; i <= b->regions; i++)
-        b->region[i].reverted = reverted && reverted[i], b->reverted += b->region[i].reverted;
-    if (b->point.n) b->point.at[b->point.n - 1].chosen = true;
-    r->q->reverted = reverted;
+        b->region[i].reverted = c->reverted && c->reverted[i], b->reverted += b->region[i].reverted;
+    b->point.at[c->point - 1].chosen = true;
+    r->q->reverted = c->reverted;
 }
 
 /* ---- regions alone ---- */
@@ -595,58 +611,124 @@ static bool measure_choice(void *arg, const bool *quantized, double *loss)
     return true;
 }
 
-static bool search_choice(Run *r, double target, bool *reverted)
+/* *loss: what the search believes of it. */
+static bool search_choice(Run *r, double target, uint32_t most, bool *reverted, double *loss)
 {
     Budget *b = r->b;
     bool *quantized = NEW_ARRAY(&r->mem, bool, b->regions + 1);
-    double loss;
     Search s = {.n = b->regions,
                 .region = r->region,
                 .budget = target,
                 .measure = measure_choice,
                 .arg = r,
-                .most = r->tries,
+                .most = most,
                 .scale = r->scale};
-    if (!search_run(&s, quantized, &loss)) return false;
+    if (!search_run(&s, quantized, loss)) return false;
     r->scale = s.scale;
     for (uint32_t i = 0; i < b->regions; i++) reverted[i + 1] = !quantized[i];
     return true;
 }
 
-/* What the samples of the search are held to: the budget, or, for a user's program, half of what it was when the program refused. What is
- * far outside needs a much smaller one. No choice is judged twice. */
-static bool look_again(Run *r, double target, double *times)
+/* What the samples of the search are held to, and the choices that it led to. */
+typedef struct Aim {
+    double target, outside; /* of the choice that is inside, the least that led to one outside; 0: none did */
+    Choice choice;          /* inside */
+    const bool *failed;     /* the last that was not; NULL: none was judged */
+    double room;            /* what the search may believe of a choice for the judge to find the budget, by the last it was asked about */
+} Aim;
+
+static bool same_choice(const Run *r, const bool *a, const bool *b)
 {
-    Budget *b = r->b;
-    Verdict v;
-    double figure = NAN, seconds;
-    const bool *before = NULL;
-    for (int tries = 1; tries < LOOKS; tries++) {
-        bool *reverted = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
-        if (!search_choice(r, target, reverted)) return false;
-        if (!count_quantized(r, reverted)) break;
-        bool judged = before && !memcmp(before, reverted, b->regions + 1);
-        if (!judged) {
-            progress(r, "compiling what was found");
-            if (!judge_artefact(r, reverted, &v, &figure, times, &seconds)) return false;
-            if (inside(r, &v, figure)) return accept(r, reverted, &v, figure, seconds), true;
-        }
-        target *= judged || r->o->command ? TIGHTEN : fmin(TIGHTEN, b->max_loss / v.even), before = reverted;
-    }
-    bool *all = NEW_ARRAY(r->q->mem, bool, b->regions + 1);
-    memset(all, true, b->regions + 1);
-    if (!judge_artefact(r, all, &v, &figure, times, &seconds)) return false;
-    if (inside(r, &v, figure)) return accept(r, all, &v, figure, seconds), true;
-    return diag_error(r->diag, NULL, "--max-loss %g%% cannot be kept: with everything in float the loss is %.3g%%",
-                      b->max_loss * 100, (r->o->command ? command_loss(b, figure) : v.bound) * 100);
+    return a && b && !memcmp(a, b, r->b->regions + 1);
 }
 
-static bool search_regions(Run *r, const Quantization *all, const Verdict *v, const double *quantized)
+static double expected(const Run *r, const bool *reverted)
+{
+    double saved = 0;
+    for (uint32_t i = 1; i <= r->b->regions; i++) saved += reverted[i] ? 0 : r->b->region[i].saved;
+    return saved;
+}
+
+/* How much worse the samples that judge are than those of the search is not known before one choice was judged. */
+static void note_room(const Run *r, Aim *a, double believed, const Choice *c)
+{
+    a->room = believed * (r->o->command ? 1 : r->b->max_loss / c->v.even);
+}
+
+/* The budget at first, or, for a user's program, half of what it was when the program refused; less until a choice is inside. No choice is judged
+ * twice. */
+static bool aim_inside(Run *r, Aim *a, double *times)
+{
+    double target = a->target, believed;
+    for (int tries = 1; tries < LOOKS && !a->choice.point; tries++) {
+        bool *reverted = NEW_ARRAY(r->q->mem, bool, r->b->regions + 1);
+        Choice c;
+        if (!search_choice(r, target, r->tries, reverted, &believed)) return false;
+        if (!count_quantized(r, reverted)) return true;
+        bool judged = same_choice(r, a->failed, reverted);
+        if (!judged) {
+            progress(r, "compiling what was found");
+            if (!judge_artefact(r, reverted, times, &c)) return false;
+            note_room(r, a, believed, &c);
+            if (inside(r, &c)) return a->choice = c, a->target = target, true;
+        }
+        a->failed = reverted, a->outside = believed;
+        target = fmin(believed * TIGHTEN, a->room);
+    }
+    return true;
+}
+
+static double closer_target(const Aim *a)
+{
+    return a->outside > 0 ? sqrt(a->target * a->outside) : fmax(a->target / TIGHTEN, a->room * TIGHTEN);
+}
+
+/* A step of the target may have left more room than was needed: targets between the one that was inside and the one that was not are tried, as long as
+ * the judge may be asked, and where none was outside a larger one. Faster choices that are inside count. By now the search knows the scale of losses,
+ * and needs fewer tries. */
+static bool aim_closer(Run *r, Aim *a, double *times)
+{
+    uint32_t most = r->b->looks + CLOSER;
+    for (int tries = 0; tries < LOOKS && r->b->looks < most && r->b->looks < LOOKS; tries++) {
+        bool *reverted = NEW_ARRAY(r->q->mem, bool, r->b->regions + 1);
+        Choice c;
+        double target = closer_target(a), believed;
+        if (a->outside > 0 && a->outside < a->target * NEAR) return true;
+        if (!search_choice(r, target, r->tries / 2, reverted, &believed)) return false;
+        bool failed = same_choice(r, a->failed, reverted), faster = expected(r, reverted) > expected(r, a->choice.reverted);
+        if (!failed && faster) {
+            progress(r, "compiling what was found");
+            if (!judge_artefact(r, reverted, times, &c)) return false;
+            failed = !inside(r, &c), faster = !r->b->measured || c.seconds < a->choice.seconds;
+            note_room(r, a, believed, &c);
+        }
+        if (failed) a->outside = believed, a->failed = reverted;
+        else a->target = target;
+        if (!failed && faster) a->choice = c;
+    }
+    return true;
+}
+
+static bool look_again(Run *r, double target, double *times)
+{
+    Aim a = {.target = target};
+    if (!aim_inside(r, &a, times)) return false;
+    if (a.choice.point && !r->o->command && !aim_closer(r, &a, times)) return false;
+    if (a.choice.point) return accept(r, &a.choice), true;
+    bool *all = NEW_ARRAY(r->q->mem, bool, r->b->regions + 1);
+    memset(all, true, r->b->regions + 1);
+    if (!judge_artefact(r, all, times, &a.choice)) return false;
+    if (inside(r, &a.choice)) return accept(r, &a.choice), true;
+    return diag_error(r->diag, NULL, "--max-loss %g%% cannot be kept: with everything in float the loss is %.3g%%",
+                      r->b->max_loss * 100, (r->o->command ? command_loss(r->b, a.choice.figure) : a.choice.v.bound) * 100);
+}
+
+static bool search_regions(Run *r, const Quantization *all, const Choice *c, const double *quantized)
 {
     double *times = NEW_ARRAY(&r->mem, double, r->b->regions + 1);
     r->region = NEW_ARRAY(&r->mem, SearchRegion, r->b->regions + 1);
     regions_saved(r, r->times, quantized, all);
-    double target = r->o->command ? v->even / 2 : r->b->max_loss;
+    double target = r->o->command ? c->v.even / 2 : r->b->max_loss;
     return build_simulation(r) && regions_alone(r) && look_again(r, target, times);
 }
 
@@ -721,14 +803,15 @@ static void warn(const Run *r)
 static bool first_look(Run *r, const Quantization *all)
 {
     Budget *b = r->b;
-    double *quantized = NEW_ARRAY(&r->mem, double, b->regions + 1), figure = NAN;
-    Verdict v;
+    double *quantized = NEW_ARRAY(&r->mem, double, b->regions + 1);
+    Choice c;
     r->times = NEW_ARRAY(&r->mem, double, b->regions + 1);
     progress(r, "compiling with everything quantized");
-    if (!judge_artefact(r, NULL, &v, &figure, quantized, &b->all)) return false;
+    if (!judge_artefact(r, NULL, quantized, &c)) return false;
+    b->all = c.seconds;
     if (!r->some) program_drop(&r->plain); /* all is known of it */
-    if (inside(r, &v, figure)) return accept(r, NULL, &v, figure, b->all), true;
-    return search_regions(r, all, &v, quantized);
+    if (inside(r, &c)) return accept(r, &c), true;
+    return search_regions(r, all, &c, quantized);
 }
 
 bool budget_run(const Graph *g, Quantization *q, const BudgetOptions *o, BudgetPasses *passes, void *ctx, Diag *diag)

@@ -84,9 +84,9 @@ def counting(words):
     return model(graph(nodes, [value('ids', 1, 'n', type=7)], [value('logits', 1, 'n', words)], tensors))
 
 
-def random_matrix(name, seed, size):
+def random_matrix(name, seed, size, factor=0.5):
     """Numbers that look random, in a tensor of a model."""
-    data = b''.join(struct.pack('<f', ((i + seed * 7919) * 2654435761 % 4294967291 / 4294967291 - 0.5) / 2) for i in range(size * size))
+    data = b''.join(struct.pack('<f', ((i + seed * 7919) * 2654435761 % 4294967291 / 4294967291 - 0.5) * factor) for i in range(size * size))
     return number(1, size) + number(1, size) + number(2, 1) + text(8, name) + text(9, data)
 
 
@@ -97,6 +97,13 @@ def called(size):
     nodes = [node('Dense', [a, w], [y]) + text(7, 'local') for a, w, y in (('x', 'w1', 'p'), ('p', 'w2', 'y'))]
     g = graph(nodes, [value('x', 'n', size)], [value('y', 'n', size)], [random_matrix(f'w{i}', i, size) for i in (1, 2)])
     return model(g) + text(8, text(1, 'local') + number(2, 1)) + text(25, function)
+
+
+def parallel(size, count):
+    """Products of inputs of their own, each smaller than the one before, and their sum."""
+    nodes = [node('MatMul', [f'x{i}', f'w{i}'], [f'p{i}']) for i in range(count)] + [node('Sum', [f'p{i}' for i in range(count)], ['y'])]
+    tensors = [random_matrix(f'w{i}', i, size, 0.8 ** i) for i in range(count)]
+    return model(graph(nodes, [value(f'x{i}', 'n', size) for i in range(count)], [value('y', 'n', size)], tensors))
 
 
 def branched(size):
@@ -181,6 +188,11 @@ def main(out, calibration):
         row = b''.join(struct.pack('<f', ((i * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(40 * 64))
         sample(f'{out}/uneven/{i}.npz', x=npy('<f4', (40, 64), row))
         sample(f'{out}/branched/{i}.npz', x=npy('<f4', (40, 64), row), c=npy('|b1', (1,), bytes([i % 2])))
+    put('parallel.onnx', parallel(64, 6))
+    for name, of in (('harder', (1, 0.5)), ('easier', (0.5, 1))): # what the search looks at, and what judges
+        for i in range(16):
+            rows = [b''.join(struct.pack('<f', of[i % 2] * (((i * 6 + p) * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(8 * 64)) for p in range(6)]
+            sample(f'{out}/{name}/{i:02}.npz', **{f'x{p}': npy('<f4', (8, 64), row) for p, row in enumerate(rows)})
     put('called.onnx', called(64)), put('branched.onnx', branched(64))
     put('counting.onnx', counting(64))
     for i in range(8):

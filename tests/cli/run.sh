@@ -403,6 +403,16 @@ budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 4
 check budget-language budget_language
 budget_judges_every_row() { test "$(metric_of +long)" = "kl and perplexity of 'logits' 70000 70000"; }
 check budget-judges-every-row budget_judges_every_row
+# Samples that judge lose a quarter or four times of what those of the search do: the choice is close to the budget all the same.
+budget_close() {
+  octet compile "$work/bad/parallel.onnx" -o "$work/close.so" --quantize int8 --calibrate "$work/bad/$1" --max-loss $2 --metric sqnr --budget-times estimate --wide off --report "$work/close.json" --quiet &&
+    python3 -c 'import json, sys
+b = json.load(open(sys.argv[1]))["budget"]
+left = sum(r["precision"] == "int8" for r in b["regions"])
+assert b["looks"] <= 8 and left == int(sys.argv[2]) and b["bound"] <= b["max_loss"], b' "$work/close.json" $3
+}
+check budget-close-to-harder budget_close harder 0.006% 3
+check budget-close-to-easier budget_close easier 0.006% 4
 budget_labels() { test "$(regions_float labels --max-loss 5% --metric top1 --labels "$work/bad/labels64.npy")" = "0 top1 of 'logits' with labels"; }
 check budget-labels budget_labels
 # A program that is content with nothing but the third artefact it sees, and counts them.
