@@ -41,6 +41,18 @@ static bool expand_qlinear_mul(Expand *x)
 
 static bool infer_qlinear_binary(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 3}); }
 
+/* condition; X, X_scale, X_zero; Y, Y_scale, Y_zero; Z_scale, Z_zero: both become codes of Z, and one is taken. */
+static bool expand_qlinear_where(Expand *x)
+{
+    const Val *in = x->in;
+    DType t = ex_type(x, in[1])->dtype;
+    Val a = quantize(x, dequantize(x, in[1], in[2], in[3]), in[7], in[8], t), b = quantize(x, dequantize(x, in[4], in[5], in[6]), in[7], in[8], t);
+    x->out[0] = EX(x, "Where", in[0], a, b);
+    return true;
+}
+
+static bool infer_qlinear_where(Infer *c) { return out_broadcast(c, 0, 3, (uint32_t[]){0, 1, 4}); }
+
 /* X, X_scale, X_zero, Y_scale, Y_zero: one operator with the node's own attributes. */
 static bool expand_qlinear_unary(Expand *x, const char *op)
 {
@@ -682,6 +694,8 @@ static bool expand_embed(Expand *x)
 const OpDef ops_microsoft[] = {
     OP(QLinearAdd, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_add),
     OP(QLinearMul, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_mul),
+    OP(QLinearWhere, MS, .T = Q8, .infer = infer_qlinear_where, .expand = expand_qlinear_where,
+       .sig = "condition:bool X:T x_scale:f32 x_zero_point:T Y:T y_scale:f32 y_zero_point:T z_scale:f32 z_zero_point:T -> Z:T"),
     OP(QLinearSigmoid, MS, .sig = UNARY, .T = Q8, .infer = infer_qlinear_unary, .expand = expand_qlinear_sigmoid),
     OP(QLinearLeakyRelu, MS, .sig = UNARY, .T = Q8, .attrs = "alpha:float=0.01", .infer = infer_qlinear_unary,
        .expand = expand_qlinear_leaky_relu),

@@ -251,6 +251,13 @@ Test(ops2, requantization)
     EXPECT(b, op(b, "octet", "Requant", NULL, 0, 1, NULL, VALS(acc, s, z)), 1, 3, -99, 127);
 }
 
+Test(ops2, qlinear_where_takes_codes_of_the_result)
+{
+    Bench *b = bench();
+    Val when = K(b, bool, 1, D(3), 1, 0, 1), x = K(b, u8, 1, D(3), 10, 11, 255), y = K(b, u8, 1, D(1), 7), z = K(b, u8, 0, NULL, 3), two = K(b, f32, 0, NULL, 2);
+    EXPECT(b, op(b, "com.microsoft", "QLinearWhere", NULL, 0, 1, NULL, VALS(when, x, two, z, y, K(b, f32, 0, NULL, 0.5), z, K(b, f32, 0, NULL, 1), z)), 17, 5, 255);
+}
+
 /* 1 is as many steps as the reciprocal of the scale has whole ones: 170 of 170.9; 254 of the 254.99998 that 1/255 is in float32. */
 Test(ops2, qlinear_softmax_has_whole_steps)
 {
