@@ -33,6 +33,7 @@ typedef struct Integer {
     Graph *out;
     Val *map;
     const uint16_t *uses;
+    const Val *floats;   /* per Val: what a DequantizeLinear makes of it */
     const bool *numbers; /* finish: per Val, somebody needs it as numbers, not as codes */
 } Integer;
 
@@ -626,10 +627,8 @@ static Val requantize(Integer *x, const Node *n)
 /* Computed codes with one reader, which takes them as numbers. */
 static bool read_once(const Integer *x, Val codes)
 {
-    const Node *dq = NULL;
-    for (uint32_t i = 0; i < x->in->node.n && !dq; i++)
-        if (is_dq(&x->in->node.at[i]) && node_in(x->in, &x->in->node.at[i], 0).id == codes.id) dq = &x->in->node.at[i];
-    return dq && !graph_val(x->in, codes)->konst && x->uses[codes.id] == 1 && x->uses[dq->out.id] == 1;
+    Val numbers = x->floats[codes.id];
+    return numbers.id && !graph_val(x->in, codes)->konst && x->uses[codes.id] == 1 && x->uses[numbers.id] == 1;
 }
 
 /* s8 codes, or their zero point, as u8; u8 ones are what they are. */
@@ -705,6 +704,14 @@ static const bool *needs_numbers(const Graph *g, Arena *scratch)
     return numbers;
 }
 
+static const Val *dequantized(const Graph *g, Arena *mem) /* by one of its readers */
+{
+    Val *floats = NEW_ARRAY(mem, Val, g->val.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (is_dq(&g->node.at[i])) floats[node_in(g, &g->node.at[i], 0).id] = g->node.at[i].out;
+    return floats;
+}
+
 /* ---- the passes ---- */
 typedef Val Move(Integer *, const Node *);
 
@@ -712,7 +719,7 @@ static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint
 {
     Integer x = {
         .ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
-    x.map = graph_begin(x.out, in, ctx->scratch), x.numbers = needs_numbers(in, ctx->scratch);
+    x.map = graph_begin(x.out, in, ctx->scratch), x.numbers = needs_numbers(in, ctx->scratch), x.floats = dequantized(in, ctx->scratch);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
         const Node *n = &in->node.at[i];
