@@ -170,7 +170,7 @@ static void round_layer(void *round, uint32_t i)
 {
     Round *r = round;
     LayerJob *t = &r->target.at[i];
-    WeightForm finer = form_finer(r->q);
+    WeightForm finer = form_finer(r->q, t->n);
     t->choice = weight_choose(r->q->weights, &t->m, &t->form, r->input.at[t->input].moments, &t->mem);
     t->refined = finer.code && t->form.code == r->q->form.code;
     if (t->refined) t->finer = weight_choose(r->q->weights, &t->m, &finer, r->input.at[t->input].moments, &t->mem);

@@ -464,11 +464,11 @@ void layer_spare(const Graph *g, const Node *n, Quantization *q)
     codes_by(weight_method_blind(method_of(g, n, q)), g, n, q, form_spared(q), &q->kept);
 }
 
-WeightForm form_finer(const Quantization *q)
+WeightForm form_finer(const Quantization *q, const Node *n)
 {
     enum { LEAST_GROUP = 16 };
     WeightForm f = q->form;
-    bool are = q->bound > 0 && dtypes[f.code].bits < 8 && f.group >= 2 * LEAST_GROUP && f.group % (2 * LEAST_GROUP) == 0;
+    bool are = q->bound > 0 && !n->op->w_taps && dtypes[f.code].bits < 8 && f.group >= 2 * LEAST_GROUP && f.group % (2 * LEAST_GROUP) == 0;
     return f.group /= 2, are ? f : (WeightForm){0};
 }
 
@@ -476,8 +476,8 @@ const LayerCodes *layer_finer(const Graph *g, const Node *n, Quantization *q)
 {
     Arena work = {0};
     const char *name = tensor_name(g, n->out, &work);
-    bool blind = form_finer(q).code && !method_of(g, n, q)->needs;
-    if (blind && !kept_find(q->finer, name)) codes_by(method_of(g, n, q), g, n, q, form_finer(q), &q->finer);
+    bool blind = form_finer(q, n).code && !method_of(g, n, q)->needs;
+    if (blind && !kept_find(q->finer, name)) codes_by(method_of(g, n, q), g, n, q, form_finer(q, n), &q->finer);
     const LayerCodes *found = kept_find(q->finer, name);
     arena_drop(&work);
     return found;
