@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ALIGN = 64, CHUNK = 1 << 16, LARGE = 1 << 20 };
+enum { ALIGN = 64, CHUNK = 1 << 16, LARGE = 1 << 18 };
 struct ArenaChunk {
     ArenaChunk *next;
     size_t used, size; /* of the bytes behind the header */
