@@ -468,7 +468,7 @@ WeightForm form_finer(const Quantization *q, const Node *n)
 {
     enum { LEAST_GROUP = 16 };
     WeightForm f = q->form;
-    bool are = q->bound > 0 && !n->op->w_taps && dtypes[f.code].bits < 8 && f.group >= 2 * LEAST_GROUP && f.group % (2 * LEAST_GROUP) == 0;
+    bool are = q->bound > 0 && !f.asymmetric && !n->op->w_taps && dtypes[f.code].bits < 8 && f.group >= 2 * LEAST_GROUP && f.group % (2 * LEAST_GROUP) == 0;
     return f.group /= 2, are ? f : (WeightForm){0};
 }
 

@@ -194,7 +194,7 @@ void layer_note_cost(const Quantization *q, Layer *l);
 const LayerCost *cost_find(const Quantization *q, const char *tensor); /* NULL: nothing is known */
 /* What weights that are spared because of their cost become; that needs no samples. */
 WeightForm form_spared(const Quantization *q);
-/* What those of n may become before: groups of half the size. code DT_NONE: there are no smaller ones, it is a convolution, or what layers cost is not asked. */
+/* What those of n may become before: groups of half the size. code DT_NONE: there are no smaller ones, they are asymmetric, it is a convolution, or what layers cost is not asked. */
 WeightForm form_finer(const Quantization *q, const Node *n);
 /* Codes of it: those set, or by a method that needs no statistics. NULL: there are none. */
 const LayerCodes *layer_finer(const Graph *g, const Node *n, Quantization *q);
