@@ -29,17 +29,30 @@ static void lower_table(Lower *l)
     low_stage(l, y, axis, rank, expr_load(k, low_in(l, 1), entry));
 }
 
+/* Codes computed from numbers: n operands as floats, at the places of the result; what is made of them, rounded and saturated. */
+static int low_numbers(Lower *l, int *axis, uint32_t n, Expr *in) /* the rank */
+{
+    int y = low_out(l, 0), rank = low_rank(l, y);
+    low_axes(l, y, axis);
+    for (uint32_t i = 0; i < n; i++) in[i] = expr_cast(l->k, DT_f32, low_load_broadcast(l, low_in(l, i), axis, rank));
+    return rank;
+}
+
+static void low_codes(Lower *l, const int *axis, int rank, Expr number)
+{
+    int y = low_out(l, 0);
+    low_stage(l, y, axis, rank, expr_sat(l->k, low_type(l, y), expr_prim(l->k, P_rint, number, 0, 0)));
+}
+
 /* y = saturate(rint(a * ra + (b * rb + shift))), both steps fused: the sum of two quantized tensors as ONNX Runtime's QLinearAdd
  * computes it, with the ratios of scales and all zero points folded into ra, rb and shift. */
 static void lower_scaled_sum(Lower *l)
 {
     Kernel *k = l->k;
-    int y = low_out(l, 0), axis[MAX_RANK], rank = low_rank(l, y);
     Expr in[5];
-    low_axes(l, y, axis);
-    for (uint32_t i = 0; i < 5; i++) in[i] = expr_cast(k, DT_f32, low_load_broadcast(l, low_in(l, i), axis, rank));
-    Expr b = expr_prim(k, P_fma, in[2], in[3], in[4]), sum = expr_prim(k, P_fma, in[0], in[1], b);
-    low_stage(l, y, axis, rank, expr_sat(k, low_type(l, y), expr_prim(k, P_rint, sum, 0, 0)));
+    int axis[MAX_RANK], rank = low_numbers(l, axis, COUNT_OF(in), in);
+    Expr b = expr_prim(k, P_fma, in[2], in[3], in[4]);
+    low_codes(l, axis, rank, expr_prim(k, P_fma, in[0], in[1], b));
 }
 
 /* y = saturate(rint((a - za) * (b - zb) * ratio + shift)): the product of two quantized tensors as ONNX Runtime's QLinearMul computes it. The
@@ -47,13 +60,10 @@ static void lower_scaled_sum(Lower *l)
 static void lower_scaled_product(Lower *l)
 {
     Kernel *k = l->k;
-    int y = low_out(l, 0), axis[MAX_RANK], rank = low_rank(l, y);
     Expr in[6];
-    low_axes(l, y, axis);
-    for (uint32_t i = 0; i < 6; i++) in[i] = expr_cast(k, DT_f32, low_load_broadcast(l, low_in(l, i), axis, rank));
+    int axis[MAX_RANK], rank = low_numbers(l, axis, COUNT_OF(in), in);
     Expr product = expr_mul(k, expr_sub(k, in[0], in[1]), expr_sub(k, in[2], in[3]));
-    Expr steps = expr_prim(k, P_rint, expr_add(k, expr_mul(k, product, in[4]), in[5]), 0, 0);
-    low_stage(l, y, axis, rank, expr_sat(k, low_type(l, y), steps));
+    low_codes(l, axis, rank, expr_add(k, expr_mul(k, product, in[4]), in[5]));
 }
 
 static bool infer_scaled(Infer *c) { return out_broadcast(c, 0, 2, (uint32_t[]){0, 2}); }
