@@ -46,10 +46,11 @@ static double left_by(const LayerCodes *is, const LayerCodes *other)
 }
 
 /* Groups of half the size first, where there are any, then 8 bits. More bits cost by their number, as many by that of the weights. */
-static void reliefs_find(Spare *s, Rounding *r, const LayerCodes *is)
+static void reliefs_find(Spare *s, uint32_t i)
 {
-    double weights = (double)tensor_count(graph_val(s->g, node_in(s->g, &s->g->node.at[r->node], 1))->konst);
-    const LayerCodes *finer = layer_finer(s->g, &s->g->node.at[r->node], s->q);
+    Rounding *r = &s->r.at[i];
+    const LayerCodes *is = &s->codes[i], *finer = layer_finer(s->g, node_of(s, i), s->q);
+    double weights = (double)tensor_count(weights_of(s, i));
     WeightForm eight = form_spared(s->q);
     double more = weight_bits(&eight) - weight_bits(&is->form);
     if (finer) r->by[r->reliefs++] = (Relief){weights * (weight_bits(&finer->form) - weight_bits(&is->form)), left_by(is, finer)};
@@ -62,10 +63,9 @@ static void roundings_find(Spare *s, Arena *mem)
     s->r.at = NEW_ARRAY(mem, Rounding, s->g->node.n + 1), s->codes = NEW_ARRAY(mem, LayerCodes, s->g->node.n + 1);
     for (uint32_t i = 0; i < s->g->node.n; i++) {
         if (!form[i].code) continue;
-        LayerCodes *codes = &s->codes[s->r.n];
-        Rounding *r = &s->r.at[s->r.n++];
-        *codes = layer_codes(s->g, &s->g->node.at[i], s->q, form[i], NULL), *r = (Rounding){.node = i, .operand = 1};
-        if (form[i].code == s->q->form.code) reliefs_find(s, r, codes);
+        uint32_t at = s->r.n++;
+        s->codes[at] = layer_codes(s->g, &s->g->node.at[i], s->q, form[i], NULL), s->r.at[at] = (Rounding){.node = i, .operand = 1};
+        if (form[i].code == s->q->form.code) reliefs_find(s, at);
     }
 }
 

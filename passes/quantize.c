@@ -476,8 +476,9 @@ const LayerCodes *layer_finer(const Graph *g, const Node *n, Quantization *q)
 {
     Arena work = {0};
     const char *name = tensor_name(g, n->out, &work);
-    bool blind = form_finer(q, n).code && !method_of(g, n, q)->needs;
-    if (blind && !kept_find(q->finer, name)) codes_by(method_of(g, n, q), g, n, q, form_finer(q, n), &q->finer);
+    const WeightMethod *how = method_of(g, n, q);
+    WeightForm form = form_finer(q, n);
+    if (form.code && !how->needs && !kept_find(q->finer, name)) codes_by(how, g, n, q, form, &q->finer);
     const LayerCodes *found = kept_find(q->finer, name);
     arena_drop(&work);
     return found;
