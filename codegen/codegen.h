@@ -69,6 +69,8 @@ void program_alike(Kernel *k);                       /* constants that are each 
 Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
 /* ---- layout.c ---- */
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
+/* ---- words.c ---- */
+void program_fill_words(Kernel *k);                  /* images of few channels that are multiplied in words of floats: channels last, filled up with zeros */
 /* ---- widen.c ---- */
 void program_widen(Kernel *k, bool join);            /* weights that are codes: widened by the kernel that multiplies with them; join false: while they are read */
 /* ---- store.c ---- */

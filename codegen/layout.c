@@ -15,7 +15,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { PANEL = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
+enum { PANEL = 16, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
 
 typedef struct Halo {
     int from, to;
@@ -638,8 +638,8 @@ static int merged_constant(Layer *l, int buf, int a, int b)
     return kernel_buf(k, to);
 }
 
-/* A first layer: its few channels leave words half empty, but the taps of a window's row lie side by side. Both are one summed axis then,
- * with fewer words. Yields that axis, or `inner` as it was. */
+/* Few channels leave words half empty, and steps of tile registers, but the taps of a window's row lie side by side. Both are one summed axis
+ * then, with no more words. Yields that axis, or `inner` as it was. */
 static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
 {
     Kernel *k = l->k;
@@ -647,14 +647,14 @@ static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
     int64_t channels = expr_constant(k, k->axis.at[inner].extent, 0), taps = 0;
     int window = 0, dim[2];
     const Tensor *data = k->buf.at[right.id].data;
-    if (left.kind != E_LOAD || channels % word == 0 || !data || k->buf.at[right.id].rank != data->rank) return inner;
+    if (left.kind != E_LOAD || channels >= TILE_WORDS * word || !data || k->buf.at[right.id].rank != data->rank) return inner;
     Expr at = buf_address(k, (int)left.id, left.arg);
     for (int i = 0; i < s->reduces; i++) {
         Expr step = s->reduce[i] == inner ? 0 : expr_step(k, at, s->reduce[i]);
         if (step && expr_is(k, step, channels)) window = s->reduce[i];
     }
     taps = window ? expr_constant(k, k->axis.at[window].extent, 0) : 0;
-    if (!taps || (taps * channels + word - 1) / word >= taps * ((channels + word - 1) / word)) return inner;
+    if (taps < 2 || (taps * channels + word - 1) / word > taps * ((channels + word - 1) / word)) return inner;
     for (int i = 0; i < 2; i++) {
         int axis = i ? inner : window;
         dim[i] = dim_of_axis(k, &right, axis);
@@ -948,6 +948,7 @@ void program_layout(Kernel *k, const Storage *store)
     if (store && store->planes) program_split(k, store);
     else if (store) program_store(k, store);
     program_widen_windows(k);
+    program_fill_words(k);
     settle_operands(&l);
     arena_drop(&scratch);
 }

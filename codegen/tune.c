@@ -361,7 +361,7 @@ static bool tune_woven(Tuner *u, const Compute *c, const Accesses *a, const Orde
     for (int i = 0; i < inner.n; i++) put(&loops, inner.axis[i]);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     mark(k, LOOP_VECTOR, inner.axis[1]), mark(k, LOOP_UNROLL, inner.axis[2]);
-    parallelise(u, c, &loops, outer);
+    parallelise(u, c, &loops, outer + 1); /* blocks of lanes, where all rows of an image are one axis */
     return true;
 }
 

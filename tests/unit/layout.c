@@ -81,6 +81,42 @@ Test(layout, taps_of_a_first_layer_share_words)
     program_drop(p);
 }
 
+/* Words of narrow floats hold nothing but channels and zeros: a neighbour may be infinite. Whoever makes the image stores the zeros. */
+Test(layout, few_channels_fill_words)
+{
+    Program *p = program_new("kernel k() { in F[1, 3, 15, 17] const W: bf16[16, 3, 7, 7] out Y[1, 16, 5, 6], Z[1, 3, 15, 17] tmp X: bf16[1, 3, 15, 17]"
+                             " X[b, x, y, z] = bf16(F[b, x, y, z])"
+                             " Y[n, o, h, w] = sum(c: 3, i: 7, j: 7) f32(X[n, c, h * 2 + i, w * 2 + j]) * f32(W[o, c, i, j])"
+                             " Z[b, x, y, z] = f32(X[b, x, y, z]) * 2 }");
+    program_fill(p);
+    ((float *)p->input[1])[14 * 17 + 16] = INFINITY; /* the neighbour of a last row */
+    ((float *)p->input[1])[15 * 17] = NAN;
+    void **want = program_reference(p);
+    program_layout(p->k, NULL);
+    program_check(p->k, "layout");
+    program_compare(p, want, program_run(p, 0), "layout");
+    expect_order(buf_named(p, "X"), 4, (LayoutAxis[]){{0, 1, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}});
+    cr_assert(expr_is(p->k, buf_named(p, "X")->dim[1], 4));
+    expect_order(buf_named(p, "W.filled.rows"), 5, (LayoutAxis[]){{0, 16, 0}, {1, 1, 0}, {2, 2, 0}, {0, 1, 16}, {2, 1, 2}});
+    cr_assert(expr_is(p->k, buf_named(p, "W.filled.rows")->dim[2], 28));
+    program_drop(p);
+}
+
+/* One channel would be mostly zeros, and what a sum makes has no formula for them. */
+Test(layout, channels_that_stay_as_they_are)
+{
+    Program *p = laid_out("kernel k() { in F[1, 1, 9, 9] const W: bf16[16, 1, 5, 5] out Y[1, 16, 5, 5] tmp X: bf16[1, 1, 9, 9]"
+                          " X[b, x, y, z] = bf16(F[b, x, y, z])"
+                          " Y[n, o, h, w] = sum(c: 1, i: 5, j: 5) f32(X[n, c, h + i, w + j]) * f32(W[o, c, i, j]) }");
+    cr_assert_eq(buf_named(p, "X")->layout.n, 0);
+    program_drop(p);
+    p = laid_out("kernel k() { in F[1, 3, 9, 9, 20] const W: bf16[16, 3, 3, 3] out Y[1, 16, 7, 7] tmp X: bf16[1, 3, 9, 9]"
+                 " X[b, x, y, z] = sum(q: 20) F[b, x, y, z, q] then bf16(it)"
+                 " Y[n, o, h, w] = sum(c: 3, i: 3, j: 3) f32(X[n, c, h + i, w + j]) * f32(W[o, c, i, j]) }");
+    cr_assert(expr_is(p->k, buf_named(p, "X")->dim[1], 3));
+    program_drop(p);
+}
+
 Test(layout, convolutions_are_channels_last_inside)
 {
     Program *p = laid_out("kernel k() { in X[1, 3, 9, 9] const W[32, 3, 3, 3], V[16, 32, 3, 3] out Y[1, 16, 7, 7]"
