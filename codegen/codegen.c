@@ -331,6 +331,7 @@ static bool image_lower(Image *im)
     const Storage *store = &im->options->store;
     program_layout(im->program, store->type || store->planes ? store : NULL);
     kernel_check(im->program, "layout");
+    program_faint(im->program);
     bool cuda =
         im->options->emit && !strcmp(im->options->emit, "cuda"); /* there, stages that share loops are one thread */
     program_widen(im->program, !cuda);

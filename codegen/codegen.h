@@ -4,6 +4,7 @@
  *   program_alike             constants that are each other's transpose are one
  *   program_cluster           stages inlined into readers, epilogues attached
  *   program_layout            a Layout for every buffer; copies where a reader needs another order
+ *   program_faint             weights too small to count are zero
  *   program_widen             weights that are codes are widened a block of columns at a time, beside their product
  *   program_join              products that follow each other share loops over blocks of rows
  *   program_cut               the program cut into kernels; equal kernels shared
@@ -71,6 +72,8 @@ Kernel *program_cluster(Kernel *k);                  /* changes k's stages in pl
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
 /* ---- words.c ---- */
 void program_fill_words(Kernel *k);                  /* images of few channels that are multiplied in words of floats: channels last, filled up with zeros */
+/* ---- faint.c ---- */
+void program_faint(Kernel *k);                       /* constant factors have no subnormal numbers: some processors take very long for them */
 /* ---- widen.c ---- */
 void program_widen(Kernel *k, bool join);            /* weights that are codes: widened by the kernel that multiplies with them; join false: while they are read */
 /* ---- store.c ---- */
