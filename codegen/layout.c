@@ -681,8 +681,6 @@ static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
 
-/* A factor that lies the other way: each step of a sum touches another page, and in the caches few places. Turned it is worth the pass
- * when much reads it. */
 static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one element, at least */
 {
     int64_t uses = 1;
@@ -691,18 +689,21 @@ static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one eleme
     return uses;
 }
 
+/* A factor that lies the other way: each step of a sum, along any axis, touches another page, and in the caches few places. Turned it is worth
+ * the pass when much reads it. */
 static bool is_spread(Kernel *k, const Compute *s, Expr factor, int across)
 {
     enum { APART = 256, LARGE = 32 * 1024, USES = 128 }; /* elements; elements; how often one is used */
     ExprNode n = *expr_node(k, factor);
-    int64_t size = expr_constant(k, k->axis.at[across].extent, 1), apart = 0;
+    int64_t size = expr_constant(k, k->axis.at[across].extent, 1), apart = INT64_MAX;
     if (n.kind != E_LOAD) return false;
     for (int i = 0; i < s->reduces; i++) {
         Expr by = expr_step(k, buf_address(k, (int)n.id, n.arg), s->reduce[i]);
         size *= expr_constant(k, k->axis.at[s->reduce[i]].extent, 1);
-        apart = by ? expr_constant(k, by, 0) : 0;
+        int64_t mine = by ? expr_constant(k, by, 0) : 0;
+        if (mine < apart) apart = mine;
     }
-    return apart >= APART && size >= LARGE && uses_of(k, s, factor) >= USES;
+    return s->reduces && apart >= APART && size >= LARGE && uses_of(k, s, factor) >= USES;
 }
 
 /* Rows that begin a multiple of a page apart share the sets of a cache: a line more between them, and they do not. */

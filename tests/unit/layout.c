@@ -63,6 +63,15 @@ Test(layout, what_lies_across_is_turned)
     program_drop(p);
 }
 
+/* An image's channels lie side by side: that the taps of a window are apart makes no copies of it, in whatever order they are summed. */
+Test(layout, an_image_of_many_channels_stays)
+{
+    Program *p = laid_out("kernel k() { in X[3, 30, 256] const W[128, 256, 3, 3] out Y[28, 128]"
+                          " Y[x, o] = sum(c: 256, i: 3, j: 3) X[i, x + j, c] * W[o, c, i, j] }");
+    cr_assert_eq(p->k->stage.n, 1);
+    program_drop(p);
+}
+
 Test(layout, groups_have_panels_of_their_own)
 {
     Program *p = laid_out("kernel k() { in A: u8[4, 40] const W: i8[36, 20] out Y: i32[4, 36]"
