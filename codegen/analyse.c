@@ -355,3 +355,10 @@ int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis)
     arena_drop(&scratch);
     return n;
 }
+
+int rows_apart(Kernel *k, Expr at, int line, int row)
+{
+    Expr by = expr_step(k, at, line), one = expr_step(k, at, row);
+    int64_t bytes = by ? expr_constant(k, by, 0) : 0, each = one ? expr_constant(k, one, 0) : 0;
+    return bytes > 0 && each > 0 && bytes % each == 0 && bytes / each < INT32_MAX ? (int)(bytes / each) : 0;
+}

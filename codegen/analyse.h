@@ -51,4 +51,5 @@ void program_widen_windows(Kernel *k); /* windows over images take formulas of c
 
 /* fuse.c: axes that run through memory as one become one. A kernel of several stages stays as it is. */
 void kernel_fuse(Kernel *k);
+int rows_apart(Kernel *k, Expr at, int line, int row); /* by how many rows a line moves the address; 0: by no known, whole number */
 #endif

@@ -20,20 +20,22 @@ typedef struct Core {
     double lost_line;     /* and when it was there already and is fetched once more */
     double parts;         /* of what a line costs when results fill it part by part, with others in between */
     double first, second; /* bytes of a cache that one factor may count on */
-    double (*step)(const Target *t, int64_t rows, int cols); /* cycles of a step of a tile */
+    double (*step)(const Target *t, const Product *p, const Blocking *b,
+                   int64_t rows); /* cycles of a step of a tile, or of so many rows of one */
 } Core;
 
 static double most(double a, double b) { return a > b ? a : b; }
 
 /* ---- vector registers ---- */
-static double vector_step(const Target *t, int64_t rows, int cols)
+static double vector_step(const Target *t, const Product *p, const Blocking *b, int64_t rows)
 {
+    (void)p;
     static const struct {
         double products, loads; /* vectors multiplied and added, vectors loaded, in a cycle */
         double latency;         /* of an addition, in cycles */
         int64_t addresses;      /* rows that have a register for their address */
     } unit = {2, 1.74, 4, 14};
-    double panels = cols * (LANES / t->lanes); /* in registers */
+    double panels = b->cols * (LANES / t->lanes); /* in registers */
     double cycles = most((double)rows * panels / unit.products, ((double)rows + panels) / unit.loads);
     cycles = most(cycles, unit.latency);
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
@@ -60,15 +62,17 @@ static double line_cycles(const Core *core, double held) /* of a factor of which
  * of the outer loops: some wait for the last. */
 static double product_cycles(const Core *core, const Product *p, const Target *t, const Blocking *b, int64_t rows)
 {
-    int64_t whole = rows / b->rows, rest = rows % b->rows;
+    int64_t all = rows * (b->lines > 1 ? p->lines : 1), tile = b->rows * b->lines, whole = all / tile,
+            rest = all % tile;
     double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), times = (double)(p->times < 0 ? UNKNOWN : p->times);
+    if (b->lines > 1) times /= (double)p->lines, rows = all;
     double groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols,
            passes = times * (double)(whole + (rest > 0));
     double image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
-    double group = steps * b->cols * p->right, slice = image * b->rows / ((double)rows * times);
+    double group = steps * b->cols * p->right, slice = image * (double)tile / ((double)rows * times);
     double panel_lines = (passes - 1) * groups * b->cols * p->right / LINE;
     double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
-    double cycles = (double)whole * core->step(t, b->rows, b->cols) + (rest ? core->step(t, rest, b->cols) : 0);
+    double cycles = (double)whole * core->step(t, p, b, tile) + (rest ? core->step(t, p, b, rest) : 0);
     if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
     cycles = times * groups * cycles + passes * groups * core->tile / steps;
     cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
@@ -84,11 +88,11 @@ static bool divides_panels(const Product *p, int cols) { return p->panels > 0 ? 
 Blocking blocking_vectors(const Product *p, const Target *t)
 {
     enum { ANY_ROWS = 24, SAFE_ROWS = 8 }; /* unknown rows: a number that wastes little; a tile that few rows fill */
-    Blocking best = {p->tile > 0 ? (int)p->tile : 1, 1, false};
+    Blocking best = {p->tile > 0 ? (int)p->tile : 1, 1, 1, false};
     int64_t rows = p->rows < 0 ? ANY_ROWS : p->rows;
     double least = INFINITY;
     for (int i = 0; i < MOST_COLS * MOST_ROWS * 2; i++) {
-        Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, i % 2};
+        Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, 1, i % 2};
         if (p->tile > 0 ? b.rows != p->tile : b.rows > rows) continue;
         if (p->tile && b.panels_first) continue;
         if (!divides_panels(p, b.cols) || !target_tile_fits(t, b.rows, b.cols, p->how)) continue;
@@ -104,14 +108,17 @@ Blocking blocking_vectors(const Product *p, const Target *t)
 /* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
 enum { TILE_ROWS = 16, TILE_WORDS = 16, TILE_SUMS = 4, FEW = 4 };
 
-/* A tile takes its 16 cycles whatever its rows, and its sums are there after 52; loads are half hidden; the rest of the rows is summed with
- * vectors. */
-static double tile_step(const Target *t, int64_t rows, int cols)
+/* A product of tiles takes a little less than a cycle for each row, and its sums are there after 52; loads are half hidden. Rows that are fewer
+ * than those of a tile are summed with vectors. */
+static double tile_step(const Target *t, const Product *p, const Blocking *b, int64_t rows)
 {
     (void)t;
-    int tile = tile_rows_for(rows);
-    double tiles = (double)(rows / tile), sums = tiles ? most(16 * tiles * cols, 52) : 0;
-    return (sums + 4 * (tiles + cols) + (double)(rows % tile) * 14 * cols) / TILE_WORDS;
+    int64_t width = b->lines > 1 ? b->rows : rows, run, all;
+    double tiles = tiles_for(rows / width, width, p->apart, &run);
+    tiles_for(b->lines, b->rows, p->apart, &all);
+    int tile = tile_rows_for(all);
+    if (run < tile) return (double)rows * 14 * b->cols / TILE_WORDS;
+    return (most((4 + 0.8 * tile) * tiles * b->cols, 52) + 4 * (tiles + b->cols)) / TILE_WORDS;
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
@@ -119,19 +126,23 @@ static const Core tiles = {100, 1, 6, 0, 1, 24 << 10, 1 << 20, tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {
-    int tile = tile_rows_for(b->rows);
-    return b->rows % tile == 0 && b->rows / tile * b->cols <= TILE_SUMS && divides_panels(p, b->cols);
+    int64_t run;
+    if (b->lines > 1 && (b->rows != p->rows || b->lines > p->lines)) return false;
+    if (p->rows < 0 && b->rows % tile_rows_for(b->rows)) return false; /* they may be missing */
+    return tiles_for(b->lines, b->rows, p->apart, &run) * b->cols <= TILE_SUMS && divides_panels(p, b->cols);
 }
 
 Blocking blocking_tiles(const Product *p)
 {
-    Blocking best = {0, 0, false};
+    enum { TILES_ROWS = TILE_ROWS * TILE_SUMS };
+    Blocking best = {0, 0, 1, false};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
     int64_t rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows, most_rows = few ? 2 * TILE_ROWS : rows;
     double least = INFINITY;
-    for (int i = 0; i < TILE_SUMS * TILE_ROWS * TILE_SUMS * 2; i++) {
-        Blocking b = {i / 2 % (TILE_ROWS * TILE_SUMS) + 1, i / 2 / (TILE_ROWS * TILE_SUMS) + 1, i % 2};
-        if (b.rows > most_rows || !holds_tiles(p, &b)) continue;
+    for (int i = 0; i < TILES_ROWS * TILE_SUMS * TILE_ROWS * 2; i++) {
+        Blocking b = {i / 2 % TILES_ROWS + 1, i / 2 / TILES_ROWS % TILE_SUMS + 1, i / 2 / TILES_ROWS / TILE_SUMS + 1,
+                      i % 2};
+        if (b.rows > most_rows || b.lines * b.rows > TILES_ROWS || !holds_tiles(p, &b)) continue;
         double cost = product_cycles(&tiles, p, NULL, &b, rows);
         if (cost < least) least = cost, best = b;
     }

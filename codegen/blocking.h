@@ -7,6 +7,8 @@
 typedef struct Product {
     int64_t rows, panels, steps; /* results: rows x panels of 16 columns, each a sum of `steps` steps */
     int64_t times;               /* so many times over: the other axes that choose rows */
+    int64_t apart;               /* rows from a line to the next; 0: they are elsewhere */
+    int64_t lines;               /* of these the last, where all are known and a tile may have the rows of several of its values; else 1 */
     int64_t unit, least;         /* rows that are unknown: a multiple of unit, at least so many */
     int64_t tile;                /* a loop over tiles of so many rows encloses everything; -1: of any number; 0: it need not */
     int64_t image;               /* bytes of all rows as they lie in memory */
@@ -18,6 +20,7 @@ typedef struct Product {
 
 typedef struct Blocking {
     int rows, cols;    /* of a tile; cols in panels */
+    int lines;         /* so many times the rows */
     bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
 } Blocking;
 

@@ -106,7 +106,10 @@ Expr kernel_range(Kernel *k);                        /* extent of the parallel r
 Expr kernel_scratch(Kernel *k);                      /* llvm/: bytes of per-thread scratch a scheduled kernel needs on a CPU, a multiple of 64 */
 
 /* ---- llvm/ ---- */
-int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile when a call has that many; the rest is done with vectors */
+int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile where so many follow each other */
+/* Tiles of a call: so many lines of so many rows, a line `pitch` rows behind the other (0: elsewhere). Where a line begins soon after the last one
+ * ends, tiles go on through the gap. Yields their number, and how many rows follow each other. */
+int tiles_for(int64_t lines, int64_t rows, int64_t pitch, int64_t *run);
 typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; bool small; } LlvmJob; /* small: little code is wanted more than time */
 typedef struct Bytes { const void *at; size_t n; } Bytes;
 /* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel. Jobs

@@ -160,6 +160,7 @@ static Stmt *unguarded(Kernel *k, const Stmt *s, int a) /* a copy without the `i
     if (s->kind == S_IF && s->axis == a) return seq(body, rest);
     Stmt *copy = NEW(k->mem, Stmt);
     *copy = *s, copy->body = body, copy->next = rest;
+    if (s->kind == S_CALL && s->tile.line_guard == guard(k, a)) copy->tile.line_guard = 0;
     if (s->kind == S_CALL && s->tile.row_guard == guard(k, a)) copy->tile.row_guard = 0;
     if (s->kind == S_CALL && s->tile.lane_guard == guard(k, a)) copy->tile.lane_guard = 0;
     return copy;
@@ -180,20 +181,25 @@ static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to,
     if (s->kind == S_FOR && s->axis == from) copy->axis = to, copy->hi = k->axis.at[to].extent;
     if (s->kind != S_CALL) return copy;
     Tile *t = &copy->tile;
+    if (t->line == from) t->line = to;
     if (t->row == from) t->row = to;
     t->left = mapped(k, t->left, map), t->right = mapped(k, t->right, map), t->epilogue = mapped(k, t->epilogue, map);
+    t->line_guard = mapped(k, t->line_guard, map);
     t->row_guard = mapped(k, t->row_guard, map), t->lane_guard = mapped(k, t->lane_guard, map);
     return copy;
 }
 
-static const Stmt *find_call(const Stmt *s, const Kernel *k, int a) /* a call whose rows are the last part of axis a */
+static int called_part(const Stmt *s, const Kernel *k,
+                       int a) /* of axis a: the lines or rows of a call; 0: there is none */
 {
     for (; s; s = s->next) {
-        if (s->kind == S_CALL && k->axis.at[s->tile.row].parent == a) return s;
-        const Stmt *inner = find_call(s->body, k, a);
+        int inner = called_part(s->body, k, a);
         if (inner) return inner;
+        if (s->kind != S_CALL) continue;
+        if (k->axis.at[s->tile.line].parent == a) return s->tile.line;
+        if (k->axis.at[s->tile.row].parent == a) return s->tile.row;
     }
-    return NULL;
+    return 0;
 }
 
 static Stmt *loop(Kernel *k, int a, Expr lo, Expr hi, Stmt *body)
@@ -311,16 +317,16 @@ static Stmt *rest_of(Kernel *k, Stmt *body, int tiles, int64_t tile)
 {
     int64_t extent;
     int a = k->axis.at[tiles].parent;
-    const Stmt *call = find_call(body, k, a);
+    int part = called_part(body, k, a);
     bool two = k->axis.at[a].parts == 2, known = expr_is_index(k, k->axis.at[a].extent, &extent);
     bool unrolled = two && k->axis.at[k->axis.at[a].part + 1].kind == LOOP_UNROLL;
     if (unrolled && owns_arrays(k, body)) return one_by_one(k, tiles, body);
-    if (!call || !two || !known) return body;
-    int row = call->tile.row, less = kernel_axis(k, NULL, expr_index(k, extent % tile));
-    k->axis.at[less].kind = k->axis.at[row].kind;
+    if (!part || !two || !known) return body;
+    int less = kernel_axis(k, NULL, expr_index(k, extent % tile));
+    k->axis.at[less].kind = k->axis.at[part].kind;
     Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
-    map[row] = expr_axis(k, less);
-    return renamed(k, unguarded(k, body, a), row, less, map);
+    map[part] = expr_axis(k, less);
+    return renamed(k, unguarded(k, body, a), part, less, map);
 }
 
 static bool completes(const Nest *x, int i) /* does loop i bind the last part of its axis? */
@@ -520,7 +526,7 @@ static void take_start(Kernel *k, const Compute *c, Tile *t)
     if (stands_in(k, expr_replace(k, t->epilogue, sum, expr_float(k, t->acc, 0)), it)) return;
     ExprNode n = *expr_node(k, sum);
     Expr bias = n.arg[0] == it ? n.arg[1] : n.arg[0];
-    if (expr_uses(k, bias, t->row)) return;
+    if (expr_uses(k, bias, t->row) || expr_uses(k, bias, t->line)) return;
     t->start = bias, t->epilogue = expr_replace(k, t->epilogue, sum, it);
 }
 
@@ -532,15 +538,18 @@ static bool is_word(const Kernel *k, const Tile *t, int axis)
     return (bytes && expr_is(k, k->axis.at[axis].extent, 4)) || (pairs && expr_is(k, k->axis.at[axis].extent, 2));
 }
 
-/* What the loops of all calls have in common: axes and guards. The innermost n loops that are not summed are the tile's. */
+/* What the loops of all calls have in common: axes and guards. The innermost n loops that are not summed are the tile's; those of a
+ * product may be within lines. */
 static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
 {
     Kernel *k = x->k;
     const Compute *c = x->c;
-    if (in->n - in->outer != n || c->keep || c->where || c->update) return false;
-    *t = (Tile){.row = in->loop[in->outer], .lane = in->loop[in->outer + n - 1]};
+    bool lines = n > 2 && in->n - in->outer == n + 1;
+    const int *own = in->loop + in->outer + lines;
+    if (in->n - in->outer != n + lines || c->keep || c->where || c->update) return false;
+    *t = (Tile){.line = lines ? own[-1] : 0, .row = own[0], .lane = own[n - 1]};
     t->acc = (DType)expr_node(k, c->value)->type;
-    if (n > 2) t->col = in->loop[in->outer + 1];
+    if (n > 2) t->col = own[1];
     if (t->acc != DT_f32 && t->acc != DT_i32) return false;
     t->epilogue = c->epilogue ? c->epilogue : expr_it(k, t->acc);
     for (int i = x->outer; i < x->n; i++)
@@ -548,7 +557,8 @@ static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
             if (t->depths == MAX_RANK) return false;
             t->depth[t->depths++] = x->loop[i];
         }
-    int rows = k->axis.at[t->row].parent, lanes = k->axis.at[t->lane].parent;
+    int line = k->axis.at[t->line].parent, rows = k->axis.at[t->row].parent, lanes = k->axis.at[t->lane].parent;
+    if (line && k->axis.at[line].ragged) t->line_guard = guard(k, line);
     if (rows && k->axis.at[rows].ragged) t->row_guard = guard(k, rows);
     if (lanes && k->axis.at[lanes].ragged) t->lane_guard = guard(k, lanes);
     return true;
@@ -579,6 +589,7 @@ static bool contract_match(const Nest *x, const Nest *in, Tile *t)
     if (expr_uses(k, t->left, t->lane) || expr_uses(k, t->left, t->col)) swap_factors(t);
     t->block = block_of(k, x->c, t);
     take_start(k, x->c, t);
+    if (expr_uses(k, t->right, t->line)) return false;
     return !expr_uses(k, t->left, t->col) && !expr_uses(k, t->left, t->lane) && !expr_uses(k, t->right, t->row);
 }
 

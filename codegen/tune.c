@@ -945,7 +945,8 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
                           int together) /* summed by one instruction */
 {
     int64_t n = extent(k, r->lane), most;
-    Product p = {.rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1};
+    Product p = {
+        .rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1, .lines = 1};
     for (int i = 0; i < c->reduces; i++) p.steps *= about(k, c->reduce[i]);
     p.steps = (p.steps + together - 1) / together;
     for (int i = 0; i < c->rank; i++)
@@ -995,6 +996,20 @@ static bool is_batch(Tuner *u, const Compute *c, const Contraction *r)
     return extent(u->k, r->row) < 0;
 }
 
+/* The axis around the rows whose values are lines of the same rows: a tile may have the rows of several. 0: there is none. */
+static int line_axis(Tuner *u, const Contraction *r, const Order *o)
+{
+    Kernel *k = u->k;
+    ExprNode left = *expr_node(k, r->left);
+    for (int i = o->n; i--;) {
+        int a = o->axis[i];
+        if (a == r->row || a == r->lane || expr_uses(k, r->right, a)) continue;
+        bool known = extent(k, a) > 1 && extent(k, r->row) > 0 && !k->axis.at[a].parent && !u->outer[a];
+        return known && expr_step(k, buf_address(k, (int)left.id, left.arg), a) ? a : 0;
+    }
+    return 0;
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
@@ -1010,6 +1025,13 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int block = u->inside[r.row];
     Product p = product_of(k, c, &r, word ? word : 1);
     p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word);
+    Order o, loops = {0};
+    space_order(u, c, &o);
+    int line = tiles && !block ? line_axis(u, &r, &o) : 0;
+    if (line) {
+        Expr at = buf_address(k, (int)expr_node(k, r.left)->id, expr_node(k, r.left)->arg);
+        p.lines = extent(k, line), p.apart = rows_apart(k, at, line, r.row);
+    }
     Blocking s = tiles && !block ? blocking_tiles(&p) : blocking_vectors(&p, u->t);
     int columns = u->columns[r.lane];
     if (columns) s.cols = (int)extent(k, columns + 1);
@@ -1022,21 +1044,22 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
     int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
+    int lines = s.lines > 1 ? schedule_split(k, line, &s.lines, 1) : 0;
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
-    Order o, loops = {0};
-    space_order(u, c, &o);
     bool batch[MAX_STEP];
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
     if (s.panels_first && !columns) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
-        if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block) put(&loops, o.axis[i]);
+        if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block)
+            put(&loops, lines && o.axis[i] == line ? lines : o.axis[i]);
     if (!block) put(&loops, row);
     if (!columns) put(&loops, lane);
     int outer = loops.n;
     for (int i = 0; i < c->reduces; i++) put(&loops, words && c->reduce[i] == inner ? words : c->reduce[i]);
     if (words) put(&loops, words + 1);
+    if (lines) put(&loops, lines + 1), mark(k, LOOP_UNROLL, lines + 1);
     put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     if (!block) mark(k, LOOP_UNROLL, row + 1); /* the rows of a block are the loop of other stages too */

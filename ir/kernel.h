@@ -107,16 +107,17 @@ typedef struct Step { StepKind what; LoopKind loop; int n; int axis[MAX_STEP]; i
 typedef struct Schedule { VEC(Step) step; } Schedule;
 
 typedef enum StmtKind { S_FOR, S_IF, S_STORE, S_UPDATE, S_CHECK, S_ALLOC, S_BARRIER, S_CALL } StmtKind;
-/* What a `contract` call computes, in the terms of its body: an outer product tile over row x (col x lane), summed over
- * depth. left does not depend on col and lane, right does not depend on row. A `window` call: row x lane without col, and
+/* What a `contract` call computes, in the terms of its body: an outer product tile over (line x) row x (col x lane), summed over
+ * depth. left does not depend on col and lane, right does not depend on line and row. A `window` call: row x lane without col, and
  * left, an image, depends on lane too. A `pool` call: the same, left alone reduced by the call's how, a cast around it. */
 typedef struct Tile {
+    int line;                /* 0, or an axis around the rows: lines of an image, each of all its rows */
     int row, col, lane;      /* axes: rows of the register tile, its panels (0: none), the lanes of a panel (16) */
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
     int dot;                 /* 0, or the innermost reduction axis that one instruction sums: 4 bytes or 2 bf16, the elements of a word of 32 bits */
     Expr left, right;        /* the factors, without their casts to the accumulator's type */
     Expr epilogue;           /* over E_IT */
-    Expr row_guard, lane_guard; /* 0, or hold where the point exists */
+    Expr line_guard, row_guard, lane_guard; /* 0, or hold where the point exists */
     DType acc;               /* f32 or i32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
     Expr start;              /* 0, or what is added after the first of several blocks, or may begin a sum of words (a bias); the epilogue is without it then */

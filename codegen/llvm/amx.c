@@ -7,30 +7,50 @@
  *   right  the weight panels as they are: 16 rows (words of 4 bytes) of 16 lanes, 1 KB one after the other
  *   sums   up to four tiles (2 x 2, 4 x 1, 1 x 4 ...), which stay in their registers over all loops of the sum
  *
+ * Rows of a call that exist are all in tiles, which overlap where they do not divide them. Tiles may belong to several lines of an image; where
+ * these are short and lie close to each other, a tile goes on through the gap, and nobody reads what it sums there.
+ *
  * Tiles have numbers, not values: the instructions are ordered side effects and nothing is allocated. One configuration
  * holds for the whole kernel, loaded on entry (about 60 ns; it belongs to the thread) and released by the runtime when
- * a run ends: a tile has `rows` rows and a step takes `words` words, chosen so that the kernel's largest call divides.
- * What does not divide, rows and words, micro.c adds with vector instructions. No tile touches a byte that is not an
- * operand. */
+ * a run ends: a tile has `rows` rows and a step takes `words` words, chosen for the kernel's largest call.
+ * Rows that are fewer or may be missing, and words that do not divide, micro.c adds with vector instructions. No tile touches a byte that is not an
+ * operand, or between two. */
+#include "codegen/analyse.h"
 #include "codegen/llvm/internal.h"
 
 enum { SUMS = 0, LEFT = 4, RIGHT = 6, PER_SIDE = 2 }; /* tile numbers */
 enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD_BYTES = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64 };
 
 /* ---- shapes ---- */
-/* In cycles of one panel and 16 words. A tile takes its time whatever its rows; a row by vectors is one instruction a
- * word. */
-enum { TILE_COST = 20, VECTOR_ROW_COST = 14 };
-
+/* As few tiles as can be, and of as few rows as can be: products take less time then. */
 int tile_rows_for(int64_t rows)
 {
-    int best = 1;
-    int64_t least = INT64_MAX;
-    for (int r = 1; r <= TILE_ROWS && r <= rows; r++) {
-        int64_t cost = rows / r * TILE_COST + rows % r * VECTOR_ROW_COST;
-        if (cost <= least) least = cost, best = r;
-    }
-    return best;
+    int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return (int)((rows + tiles - 1) / tiles);
+}
+
+static int64_t tiles_in(int64_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+
+int tiles_for(int64_t lines, int64_t rows, int64_t pitch, int64_t *run)
+{
+    int64_t through = (lines - 1) * pitch + rows, apart = lines * tiles_in(rows);
+    bool one = lines > 1 && pitch >= rows && tiles_in(through) < apart;
+    *run = one ? through : rows;
+    return (int)(one ? tiles_in(through) : apart);
+}
+
+int tiles_of_call(const Emit *x, const TileSum *s)
+{
+    int rows = x->tiles.rows;
+    return s->run < rows ? 0 : (s->run + rows - 1) / rows * (s->run > s->width ? 1 : s->lines);
+}
+
+/* The row that tile i begins with, among all that follow each other and then the next such run. The last tile of a run overlaps the one before it
+ * where they do not divide it: it sums the same. */
+static int tile_begin(const Emit *x, const TileSum *s, int i)
+{
+    int rows = x->tiles.rows, each = (s->run + rows - 1) / rows, at = i % each * rows;
+    return i / each * s->run + (at + rows > s->run ? s->run - rows : at);
 }
 
 /* words < 0: not known */
@@ -68,14 +88,19 @@ bool tiles_fit(Emit *x, TileSum *s)
     if (!step_is(k, s->left_at, s->inner, s->word) || !step_is(k, s->left_at, t->dot, 1)) return false;
     if (!step_is(k, s->right_at, s->inner, lanes * s->word) || !step_is(k, s->right_at, t->lane, s->word)) return false;
     s->row_step = expr_step(k, s->left_at, t->row);
-    return s->row_step && words_of(x, s) != 0;
+    if (!s->row_step || words_of(x, s) == 0) return false;
+    int64_t run;
+    s->pitch = t->line ? rows_apart(k, s->left_at, t->line, t->row) : 0;
+    tiles_for(s->lines, s->width, s->pitch, &run);
+    s->run = (int)run;
+    return true;
 }
 
 /* The configuration is the one that suits the call with the most rows. */
 void tiles_want(Emit *x, const TileSum *s, int rows)
 {
     if (x->tiles.most >= rows) return;
-    x->tiles = (TileShape){.most = rows, .rows = tile_rows_for(rows), .words = step_words_for(words_of(x, s))};
+    x->tiles = (TileShape){.most = rows, .rows = tile_rows_for(s->run), .words = step_words_for(words_of(x, s))};
 }
 
 /* ---- instructions, or calls that emulate them ---- */
@@ -145,17 +170,20 @@ void tiles_free(Emit *x) { intrinsic(x, "llvm.x86.tilerelease", NULL, 0, NULL, 0
 /* ---- the sum ---- */
 typedef struct Group { /* some row tiles x some panels */
     const TileSum *s;
-    V row;
-    int rows;
+    V row;           /* the call's first */
+    int first, rows; /* tiles */
     const V *col;
     int cols;
 } Group;
 
-static V left_tile(Emit *x, const Group *g, int i)
+static V left_tile(Emit *x, const Group *g, int i, V step) /* bytes from row to row */
 {
-    x->var[g->s->t->row] = LLVMBuildAdd(x->b, g->row, int64(x, (int64_t)i * x->tiles.rows), "");
+    const TileSum *s = g->s;
+    int row = tile_begin(x, s, g->first + i), before = s->run > s->width ? row : 0; /* of its run */
+    tile_row(x, s->t, LLVMBuildAdd(x->b, g->row, int64(x, row - before), ""));
     forget_all(x);
-    return emit_address(x, g->s->left_buf, g->s->left_at);
+    V at = emit_address(x, s->left_buf, s->left_at), by = LLVMBuildMul(x->b, step, int64(x, before), "");
+    return before ? LLVMBuildInBoundsGEP2(x->b, x->i8, at, &by, 1, "") : at;
 }
 
 static V right_tile(Emit *x, const Group *g, int j)
@@ -178,7 +206,7 @@ static void group_step(Emit *x, const Group *g)
         for (int j = 0; j < g->cols; j++) {
             int left = LEFT + i % PER_SIDE, right = RIGHT + j % PER_SIDE;
             if (!i || !keep_right) tile_load(x, right, right_tile(x, g, j), row_bytes);
-            if (!j) tile_load(x, left, left_tile(x, g, i), step);
+            if (!j) tile_load(x, left, left_tile(x, g, i, step), step);
             tile_dot(x, g->s->word, SUMS + i * g->cols + j, left, right);
         }
 }
@@ -191,8 +219,9 @@ static void group_loops(Emit *x, const Group *g, int d)
     Loop l = loop_head(x, int64(x, 0), emit_scalar(x, inner ? tiles_words(x, g->s) : x->k->axis.at[axis].extent));
     loop_body(x, &l);
     x->var[axis] = l.i;
-    if (inner) group_step(x, g);
-    else group_loops(x, g, d + 1);
+    if (!inner) group_loops(x, g, d + 1);
+    else group_step(x, g);
+    if (inner && g->s->between) g->s->between(g->s->ctx);
     loop_close(x, &l, inner ? x->tiles.words : 1);
 }
 
@@ -202,14 +231,15 @@ Expr tiles_words(Emit *x, const TileSum *s)
     return expr_mul(x->k, expr_div(x->k, s->words, step), step);
 }
 
-/* out: the sums of the group's first row and panel; row_bytes: from one row of sums to the next */
+/* out: the sums of the call's first row and the group's first panel; row_bytes: from one row of sums to the next */
 static void group_sum(Emit *x, const Group *g, V out, int64_t row_bytes)
 {
     int tiles = g->rows * g->cols;
     for (int a = 0; a < tiles; a++) tile_zero(x, SUMS + a);
     group_loops(x, g, 0);
     for (int a = 0; a < tiles; a++) {
-        V at = int64(x, (int64_t)(a / g->cols) * x->tiles.rows * row_bytes + (int64_t)(a % g->cols) * ROW_BYTES);
+        int64_t row = tile_begin(x, g->s, g->first + a / g->cols);
+        V at = int64(x, row * row_bytes + (int64_t)(a % g->cols) * ROW_BYTES);
         tile_store(x, SUMS + a, LLVMBuildInBoundsGEP2(x->b, x->i8, out, &at, 1, ""), int64(x, row_bytes));
     }
 }
@@ -222,9 +252,8 @@ void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols
     if (rows > 1 && each > PER_SIDE) each = PER_SIDE;
     for (int i = 0; i < n; i += rows)
         for (int j = 0; j < cols; j += each) {
-            int64_t row = (int64_t)i * x->tiles.rows;
-            V at = int64(x, row * row_bytes + (int64_t)j * ROW_BYTES);
-            Group g = {.s = s, .row = LLVMBuildAdd(x->b, first, int64(x, row), ""), .col = col + j};
+            V at = int64(x, (int64_t)j * ROW_BYTES);
+            Group g = {.s = s, .row = first, .first = i, .col = col + j};
             g.rows = n - i < rows ? n - i : rows, g.cols = cols - j < each ? cols - j : each;
             group_sum(x, &g, LLVMBuildInBoundsGEP2(x->b, x->i8, out, &at, 1, ""), row_bytes);
         }

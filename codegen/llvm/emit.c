@@ -435,6 +435,7 @@ static V emit_body(Emit *x, const char *name, uint32_t bufs)
     micro_plan(x, k->loops);
     if (x->tiles.most) tiles_configure(x);
     emit_range(x);
+    micro_finish(x);
     return_code(x, 0);
     return x->fn;
 }

@@ -56,6 +56,7 @@ typedef struct Emit {
     V some; /* i1: at least one lane of mask is active; NULL: known */
     LLVMBasicBlockRef fail;
     TileShape tiles;
+    VEC(struct Pending *) pending; /* calls whose last results are not stored yet (micro.c) */
     V *memo[2]; /* per expression: its value as a scalar (lane 0), as lanes */
     uint32_t memos;
     VEC(uint32_t) trail; /* which memo entries are set: expr * 2 + mode */
@@ -132,6 +133,10 @@ typedef struct TileSum { /* a matched call in words */
     const Tile *t;
     int left_buf, right_buf, inner; /* inner: the innermost reduction loop, counts words; 0: there is none */
     int word;                       /* elements of a word: 4 bytes, 2 bf16 */
+    int lines, width;               /* of a call; rows of a line */
+    int run, pitch;                 /* set by tiles_fit: rows that tiles take as one; in such a run, from a line to the next */
+    void (*between)(void *ctx);     /* NULL, or code that stands between the steps of the sum */
+    void *ctx;
     Expr left_at, right_at, words;  /* element offsets; whole words of the innermost loop */
     Expr row_step;                  /* set by tiles_fit */
 } TileSum;
@@ -142,12 +147,15 @@ void tiles_busy(Emit *x, int word); /* one product for each of the four sums, of
 void tiles_free(Emit *x);
 enum { TILES_BUSY_PRODUCTS = 4 * 16 * 16 * 16 }; /* of words */
 Expr tiles_words(Emit *x, const TileSum *s); /* how many of the words are summed in tiles */
-/* i32, or f32 for bf16, out[n * x->tiles.rows][cols * 16] = sums of the rows from `first` on; col: panels to read */
+int tiles_of_call(const Emit *x, const TileSum *s); /* of a call whose rows exist; 0: it has too few */
+/* i32, or f32 for bf16, out[][cols * 16] = sums of the rows of n tiles from `first` on, run by run; col: panels to read */
 void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);
 
 /* ---- micro.c ---- */
 bool micro_contract(Emit *x, const Stmt *s); /* false: nothing emitted, the call's body says it */
 void micro_plan(Emit *x, const Stmt *s);     /* before any code: what the calls among these statements want */
+void micro_finish(Emit *x);                  /* after all code: what calls have left to do */
+void tile_row(Emit *x, const Tile *t, V i);  /* the axes of a call's rows get the values of its i-th */
 typedef struct Branch {
     LLVMBasicBlockRef then, done;
 } Branch;

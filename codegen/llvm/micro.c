@@ -24,7 +24,8 @@ typedef struct Micro {
     Emit *x;
     const Stmt *s;
     const Tile *t;
-    int rows, depths;                 /* of this block; loops, without the dot axis */
+    int rows, depths;                 /* of this block, in all its lines; loops, without the dot axis */
+    int width;                        /* rows of a line */
     unsigned cols, lanes, parts;      /* parts: registers of one accumulator (words only) */
     bool fixed_row;                   /* no row is missing */
     V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
@@ -46,6 +47,16 @@ typedef struct Micro {
 } Micro;
 
 static V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
+
+/* Row i of a tile: of all lines, one after the other. */
+void tile_row(Emit *x, const Tile *t, V i)
+{
+    int64_t width;
+    x->var[t->row] = i;
+    if (!t->line || !expr_is_index(x->k, x->k->axis.at[t->row].extent, &width)) return;
+    x->var[t->line] = LLVMBuildUDiv(x->b, i, int64(x, width), ""),
+    x->var[t->row] = LLVMBuildURem(x->b, i, int64(x, width), "");
+}
 
 /* ---- can it be done? ---- */
 static bool constant_extent(const Kernel *k, int axis, int64_t max, int64_t *n)
@@ -101,12 +112,15 @@ static bool match(Micro *m)
 {
     const Tile *t = m->t;
     Kernel *k = m->x->k;
-    int64_t rows, cols, lanes;
+    int64_t lines = 1, rows, cols, lanes;
     if (strcmp(m->s->name, "contract") && strcmp(m->s->name, "tiles")) return false;
     if (t->acc != DT_f32 && t->acc != DT_i32) return false;
-    if (!constant_extent(k, t->row, MAX_CALL_ROWS, &rows) || !constant_extent(k, t->col, MAX_COLS, &cols)) return false;
+    if (t->line && (t->line_guard || t->row_guard || !constant_extent(k, t->line, MAX_CALL_ROWS, &lines))) return false;
+    if (!constant_extent(k, t->row, MAX_CALL_ROWS / lines, &rows) || !constant_extent(k, t->col, MAX_COLS, &cols))
+        return false;
     if (!constant_extent(k, t->lane, 64, &lanes) || lanes < 2) return false;
-    m->rows = (int)rows, m->cols = (unsigned)cols, m->lanes = (unsigned)lanes, m->parts = 1;
+    m->rows = (int)(lines * rows), m->width = (int)rows, m->cols = (unsigned)cols, m->lanes = (unsigned)lanes,
+    m->parts = 1;
     m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
     m->left_type = (DType)expr_node(k, t->left)->type, m->right_type = (DType)expr_node(k, t->right)->type;
     if (t->dot && !match_dot(m)) return false;
@@ -137,7 +151,12 @@ static bool match_tiles(Micro *m)
     if (strcmp(m->s->name, "tiles") || !m->t->dot || !m->depths || !m->adjacent) return false;
     bool bytes = m->left_type == DT_u8 && m->right_type == DT_i8, pairs = m->left_type == DT_bf16;
     if (!bytes && !pairs) return false;
-    m->in_tiles = (TileSum){.t = m->t, .left_buf = m->left_buf, .right_buf = m->right_buf, .word = m->word};
+    m->in_tiles = (TileSum){.t = m->t,
+                            .left_buf = m->left_buf,
+                            .right_buf = m->right_buf,
+                            .word = m->word,
+                            .lines = m->rows / m->width,
+                            .width = m->width};
     m->in_tiles.left_at = m->left_at, m->in_tiles.right_at = m->right_at;
     m->in_tiles.inner = m->t->depth[m->depths - 1], m->in_tiles.words = whole_words(m);
     return tiles_fit(m->x, &m->in_tiles);
@@ -189,7 +208,7 @@ static void step_plain(Micro *m)
         right[j] = scalar_cast(x, m->right_type, acc, in_lanes(m, m->right_padded ? NULL : m->mask[j], m->right));
     }
     for (int i = 0; i < m->rows; i++) {
-        x->var[m->t->row] = m->row[i];
+        tile_row(x, m->t, m->row[i]);
         V one = emit_scalar(x, m->left); /* floats are widened as lanes: a broadcasting load and one conversion */
         if (dtype_is_float(m->left_type)) one = splat(x, one, m->lanes);
         V left = splat(x, scalar_cast(x, m->left_type, acc, one), m->lanes);
@@ -305,7 +324,7 @@ static V right_panel(Micro *m, unsigned j, unsigned part)
 
 static V left_row(Micro *m, int i)
 {
-    m->x->var[m->t->row] = m->row[i];
+    tile_row(m->x, m->t, m->row[i]);
     if (m->rest && m->word == 2) return left_half(m);
     return splat(m->x, left_word(m), m->lanes / m->parts); /* a broadcasting load */
 }
@@ -503,10 +522,10 @@ static void depth_loop(Micro *m, int d)
     if (partial) partial_step(m, axis);
 }
 
-static bool is_summed(Micro *m) /* nothing is left to add to what the tiles hold */
+static bool is_summed(Micro *m) /* by tiles nothing is left to add to what they hold */
 {
     Kernel *k = m->x->k;
-    if (!m->sums || tiles_words(m->x, &m->in_tiles) != m->in_tiles.words) return false;
+    if (tiles_words(m->x, &m->in_tiles) != m->in_tiles.words) return false;
     return !m->whole || expr_is(k, expr_mod(k, k->axis.at[m->whole].extent, expr_index(k, m->word)), 0);
 }
 
@@ -583,7 +602,7 @@ static void store_rows(Micro *m, V first)
 {
     Emit *x = m->x;
     for (int i = 0; i < m->rows; i++) {
-        x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
+        tile_row(x, m->t, LLVMBuildAdd(x->b, first, int64(x, i), ""));
         Branch b = {NULL, NULL};
         if (!m->fixed_row) b = branch_open(x, m->valid[i]);
         for (unsigned j = 0; j < m->cols; j++) store_panel(m, result(m, i, j), int64(x, j));
@@ -592,10 +611,21 @@ static void store_rows(Micro *m, V first)
 }
 
 /* ---- results one by one: the sums wait in memory, and what is done to each is written once ---- */
+static V run_row(Micro *m, V row) /* its place among what tiles have summed, gaps between lines included */
+{
+    LLVMBuilderRef b = m->x->b;
+    const TileSum *s = &m->in_tiles;
+    int gap = s->run > s->width ? s->pitch - s->width : 0;
+    V line = LLVMBuildUDiv(b, row, int64(m->x, s->width), "");
+    return gap ? LLVMBuildAdd(b, row, LLVMBuildMul(b, line, int64(m->x, gap), ""), "") : row;
+}
+
+static int run_rows(const Micro *m) { return m->in_tiles.run > m->in_tiles.width ? m->in_tiles.run : m->rows; }
+
 static V sum_at(Micro *m, V row, V col, V part)
 {
     LLVMBuilderRef b = m->x->b;
-    V at = m->sums ? LLVMBuildAdd(b, LLVMBuildMul(b, row, int64(m->x, m->cols), ""), col, "")
+    V at = m->sums ? LLVMBuildAdd(b, LLVMBuildMul(b, run_row(m, row), int64(m->x, m->cols), ""), col, "")
                    : LLVMBuildAdd(b, LLVMBuildMul(b, col, int64(m->x, m->rows), ""), row, "");
     at = LLVMBuildAdd(b, LLVMBuildMul(b, at, int64(m->x, m->parts), ""), part, "");
     return LLVMBuildInBoundsGEP2(b, m->acc_type, m->waiting, &at, 1, "");
@@ -655,14 +685,14 @@ static void store_waiting(Micro *m, V first)
     Loop rows = loop_head(x, int64(x, 0), int64(x, m->rows));
     loop_body(x, &rows), loop_runs(x, &rows, m->rows);
     V row = LLVMBuildAdd(x->b, first, rows.i, "");
-    x->var[m->t->row] = row;
+    tile_row(x, m->t, row);
     Branch b = {NULL, NULL};
     if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
     if (stores_by_registers(m)) {
         store_by_registers(m, rows.i, cols.i);
     } else {
         V sum = with_start(m, sum_take(m, rows.i, cols.i), cols.i, panel_mask(m, cols.i));
-        x->var[m->t->row] = row;
+        tile_row(x, m->t, row);
         store_panel(m, sum, cols.i);
     }
     if (!m->fixed_row) branch_close(x, b);
@@ -707,7 +737,7 @@ static void panels(Micro *m)
 static V summed(Micro *m, V row, unsigned j) /* by the tiles; always one register */
 {
     Emit *x = m->x;
-    V at = LLVMBuildMul(x->b, LLVMBuildSub(x->b, row, m->sums_row, ""), int64(x, m->cols), "");
+    V at = LLVMBuildMul(x->b, run_row(m, LLVMBuildSub(x->b, row, m->sums_row, "")), int64(x, m->cols), "");
     at = LLVMBuildAdd(x->b, at, int64(x, j), "");
     V v = LLVMBuildLoad2(x->b, m->acc_type, LLVMBuildInBoundsGEP2(x->b, m->acc_type, m->sums, &at, 1, ""), "");
     LLVMSetAlignment(v, SCRATCH_ALIGN);
@@ -728,13 +758,14 @@ static void block(Micro *m, V first)
 {
     Emit *x = m->x;
     for (int i = 0; i < m->rows; i++) {
-        m->row[i] = x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, i), "");
+        m->row[i] = LLVMBuildAdd(x->b, first, int64(x, i), "");
+        tile_row(x, m->t, m->row[i]);
         if (m->fixed_row) continue;
         m->valid[i] = emit_scalar(x, m->t->row_guard);
         m->row[i] = select2(x, m->valid[i], m->row[i], first);
     }
     begin(m);
-    if (!is_summed(m)) depth_loop(m, 0);
+    if (!m->sums || !is_summed(m)) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
         store_rows(m, first);
         return;
@@ -760,13 +791,13 @@ static void few_rows(Micro *m, V first, int n)
         partial_block(m, first, n);
         return;
     }
-    x->var[m->t->row] = LLVMBuildAdd(x->b, first, int64(x, 1), "");
+    tile_row(x, m->t, LLVMBuildAdd(x->b, first, int64(x, 1), ""));
     V more = emit_scalar(x, m->t->row_guard);
     Branch several = branch_open(x, more);
     partial_block(m, first, n);
     branch_close(x, several);
     Branch one = branch_open(x, LLVMBuildNot(x->b, more, ""));
-    x->var[m->t->row] = first;
+    tile_row(x, m->t, first);
     partial_block(m, first, 1);
     branch_close(x, one);
 }
@@ -780,7 +811,7 @@ static void blocks(Micro *m, V from, int rows, int n)
         V to = LLVMBuildAdd(x->b, from, int64(x, whole), "");
         Loop l = loop_head(x, from, to);
         loop_body(x, &l);
-        x->var[m->t->row] = l.i;
+        tile_row(x, m->t, l.i);
         Branch b = {NULL, NULL};
         if (!m->fixed_row) b = branch_open(x, emit_scalar(x, m->t->row_guard));
         few_rows(m, l.i, n);
@@ -799,13 +830,144 @@ static int rows_at_once(int rows)
     return n;
 }
 
-static void row_tiles(Micro *m, V first, int n) /* all of whose rows exist */
+/* Results of a call are finished while the next one's products are summed: tile registers work beside vector registers, but a processor
+ * looks only some hundred instructions ahead. The sums wait in memory, of two calls by turns, with the values of the axes around the call;
+ * what the last call leaves is finished when the kernel ends. */
+struct Pending {
+    Micro m;
+    V sums, at, bytes; /* memory of two calls; offset of the sums that wait; from one call's to the other's */
+    V next;            /* the first row that is not finished */
+    V *var, *constant; /* per axis: memory of its value, or the constant it is; NULL: not needed */
+    int64_t each;      /* rows for each step of the products */
+};
+
+static int64_t tile_steps(Micro *m) /* -1: not known */
+{
+    Kernel *k = m->x->k;
+    int64_t steps = 1, n;
+    for (int d = 0; d < m->depths; d++) {
+        bool inner = d == m->depths - 1;
+        if (!expr_is_index(k, inner ? tiles_words(m->x, &m->in_tiles) : k->axis.at[m->t->depth[d]].extent, &n))
+            return -1;
+        steps *= inner ? n / m->x->tiles.words : n;
+    }
+    return steps;
+}
+
+static bool may_wait(Micro *m) /* nothing of the kernel reads what is stored late */
+{
+    return m->x->k->stage.n == 1 && m->fixed_row && is_summed(m) && tile_steps(m) > 0;
+}
+
+static bool is_needed(const Micro *m, int axis) /* to finish a row, beside the axes of the tile */
+{
+    const Kernel *k = m->x->k;
+    const Tile *t = m->t;
+    if (axis == t->line || axis == t->row || axis == t->col || axis == t->lane) return false;
+    bool needed = expr_uses(k, t->epilogue, axis) || expr_uses(k, t->lane_guard, axis) || expr_uses(k, t->start, axis);
+    for (int d = 0; d < k->buf.at[m->s->buf].rank; d++) needed = needed || expr_uses(k, m->s->at[d], axis);
+    return needed;
+}
+
+static struct Pending *pending_new(Micro *m)
 {
     Emit *x = m->x;
-    int rows = n * x->tiles.rows;
+    struct Pending *p = NEW(x->mem, struct Pending);
+    uint64_t sums = (uint64_t)run_rows(m) * m->cols;
+    *p = (struct Pending){
+        .m = *m, .var = NEW_ARRAY(x->mem, V, x->k->axis.n), .constant = NEW_ARRAY(x->mem, V, x->k->axis.n)};
+    p->bytes = int64(x, (int64_t)sums * DOT_LANES * WORD_BYTES);
+    p->sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, 2 * sums), "sums");
+    LLVMSetAlignment(p->sums, SCRATCH_ALIGN);
+    p->at = LLVMBuildAlloca(x->entry, x->i64, "waiting"), p->next = LLVMBuildAlloca(x->entry, x->i64, "next");
+    LLVMBuildStore(x->entry, int64(x, 0), p->at), LLVMBuildStore(x->entry, int64(x, m->rows), p->next);
+    for (uint32_t a = 1; a < x->k->axis.n; a++) {
+        if (!x->var[a] || !is_needed(m, (int)a)) continue;
+        if (LLVMIsConstant(x->var[a])) p->constant[a] = x->var[a];
+        else LLVMBuildStore(x->entry, int64(x, 0), p->var[a] = LLVMBuildAlloca(x->entry, x->i64, "then"));
+    }
+    int64_t steps = tile_steps(m);
+    p->each = (m->rows + steps - 1) / steps;
+    vec_push(x->mem, &x->pending, p);
+    return p;
+}
+
+static V pending_sums(struct Pending *p, bool next)
+{
+    Emit *x = p->m.x;
+    V at = LLVMBuildLoad2(x->b, x->i64, p->at, "");
+    if (next) at = LLVMBuildXor(x->b, at, p->bytes, "");
+    return LLVMBuildInBoundsGEP2(x->b, x->i8, p->sums, &at, 1, "");
+}
+
+static void finish_row(Micro *m, V row)
+{
+    Emit *x = m->x;
+    for (unsigned j = 0; j < m->cols; j++) {
+        tile_row(x, m->t, row);
+        V col = int64(x, j), sum = sum_take(m, row, col);
+        sum = with_start(m, sum, col, panel_mask(m, col));
+        tile_row(x, m->t, row);
+        store_panel(m, sum, col);
+    }
+}
+
+static void finish_rows(struct Pending *p, V from, V to)
+{
+    Emit *x = p->m.x;
+    V *now = x->var;
+    Micro *m = &p->m;
+    x->var = arena_copy(x->mem, now, sizeof *now * x->k->axis.n);
+    m->waiting = m->sums = pending_sums(p, false);
+    Loop l = loop_head(x, from, to);
+    loop_body(x, &l), loop_runs(x, &l, p->each);
+    for (uint32_t a = 1; a < x->k->axis.n; a++)
+        if (p->var[a] || p->constant[a])
+            x->var[a] = p->var[a] ? LLVMBuildLoad2(x->b, x->i64, p->var[a], "") : p->constant[a];
+    finish_row(m, l.i);
+    loop_close(x, &l, 1);
+    LLVMBuildStore(x->b, to, p->next);
+    x->var = now;
+    forget_all(x);
+}
+
+static void finish_some(void *pending)
+{
+    struct Pending *p = pending;
+    Emit *x = p->m.x;
+    V rows = int64(x, p->m.rows), from = LLVMBuildLoad2(x->b, x->i64, p->next, "");
+    V to = LLVMBuildAdd(x->b, from, int64(x, p->each), "");
+    finish_rows(p, from, select2(x, LLVMBuildICmp(x->b, LLVMIntULT, to, rows, ""), to, rows));
+}
+
+static void waiting_tiles(Micro *m, int n)
+{
+    Emit *x = m->x;
+    struct Pending *p = pending_new(m);
+    m->in_tiles.between = finish_some, m->in_tiles.ctx = p;
+    V sums = pending_sums(p, true);
+    tiles_sum(x, &m->in_tiles, int64(x, 0), n, m->col, (int)m->cols, sums);
+    for (uint32_t a = 1; a < x->k->axis.n; a++)
+        if (p->var[a]) LLVMBuildStore(x->b, x->var[a], p->var[a]);
+    LLVMBuildStore(x->b, LLVMBuildXor(x->b, LLVMBuildLoad2(x->b, x->i64, p->at, ""), p->bytes, ""), p->at);
+    LLVMBuildStore(x->b, int64(x, 0), p->next);
+}
+
+void micro_finish(Emit *x)
+{
+    for (uint32_t i = 0; i < x->pending.n; i++) {
+        struct Pending *p = x->pending.at[i];
+        finish_rows(p, LLVMBuildLoad2(x->b, x->i64, p->next, ""), int64(x, p->m.rows));
+    }
+}
+
+static void row_tiles(Micro *m, V first, int rows, int n) /* n tiles make them; all exist */
+{
+    Emit *x = m->x;
+    int sums = rows == m->rows ? run_rows(m) : rows;
     Micro part = *m;
     part.fixed_row = true, part.sums_row = first;
-    part.sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)rows * m->cols), "sums");
+    part.sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)sums * m->cols), "sums");
     LLVMSetAlignment(part.sums, SCRATCH_ALIGN);
     tiles_sum(x, &m->in_tiles, first, n, m->col, (int)m->cols, part.sums);
     if (!is_summed(&part) || !stores_one_by_one(&part)) {
@@ -823,10 +985,10 @@ static void guarded_tiles(Micro *m, int n)
     int rows = x->tiles.rows;
     Loop l = loop_head(x, int64(x, 0), int64(x, (int64_t)n * rows));
     loop_body(x, &l);
-    x->var[m->t->row] = LLVMBuildAdd(x->b, l.i, int64(x, rows - 1), "");
+    tile_row(x, m->t, LLVMBuildAdd(x->b, l.i, int64(x, rows - 1), ""));
     V all = emit_scalar(x, m->t->row_guard);
     Branch whole = branch_open(x, all);
-    row_tiles(m, l.i, 1);
+    row_tiles(m, l.i, rows, 1);
     branch_close(x, whole);
     Branch partial = branch_open(x, LLVMBuildNot(x->b, all, ""));
     blocks(m, l.i, rows, TAIL_ROWS);
@@ -837,9 +999,14 @@ static void guarded_tiles(Micro *m, int n)
 static void call_tiles(Micro *m)
 {
     Emit *x = m->x;
-    int n = m->rows / x->tiles.rows, rest = m->rows % x->tiles.rows;
-    if (n && m->fixed_row) row_tiles(m, int64(x, 0), n);
-    else if (n) guarded_tiles(m, n);
+    int n = m->rows / x->tiles.rows, rest = m->rows % x->tiles.rows, tiles = tiles_of_call(x, &m->in_tiles);
+    if (m->fixed_row && tiles) {
+        if (may_wait(m)) waiting_tiles(m, tiles);
+        else row_tiles(m, int64(x, 0), m->rows, tiles);
+        return;
+    }
+    if (!m->fixed_row && n) guarded_tiles(m, n);
+    else rest = m->rows;
     if (rest) blocks(m, int64(x, m->rows - rest), rest, TAIL_ROWS);
 }
 
