@@ -1177,7 +1177,8 @@ static void share(Tuner *u)
             const Compute *c = &k->stage.at[s];
             Expr by = expr_step(k, buf_address(k, c->out, c->at), axis[i]);
             int64_t e = extent(k, axis[i]);
-            lanes = lanes || (by && expr_is(k, by, 1) && (e < 0 || e >= LANES) && c->rank > 1 &&
+            int64_t apart = by ? expr_constant(k, by, 0) : 0; /* more than 1: room for a few channels between lanes */
+            lanes = lanes || (apart >= 1 && apart <= MOST_WOVEN && (e < 0 || e >= LANES) && c->rank > 1 &&
                               k->buf.at[c->out].kind != BUF_TMP);
         }
         bool only = n == 1 && !scan;

@@ -121,6 +121,17 @@ Test(tune, what_interleaves_is_woven)
     program_drop(p);
 }
 
+/* Both planes of an image of few channels: the lanes of each are its columns, so the loop over columns is not shared. */
+Test(tune, stages_that_interleave_keep_their_lanes)
+{
+    Program *p = program_new("kernel k() { in A[4, 9, 40] out Y[2, 4, 9, 40] layout(0, 2, 3, 1)"
+                             " Y[0, c, h, w] for c: 4, h: 9, w: 40 = A[c, h, w] share 1"
+                             " Y[1, d, h, w] for d: 4, h: 9, w: 40 = A[d, h, w] * 2 share 1 }");
+    Kernel *k = tuned(p, "avx512");
+    cr_assert(split_of(k, "w", 0) == 16 && split_of(k, "c", 0) == -1 && split_of(k, "d", 0) == -1);
+    program_drop(p);
+}
+
 Test(tune, windows_keep_their_rows_in_the_cache)
 {
     Program *p = program_new("kernel k() { in X[240, 32, 32] layout(1, 2, 0) const W[240, 5, 5] layout(1, 2, 0) out Y[240, 28, 28] layout(1, 2, 0)"
