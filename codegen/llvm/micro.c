@@ -352,19 +352,21 @@ static void step_halves(Micro *m)
     unsigned rights = m->cols * m->parts, lefts = (unsigned)m->rows;
     bool keep_right = rights <= lefts;
     unsigned kept = keep_right ? rights : lefts, streamed = keep_right ? lefts : rights;
+    int halves = m->rest && m->word == 2 ? 1 : 2; /* the other half of a partial word is zero on the left */
     V keep[MAX_ROWS][2], now[2];
     for (unsigned a = 0; a < kept; a++) {
         V v = keep_right ? right_panel(m, a / m->parts, a % m->parts) : left_row(m, (int)a);
-        for (int odd = 0; odd < 2; odd++)
+        for (int odd = 0; odd < halves; odd++)
             keep[a][odd] = half_words(m, v, keep_right ? m->right_type : m->left_type, odd);
     }
     for (unsigned b = 0; b < streamed; b++) {
         V v = keep_right ? left_row(m, (int)b) : right_panel(m, b / m->parts, b % m->parts);
-        for (int odd = 0; odd < 2; odd++) now[odd] = half_words(m, v, keep_right ? m->left_type : m->right_type, odd);
+        for (int odd = 0; odd < halves; odd++)
+            now[odd] = half_words(m, v, keep_right ? m->left_type : m->right_type, odd);
         for (unsigned a = 0; a < kept; a++) {
             unsigned i = keep_right ? b : a, r = keep_right ? a : b;
             V *acc = &m->acc[i][r / m->parts][r % m->parts];
-            for (int odd = 0; odd < 2; odd++)
+            for (int odd = 0; odd < halves; odd++)
                 *acc = m->left_type == DT_bf16 ? scalar_fma(m->x, now[odd], keep[a][odd], *acc)
                                                : LLVMBuildAdd(m->x->b, *acc, pair_sums(m, now[odd], keep[a][odd]), "");
         }
