@@ -18,7 +18,8 @@ typedef struct Core {
     double near_line;     /* cycles a line costs beside the arithmetic: from the second level cache, */
     double far_line;      /* from behind it, */
     double lost_line;     /* and when it was there already and is fetched once more */
-    double parts;         /* of what a line costs when results fill it part by part, with others in between */
+    double part;          /* when results fill a line part by part, with others in between, */
+    double far_part;      /* and when there are more of them than the second cache holds: of a row part by part */
     double first, second; /* bytes of a cache that one factor may count on */
     double (*step)(const Target *t, const Product *p, const Blocking *b,
                    int64_t rows); /* cycles of a step of a tile, or of so many rows of one */
@@ -41,7 +42,7 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
 
-static const Core vectors = {20, 0.5, 2, 0.06, 0, 24 << 10, 768 << 10, vector_step};
+static const Core vectors = {20, 0.5, 2, 0.06, 0, 0, 24 << 10, 768 << 10, vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -77,8 +78,8 @@ static double product_cycles(const Core *core, const Product *p, const Target *t
     cycles = times * groups * cycles + passes * groups * core->tile / steps;
     cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
     cycles += row_lines * line_cycles(core, b->panels_first ? image : slice);
-    double part = b->cols * LANES * p->result, parts = part < LINE && b->panels_first ? times * (double)rows * groups : 0;
-    cycles += core->parts * parts * line_cycles(core, parts * part) / steps;
+    double part = b->cols * LANES * p->result, parts = groups > 1 && b->panels_first ? times * (double)rows * groups : 0;
+    cycles += parts * (parts * part > core->second ? core->far_part : part < LINE ? core->part : 0) / steps;
     double items = b->panels_first || !rest ? passes * groups : passes;
     return p->rows < 0 ? cycles : cycles * (1 + 0.5 / items);
 }
@@ -122,7 +123,7 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {100, 1, 6, 0, 1, 24 << 10, 1 << 20, tile_step};
+static const Core tiles = {100, 1, 6, 0, 1, 16, 24 << 10, 1 << 20, tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {
