@@ -25,8 +25,9 @@ typedef struct CodegenOptions {
     FILE *text;
 } CodegenOptions;
 
-/* Does every instruction-set level of this --target sum bf16 in tiles? */
-bool target_has_bf16_tiles(const char *target);
+/* Which instruction-set levels of this --target sum bf16 in tiles? */
+typedef enum SomeLevels { NO_LEVEL, SOME_LEVELS, ALL_LEVELS } SomeLevels;
+SomeLevels target_bf16_tiles(const char *target);
 bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* false: reported, and no file is left */
 
 /* ---- running an artefact in this process (calibration, `run`, `verify`, `bench`) ---- */

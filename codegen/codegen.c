@@ -55,16 +55,16 @@ static bool levels_choose(Image *im)
                       name);
 }
 
-bool target_has_bf16_tiles(const char *target)
+SomeLevels target_bf16_tiles(const char *target)
 {
     Arena mem = {0};
     Diag quiet = {.mem = &mem, .subject = ""}; /* an unknown target is reported when it is compiled for */
     CodegenOptions o = {.target = target};
     Image im = {.mem = &mem, .diag = &quiet, .options = &o};
-    bool all = levels_choose(&im) && im.levels;
-    for (uint32_t l = 0; all && l < im.levels; l++) all = im.level[l].target->pair == PAIR_AMX;
+    uint32_t n = 0, levels = levels_choose(&im) ? im.levels : 0;
+    for (uint32_t l = 0; l < levels; l++) n += im.level[l].target->pair == PAIR_AMX;
     arena_drop(&mem);
-    return all;
+    return !n ? NO_LEVEL : n < levels ? SOME_LEVELS : ALL_LEVELS;
 }
 
 /* ---- buffers of inputs and outputs, and sizes that the model computes ---- */

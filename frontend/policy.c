@@ -47,16 +47,17 @@ bool policy_read(Policy *p, const Options *o, Diag *d)
 {
     const Precision *s = stored(o);
     const ProductKind *f = product_kind(o);
-    bool tiles = target_has_bf16_tiles(o->value[OPT_target]);
+    SomeLevels tiles = target_bf16_tiles(o->value[OPT_target]);
     *p = (Policy){.storage = s ? s->name : NULL, .fp32 = f->name};
-    if (f->tiles && !tiles) {
+    if (f->tiles && tiles != ALL_LEVELS) {
         p->why = "only tiles make several products faster than one exact product, and the target does not promise them "
                  "(--target amx)";
         p->fp32 = product_kinds[0].name, f = &product_kinds[0];
     }
     p->store.type = s ? s->store : DT_NONE, p->store.planes = f->planes;
     p->filtered = s ? s->filtered : f->filtered;
-    if (p->filtered == DT_bf16 && tiles) p->filtered = DT_NONE; /* there too products are cheaper than transforms */
+    /* In tiles products are cheaper than transforms by more than transforms save elsewhere, and their weights take less room. */
+    if (p->filtered == DT_bf16 && tiles) p->filtered = DT_NONE;
     return keep_read(p, o->value[OPT_keep], d);
 }
 

@@ -379,13 +379,14 @@ filtered() {
 direct() { octet compile "$work/bad/wide.onnx" -o "$work/wide.so" "$@" 2> "$work/says" && ! grep Winograd "$work/says"; }
 outputs_say() { python3 -c 'import re, sys; e = re.findall("float32 by ([0-9.e-]+),", sys.stdin.read()); sys.exit(not (len(e) == 1 and 1e-4 < float(e[0]) < 2e-2))' < "$work/says"; }
 check filtered-exact filtered 1e-5
-check filtered-bf16 filtered 2e-2 --quantize bf16
-check filtered-products filtered 2e-2 --fp32 bf16
+check filtered-bf16 filtered 2e-2 --quantize bf16 --target avx512bf16
+check filtered-products filtered 2e-2 --fp32 bf16 --target avx512bf16
 check filtered-outputs outputs_say
-check filtered-kept filtered 1e-5 --quantize bf16 --keep '^y$'
+check filtered-kept filtered 1e-5 --quantize bf16 --keep '^y$' --target avx512bf16
 check direct-off direct --quantize bf16 --winograd off
 check direct-fp16 direct --quantize fp16
 check direct-tiles direct --quantize bf16 --target amx
+check direct-some-tiles direct --quantize bf16
 check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize bf16 --keep conv2 --quiet
 # A budget that all of INT8 leaves and some of it keeps, on images that the compiler never saw.
 within() { octet compile "$digits" -o "$work/$1.so" --quiet --quantize int8 --calibrate "$calibration" --report "$work/$1.json" "${@:2}"; }
