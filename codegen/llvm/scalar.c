@@ -202,6 +202,28 @@ V scalar_fma(Emit *x, V a, V b, V c)
     return op2(x, LLVMFAdd, op2(x, LLVMFMul, a, b), c);
 }
 
+static bool is_known_divisor(V b, double *d) /* the same in all lanes; no quotient overflows */
+{
+    LLVMBool lossy;
+    V one = LLVMIsConstant(b) ? LLVMGetAggregateElement(b, 0) : NULL;
+    if (!one || !LLVMIsAConstantFP(one)) return false;
+    *d = LLVMConstRealGetDouble(one, &lossy);
+    return b == real_of(LLVMTypeOf(b), *d) && fabs(*d) >= 1 && fabs(*d) < 0x1p40;
+}
+
+/* By a known divisor: its reciprocal, and the rest that leaves (Brisebarre, Muller and Raina, "Accelerating correctly rounded floating-point
+ * division when the divisor is known in advance", 2004). The same quotients in four instructions that do not wait for the divider; where there is
+ * no rest, or no number, the first product is the quotient. Those below 2^-60 may be off by their last bit. */
+static V divide_float(Emit *x, V a, V b)
+{
+    double d;
+    T t = LLVMTypeOf(a);
+    if (!x->target->fma || !is_wide(a) || element(t) != x->f32 || !is_known_divisor(b, &d)) return op2(x, LLVMFDiv, a, b);
+    V by = real_of(t, (double)(1 / (float)d)), q = op2(x, LLVMFMul, a, by);
+    V rest = scalar_fma(x, LLVMBuildFNeg(x->b, q, ""), b, a);
+    return select_(x, fcmp(x, LLVMRealONE, rest, LLVMConstNull(t)), scalar_fma(x, rest, by, q), q);
+}
+
 /* a * 2^b: one vscalefps, or two factors of half the exponent so that subnormal results and overflow come out right. */
 static V scale2(Emit *x, V a, V b)
 {
@@ -353,6 +375,7 @@ V scalar_prim(Emit *x, Prim p, DType t, V *a)
         if (p != P_select || i || is_wide(a[0])) a[i] = splat(x, a[i], lanes);
     switch (h.kind) {
     case H_OPCODE:
+        if (real && h.code == LLVMFDiv) return divide_float(x, a[0], a[1]);
         return real ? op2(x, (LLVMOpcode)h.code, a[0], a[1])
                     : fit(x, t, integer_op(x, (LLVMOpcode)(u ? h.code_u : h.code), t, a[0], a[1]));
     case H_UNOP: return unary(x, h.code, a[0]);

@@ -273,6 +273,10 @@ CASES(casts,
     {"kernel wide(N) { in X: f64[N], Z: i64[N] out Y: f64[N], W[N], V: i64[N], E: f64[N] Y[i] = X[i] * 3 + f64(Z[i]) W[i] = f32(X[i]) V[i] = i64(X[i] * 9) E[i] = exp(X[i])"
      " schedule: split i 8; vectorize i.1 }", 0.001, 0, 0})
 
+CASES(known_divisors,
+    {"kernel divide(N) { in X[4001], N[N] out Y[4001], Z[4001], W[4001], V[N] Y[i] = X[i] / 6 Z[i] = (X[i] * X[i] - 1.7) / 1.1 W[i] = X[i] * 3e38 / 3 V[j] = N[j] / -7"
+     " schedule: split i 16; vectorize i.1; split j 16; vectorize j.1 }", 0, 0, 0})
+
 #define NARROW(t, n)                                                                                                   \
     {"kernel widen_" #t "() { in P: " #t "[" #n "] out Y[" #n "] Y[i] = f32(P[i]) schedule: split i 16; vectorize i.1 }", 0, 0, 0},        \
     {"kernel narrow_" #t "() { in X[500], N[90], Q: f64[300] out Y: " #t "[500], Z: " #t "[90], W: " #t "[300], V: " #t "[500]"            \
