@@ -738,7 +738,7 @@ static bool stores_one_by_one(const Micro *m)
     int64_t steps = 1, cost = expr_cost(k, m->t->epilogue) + (scatters(m) ? (int64_t)m->lanes : 0);
     for (int d = 0; d < m->depths; d++) steps *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, ANY_STEPS);
     bool rest = !m->fixed_row && m->rows > 1;
-    if (m->sums) return cost >= FUNCTION;
+    if (m->sums) return cost >= FUNCTION || !m->fixed_row;
     return m->rows * (int)m->cols > 1 && cost >= WORTH && (m->x->small || rest || steps + 2 * cost >= MUCH);
 }
 
@@ -809,7 +809,7 @@ static bool has_one_form(const Micro *m) { return m->x->k->axis.at[m->x->k->axis
 static void few_rows(Micro *m, V first, int n)
 {
     Emit *x = m->x;
-    if (m->fixed_row || n == 1 || has_one_form(m)) {
+    if (m->fixed_row || n == 1 || m->sums || has_one_form(m)) {
         partial_block(m, first, n);
         return;
     }
@@ -983,15 +983,19 @@ void micro_finish(Emit *x)
     }
 }
 
-static void row_tiles(Micro *m, V first, int rows, int n) /* n tiles make them; all exist */
+static void row_tiles(Micro *m, V first, V from, int rows, int n) /* n tiles make so many rows, from an earlier one on, all of which exist */
 {
     Emit *x = m->x;
     int sums = rows == m->rows ? run_rows(m) : rows;
     Micro part = *m;
-    part.fixed_row = true, part.sums_row = first;
+    part.sums_row = first;
     part.sums = LLVMBuildAlloca(x->entry, LLVMArrayType2(m->acc_type, (uint64_t)sums * m->cols), "sums");
     LLVMSetAlignment(part.sums, SCRATCH_ALIGN);
-    tiles_sum(x, &m->in_tiles, first, n, m->col, (int)m->cols, part.sums);
+    tiles_sum(x, &m->in_tiles, from, n, m->col, (int)m->cols, part.sums);
+    if (from != first) {
+        V skip = LLVMBuildMul(x->b, LLVMBuildSub(x->b, first, from, ""), int64(x, m->cols), "");
+        part.sums = LLVMBuildInBoundsGEP2(x->b, m->acc_type, part.sums, &skip, 1, "");
+    }
     if (!is_summed(&part) || !stores_one_by_one(&part)) {
         blocks(&part, first, rows, rows_at_once(rows));
         return;
@@ -1000,21 +1004,35 @@ static void row_tiles(Micro *m, V first, int rows, int n) /* n tiles make them; 
     store_waiting(&part, first);
 }
 
-/* Some rows may not exist: tile after tile, as far as they do. */
+static V rows_before(Micro *m) /* the call's first, on its axis */
+{
+    Kernel *k = m->x->k;
+    Expr *map = NEW_ARRAY(m->x->mem, Expr, k->axis.n);
+    map[m->t->row] = expr_index(k, 0);
+    return emit_scalar(m->x, expr_map(k, k->axis.at[k->axis.at[m->t->row].parent].whole, map));
+}
+
+/* Some rows may not exist: tile after tile, as far as they do. The last one begins early enough to be whole, where there are rows enough before
+ * it; what it sums for them nobody takes. */
 static void guarded_tiles(Micro *m, int n)
 {
     Emit *x = m->x;
     int rows = x->tiles.rows;
-    Loop l = loop_head(x, int64(x, 0), int64(x, (int64_t)n * rows));
+    V zero = int64(x, 0), before = rows_before(m);
+    V end = LLVMBuildSub(x->b, emit_scalar(x, x->k->axis.at[x->k->axis.at[m->t->row].parent].extent), before, "");
+    Loop l = loop_head(x, zero, int64(x, (int64_t)n * rows));
     loop_body(x, &l);
-    tile_row(x, m->t, LLVMBuildAdd(x->b, l.i, int64(x, rows - 1), ""));
-    V all = emit_scalar(x, m->t->row_guard);
-    Branch whole = branch_open(x, all);
-    row_tiles(m, l.i, rows, 1);
+    Branch exists = branch_open(x, LLVMBuildICmp(x->b, LLVMIntSLT, l.i, end, ""));
+    V last = LLVMBuildSub(x->b, end, int64(x, rows), "");
+    V from = select2(x, LLVMBuildICmp(x->b, LLVMIntSLT, last, l.i, ""), last, l.i);
+    V enough = LLVMBuildICmp(x->b, LLVMIntSLE, zero, LLVMBuildAdd(x->b, before, from, ""), "");
+    Branch whole = branch_open(x, enough);
+    row_tiles(m, l.i, from, rows, 1);
     branch_close(x, whole);
-    Branch partial = branch_open(x, LLVMBuildNot(x->b, all, ""));
+    Branch few = branch_open(x, LLVMBuildNot(x->b, enough, ""));
     blocks(m, l.i, rows, TAIL_ROWS);
-    branch_close(x, partial);
+    branch_close(x, few);
+    branch_close(x, exists);
     loop_close(x, &l, rows);
 }
 
@@ -1024,7 +1042,7 @@ static void call_tiles(Micro *m)
     int n = m->rows / x->tiles.rows, rest = m->rows % x->tiles.rows, tiles = tiles_of_call(x, &m->in_tiles);
     if (m->fixed_row && tiles) {
         if (may_wait(m)) waiting_tiles(m, tiles);
-        else row_tiles(m, int64(x, 0), m->rows, tiles);
+        else row_tiles(m, int64(x, 0), int64(x, 0), m->rows, tiles);
         return;
     }
     if (!m->fixed_row && n) guarded_tiles(m, n);
