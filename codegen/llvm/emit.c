@@ -30,9 +30,11 @@ void loop_body(Emit *x, Loop *l)
     LLVMPositionBuilderAtEnd(x->b, l->body);
 }
 
-void loop_close(Emit *x, Loop *l, int64_t step)
+void loop_close(Emit *x, Loop *l, int64_t step) { loop_close_by(x, l, int64(x, step)); }
+
+void loop_close_by(Emit *x, Loop *l, V step)
 {
-    V next = LLVMBuildNSWAdd(x->b, l->i, int64(x, step), "");
+    V next = LLVMBuildNSWAdd(x->b, l->i, step, "");
     l->body = LLVMGetInsertBlock(x->b);
     LLVMAddIncoming(l->i, &next, &l->body, 1);
     LLVMBuildBr(x->b, l->head);
@@ -338,7 +340,8 @@ static Expr place_locals(Kernel *k, const Stmt *s, Expr at, Expr *offset)
 
 Expr kernel_scratch(Kernel *k) { return place_locals(k, k->loops, expr_index(k, 0), NULL); }
 
-/* ---- the parallel range: [lo, hi) counts the points of the leading parallel loops, the last one fastest ---- */
+/* ---- the parallel range: [lo, hi) counts the points of the leading parallel loops, the last one fastest. What it has of one pass of the
+ * last one is a loop, so that a point costs no division, and what the points of a pass have in common is computed before them ---- */
 static const Stmt *leading_parallel(const Stmt *s)
 {
     return s && s->kind == S_FOR && s->loop == LOOP_PARALLEL && !s->next ? s : NULL;
@@ -359,14 +362,23 @@ static void emit_range(Emit *x)
     for (int i = 0; i < n; i++) extent[i] = emit_scalar(x, nest[i]->hi);
     Loop l = loop_head(x, x->lo, x->hi);
     loop_body(x, &l);
-    V rest = l.i;
+    V rest = l.i, first = rest, pass = LLVMBuildSub(x->b, x->hi, l.i, "");
     for (int i = n - 1; i > 0; i--) {
         x->var[nest[i]->axis] = LLVMBuildURem(x->b, rest, extent[i], "");
         rest = LLVMBuildUDiv(x->b, rest, extent[i], "");
     }
     x->var[nest[0]->axis] = rest;
+    if (n > 1) {
+        first = x->var[nest[n - 1]->axis];
+        V left = LLVMBuildSub(x->b, extent[n - 1], first, "");
+        pass = LLVMBuildSelect(x->b, LLVMBuildICmp(x->b, LLVMIntSLT, pass, left, ""), pass, left, "");
+    }
+    Loop last = loop_head(x, first, LLVMBuildAdd(x->b, first, pass, ""));
+    x->var[nest[n - 1]->axis] = last.i;
+    loop_body(x, &last);
     emit_stmts(x, s);
-    loop_close(x, &l, 1);
+    loop_close(x, &last, 1);
+    loop_close_by(x, &l, pass);
 }
 
 /* ---- the function: a body with the buffers as parameters, and a wrapper with the signature every kernel has ---- */

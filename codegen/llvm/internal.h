@@ -121,6 +121,7 @@ LLVMBasicBlockRef block_new(Emit *x, const char *name);
 Loop loop_head(Emit *x, V lo, V hi); /* phis may be added until loop_body() */
 void loop_body(Emit *x, Loop *l);
 void loop_close(Emit *x, Loop *l, int64_t step); /* l->body becomes the latch */
+void loop_close_by(Emit *x, Loop *l, V step);
 void loop_runs(Emit *x, const Loop *l, int64_t times); /* after loop_body(): how often its body runs each time, about */
 void emit_stmts(Emit *x, const Stmt *s);
 V woven(Emit *x, V *v, unsigned n); /* n vectors dealt into each other: v[0][0] v[1][0] .. v[0][1] .. */
