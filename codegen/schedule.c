@@ -420,6 +420,13 @@ static void indices(Kernel *k, const int *axis, int n, Expr *at)
     for (int d = 0; d < n; d++) at[d] = expr_axis(k, axis[d]);
 }
 
+/* What a partial sum begins with: it is added to `it`, which begins with zero, so its own zero may be the one that changes no term at all, and its first
+ * term needs no addition. */
+static Expr partial_identity(Kernel *k, Prim how, DType type)
+{
+    return how == P_add && dtype_is_float(type) ? expr_float(k, type, -0.0) : reduce_identity(k, how, type);
+}
+
 /* acc holds inner output axes, then partial axes. Fold all partial axes but the last into their element 0, then the
  * last one into `it`: for a vector axis that is one horizontal reduction. */
 static Stmt *fold(Nest *in, int acc, int it, int inner)
@@ -653,7 +660,8 @@ static Stmt *chain(Nest *x, Nest *in, int inner)
     in->n--;
     indices(k, in->loop + in->outer, inner, at);
     int acc = local(k, "acc", type, in->loop + in->outer, inner, x->error), it = local(k, "it", type, in->loop + in->outer, inner, x->error);
-    Stmt *each = wrap(in, put(k, S_STORE, acc, at, none, P_NONE), in->outer, in->n, NOT_GUARDED);
+    Expr first = partial_identity(k, c->how, type);
+    Stmt *each = wrap(in, put(k, S_STORE, acc, at, first, P_NONE), in->outer, in->n, NOT_GUARDED);
     each = seq(each, wrap(x, put(k, S_UPDATE, acc, at, c->value, c->how), x->outer + 1, x->n, GUARD_ALL));
     each = seq(each, wrap(in, put(k, S_UPDATE, it, at, expr_load(k, acc, at), c->how), in->outer, in->n, NOT_GUARDED));
     Stmt *s = wrap(in, put(k, S_STORE, it, at, none, P_NONE), in->outer, in->n, NOT_GUARDED);
@@ -684,8 +692,8 @@ static Stmt *reduction(Nest *x, const char *micro)
     indices(k, in.loop + in.outer, rank, spot), indices(k, in.loop + in.outer, inner, it_at);
     if (!micro && is_chain(x, &in, rank - inner)) return chain(x, &in, inner);
     int acc = local(k, "acc", type, in.loop + in.outer, rank, x->error), it = acc;
-    Stmt *s =
-        wrap(&in, put(k, S_STORE, acc, spot, reduce_identity(k, c->how, type), P_NONE), in.outer, in.n, NOT_GUARDED);
+    Expr none = inner < rank ? partial_identity(k, c->how, type) : reduce_identity(k, c->how, type);
+    Stmt *s = wrap(&in, put(k, S_STORE, acc, spot, none, P_NONE), in.outer, in.n, NOT_GUARDED);
     Stmt *body = put(k, S_UPDATE, acc, spot, c->keep ? c->keep : c->value, c->how);
     if (c->keep) {
         const ExprNode *place = expr_node(k, c->keep);

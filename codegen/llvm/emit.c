@@ -123,16 +123,23 @@ static bool is_scale(const Kernel *k, Expr e)
     return still;
 }
 
+static bool is_bf16_cast(const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_PRIM && n->prim == P_cast && expr_node(k, n->arg[0])->type == DT_bf16;
+}
+
 static bool is_product(const Kernel *k, Expr e, DType t, ExprNode *n)
 {
     *n = *expr_node(k, e);
     if (n->kind != E_PRIM || n->prim != P_mul || n->type != t || (t != DT_f32 && t != DT_f64)) return false;
+    if (is_bf16_cast(k, n->arg[0]) && is_bf16_cast(k, n->arg[1])) return true;
     if (is_scale(k, n->arg[0]) || is_scale(k, n->arg[1])) return false;
     return is_integer_cast(k, n->arg[0]) || is_integer_cast(k, n->arg[1]);
 }
 
-/* buf[at] = how(buf[at], value). Products of integers held as floats (codes and the weights of a window) are exact, fused or not, so they are fused; every
- * other product is rounded as the formula says, the same on every instruction set. (Contractions have their own kernels, which fuse.) */
+/* buf[at] = how(buf[at], value). Products of integers held as floats (codes and the weights of a window) and of two bf16 are exact, fused or not, so they are
+ * fused; every other product is rounded as the formula says, the same on every instruction set. (Contractions have their own kernels, which fuse.) */
 static void emit_update(Emit *x, const Stmt *s)
 {
     DType t = x->k->buf.at[s->buf].type;

@@ -423,6 +423,13 @@ Test(llvm, hot_loop_has_no_spills)
     }
 }
 
+static int count_of(const char *text, const char *what)
+{
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, what)); at++) n++;
+    return n;
+}
+
 /* Where an instruction sums words, the bias is what the sum begins with: nothing is left to add. */
 Test(llvm, sums_of_words_begin_with_the_bias)
 {
@@ -434,6 +441,28 @@ Test(llvm, sums_of_words_begin_with_the_bias)
         Arena mem = {0};
         const char *text = assembly(&mem, tiles[i].text, tiles[i].level);
         cr_expect_eq(strstr(text, "vaddps") != NULL, tiles[i].adds, "kernel %zu", i);
+        arena_drop(&mem);
+    }
+}
+
+#define BLOCKS(name, type)                                                                                                                 \
+    "kernel " name "() { in X: " type "[16, 10, 4] layout(1, 2, 0) const W: " type "[16, 3, 3] layout(1, 2, 0) out Y[16, 8, 2] layout(1, 2, 0)\n"                                     \
+    "  Y[c, y, x] = sum(t: 9) f32(X[c, y + t / 3, x + t % 3]) * f32(W[c, t / 3, t % 3])\n"                                                       \
+    "  schedule: split x 2; split c 16; split t 4; order y x.0 c.0 t.0 t.1 x.1 c.1; unroll x.1; vectorize c.1; unroll t.0; unroll t.1; partial t.0 }"
+
+/* Taps of a window in blocks of four: the first of a block is no addition, and products of two bf16, which are exact, are fused with theirs. */
+Test(llvm, blocks_of_taps_begin_with_a_product)
+{
+    static const struct {
+        const char *text;
+        int fused, products, sums;
+    } window[] = {{BLOCKS("plain", "f32"), 0, 18, 18}, {BLOCKS("words", "bf16"), 12, 6, 6}};
+    for (size_t i = 0; i < COUNT_OF(window); i++) {
+        Arena mem = {0};
+        const char *text = assembly(&mem, window[i].text, "avx512");
+        cr_expect_eq(count_of(text, "vfmadd"), window[i].fused);
+        cr_expect_eq(count_of(text, "vmulps"), window[i].products);
+        cr_expect_eq(count_of(text, "vaddps"), window[i].sums);
         arena_drop(&mem);
     }
 }
