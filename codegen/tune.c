@@ -127,6 +127,23 @@ static bool is_scattered(Kernel *k, const Compute *c) /* stores where data says:
     return c->update != P_NONE;
 }
 
+/* About how much an index is when every free size is UNKNOWN; INT64_MAX: no idea. */
+static int64_t index_about(Tuner *u, Expr e)
+{
+    Kernel *k = u->k;
+    ExprNode n = *expr_node(k, e);
+    int64_t v, other;
+    if (n.kind == E_INT) return n.u.i;
+    if (n.kind == E_SYM) {
+        int64_t *size = NEW_ARRAY(u->mem, int64_t, dim_symbols(k->dim) + 1);
+        for (uint32_t i = 0; i < dim_symbols(k->dim); i++) size[i] = UNKNOWN;
+        return dim_eval(k->dim, (Dim){n.id}, size, &v) ? v : INT64_MAX;
+    }
+    if (n.kind != E_PRIM || n.prim != P_mul) return INT64_MAX;
+    v = index_about(u, n.arg[0]), other = index_about(u, n.arg[1]);
+    return v > INT32_MAX || other > INT32_MAX ? INT64_MAX : v * other;
+}
+
 /* Space axes not yet outside, in the order their elements lie in the output: the widest step first. */
 static void space_order(Tuner *u, const Compute *c, Order *o)
 {
@@ -139,7 +156,7 @@ static void space_order(Tuner *u, const Compute *c, Order *o)
         if (u->outer[a]) continue;
         Expr s = expr_step(k, at, a);
         if (u->inside[a]) a = u->inside[a];
-        int64_t mine = s ? expr_constant(k, s, INT64_MAX) : INT64_MAX;
+        int64_t mine = s ? index_about(u, s) : INT64_MAX;
         for (; i && mine != INT64_MAX && by[i - 1] < mine; i--) by[i] = by[i - 1], o->axis[i] = o->axis[i - 1];
         by[i] = mine, o->axis[i] = a, o->n++;
     }
@@ -567,7 +584,7 @@ static int neighbours(Tuner *u, const Compute *c, const Accesses *a, const Order
         if (extent(k, x) < 0 && (few || !is_under_window(u, c, x))) continue; /* a batch may be one */
         bool same = false;
         for (uint32_t j = 0; j < a->at.n; j++) same = same || !expr_uses(k, a->at.at[j].address, x);
-        *tile = extent(k, x) < 0 ? (most < SOME ? most : SOME) : best_divisor(extent(k, x), most);
+        *tile = extent(k, x) < 0 ? most : best_divisor(extent(k, x), most);
         if (same && *tile > 1) return x;
     }
     return 0;
@@ -686,8 +703,12 @@ static int strip_vectors(Tuner *u, const Compute *c, const Accesses *a, const Or
         }
     for (int i = 0; i + 1 < c->reduces; i++) taps *= about(k, c->reduce[i]); /* rows of the window */
     bool rows = false;
-    for (int i = 0; i < o->n; i++)
-        rows = rows || (o->axis[i] != near && o->axis[i] != lane && slides_along(u, c, a, o->axis[i]));
+    for (int i = 0; i < o->n; i++) {
+        int x = o->axis[i];
+        if (x == lane || !slides_along(u, c, a, x)) continue;
+        rows = rows || x != near;
+        if (extent(k, x) < 0) image *= UNKNOWN;
+    }
     if (!rows || n < 2 * LANES || n % LANES || wide < 0 || !slides_along(u, c, a, near)) return 0;
     int64_t each = bytes * taps * wide * LANES;
     if (each * (n / LANES) <= NEAR_CACHE || image > OWN_CACHE) return 0;

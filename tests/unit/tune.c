@@ -64,12 +64,38 @@ Test(tune, windows_over_free_sizes_share_what_they_read)
 {
     Program *p = program_new("kernel k(S) { in X[32, S + 2] layout(1, 0) const W[32, 3] layout(1, 0) out Y[32, S] layout(1, 0)"
                              " Y[c, x] = sum(i: 3) X[c, x + i] * W[c, i] }");
-    cr_assert_eq(split_of(tuned(p, "avx512"), "x", 0), 4);
+    cr_assert_eq(split_of(tuned(p, "avx512"), "x", 0), 7);
+    cr_assert_eq(split_of(tuned(p, "avx2"), "x", 0), 4);
     program_drop(p);
     p = program_new("kernel k(S) { in X[S, 32, 9] layout(0, 2, 1) const W out Y[S, 32]" /* a batch may be one */
                     " Y[n, c] = sum(i: 9) X[n, c, i] then it * W }");
     cr_assert_eq(split_of(tuned(p, "avx512"), "n", 0), -1);
     program_drop(p);
+}
+
+static const char *loop_at(const Kernel *k, int i) /* the axis that loop i of the order goes along */
+{
+    const Step *s = k->schedule.step.at;
+    while (s->what != STEP_ORDER) s++;
+    int a = s->axis[i];
+    return k->axis.at[k->axis.at[a].parent ? k->axis.at[a].parent : a].name;
+}
+
+/* Rows of an image come before its channels, however wide it is. */
+Test(tune, windows_go_along_rows)
+{
+#define IMAGE(type, high, wide)                                                                                                           \
+    "kernel k(H, W) { in X: " type "[256, " high " + 2, " wide " + 2] layout(1, 2, 0) const W: " type "[256, 3, 3] layout(1, 2, 0) out Y[256, " high ", " wide "] layout(1, 2, 0)" \
+    " Y[c, y, x] = sum(i: 3, j: 3) f32(X[c, y + i, x + j]) * f32(W[c, i, j]) }"
+    static const struct {
+        const char *text, *order;
+    } window[] = {{IMAGE("f32", "H", "W"), "yxc"}, {IMAGE("f32", "112", "112"), "yxc"}};
+    for (size_t i = 0; i < COUNT_OF(window); i++) {
+        Program *p = program_new(window[i].text);
+        Kernel *k = tuned(p, "avx512");
+        for (int j = 0; j < 3; j++) cr_expect_eq(*loop_at(k, j), window[i].order[j], "window %zu, loop %d: %s", i, j, loop_at(k, j));
+        program_drop(p);
+    }
 }
 
 Test(tune, little_code_of_windows_takes_neighbours_where_registers_hold_some)
