@@ -800,6 +800,14 @@ static int near_tile(Tuner *u, Expr image, int near)
     return (int)((size + tiles - 1) / tiles);
 }
 
+/* Loops whose every pass is a piece of work that makes a row of results; 0: there are too few. */
+static int whole_rows(Tuner *u, const Order *loops)
+{
+    int64_t items = 1;
+    for (int i = 0; i < loops->n; i++) items *= about(u->k, loops->axis[i]);
+    return items >= LEAST_ROWS_APART ? loops->n : 0;
+}
+
 static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o, int lane)
 {
     Kernel *k = u->k;
@@ -819,11 +827,9 @@ static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o,
         if (strip && slides_along(u, c, a, o->axis[i])) put(&loops, part);
         put(&loops, o->axis[i]);
     }
-    int64_t items = 1; /* rows of the image, where there are some: then a row is one piece of work */
-    for (int i = 0; i < loops.n; i++) items *= about(k, loops.axis[i]);
-    int whole = loops.n;
+    int whole = whole_rows(u, &loops);
     put(&loops, row), put(&loops, part), put(&loops, part + 1);
-    int outer = loops.n;
+    int outer = whole ? whole : loops.n;
     put(&loops, pair);
     for (int i = 0; i < c->reduces; i++)
         if (c->reduce[i] != rows) put(&loops, c->reduce[i]), mark(k, LOOP_UNROLL, c->reduce[i]);
@@ -832,8 +838,21 @@ static bool tune_window(Tuner *u, Compute *c, const Accesses *a, const Order *o,
     step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
     mark(k, LOOP_UNROLL, pair), mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_VECTOR, part + 2);
     step(k, STEP_CALL, LOOP_SERIAL, &rows, 1, call);
-    parallelise(u, c, &loops, items >= LEAST_ROWS_APART ? whole : outer);
+    parallelise(u, c, &loops, outer);
     return true;
+}
+
+/* The weights, which all neighbours have in common, are bf16: what they are widened to is kept while a row of results is made. */
+static bool has_narrow_weights(Tuner *u, const Compute *c, int near)
+{
+    Kernel *k = u->k;
+    ExprNode v = *expr_node(k, c->value);
+    bool narrow = false;
+    if (v.kind != E_PRIM || v.prim != P_mul || v.type != DT_f32) return false;
+    for (int f = 0; f < 2; f++)
+        narrow =
+            narrow || (!expr_uses(k, v.arg[f], near) && expr_node(k, uncast(k, v.arg[f], DT_f32))->type == DT_bf16);
+    return narrow;
 }
 
 static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
@@ -851,12 +870,17 @@ static void space_in_lanes(Tuner *u, Compute *c, const Accesses *a, int lane)
     part[0] = first, part[1] = strip > 1 ? first + 1 : 0, part[2] = first + (strip > 1 ? 2 : 1);
     if (near) mark(k, LOOP_UNROLL, row + 1);
     mark(k, LOOP_VECTOR, part[2]);
+    bool keeps = near && has_narrow_weights(u, c, near);
     for (int i = 0; i < o.n; i++) {
         if (strip && o.axis[i] != lane && slides_along(u, c, a, o.axis[i])) put(&loops, part[0]);
+        if (o.axis[i] == near && keeps) continue;
         put(&loops, o.axis[i] == near ? row : o.axis[i] == lane ? part[0] : o.axis[i]);
     }
     put(&loops, part[1]);
-    int outer = loops.n, apart = !near && is_run(u, c) ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
+    int whole = keeps ? whole_rows(u, &loops) : 0;
+    if (keeps) put(&loops, row);
+    int outer = whole ? whole : loops.n,
+        apart = !near && is_run(u, c) ? schedule_split(k, c->reduce[0], (int[]){TAPS}, 1) : 0;
     int block = is_float_window(k, c) ? schedule_split(k, flatten_window(k, c), (int[]){TAPS}, 1) : 0;
     if (block) put(&loops, block), put(&loops, block + 1);
     if (apart) put(&loops, apart), put(&loops, apart + 1);

@@ -81,7 +81,7 @@ static const char *loop_at(const Kernel *k, int i) /* the axis that loop i of th
     return k->axis.at[k->axis.at[a].parent ? k->axis.at[a].parent : a].name;
 }
 
-/* Rows of an image come before its channels, however wide it is. */
+/* Rows of an image come before its channels, however wide it is. Weights of bf16 are widened for a row of results. */
 Test(tune, windows_go_along_rows)
 {
 #define IMAGE(type, high, wide)                                                                                                           \
@@ -89,7 +89,7 @@ Test(tune, windows_go_along_rows)
     " Y[c, y, x] = sum(i: 3, j: 3) f32(X[c, y + i, x + j]) * f32(W[c, i, j]) }"
     static const struct {
         const char *text, *order;
-    } window[] = {{IMAGE("f32", "H", "W"), "yxc"}, {IMAGE("f32", "112", "112"), "yxc"}};
+    } window[] = {{IMAGE("f32", "H", "W"), "yxc"}, {IMAGE("f32", "112", "112"), "yxc"}, {IMAGE("bf16", "H", "W"), "ycx"}, {IMAGE("bf16", "112", "112"), "ycx"}};
     for (size_t i = 0; i < COUNT_OF(window); i++) {
         Program *p = program_new(window[i].text);
         Kernel *k = tuned(p, "avx512");
