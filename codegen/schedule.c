@@ -589,13 +589,26 @@ static void swap_factors(Tile *t)
     t->left = t->right, t->right = left;
 }
 
+/* The loops inside the last one that moves the panels. */
+static void take_pass(const Nest *x, Tile *t)
+{
+    Kernel *k = x->k;
+    t->pass = expr_index(k, 0), t->passes = expr_index(k, 1);
+    for (int i = 0; i < x->outer; i++) {
+        Expr axis = expr_axis(k, x->loop[i]), extent = k->axis.at[x->loop[i]].extent;
+        bool moves = expr_uses(k, t->right, x->loop[i]);
+        t->pass = moves ? expr_index(k, 0) : expr_add(k, expr_mul(k, t->pass, extent), axis);
+        t->passes = moves ? expr_index(k, 1) : expr_mul(k, t->passes, extent);
+    }
+}
+
 static bool contract_match(const Nest *x, const Nest *in, Tile *t)
 {
     Kernel *k = x->k;
     if (!tile_of_products(x, in, 3, t)) return false;
     if (expr_uses(k, t->left, t->lane) || expr_uses(k, t->left, t->col)) swap_factors(t);
     t->block = block_of(k, x->c, t);
-    take_start(k, x->c, t);
+    take_start(k, x->c, t), take_pass(x, t);
     if (expr_uses(k, t->right, t->line)) return false;
     return !expr_uses(k, t->left, t->col) && !expr_uses(k, t->left, t->lane) && !expr_uses(k, t->right, t->row);
 }

@@ -120,6 +120,7 @@ typedef struct Tile {
     Expr line_guard, row_guard, lane_guard; /* 0, or hold where the point exists */
     DType acc;               /* f32 or i32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
+    Expr pass, passes;       /* of a product: which of how many tiles, one after the other, that have the same panels */
     Expr start;              /* 0, or what is added after the first of several blocks, or may begin a sum of words (a bias); the epilogue is without it then */
 } Tile;
 typedef struct Stmt {

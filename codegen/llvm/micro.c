@@ -18,7 +18,7 @@
 #include "codegen/llvm/internal.h"
 
 enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
-enum { FAR = 256 * 1024, AHEAD = 4096 }; /* bytes */
+enum { FAR = 256 * 1024, AHEAD = 4096, LINE = 64 }; /* bytes */
 
 typedef struct Micro {
     Emit *x;
@@ -32,6 +32,8 @@ typedef struct Micro {
     V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
     bool right_padded;                /* right may be read for lanes that do not exist */
     bool far;                         /* right comes from beyond the second level cache */
+    int lines, round;                 /* that are asked for of the next panels in so many steps */
+    V panel, next;                    /* the first line of these, and of what this tile asks for */
     DType left_type, right_type;
     int left_buf, right_buf;             /* words: the buffers */
     int word;                            /* elements of a word */
@@ -162,6 +164,20 @@ static bool match_tiles(Micro *m)
     return tiles_fit(m->x, &m->in_tiles);
 }
 
+/* ---- how many steps a round of the innermost loop has ---- */
+/* Steps in a round of the innermost loop: where units for products count and jump too (Intel), that takes a twentieth of the time. A number that
+ * divides the sum and its blocks, so that nothing is left over. Products of several instructions hide it, and want registers between these. */
+static int steps_at_once(const Micro *m, int d, Expr extent)
+{
+    enum { MOST_STEPS = 4, MOST_PRODUCTS = 128 };
+    int64_t n;
+    if (m->x->small || m->sums || d != m->depths - 1 || !expr_is_index(m->x->k, extent, &n)) return 1;
+    if (m->t->dot || m->t->acc != DT_f32 || !m->x->target->fma) return 1;
+    int products = m->rows * (int)(m->cols * m->parts), block = n > m->t->block ? m->t->block : 0, steps = MOST_STEPS;
+    while (n % steps || block % steps || (steps > 1 && (steps >= n || steps * products > MOST_PRODUCTS))) steps--;
+    return steps;
+}
+
 /* ---- one point of the sum ---- */
 /* Panels of weights that no cache of a core holds come from far away, and what hardware fetches ahead ends with each page:
  * every step asks for the line it will want AHEAD bytes later. Behind a panel lies the next one. */
@@ -173,20 +189,74 @@ static bool is_far(Micro *m)
     return expr_constant(k, buf_elements(k, (int)r.id), FAR) * dtypes[r.type].bytes >= FAR;
 }
 
-static void ask_ahead(Micro *m)
+static void ask(Micro *m, V line, int cache) /* into the cache of this level */
+{
+    Emit *x = m->x;
+    V read = LLVMConstInt(x->i32, 0, 0), near = LLVMConstInt(x->i32, (unsigned)(4 - cache), 0), data = LLVMConstInt(x->i32, 1, 0);
+    intrinsic(x, "llvm.prefetch", &x->ptr, 1, (V[]){line, read, near, data}, 4);
+}
+
+static V bytes_on(Emit *x, V p, V by) { return LLVMBuildGEP2(x->b, x->i8, p, &by, 1, ""); }
+
+static V panel_line(Micro *m, V col) /* of this step */
 {
     Emit *x = m->x;
     ExprNode r = *expr_node(x->k, m->right);
-    Expr at = buf_address(x->k, (int)r.id, r.arg);
-    x->var[m->t->lane] = int64(x, 0);
+    x->var[m->t->lane] = int64(x, 0), x->var[m->t->col] = col;
     if (m->t->dot) x->var[m->t->dot] = int64(x, 0);
-    for (unsigned j = 0; j < m->cols; j++) {
-        x->var[m->t->col] = m->col[j];
-        forget_all(x);
-        V by = int64(x, AHEAD), p = LLVMBuildGEP2(x->b, x->i8, emit_address(x, (int)r.id, at), &by, 1, "");
-        V read = LLVMConstInt(x->i32, 0, 0), near = LLVMConstInt(x->i32, 3, 0), data = LLVMConstInt(x->i32, 1, 0);
-        intrinsic(x, "llvm.prefetch", &x->ptr, 1, (V[]){p, read, near, data}, 4);
-    }
+    forget_all(x);
+    return emit_address(x, (int)r.id, buf_address(x->k, (int)r.id, r.arg));
+}
+
+static void ask_ahead(Micro *m)
+{
+    Emit *x = m->x;
+    for (unsigned j = 0; j < m->cols; j++) ask(m, bytes_on(x, panel_line(m, m->col[j]), int64(x, AHEAD)), 1);
+}
+
+/* ---- panels that come next ---- */
+static int64_t all_steps(const Micro *m) /* 0: not known */
+{
+    const Kernel *k = m->x->k;
+    int64_t n = m->depths > 0;
+    for (int d = 0; d < m->depths; d++) n *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, 0);
+    return n;
+}
+
+static bool panels_adjoin(Micro *m, int64_t bytes) /* each has so many */
+{
+    Kernel *k = m->x->k;
+    ExprNode r = *expr_node(k, m->right);
+    return step_is(k, buf_address(k, (int)r.id, r.arg), m->t->col, bytes / dtypes[r.type].bytes);
+}
+
+/* The first of several tiles with the same panels waits for memory, while the others have no use for it. So each of them asks for a part of the
+ * panels that come next, a few lines in a round of the loop, into the second level cache: where the part before ended. */
+static void plan_next(Micro *m)
+{
+    enum { MOST_BYTES = 384 * 1024, MANY = 1 << 20 }; /* these panels and those stay in that cache */
+    Emit *x = m->x;
+    int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY);
+    m->lines = 0;
+    if (!m->far || x->small || m->whole || m->sums || !steps || passes < 2) return;
+    if (bytes > MOST_BYTES || !panels_adjoin(m, steps * LINE)) return;
+    for (int d = 0; d < m->depths; d++) x->var[m->t->depth[d]] = int64(x, 0);
+    m->panel = panel_line(m, int64(x, 0));
+    m->round = steps_at_once(m, m->depths - 1, x->k->axis.at[m->t->depth[m->depths - 1]].extent);
+    m->lines = (int)((m->round * (int64_t)m->cols + passes - 1) / passes);
+    V from = LLVMBuildMul(x->b, emit_scalar(x, m->t->pass), int64(x, steps / m->round * m->lines * LINE), "");
+    V some = LLVMBuildICmp(x->b, LLVMIntSLT, from, int64(x, bytes), ""); /* or all have been asked for: these are near */
+    from = LLVMBuildAdd(x->b, from, int64(x, bytes), "");
+    m->next = bytes_on(x, m->panel, select2(x, some, from, int64(x, 0)));
+}
+
+static void ask_next(Micro *m)
+{
+    Emit *x = m->x;
+    V here = LLVMBuildPtrToInt(x->b, panel_line(m, int64(x, 0)), x->i64, "");
+    V done = LLVMBuildSub(x->b, here, LLVMBuildPtrToInt(x->b, m->panel, x->i64, ""), "");
+    V at = LLVMBuildExactSDiv(x->b, LLVMBuildMul(x->b, done, int64(x, m->lines), ""), int64(x, m->round), "");
+    for (int i = 0; i < m->lines; i++) ask(m, bytes_on(x, m->next, LLVMBuildAdd(x->b, at, int64(x, i * LINE), "")), 2);
 }
 
 static V in_lanes(Micro *m, V mask, Expr e)
@@ -417,19 +487,6 @@ static void partial_step(Micro *m, int axis)
     }
 }
 
-/* Steps in a round of the innermost loop: where units for products count and jump too (Intel), that takes a twentieth of the time. A number that
- * divides the sum and its blocks, so that nothing is left over. Products of several instructions hide it, and want registers between these. */
-static int steps_at_once(const Micro *m, int d, Expr extent)
-{
-    enum { MOST_STEPS = 4, MOST_PRODUCTS = 128 };
-    int64_t n;
-    if (m->x->small || m->sums || d != m->depths - 1 || !expr_is_index(m->x->k, extent, &n)) return 1;
-    if (m->t->dot || m->t->acc != DT_f32 || !m->x->target->fma) return 1;
-    int products = m->rows * (int)(m->cols * m->parts), block = n > m->t->block ? m->t->block : 0, steps = MOST_STEPS;
-    while (n % steps || block % steps || (steps > 1 && (steps >= n || steps * products > MOST_PRODUCTS))) steps--;
-    return steps;
-}
-
 /* Loads stay in their step, there are no registers for more. A fence within a thread is no instruction. */
 static void keep_loads(Emit *x) { LLVMBuildFence(x->b, LLVMAtomicOrderingAcquireRelease, true, ""); }
 
@@ -449,6 +506,7 @@ static void sum_range(Micro *m, int d, V from, V to, int steps)
     for (int i = 0; i < steps; i++) {
         if (i) keep_loads(x);
         x->var[axis] = LLVMBuildNSWAdd(x->b, l.i, int64(x, i), "");
+        if (!i && m->lines && d == m->depths - 1) ask_next(m);
         depth_loop(m, d + 1);
     }
     loop_close(x, &l, steps);
@@ -786,6 +844,7 @@ static void block(Micro *m, V first)
         m->valid[i] = emit_scalar(x, m->t->row_guard);
         m->row[i] = select2(x, m->valid[i], m->row[i], first);
     }
+    plan_next(m);
     begin(m);
     if (!m->sums || !is_summed(m)) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
