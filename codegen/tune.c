@@ -920,8 +920,9 @@ static void tune_reduction(Tuner *u, Compute *c)
 }
 
 /* ---- contractions ---- */
-/* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. */
-enum { TILE_STEP = 64, LEAST_ROWS = 4 };
+/* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. They pay from so many
+ * terms of a sum on: vectors sum four bytes with one instruction, but take two bf16 apart and multiply them one by one. */
+enum { LEAST_BYTES = 64, LEAST_PAIRED = 8, LEAST_ROWS = 4 };
 static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int word)
 {
     Kernel *k = u->k;
@@ -931,7 +932,7 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
     if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
-    if (depth * (4 / word) < TILE_STEP) return false;
+    if (depth < (word == 4 ? LEAST_BYTES : LEAST_PAIRED)) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
     return expr_step(k, at, r->row) && by && expr_is(k, by, 1);
 }

@@ -49,6 +49,27 @@ Test(tune, register_tiles_fit_and_divide)
     program_drop(p);
 }
 
+static const char *call_of(const Kernel *k)
+{
+    for (uint32_t i = 0; i < k->schedule.step.n; i++)
+        if (k->schedule.step.at[i].what == STEP_CALL) return k->schedule.step.at[i].name;
+    return "";
+}
+
+/* Tile registers pay for shorter sums of bf16, which vectors take apart, than of bytes. */
+Test(tune, short_sums_take_tiles_where_vectors_are_slow)
+{
+    Program *p = program_new("kernel k() { in A: bf16[64, 16] const W: bf16[16, 64] layout(1/16, 0/2, 1%16, 0%2) out Y[64, 64]"
+                             " Y[m, n] = sum(k: 16) f32(A[m, k]) * f32(W[k, n]) }");
+    cr_assert_str_eq(call_of(tuned(p, "amx")), "tiles");
+    cr_assert_str_eq(call_of(tuned(p, "avx512bf16")), "contract");
+    program_drop(p);
+    p = program_new("kernel k() { in A: u8[64, 16] const W: i8[16, 64] layout(1/16, 0/4, 1%16, 0%4) out Y: i32[64, 64]"
+                    " Y[m, n] = sum(k: 16) i32(A[m, k]) * i32(W[k, n]) }");
+    cr_assert_str_eq(call_of(tuned(p, "amx")), "contract");
+    program_drop(p);
+}
+
 Test(tune, few_columns_need_no_tile)
 {
     Program *p = program_new("kernel k() { in A[56, 64] const W[64, 2] out Y[56, 2] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }");
