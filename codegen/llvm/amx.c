@@ -19,7 +19,7 @@
 #include "codegen/llvm/internal.h"
 
 enum { SUMS = 0, LEFT = 4, RIGHT = 6, PER_SIDE = 2 }; /* tile numbers */
-enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD_BYTES = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64 };
+enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD_BYTES = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64, MOST_TURNS = 6 };
 
 /* ---- shapes ---- */
 /* As few tiles as can be, and of as few rows as can be: products take less time then. */
@@ -78,6 +78,29 @@ static bool step_is(Kernel *k, Expr at, int axis, int64_t n)
     return step && expr_is(k, step, n);
 }
 
+/* An axis of few values that moves no operand by a constant step chooses between operands (planes of one factor): within a step its values take
+ * turns, and what two of them have in common is loaded once. */
+static int turning_axis(Kernel *k, const TileSum *s, int *turns)
+{
+    int64_t n;
+    for (int d = 0; d < s->t->depths; d++) {
+        int a = s->t->depth[d];
+        if (a == s->inner || a == s->t->dot || (expr_step(k, s->left_at, a) && expr_step(k, s->right_at, a))) continue;
+        if (!expr_is_index(k, k->axis.at[a].extent, &n) || n > MOST_TURNS) continue;
+        *turns = (int)n;
+        return a;
+    }
+    *turns = 1;
+    return 0;
+}
+
+static Expr at_turn(Emit *x, const TileSum *s, Expr at, int turn)
+{
+    Expr *map = NEW_ARRAY(x->mem, Expr, x->k->axis.n);
+    map[s->turn] = expr_index(x->k, turn);
+    return expr_map(x->k, at, map);
+}
+
 bool tiles_fit(Emit *x, TileSum *s)
 {
     Kernel *k = x->k;
@@ -93,6 +116,7 @@ bool tiles_fit(Emit *x, TileSum *s)
     s->pitch = t->line ? rows_apart(k, s->left_at, t->line, t->row) : 0;
     tiles_for(s->lines, s->width, s->pitch, &run);
     s->run = (int)run;
+    s->turn = turning_axis(k, s, &s->turns);
     return true;
 }
 
@@ -193,10 +217,18 @@ static V right_tile(Emit *x, const Group *g, int j)
     return emit_address(x, g->s->right_buf, g->s->right_at);
 }
 
+static bool same_at(Emit *x, const TileSum *s, Expr at, int turn, int before) /* before < 0: there was none */
+{
+    return before >= 0 && at_turn(x, s, at, turn) == at_turn(x, s, at, before);
+}
+
 /* Few panels stay in their tiles while the rows pass, or one tile of rows while the panels pass. Loads stand beside
  * their use. */
-static void group_step(Emit *x, const Group *g)
+static void group_turn(Emit *x, const Group *g, int turn, int before)
 {
+    if (g->s->turn) x->var[g->s->turn] = int64(x, turn);
+    bool left_stays = g->rows <= PER_SIDE && same_at(x, g->s, g->s->left_at, turn, before);
+    bool right_stays = g->cols <= PER_SIDE && same_at(x, g->s, g->s->right_at, turn, before);
     x->var[g->s->t->dot] = int64(x, 0);
     Expr bytes = expr_index(x->k, WORD_BYTES / g->s->word); /* of an element */
     V step = emit_scalar(x, expr_mul(x->k, g->s->row_step, bytes)), row_bytes = int64(x, ROW_BYTES);
@@ -205,16 +237,37 @@ static void group_step(Emit *x, const Group *g)
     for (int i = 0; i < g->rows; i++)
         for (int j = 0; j < g->cols; j++) {
             int left = LEFT + i % PER_SIDE, right = RIGHT + j % PER_SIDE;
-            if (!i || !keep_right) tile_load(x, right, right_tile(x, g, j), row_bytes);
-            if (!j) tile_load(x, left, left_tile(x, g, i, step), step);
+            if ((!i || !keep_right) && !right_stays) tile_load(x, right, right_tile(x, g, j), row_bytes);
+            if (!j && !left_stays) tile_load(x, left, left_tile(x, g, i, step), step);
             tile_dot(x, g->s->word, SUMS + i * g->cols + j, left, right);
         }
+}
+
+/* In such an order that a turn has an operand in common with the one before, where it can. */
+static void group_step(Emit *x, const Group *g)
+{
+    const TileSum *s = g->s;
+    bool done[MOST_TURNS] = {false};
+    for (int n = 0, before = -1, turn; n < s->turns; n++, before = turn) {
+        int next = -1;
+        for (turn = 0; turn < s->turns; turn++) {
+            bool shares = same_at(x, s, s->left_at, turn, before) || same_at(x, s, s->right_at, turn, before);
+            if (!done[turn] && (next < 0 || shares)) next = turn;
+            if (!done[turn] && shares) break;
+        }
+        turn = next, done[turn] = true;
+        group_turn(x, g, turn, before);
+    }
 }
 
 static void group_loops(Emit *x, const Group *g, int d)
 {
     const Tile *t = g->s->t;
     int axis = t->depth[d];
+    if (axis == g->s->turn) {
+        group_loops(x, g, d + 1);
+        return;
+    }
     bool inner = axis == g->s->inner;
     Loop l = loop_head(x, int64(x, 0), emit_scalar(x, inner ? tiles_words(x, g->s) : x->k->axis.at[axis].extent));
     loop_body(x, &l);

@@ -140,6 +140,7 @@ typedef struct TileSum { /* a matched call in words */
     void *ctx;
     Expr left_at, right_at, words;  /* element offsets; whole words of the innermost loop */
     Expr row_step;                  /* set by tiles_fit */
+    int turn, turns;                /* set by tiles_fit: the axis whose values take turns within a step, and how many they are; 0: there is none */
 } TileSum;
 bool tiles_fit(Emit *x, TileSum *s);
 void tiles_want(Emit *x, const TileSum *s, int rows); /* of each such call, before the code */

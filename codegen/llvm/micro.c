@@ -928,6 +928,7 @@ static int64_t tile_steps(Micro *m) /* -1: not known */
     int64_t steps = 1, n;
     for (int d = 0; d < m->depths; d++) {
         bool inner = d == m->depths - 1;
+        if (m->t->depth[d] == m->in_tiles.turn) continue;
         if (!expr_is_index(k, inner ? tiles_words(m->x, &m->in_tiles) : k->axis.at[m->t->depth[d]].extent, &n))
             return -1;
         steps *= inner ? n / m->x->tiles.words : n;
