@@ -24,6 +24,7 @@ bool depends_on_data(const Kernel *k, Expr e);               /* loads, or is of 
 bool stage_places(Kernel *k, const Compute *c);              /* at[] and where are said by axes and sizes alone, not by data */
 bool stage_is_window(Kernel *k, const Compute *c);           /* reduces what lies under a window that moves with its results */
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
+int rows_apart(Kernel *k, Expr at, int line, int row);       /* by how many rows a line moves the address; 0: by no known, whole number */
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
 
 /* Is an element read more than once: because an axis does not choose it, or under overlapping windows? */
@@ -51,5 +52,4 @@ void program_widen_windows(Kernel *k); /* windows over images take formulas of c
 
 /* fuse.c: axes that run through memory as one become one. A kernel of several stages stays as it is. */
 void kernel_fuse(Kernel *k);
-int rows_apart(Kernel *k, Expr at, int line, int row); /* by how many rows a line moves the address; 0: by no known, whole number */
 #endif
