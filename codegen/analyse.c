@@ -359,6 +359,23 @@ int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis)
 int rows_apart(Kernel *k, Expr at, int line, int row)
 {
     Expr by = expr_step(k, at, line), one = expr_step(k, at, row);
-    int64_t bytes = by ? expr_constant(k, by, 0) : 0, each = one ? expr_constant(k, one, 0) : 0;
-    return bytes > 0 && each > 0 && bytes % each == 0 && bytes / each < INT32_MAX ? (int)(bytes / each) : 0;
+    int64_t all = by ? expr_constant(k, by, 0) : 0, each = one ? expr_constant(k, one, 0) : 0;
+    return all > 0 && each > 0 && all % each == 0 && all / each < INT32_MAX ? (int)(all / each) : 0;
+}
+
+bool step_is(Kernel *k, Expr at, int axis, int64_t n)
+{
+    Expr step = expr_step(k, at, axis);
+    return step && expr_is(k, step, n);
+}
+
+int dim_of_axis(const Kernel *k, const ExprNode *load, int axis)
+{
+    int at = -1;
+    for (int d = 0; d < k->buf.at[load->id].rank; d++) {
+        if (!expr_uses(k, load->arg[d], axis)) continue;
+        if (at >= 0) return -1;
+        at = d;
+    }
+    return at;
 }

@@ -25,6 +25,8 @@ bool stage_places(Kernel *k, const Compute *c);              /* at[] and where a
 bool stage_is_window(Kernel *k, const Compute *c);           /* reduces what lies under a window that moves with its results */
 int64_t expr_constant(const Kernel *k, Expr e, int64_t otherwise);
 int rows_apart(Kernel *k, Expr at, int line, int row);       /* by how many rows a line moves the address; 0: by no known, whole number */
+bool step_is(Kernel *k, Expr at, int axis, int64_t n);       /* moves the axis the index by n? */
+int dim_of_axis(const Kernel *k, const ExprNode *load, int axis); /* the one dimension whose index uses the axis; -1: there is none, or several */
 int innermost_dim(const Buf *b);                             /* the dimension whose elements lie side by side; -1 for scalars */
 
 /* Is an element read more than once: because an axis does not choose it, or under overlapping windows? */

@@ -128,7 +128,7 @@ static const Core tiles = {100, 1, 6, 0, 1, 16, 24 << 10, 1 << 20, tile_step};
 static bool holds_tiles(const Product *p, const Blocking *b)
 {
     int64_t run;
-    if (b->lines > 1 && (b->rows != p->rows || b->lines > p->lines)) return false;
+    if (b->lines > 1 && b->rows != p->rows) return false;
     if (p->rows < 0 && b->rows % tile_rows_for(b->rows)) return false; /* they may be missing */
     return tiles_for(b->lines, b->rows, p->apart, &run) * b->cols <= TILE_SUMS && divides_panels(p, b->cols);
 }
@@ -139,8 +139,9 @@ Blocking blocking_tiles(const Product *p)
     Blocking best = {0, 0, 1, false};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
     int64_t rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows, most_rows = few ? 2 * TILE_ROWS : rows;
+    int most_lines = p->lines <= 1 ? 1 : p->lines < TILE_ROWS ? (int)p->lines : TILE_ROWS;
     double least = INFINITY;
-    for (int i = 0; i < TILES_ROWS * TILE_SUMS * TILE_ROWS * 2; i++) {
+    for (int i = 0; i < TILES_ROWS * TILE_SUMS * most_lines * 2; i++) {
         Blocking b = {i / 2 % TILES_ROWS + 1, i / 2 / TILES_ROWS % TILE_SUMS + 1, i / 2 / TILES_ROWS / TILE_SUMS + 1,
                       i % 2};
         if (b.rows > most_rows || b.lines * b.rows > TILES_ROWS || !holds_tiles(p, &b)) continue;

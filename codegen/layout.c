@@ -426,18 +426,6 @@ static int word_axis(Kernel *k, const Compute *s, Expr left)
     return 0;
 }
 
-static int dim_of_axis(const Kernel *k, const ExprNode *load,
-                       int axis) /* the one dimension whose index is the axis alone, or -1 */
-{
-    int at = -1;
-    for (int d = 0; d < k->buf.at[load->id].rank; d++) {
-        if (!expr_uses(k, load->arg[d], axis)) continue;
-        if (at >= 0) return -1;
-        at = d;
-    }
-    return at;
-}
-
 static bool fits_panel(Kernel *k, Expr index, int lane) /* index / 16 and index % 16 fold when lane is split by 16 */
 {
     if (axis_of_index(k, index) == lane) return true;

@@ -276,18 +276,12 @@ static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n,
 /* ---- maps that interleave: lanes that store n elements apart, and n values that fill the gaps ---- */
 enum { MOST_WOVEN = 8 };
 
-static bool step_of(Kernel *k, Expr e, int axis, int64_t n)
-{
-    Expr by = expr_step(k, e, axis);
-    return by && expr_is(k, by, n);
-}
-
 static bool loads_run(Tuner *u, const Accesses *a, const Expr *map, int axis) /* do all loads go on by one, or stay? */
 {
     Kernel *k = u->k;
     for (uint32_t i = 0; i < a->at.n; i++) {
         Expr at = map ? expr_map(k, a->at.at[i].address, map) : a->at.at[i].address;
-        if (!a->at.at[i].store && !step_of(k, at, axis, 1) && expr_uses(k, at, axis)) return false;
+        if (!a->at.at[i].store && !step_is(k, at, axis, 1) && expr_uses(k, at, axis)) return false;
     }
     return true;
 }
@@ -301,7 +295,7 @@ static bool weave_axes(Tuner *u, const Accesses *a, const Order *o, Expr store, 
             int unit = o->axis[i], lane = o->axis[j];
             int64_t n = extent(k, unit);
             if (n < 2 || n > MOST_WOVEN || (extent(k, lane) >= 0 && extent(k, lane) < LANES)) continue;
-            if (!step_of(k, store, unit, 1) || !step_of(k, store, lane, n) || !loads_run(u, a, NULL, lane)) continue;
+            if (!step_is(k, store, unit, 1) || !step_is(k, store, lane, n) || !loads_run(u, a, NULL, lane)) continue;
             int first = schedule_split(k, lane, (int[]){LANES}, 1);
             loops->axis[0] = first, loops->axis[1] = first + 1, loops->axis[2] = unit, loops->n = 3;
             return true;
@@ -316,7 +310,7 @@ static bool weave_split(Tuner *u, const Accesses *a, const Order *o, Expr store,
     Expr *map = NEW_ARRAY(u->mem, Expr, k->axis.n);
     for (int i = 0; i < o->n; i++) {
         int axis = o->axis[i];
-        if (!step_of(k, store, axis, 1) || loads_run(u, a, NULL, axis)) continue;
+        if (!step_is(k, store, axis, 1) || loads_run(u, a, NULL, axis)) continue;
         for (int n = 2; n <= MOST_WOVEN; n++) {
             if (extent(k, axis) < n * LANES / 2 || extent(k, axis) % n) continue;
             Expr unit = expr_mod(k, expr_axis(k, u->lane), expr_index(k, n));
@@ -490,7 +484,7 @@ static bool tune_columns(Tuner *u, const Compute *c)
 static bool is_plain_fill(Tuner *u, const Compute *c, const Accesses *a, int lane)
 {
     Kernel *k = u->k;
-    return u->small && a->at.n == 1 && lane && !step_of(k, buf_address(k, c->out, c->at), lane, 1);
+    return u->small && a->at.n == 1 && lane && !step_is(k, buf_address(k, c->out, c->at), lane, 1);
 }
 
 static void tune_map(Tuner *u, const Compute *c)
@@ -724,7 +718,7 @@ static bool runs_along(Tuner *u, Expr factor, int lane) /* does it lie side by s
 {
     Kernel *k = u->k;
     ExprNode n = *expr_node(k, factor);
-    return n.kind == E_LOAD && step_of(k, buf_address(k, (int)n.id, n.arg), lane, 1);
+    return n.kind == E_LOAD && step_is(k, buf_address(k, (int)n.id, n.arg), lane, 1);
 }
 
 static bool is_run_of_pairs(Tuner *u, Expr factor, int lane)
@@ -794,7 +788,7 @@ static int near_tile(Tuner *u, Expr image, int near)
     ExprNode n = *expr_node(k, image);
     int64_t size = extent(k, near), most = FEW_NEAR;
     for (int d = 0; d < k->buf.at[n.id].rank; d++)
-        if (step_of(k, n.arg[d], near, 1)) most = MOST_NEAR;
+        if (step_is(k, n.arg[d], near, 1)) most = MOST_NEAR;
     if (size < 0) return SOME_NEAR;
     int64_t tiles = (size + most - 1) / most;
     return (int)((size + tiles - 1) / tiles);

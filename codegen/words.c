@@ -18,16 +18,10 @@ typedef struct Few { /* channels of an image under a product */
     ExprNode image, weights;
 } Few;
 
-static int dim_of(const Kernel *k, const ExprNode *load,
-                  int axis) /* where the axis alone is the index; -1: nowhere, or elsewhere too */
+static int dim_of(const Kernel *k, const ExprNode *load, int axis) /* where the axis alone is the index; -1: nowhere, or elsewhere too */
 {
-    int at = -1;
-    for (int d = 0; d < k->buf.at[load->id].rank; d++) {
-        if (!expr_uses(k, load->arg[d], axis)) continue;
-        if (at >= 0 || axis_of_index(k, load->arg[d]) != axis) return -1;
-        at = d;
-    }
-    return at;
+    int at = dim_of_axis(k, load, axis);
+    return at >= 0 && axis_of_index(k, load->arg[at]) == axis ? at : -1;
 }
 
 static bool is_channels_last(const Buf *b, int dim)

@@ -22,14 +22,10 @@ enum { SUMS = 0, LEFT = 4, RIGHT = 6, PER_SIDE = 2 }; /* tile numbers */
 enum { TILE_ROWS = 16, TILE_WORDS = 16, WORD_BYTES = 4, ROW_BYTES = 64, TILES = 8, CONFIG_BYTES = 64, MOST_TURNS = 6 };
 
 /* ---- shapes ---- */
-/* As few tiles as can be, and of as few rows as can be: products take less time then. */
-int tile_rows_for(int64_t rows)
-{
-    int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    return (int)((rows + tiles - 1) / tiles);
-}
-
 static int64_t tiles_in(int64_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+
+/* As few tiles as can be, and of as few rows as can be: products take less time then. */
+int tile_rows_for(int64_t rows) { return (int)((rows + tiles_in(rows) - 1) / tiles_in(rows)); }
 
 int tiles_for(int64_t lines, int64_t rows, int64_t pitch, int64_t *run)
 {
@@ -42,7 +38,7 @@ int tiles_for(int64_t lines, int64_t rows, int64_t pitch, int64_t *run)
 int tiles_of_call(const Emit *x, const TileSum *s)
 {
     int rows = x->tiles.rows;
-    return s->run < rows ? 0 : (s->run + rows - 1) / rows * (s->run > s->width ? 1 : s->lines);
+    return s->run < rows ? 0 : (s->run + rows - 1) / rows * (tiles_go_through(s) ? 1 : s->lines);
 }
 
 /* The row that tile i begins with, among all that follow each other and then the next such run. The last tile of a run overlaps the one before it
@@ -70,12 +66,6 @@ static int64_t words_of(Emit *x, const TileSum *s)
 {
     int64_t n;
     return expr_is_index(x->k, s->words, &n) ? n : -1;
-}
-
-static bool step_is(Kernel *k, Expr at, int axis, int64_t n)
-{
-    Expr step = expr_step(k, at, axis);
-    return step && expr_is(k, step, n);
 }
 
 /* An axis of few values that moves no operand by a constant step chooses between operands (planes of one factor): within a step its values take
@@ -203,7 +193,7 @@ typedef struct Group { /* some row tiles x some panels */
 static V left_tile(Emit *x, const Group *g, int i, V step) /* bytes from row to row */
 {
     const TileSum *s = g->s;
-    int row = tile_begin(x, s, g->first + i), before = s->run > s->width ? row : 0; /* of its run */
+    int row = tile_begin(x, s, g->first + i), before = tiles_go_through(s) ? row : 0; /* of its run */
     tile_row(x, s->t, LLVMBuildAdd(x->b, g->row, int64(x, row - before), ""));
     forget_all(x);
     V at = emit_address(x, s->left_buf, s->left_at), by = LLVMBuildMul(x->b, step, int64(x, before), "");
@@ -243,20 +233,25 @@ static void group_turn(Emit *x, const Group *g, int turn, int before)
         }
 }
 
-/* In such an order that a turn has an operand in common with the one before, where it can. */
+/* One that has an operand in common with the turn before, or else the first that is left. */
+static int next_turn(Emit *x, const TileSum *s, const bool *done, int before)
+{
+    int first = -1;
+    for (int turn = 0; turn < s->turns; turn++) {
+        if (done[turn]) continue;
+        if (same_at(x, s, s->left_at, turn, before) || same_at(x, s, s->right_at, turn, before)) return turn;
+        if (first < 0) first = turn;
+    }
+    return first;
+}
+
 static void group_step(Emit *x, const Group *g)
 {
-    const TileSum *s = g->s;
     bool done[MOST_TURNS] = {false};
-    for (int n = 0, before = -1, turn; n < s->turns; n++, before = turn) {
-        int next = -1;
-        for (turn = 0; turn < s->turns; turn++) {
-            bool shares = same_at(x, s, s->left_at, turn, before) || same_at(x, s, s->right_at, turn, before);
-            if (!done[turn] && (next < 0 || shares)) next = turn;
-            if (!done[turn] && shares) break;
-        }
-        turn = next, done[turn] = true;
+    for (int n = 0, before = -1; n < g->s->turns; n++) {
+        int turn = next_turn(x, g->s, done, before);
         group_turn(x, g, turn, before);
+        done[turn] = true, before = turn;
     }
 }
 

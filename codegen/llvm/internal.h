@@ -142,6 +142,7 @@ typedef struct TileSum { /* a matched call in words */
     Expr row_step;                  /* set by tiles_fit */
     int turn, turns;                /* set by tiles_fit: the axis whose values take turns within a step, and how many they are; 0: there is none */
 } TileSum;
+static inline bool tiles_go_through(const TileSum *s) { return s->run > s->width; } /* the gaps between lines */
 bool tiles_fit(Emit *x, TileSum *s);
 void tiles_want(Emit *x, const TileSum *s, int rows); /* of each such call, before the code */
 void tiles_configure(Emit *x);

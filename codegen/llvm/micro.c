@@ -66,12 +66,6 @@ static bool constant_extent(const Kernel *k, int axis, int64_t max, int64_t *n)
     return expr_is_index(k, k->axis.at[axis].extent, n) && *n >= 1 && *n <= max;
 }
 
-static bool step_is(Kernel *k, Expr at, int axis, int64_t n)
-{
-    Expr step = expr_step(k, at, axis);
-    return step && expr_is(k, step, n);
-}
-
 static bool is_byte(DType t) { return t == DT_u8 || t == DT_i8; }
 
 static bool match_dot(Micro *m)
@@ -695,12 +689,12 @@ static V run_row(Micro *m, V row) /* its place among what tiles have summed, gap
 {
     LLVMBuilderRef b = m->x->b;
     const TileSum *s = &m->in_tiles;
-    int gap = s->run > s->width ? s->pitch - s->width : 0;
+    int gap = tiles_go_through(s) ? s->pitch - s->width : 0;
     V line = LLVMBuildUDiv(b, row, int64(m->x, s->width), "");
     return gap ? LLVMBuildAdd(b, row, LLVMBuildMul(b, line, int64(m->x, gap), ""), "") : row;
 }
 
-static int run_rows(const Micro *m) { return m->in_tiles.run > m->in_tiles.width ? m->in_tiles.run : m->rows; }
+static int run_rows(const Micro *m) { return tiles_go_through(&m->in_tiles) ? m->in_tiles.run : m->rows; }
 
 static V sum_at(Micro *m, V row, V col, V part)
 {
@@ -984,13 +978,10 @@ static V pending_sums(struct Pending *p, bool next)
 
 static void finish_row(Micro *m, V row)
 {
-    Emit *x = m->x;
+    tile_row(m->x, m->t, row);
     for (unsigned j = 0; j < m->cols; j++) {
-        tile_row(x, m->t, row);
-        V col = int64(x, j), sum = sum_take(m, row, col);
-        sum = with_start(m, sum, col, panel_mask(m, col));
-        tile_row(x, m->t, row);
-        store_panel(m, sum, col);
+        V col = int64(m->x, j), sum = sum_take(m, row, col);
+        store_panel(m, with_start(m, sum, col, panel_mask(m, col)), col);
     }
 }
 
