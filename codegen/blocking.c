@@ -6,7 +6,8 @@
  *   a step     of a tile (one value of the summed axis) takes as long as its products, its loads or the latency of an addition
  *   the rest   rows that do not fill a tile make a smaller one, priced like any other
  *   traffic    a factor is read again for every pass of the other: from the first level cache for nothing, from the second for
- *              little, from behind it for more. Which of the two passes is the loop order. */
+ *              little, from behind it for more. Which of the two passes is the loop order. Panels are read for the first time from
+ *              behind the caches: where several tiles pass over the same ones, those that come next are asked for (micro.c). */
 #include "codegen/blocking.h"
 #include <math.h>
 
@@ -17,7 +18,8 @@ typedef struct Core {
     double tile;          /* cycles to begin and end a tile */
     double near_line;     /* cycles a line costs beside the arithmetic: from the second level cache, */
     double far_line;      /* from behind it, */
-    double lost_line;     /* and when it was there already and is fetched once more */
+    double lost_line;     /* when it was there already and is fetched once more, */
+    double first_line;    /* and of panels that are read for the first time, less what the arithmetic hides */
     double part;          /* when results fill a line part by part, with others in between, */
     double far_part;      /* and when there are more of them than the second cache holds: of a row part by part */
     double first, second; /* bytes of a cache that one factor may count on */
@@ -42,7 +44,7 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
 
-static const Core vectors = {20, 0.5, 2, 0.06, 0, 0, 24 << 10, 768 << 10, vector_step};
+static const Core vectors = {20, 0.5, 2, 0.06, 0, 0, 0, 24 << 10, 768 << 10, vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -59,7 +61,13 @@ static double line_cycles(const Core *core, double held) /* of a factor of which
     return held <= core->first ? 0 : held <= core->second ? core->near_line : core->far_line;
 }
 
-/* Of all results, in cycles a step. What is read for the first time costs the same in every candidate. Several threads share out the tiles
+/* For panels that are read for the first time. Where whole tiles pass over the same ones, all their arithmetic hides it: they ask for what comes next. */
+static double waits(const Core *core, double bytes, double lines, double arithmetic)
+{
+    return bytes >= PANELS_FAR ? most(lines * core->first_line - arithmetic, 0) : 0;
+}
+
+/* Of all results, in cycles a step. Rows that are read for the first time cost the same in every candidate. Several threads share out the tiles
  * of the outer loops: some wait for the last. */
 static double product_cycles(const Core *core, const Product *p, const Target *t, const Blocking *b, int64_t rows)
 {
@@ -76,6 +84,8 @@ static double product_cycles(const Core *core, const Product *p, const Target *t
     double cycles = (double)whole * core->step(t, p, b, tile) + (rest ? core->step(t, p, b, rest) : 0);
     if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
     cycles = times * groups * cycles + passes * groups * core->tile / steps;
+    double hides = b->panels_first && times * (double)whole > 1 ? cycles : cycles / passes;
+    cycles += waits(core, groups * group, groups * b->cols * p->right / LINE, hides);
     cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
     cycles += row_lines * line_cycles(core, b->panels_first ? image : slice);
     double part = b->cols * LANES * p->result, parts = groups > 1 && b->panels_first ? times * (double)rows * groups : 0;
@@ -123,7 +133,7 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {100, 1, 6, 0, 1, 16, 24 << 10, 1 << 20, tile_step};
+static const Core tiles = {100, 1, 6, 0, 6, 1, 16, 24 << 10, 1 << 20, tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {

@@ -24,6 +24,9 @@ typedef struct Blocking {
     bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
 } Blocking;
 
+/* Panels of so many bytes and more are taken to come from behind the second cache. */
+enum { PANELS_FAR = 256 * 1024 };
+
 Blocking blocking_vectors(const Product *p, const Target *t); /* tiles of vector registers */
 Blocking blocking_tiles(const Product *p);                    /* of tile registers; rows 0: none fit */
 #endif

@@ -15,10 +15,11 @@
  * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not
  * stored. Panels past the end read the first panel. */
 #include "codegen/analyse.h"
+#include "codegen/blocking.h"
 #include "codegen/llvm/internal.h"
 
 enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
-enum { FAR = 256 * 1024, AHEAD = 4096, LINE = 64 }; /* bytes */
+enum { AHEAD = 4096, LINE = 64 }; /* bytes */
 
 typedef struct Micro {
     Emit *x;
@@ -44,7 +45,8 @@ typedef struct Micro {
     TileSum in_tiles;                    /* the same for tile registers */
     V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
     T acc_type;
-    V waiting; /* memory for the sums of a block */
+    V waiting;               /* memory for the sums of a block */
+    struct Pending *pending; /* results of the call before; NULL: none wait */
     V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
 } Micro;
 
@@ -180,7 +182,7 @@ static bool is_far(Micro *m)
     Kernel *k = m->x->k;
     ExprNode r = *expr_node(k, m->right);
     if (r.kind != E_LOAD || !m->right_padded) return false;
-    return expr_constant(k, buf_elements(k, (int)r.id), FAR) * dtypes[r.type].bytes >= FAR;
+    return expr_constant(k, buf_elements(k, (int)r.id), PANELS_FAR) * dtypes[r.type].bytes >= PANELS_FAR;
 }
 
 static void ask(Micro *m, V line, int cache) /* into the cache of this level */
@@ -209,6 +211,12 @@ static void ask_ahead(Micro *m)
 }
 
 /* ---- panels that come next ---- */
+static int round_of(const Micro *m)
+{
+    if (!m->depths) return 1;
+    return steps_at_once(m, m->depths - 1, m->x->k->axis.at[m->t->depth[m->depths - 1]].extent);
+}
+
 static int64_t all_steps(const Micro *m) /* 0: not known */
 {
     const Kernel *k = m->x->k;
@@ -226,17 +234,16 @@ static bool panels_adjoin(Micro *m, int64_t bytes) /* each has so many */
 
 /* The first of several tiles with the same panels waits for memory, while the others have no use for it. So each of them asks for a part of the
  * panels that come next, a few lines in a round of the loop, into the second level cache: where the part before ended. */
-static void plan_next(Micro *m)
+static void plan_next(Micro *m, int round) /* steps of one */
 {
     enum { MOST_BYTES = 384 * 1024, MANY = 1 << 20 }; /* these panels and those stay in that cache */
     Emit *x = m->x;
     int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY);
-    m->lines = 0;
-    if (!m->far || x->small || m->whole || m->sums || !steps || passes < 2) return;
+    m->lines = 0, m->round = round;
+    if (!m->far || x->small || m->whole || m->sums || steps < round || passes < 2) return;
     if (bytes > MOST_BYTES || !panels_adjoin(m, steps * LINE)) return;
     for (int d = 0; d < m->depths; d++) x->var[m->t->depth[d]] = int64(x, 0);
     m->panel = panel_line(m, int64(x, 0));
-    m->round = steps_at_once(m, m->depths - 1, x->k->axis.at[m->t->depth[m->depths - 1]].extent);
     m->lines = (int)((m->round * (int64_t)m->cols + passes - 1) / passes);
     V from = LLVMBuildMul(x->b, emit_scalar(x, m->t->pass), int64(x, steps / m->round * m->lines * LINE), "");
     V some = LLVMBuildICmp(x->b, LLVMIntSLT, from, int64(x, bytes), ""); /* or all have been asked for: these are near */
@@ -838,7 +845,7 @@ static void block(Micro *m, V first)
         m->valid[i] = emit_scalar(x, m->t->row_guard);
         m->row[i] = select2(x, m->valid[i], m->row[i], first);
     }
-    plan_next(m);
+    plan_next(m, round_of(m));
     begin(m);
     if (!m->sums || !is_summed(m)) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
@@ -1013,11 +1020,19 @@ static void finish_some(void *pending)
     finish_rows(p, from, select2(x, LLVMBuildICmp(x->b, LLVMIntULT, to, rows, ""), to, rows));
 }
 
+/* Between two products of tiles. */
+static void meanwhile(void *micro)
+{
+    Micro *m = micro;
+    if (m->lines) ask_next(m);
+    if (m->pending) finish_some(m->pending);
+}
+
 static void waiting_tiles(Micro *m, int n)
 {
     Emit *x = m->x;
     struct Pending *p = pending_new(m);
-    m->in_tiles.between = finish_some, m->in_tiles.ctx = p;
+    m->pending = p;
     V sums = pending_sums(p, true);
     tiles_sum(x, &m->in_tiles, int64(x, 0), n, m->col, (int)m->cols, sums);
     for (uint32_t a = 1; a < x->k->axis.n; a++)
@@ -1091,6 +1106,8 @@ static void call_tiles(Micro *m)
 {
     Emit *x = m->x;
     int n = m->rows / x->tiles.rows, rest = m->rows % x->tiles.rows, tiles = tiles_of_call(x, &m->in_tiles);
+    if (m->in_tiles.turns == 1) plan_next(m, x->tiles.words);
+    m->in_tiles.between = meanwhile, m->in_tiles.ctx = m;
     if (m->fixed_row && tiles) {
         if (may_wait(m)) waiting_tiles(m, tiles);
         else row_tiles(m, int64(x, 0), int64(x, 0), m->rows, tiles);

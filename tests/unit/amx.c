@@ -384,18 +384,24 @@ Test(amx, falls_back)
     session_drop(s);
 }
 
+static const char *assembly_of(Arena *mem, const char *source)
+{
+    Diag diag = {.mem = mem, .subject = ""};
+    const char *error = "", *text = NULL;
+    Kernel *k = kernel_parse(mem, dims_new(mem), source, &diag);
+    cr_assert(k);
+    tune(k, target_find("amx"), false);
+    k = schedule_apply(k, &error);
+    cr_assert(k && llvm_text(mem, &diag, &(LlvmJob){k, target_find("amx"), "k", false}, true, &text));
+    return text;
+}
+
 /* The instructions themselves: the configuration outside all loops; in the innermost one four products share four loads with nothing between them, and
  * no sum leaves the tiles. */
 static void expect_instructions(const char *source, const char *product)
 {
     Arena mem = {0};
-    Diag diag = {.mem = &mem, .subject = ""};
-    const char *error = "", *text = NULL;
-    Kernel *k = kernel_parse(&mem, dims_new(&mem), source, &diag);
-    cr_assert(k);
-    tune(k, target_find("amx"), false);
-    k = schedule_apply(k, &error);
-    cr_assert(k && llvm_text(&mem, &diag, &(LlvmJob){k, target_find("amx"), "k", false}, true, &text));
+    const char *text = assembly_of(&mem, source);
     const char *config = strstr(text, "ldtilecfg"), *first = strstr(text, "\n.LBB");
     cr_assert(config && first && config < first && !strstr(config + 1, "ldtilecfg"), "once, before any loop");
     int loops = 0;
@@ -430,4 +436,24 @@ Test(amx, instructions)
                         "B[64] out Y: bf16[128, 64]"
                         " Y[m, n] = sum(k: 512) f32(A[m, k]) * f32(W[n, k]) then bf16(it + B[n]) }",
                         "tdpbf16ps");
+}
+
+/* Where several tiles pass over the same panels, they ask for the next ones, if these come from far away. */
+Test(amx, far_panels_are_asked_for)
+{
+#define PRODUCT(rows, K)                                                                                               \
+    "kernel gemm() { in A: u8[" rows ", " K "] const W: i8[256, " K "] layout(0/16, 1/4, 0%16, 1%4) out Y[" rows ", 256] " \
+    "Y[m, n] = sum(k: " K ") i32(A[m, k]) * i32(W[n, k]) then f32(it) }"
+    static const struct {
+        const char *source;
+        bool asks;
+    } product[] = {{PRODUCT("128", "2048"), true}, {PRODUCT("128", "256"), false}, {PRODUCT("16", "2048"), false}};
+    for (size_t i = 0; i < COUNT_OF(product); i++) {
+        Arena mem = {0};
+        const char *text = assembly_of(&mem, product[i].source);
+        cr_expect(strstr(text, "tdpbusd"));
+        cr_expect_eq(strstr(text, "prefetcht1") != NULL, product[i].asks, "%s: %s", product[i].source, text);
+        arena_drop(&mem);
+    }
+#undef PRODUCT
 }

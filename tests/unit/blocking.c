@@ -63,4 +63,6 @@ Test(blocking, tiles_read_little_again)
     cr_expect(!early.panels_first && early.rows == 32 && early.cols == 2, "%d x %d", early.rows, early.cols);
     p = (Product){.rows = 49, .panels = 1, .steps = 64, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 49 * 256, .result = 1};
     cr_expect(blocking_tiles(&p).rows >= 32);
+    p = (Product){.rows = 128, .panels = 48, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 128 * 768, .result = 4};
+    cr_expect(blocking_tiles(&p).panels_first, "tiles of rows share panels, and ask for the next ones");
 }
