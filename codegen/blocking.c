@@ -133,7 +133,7 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {100, 1, 6, 0, 6, 1, 8, 16 << 10, 1536 << 10, tile_step};
+static const Core tiles = {100, 1, 6, 0, 6, 4, 8, 16 << 10, 1536 << 10, tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {

@@ -3,7 +3,7 @@
 
 Writes the models into DIR, compiles them and prints, per model, the median time and the operations a second (a product and its addition
 are two). Every way a product comes into a model: two inputs, a constant right or left side, transposed sides, batches; float32, and bytes
-(u8 x i8: MatMulInteger and an ordinary product quantized by octet). Needs numpy and onnx."""
+(u8 x i8: MatMulInteger, whose result is i32, and QLinearMatMul, whose result is u8 again). Needs numpy and onnx."""
 import argparse
 import json
 import os
@@ -43,11 +43,22 @@ def floats(m, k, n):
     yield 'any-rows', model(product(), {'a': (f, ['rows', k])}, {'b': matrix(k, n)}, ['rows', n], f)
 
 
+def requantized(m, k, n):
+    """Codes in, codes out: the result is rounded to 8 bits, as between the layers of a quantized model."""
+    scalar = lambda value, kind: np.array(value, kind)
+    weights = random.integers(-127, 128, (k, n)).astype(np.int8)
+    consts = {'as': scalar(0.01, np.float32), 'az': scalar(128, np.uint8), 'b': weights, 'bs': np.full(n, 0.02, np.float32),
+              'bz': np.zeros(n, np.int8), 'ys': scalar(0.02 * k ** 0.5, np.float32), 'yz': scalar(128, np.uint8)}
+    node = helper.make_node('QLinearMatMul', ['a', 'as', 'az', 'b', 'bs', 'bz', 'ys', 'yz'], ['y'])
+    return model([node], {'a': (TensorProto.UINT8, [m, k])}, consts, [m, n], TensorProto.UINT8)
+
+
 def integers(m, k, n):
     u, s, i = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32
     product = [helper.make_node('MatMulInteger', ['a', 'b'], ['y'])]
     weights = {'b': random.integers(-127, 128, (k, n)).astype(np.int8)}
     yield 'int8-weights', model(product, {'a': (u, [m, k])}, weights, [m, n], i)
+    yield 'int8-codes', requantized(m, k, n)
     yield 'int8-free', model(product, {'a': (u, [m, k]), 'b': (s, [k, n])}, {}, [m, n], i)
 
 
