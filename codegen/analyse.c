@@ -293,6 +293,21 @@ int word_of(const Kernel *k, Expr left, Expr right, DType acc)
     return 0;
 }
 
+int panel_word(Kernel *k, const Contraction *r, int inner)
+{
+    ExprNode n = *expr_node(k, r->right);
+    int word = n.kind == E_LOAD ? word_of(k, r->left, r->right, r->acc) : 0;
+    const Layout *l = word ? &k->buf.at[n.id].layout : NULL;
+    if (!word || l->n < 2 || l->axis[l->n - 1].size != word || l->axis[l->n - 1].div != 1) return 0;
+    return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
+}
+
+int summed_word(Kernel *k, const Compute *c)
+{
+    Contraction r;
+    return c->reduces && contraction_of(k, c, &r) ? panel_word(k, &r, c->reduce[c->reduces - 1]) : 0;
+}
+
 void stage_rename(Kernel *k, Compute *s, int from, int to)
 {
     Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);

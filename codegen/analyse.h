@@ -43,6 +43,9 @@ Expr uncast(const Kernel *k, Expr e, DType acc);              /* e without a cas
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
 int word_of(const Kernel *k, Expr left, Expr right, DType acc);
+/* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
+int panel_word(Kernel *k, const Contraction *r, int inner);
+int summed_word(Kernel *k, const Compute *c); /* of a stage that is such a product; else 0 */
 
 /* The space axes that stages [first, last) can share: every read of what the group writes is at the axes themselves. */
 int share_axes(Kernel *k, uint32_t first, uint32_t last, int *axis);

@@ -7,6 +7,7 @@
  * any time are compiled for few levels, and the others point at those (Target.spare); where there are several levels, all
  * such kernels prefer little code, and all kernels of the levels that few machines need: those that differ in sizes alone are
  * one there (general.c). */
+#include "codegen/analyse.h"
 #include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/base/stage.h"
@@ -149,6 +150,13 @@ static bool has_dot(const Kernel *k)
     return false;
 }
 
+static bool has_words(Kernel *k)
+{
+    for (uint32_t i = 0; i < k->stage.n; i++)
+        if (summed_word(k, &k->stage.at[i])) return true;
+    return false;
+}
+
 static bool has_bf16(const Kernel *k)
 {
     for (uint32_t b = 1; b < k->buf.n; b++)
@@ -191,7 +199,9 @@ static const char *kernel_label(const Image *im, uint32_t k)
 static bool is_old(const Image *im, uint32_t l, uint32_t k)
 {
     OldLevel old = im->level[l].target->old;
-    return im->levels > 1 && (old == OLD_ALL || (old == OLD_DOTS && has_dot(im->cut->kernel.at[k])));
+    Kernel *kernel = im->cut->kernel.at[k];
+    bool dots = old >= OLD_DOTS && has_dot(kernel), words = old >= OLD_WORDS && has_words(kernel);
+    return im->levels > 1 && (old == OLD_ALL || dots || words);
 }
 
 /* Is little code wanted of this kernel, more than time? */

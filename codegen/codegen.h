@@ -32,7 +32,7 @@ typedef struct TileEmulator {
     void (*dot_bf16)(int32_t sum, int32_t left, int32_t right);
 } TileEmulator;
 /* What of a level an artefact of several has for few machines: there, little code is wanted more than time. */
-typedef enum OldLevel { OLD_NONE, OLD_DOTS, OLD_ALL } OldLevel; /* DOTS: integer products, which newer levels have instructions for */
+typedef enum OldLevel { OLD_NONE, OLD_DOTS, OLD_WORDS, OLD_ALL } OldLevel; /* DOTS: integer products, which newer levels have instructions for; WORDS: those of bf16 too */
 typedef struct Target {
     const char *name;          /* "portable" "avx2" "avxvnni" "avx512" "avx512vnni" "avx512bf16" "amx"; "cuda" */
     const char *arch;          /* "x86_64", "aarch64", "cuda" */

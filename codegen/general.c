@@ -6,7 +6,7 @@
  *
  * Kin have the same formulas but for numbers among sizes and indices. Some numbers are worth more than code, or decide results to
  * the last bit, and kin agree in them: what divides an index, taps of windows, lanes of short vectors, steps, how many floats are
- * added. Numbers with a common factor keep it, so that whole vectors stay whole. */
+ * added where they are no words of two. Numbers with a common factor keep it, so that whole vectors stay whole. */
 #include "codegen/analyse.h"
 #include "codegen/image.h"
 #include <stddef.h>
@@ -91,10 +91,11 @@ static bool bufs_like(Pair *p, const Buf *a, const Buf *b)
     return same;
 }
 
-/* The order in which floats are added hangs on how many there are. */
-static bool is_float_sum(const Kernel *k, const Compute *c)
+/* The order in which floats are added hangs on how many there are, but words are added one after the other. */
+static bool is_float_sum(Kernel *k, const Compute *c)
 {
-    return c->how && c->how != P_max && c->how != P_min && dtype_is_float((DType)expr_node(k, c->value)->type);
+    bool sum = c->how && c->how != P_max && c->how != P_min;
+    return sum && dtype_is_float((DType)expr_node(k, c->value)->type) && !summed_word(k, c);
 }
 
 static bool is_window(const Kernel *k, const Compute *c)

@@ -15,7 +15,7 @@ static const Target targets[] = {
     {.name = "avx2", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3, .needs = OCTET_CPU_AVX2, .old = OLD_DOTS, .lanes = 8, .registers = 16, .fma = true, .dot = DOT_AVX2},
     {.name = "avxvnni", .arch = "x86_64", .cpu = "x86-64-v3", .features = V3 ",+avxvnni", .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVXVNNI, .spare = "avx2", .lanes = 8,
      .registers = 16, .fma = true, .dot = DOT_VNNI256},
-    {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .old = OLD_DOTS, .spare = "avx2", .lanes = 16,
+    {.name = "avx512", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 WIDE, .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512, .old = OLD_WORDS, .spare = "avx2", .lanes = 16,
      .registers = 32, .fma = true, .dot = DOT_AVX512},
     {.name = "avx512vnni", .arch = "x86_64", .cpu = "x86-64-v4", .features = V4 ",+avx512vnni" WIDE,
      .needs = OCTET_CPU_AVX2 | OCTET_CPU_AVX512 | OCTET_CPU_AVX512VNNI, .lanes = 16, .registers = 32, .fma = true, .dot = DOT_VNNI512},

@@ -957,16 +957,6 @@ static bool lanes_adjacent(Tuner *u, Expr right, int lane, int first, int by)
     return true;
 }
 
-/* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
-static int panel_word(Kernel *k, const Contraction *r, int inner)
-{
-    ExprNode n = *expr_node(k, r->right);
-    int word = n.kind == E_LOAD ? word_of(k, r->left, r->right, r->acc) : 0;
-    const Layout *l = word ? &k->buf.at[n.id].layout : NULL;
-    if (!word || l->n < 2 || l->axis[l->n - 1].size != word || l->axis[l->n - 1].div != 1) return 0;
-    return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
-}
-
 static int64_t bytes_of(Kernel *k, Expr factor) /* in memory; -1: unknown */
 {
     ExprNode n = *expr_node(k, factor);

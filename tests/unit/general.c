@@ -111,6 +111,16 @@ Test(general, products_of_floats_keep_their_sizes)
     program_drop(p);
 }
 
+/* Words of bf16 are added one after the other, so that how many there are decides nothing. */
+Test(general, products_of_words_of_floats_of_any_size)
+{
+    Cut *cut;
+    Program *p = general_new("kernel k() { in X: bf16[20, 64], Z: bf16[40, 96] const V: bf16[64, 32] layout(1/16, 0/2, 1%16, 0%2), W: bf16[96, 48] layout(1/16, 0/2, 1%16, 0%2)"
+                             " out Y[20, 32], U[40, 48] Y[m, n] = sum(k: 64) f32(X[m, k]) * f32(V[k, n]) U[i, j] = sum(q: 96) f32(Z[i, q]) * f32(W[q, j]) }", &cut);
+    all_kin(cut, 2);
+    program_drop(p);
+}
+
 Test(general, other_formulas_are_no_kin)
 {
     Cut *cut;
