@@ -16,19 +16,37 @@ typedef struct Activation {
     const char *name, *body;
     bool a, b;
     float alpha, beta;
+    const char *f32; /* the body of floats; NULL: the same */
 } Activation;
+
+/* The quotients of polynomials by which Eigen and MLAS, the kernels of ONNX Runtime, make gates of float32: 3e-7 from the function, at most 1 and at least
+ * 0 or -1. (sigmoid() itself is relatively as exact far below 0, where these end.) States that are quantized behind them get the same codes. */
+#define LOGISTIC                                                                                                       \
+    "u = min(max(x, -18), 18); t = u * u;"                                                                             \
+    "p = fma(4.37031012579801e-11, t, 1.15627324459942e-07); p = fma(p, t, 6.08574864600143e-05);"                     \
+    "p = fma(p, t, 8.51377133304701e-03); p = fma(p, t, 2.48287947061529e-01);"                                        \
+    "q = fma(6.10247389755681e-13, t, 5.76102136993427e-09); q = fma(q, t, 6.29106785017040e-06);"                     \
+    "q = fma(q, t, 1.70198817374094e-03); q = fma(q, t, 1.16817656904453e-01); q = fma(q, t, 9.93151921023180e-01);"   \
+    "min(max(p * u / q + 0.5, 0), 1)"
+#define TANH                                                                                                           \
+    "u = min(max(x, -9), 9); t = u * u;"                                                                               \
+    "p = fma(-2.76076847742355e-16, t, 2.00018790482477e-13); p = fma(p, t, -8.60467152213735e-11);"                   \
+    "p = fma(p, t, 5.12229709037114e-08); p = fma(p, t, 1.48572235717979e-05);"                                        \
+    "p = fma(p, t, 6.37261928875436e-04); p = fma(p, t, 4.89352455891786e-03);"                                        \
+    "q = fma(1.19825839466702e-06, t, 1.18534705686654e-04); q = fma(q, t, 2.26843463243900e-03);"                     \
+    "q = fma(q, t, 4.89352518554385e-03); p * u / q"
 static const Activation activations[] = {
-    {"Sigmoid", "sigmoid(x)", false, false, 0, 0},
-    {"Tanh", "tanh(x)", false, false, 0, 0},
-    {"Relu", "max(x, 0)", false, false, 0, 0},
-    {"Affine", "a * x + b", true, true, 1, 0},
-    {"LeakyRelu", "select(x < 0, a * x, x)", true, false, 0.01F, 0},
-    {"ThresholdedRelu", "select(x > a, x, 0)", true, false, 1, 0},
-    {"ScaledTanh", "a * tanh(b * x)", true, true, 1, 1},
-    {"HardSigmoid", "min(max(a * x + b, 0), 1)", true, true, 0.2F, 0.5F},
-    {"Elu", "select(x < 0, a * (exp(x) - 1), x)", true, false, 1, 0},
-    {"Softsign", "x / (1 + abs(x))", false, false, 0, 0},
-    {"Softplus", "log(1 + exp(x))", false, false, 0, 0},
+    {"Sigmoid", "sigmoid(x)", false, false, 0, 0, LOGISTIC},
+    {"Tanh", "tanh(x)", false, false, 0, 0, TANH},
+    {"Relu", "max(x, 0)", false, false, 0, 0, NULL},
+    {"Affine", "a * x + b", true, true, 1, 0, NULL},
+    {"LeakyRelu", "select(x < 0, a * x, x)", true, false, 0.01F, 0, NULL},
+    {"ThresholdedRelu", "select(x > a, x, 0)", true, false, 1, 0, NULL},
+    {"ScaledTanh", "a * tanh(b * x)", true, true, 1, 1, NULL},
+    {"HardSigmoid", "min(max(a * x + b, 0), 1)", true, true, 0.2F, 0.5F, NULL},
+    {"Elu", "select(x < 0, a * (exp(x) - 1), x)", true, false, 1, 0, NULL},
+    {"Softsign", "x / (1 + abs(x))", false, false, 0, 0, NULL},
+    {"Softplus", "log(1 + exp(x))", false, false, 0, 0, NULL},
 };
 enum { MOST = 6 }; /* three a direction */
 
@@ -343,7 +361,7 @@ static Expr apply(Lower *l, uint32_t i, Expr x)
     Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]),
                   low_const(l, t, node_attr(l->n, "beta")->floats[i])};
     const char *error = NULL;
-    Expr e = scalar_parse(k, row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
+    Expr e = scalar_parse(k, t == DT_f32 && row->f32 ? row->f32 : row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
     assert(e && !error);
     return e;
 }

@@ -279,6 +279,27 @@ Test(ops2, lstm_one_step)
     EXPECT(b, out[2], c);
 }
 
+static Val one_gate(Bench *b, const char *function, double at)
+{
+    const OpDef *def = op_find(NULL, "RNN");
+    Attr *a = op_attr_defaults(&b->mem, def);
+    Val x = K(b, f32, 3, D(1, 1, 1), at), w = K(b, f32, 3, D(1, 1, 1), 1), r = K(b, f32, 3, D(1, 1, 1), 0);
+    const char **name = arena_copy(&b->mem, &function, sizeof function);
+    a[op_attr_index(def, "activations")] = (Attr){.kind = ATTR_STRINGS, .n = 1, .strings = name};
+    return graph_emit(b->g, def, a, (Val[]){x, w, r}, 3, 1, NULL, NULL);
+}
+
+/* Gates are near their functions everywhere. */
+Test(ops2, gates_are_sigmoids_and_tanhs)
+{
+    Bench *b = bench();
+    for (int i = -100; i <= 100; i++) {
+        double at = 0.25 * i, tangent = tanh(at), logistic = 1 / (1 + exp(-at));
+        expect(b, one_gate(b, "Tanh", at), 1, &tangent, 5e-7);
+        expect(b, one_gate(b, "Sigmoid", at), 1, &logistic, 5e-7);
+    }
+}
+
 Test(ops2, gru_reverse_with_lengths)
 {
     Bench *b = bench();
