@@ -61,6 +61,16 @@ static double line_cycles(const Core *core, double held) /* of a factor of which
     return held <= core->first ? 0 : held <= core->second ? core->near_line : core->far_line;
 }
 
+/* Where all rows are more than a cache holds, blocks of them that it does hold, and that divide them. */
+static int tiles_of_block(const Core *core, const Product *p, const Blocking *b)
+{
+    if (!b->panels_first || b->lines > 1 || p->times != 1 || p->rows < 0 || p->rows % b->rows || (double)p->image <= core->second)
+        return 0;
+    int64_t tiles = p->rows / b->rows, blocks = 2;
+    while (blocks < tiles && (tiles % blocks || (double)p->image / (double)blocks > core->second)) blocks++;
+    return blocks < tiles ? (int)(tiles / blocks) : 0;
+}
+
 /* For panels that are read for the first time. Where whole tiles pass over the same ones, all their arithmetic hides it: they ask for what comes next. */
 static double waits(const Core *core, double bytes, double lines, double arithmetic)
 {
@@ -76,18 +86,18 @@ static double product_cycles(const Core *core, const Product *p, const Target *t
     double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), times = (double)(p->times < 0 ? UNKNOWN : p->times);
     if (b->lines > 1) times /= (double)p->lines, rows = all;
     double groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols,
-           passes = times * (double)(whole + (rest > 0));
+           passes = times * (double)(whole + (rest > 0)), blocks = b->block ? passes / b->block : 1;
     double image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
     double group = steps * b->cols * p->right, slice = image * (double)tile / ((double)rows * times);
-    double panel_lines = (passes - 1) * groups * b->cols * p->right / LINE;
+    double panel_lines = (passes - blocks) * groups * b->cols * p->right / LINE;
     double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
     double cycles = (double)whole * core->step(t, p, b, tile) + (rest ? core->step(t, p, b, rest) : 0);
     if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
     cycles = times * groups * cycles + passes * groups * core->tile / steps;
     double hides = b->panels_first && times * (double)whole > 1 ? cycles : cycles / passes;
-    cycles += waits(core, groups * group, groups * b->cols * p->right / LINE, hides);
+    cycles += waits(core, groups * group, blocks * groups * b->cols * p->right / LINE, hides);
     cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
-    cycles += row_lines * line_cycles(core, b->panels_first ? image : slice);
+    cycles += row_lines * line_cycles(core, b->panels_first ? image / blocks : slice);
     double part = b->cols * LANES * p->result, parts = groups > 1 && b->panels_first ? times * (double)rows * groups : 0;
     cycles += parts * (parts * part > core->second ? core->far_part : part < LINE ? core->part : 0) / steps;
     double items = b->panels_first || !rest ? passes * groups : passes;
@@ -99,11 +109,11 @@ static bool divides_panels(const Product *p, int cols) { return p->panels > 0 ? 
 Blocking blocking_vectors(const Product *p, const Target *t)
 {
     enum { ANY_ROWS = 24, SAFE_ROWS = 8 }; /* unknown rows: a number that wastes little; a tile that few rows fill */
-    Blocking best = {p->tile > 0 ? (int)p->tile : 1, 1, 1, false};
+    Blocking best = {p->tile > 0 ? (int)p->tile : 1, 1, 1, false, 0};
     int64_t rows = p->rows < 0 ? ANY_ROWS : p->rows;
     double least = INFINITY;
     for (int i = 0; i < MOST_COLS * MOST_ROWS * 2; i++) {
-        Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, 1, i % 2};
+        Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, 1, i % 2, 0};
         if (p->tile > 0 ? b.rows != p->tile : b.rows > rows) continue;
         if (p->tile && b.panels_first) continue;
         if (!divides_panels(p, b.cols) || !target_tile_fits(t, b.rows, b.cols, p->how)) continue;
@@ -146,15 +156,16 @@ static bool holds_tiles(const Product *p, const Blocking *b)
 Blocking blocking_tiles(const Product *p)
 {
     enum { TILES_ROWS = TILE_ROWS * TILE_SUMS };
-    Blocking best = {0, 0, 1, false};
+    Blocking best = {0, 0, 1, false, 0};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
     int64_t rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows, most_rows = few ? 2 * TILE_ROWS : rows;
     int most_lines = p->lines <= 1 ? 1 : p->lines < TILE_ROWS ? (int)p->lines : TILE_ROWS;
     double least = INFINITY;
     for (int i = 0; i < TILES_ROWS * TILE_SUMS * most_lines * 2; i++) {
         Blocking b = {i / 2 % TILES_ROWS + 1, i / 2 / TILES_ROWS % TILE_SUMS + 1, i / 2 / TILES_ROWS / TILE_SUMS + 1,
-                      i % 2};
+                      i % 2, 0};
         if (b.rows > most_rows || b.lines * b.rows > TILES_ROWS || !holds_tiles(p, &b)) continue;
+        b.block = tiles_of_block(&tiles, p, &b);
         double cost = product_cycles(&tiles, p, NULL, &b, rows);
         if (cost < least) least = cost, best = b;
     }

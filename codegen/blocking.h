@@ -22,6 +22,7 @@ typedef struct Blocking {
     int rows, cols;    /* of a tile; cols in panels */
     int lines;         /* so many times the rows */
     bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
+    int block;         /* panels first: tiles whose rows stay in a farther cache while all panels pass; 0: of all rows */
 } Blocking;
 
 /* Panels of so many bytes and more are taken to come from behind the second cache. */

@@ -1073,13 +1073,14 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     }
     if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
-    int row = block ? block - 1 : schedule_split(k, r.row, (int[]){s.rows}, 1);
+    int row = block ? block - 1 : schedule_split(k, r.row, s.block ? (int[]){s.block, s.rows} : (int[]){s.rows}, s.block ? 2 : 1);
     int lines = s.lines > 1 ? schedule_split(k, line, &s.lines, 1) : 0;
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
     bool batch[MAX_STEP];
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
+    if (s.block) put(&loops, row++);
     if (s.panels_first && !columns) put(&loops, lane);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block)

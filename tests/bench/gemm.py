@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""gemm.py DIR [--octet PROGRAM] [--threads N] [--isa LEVEL] [--only TEXT]: matrix products as tiny models, and how fast they run.
+"""gemm.py DIR [--octet PROGRAM] [--threads N] [--isa LEVEL] [--only TEXT] [--options='--quantize bf16']: matrix products as tiny models, and how fast they run.
 
 Writes the models into DIR, compiles them and prints, per model, the median time and the operations a second (a product and its addition
 are two). Every way a product comes into a model: two inputs, a constant right or left side, transposed sides, batches; float32, and bytes
@@ -65,7 +65,7 @@ def integers(m, k, n):
 def measure(args, path, m):
     artefact = path[:-5] + '.so'
     dims = ['--dim', f'rows={m}'] if 'any-rows' in path else []
-    subprocess.run([args.octet, 'compile', path, '-o', artefact, '--quiet'], check=True)
+    subprocess.run([args.octet, 'compile', path, '-o', artefact, '--quiet', *args.options.split()], check=True)
     run = [args.octet, 'bench', artefact, '--json', '--threads', str(args.threads), *dims]
     if args.isa: run += ['--isa', args.isa]
     return json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
@@ -78,6 +78,7 @@ def main():
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--isa')
     p.add_argument('--only', default='', help='models whose name contains this')
+    p.add_argument('--options', default='', help='for the compiler')
     args = p.parse_args()
     os.makedirs(args.dir, exist_ok=True)
     for m, k, n in SIZES:

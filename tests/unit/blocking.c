@@ -66,3 +66,14 @@ Test(blocking, tiles_read_little_again)
     p = (Product){.rows = 128, .panels = 48, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 128 * 768, .result = 4};
     cr_expect(blocking_tiles(&p).panels_first, "tiles of rows share panels, and ask for the next ones");
 }
+
+/* More rows than the second level cache holds pass in blocks of whole tiles that it does hold. */
+Test(blocking, rows_of_tiles_pass_in_blocks)
+{
+    enum { WORD = 4, PANEL = 16 * WORD };
+    Product p = {.rows = 1024, .panels = 64, .steps = 1024 / 2, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 1024 * 2048, .result = 4};
+    Blocking b = blocking_tiles(&p);
+    cr_expect(b.panels_first && b.block > 1 && 1024 % (b.block * b.rows) == 0, "%d x %d", b.block, b.rows);
+    p.rows = 256, p.image = 256 * 2048;
+    cr_expect_eq(blocking_tiles(&p).block, 0);
+}
