@@ -44,7 +44,7 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
 
-static const Core vectors = {20, 0.5, 2, 0.06, 0, 0, 0, 24 << 10, 768 << 10, vector_step};
+static const Core vectors = {.tile = 20, .near_line = 0.5, .far_line = 2, .lost_line = 0.06, .first = 24 << 10, .second = 768 << 10, .step = vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -143,7 +143,7 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {100, 1, 6, 0, 6, 4, 8, 16 << 10, 1536 << 10, tile_step};
+static const Core tiles = {.tile = 100, .near_line = 1, .far_line = 6, .first_line = 6, .part = 4, .far_part = 8, .first = 16 << 10, .second = 1536 << 10, .step = tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {

@@ -1073,7 +1073,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     }
     if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
-    int row = block ? block - 1 : schedule_split(k, r.row, s.block ? (int[]){s.block, s.rows} : (int[]){s.rows}, s.block ? 2 : 1);
+    const int by[2] = {s.block, s.rows};
+    int row = block ? block - 1 : schedule_split(k, r.row, s.block ? by : by + 1, s.block ? 2 : 1);
     int lines = s.lines > 1 ? schedule_split(k, line, &s.lines, 1) : 0;
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
     bool batch[MAX_STEP];

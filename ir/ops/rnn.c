@@ -19,8 +19,9 @@ typedef struct Activation {
     const char *f32; /* the body of floats; NULL: the same */
 } Activation;
 
-/* The quotients of polynomials by which Eigen and MLAS, the kernels of ONNX Runtime, make gates of float32: 3e-7 from the function, at most 1 and at least
- * 0 or -1. (sigmoid() itself is relatively as exact far below 0, where these end.) States that are quantized behind them get the same codes. */
+/* Gates of float32: quotients of polynomials, nowhere further than 5e-7 from their function (Eigen's ptanh_float and plogistic, which MLAS, the
+ * kernels of ONNX Runtime, evaluate in this order), so that states that are quantized behind them get the same codes as there. The primitives are
+ * exact relative to their result, also where it is near 0. */
 #define LOGISTIC                                                                                                       \
     "u = min(max(x, -18), 18); t = u * u;"                                                                             \
     "p = fma(4.37031012579801e-11, t, 1.15627324459942e-07); p = fma(p, t, 6.08574864600143e-05);"                     \
