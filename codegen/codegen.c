@@ -181,15 +181,17 @@ static uint32_t base_level(const Image *im, uint32_t l, uint32_t kernel)
 
 typedef VEC(LlvmJob) Jobs;
 
-/* "Conv_layer1_conv2": what profilers show of a kernel is the operator and the node of the first step that calls it. */
+/* "Conv_layer1_conv2": what profilers show of a kernel is the operator and the node of the first step that calls it: of a long name the end, where it
+ * differs from others and mostly says the operator too. */
 static const char *kernel_label(const Image *im, uint32_t k)
 {
-    enum { MOST = 60 };
+    enum { MOST = 24 };
     uint32_t s = 0;
     while (im->cut->step[s].kernel != k) s++;
     const Loc *loc = im->cut->step[s].loc;
-    char *label = arena_printf(im->mem, "%s_%s", loc && loc->op ? loc->op : "", loc && loc->node ? loc->node : "");
-    if (strlen(label) > MOST) label[MOST] = 0;
+    const char *op = loc && loc->op ? loc->op : "", *node = loc && loc->node ? loc->node : "";
+    if (strlen(node) > MOST) node += strlen(node) - MOST;
+    char *label = strstr(node, op) ? arena_printf(im->mem, "%s", node) : arena_printf(im->mem, "%s_%s", op, node);
     for (char *c = label; *c; c++)
         if (!isalnum((unsigned char)*c)) *c = '_';
     return label;
