@@ -4,8 +4,9 @@
  *
  * All layers that multiply the same values share their gains: mean|x|^ratio of every channel, divided by the root of the largest times
  * the smallest; the ratio with the least square error of all their outputs, on some of their rows, is taken. Grids are clipped as with
- * "mse", columns weighed by their mean squares, when ratios are compared, and stay so where that helps. Where a layer ends no better on
- * held-out rows than by rounding to nearest, the gains of all of them are 1 again. */
+ * "mse", columns weighed by their mean squares, when ratios are compared; in the end whole grids, these, and those of "seqmse" (the
+ * paper clips by the error of outputs too) compete on held-out rows. Where a layer ends no better on them than by rounding to nearest,
+ * the gains of all of them are 1 again. */
 #include "passes/weights.h"
 #include <math.h>
 
@@ -84,7 +85,7 @@ static void search(const WeightMatrix *const *m, const WeightForm *f, uint32_t n
     arena_drop(&work);
 }
 
-/* What s would be if the values were divided by the gains: the diagonal of second moments, sums, and the rows held out. */
+/* What s would be if the values were divided by the gains. */
 static Moments divided(const WeightMatrix *m, const Moments *s, const float *gain, Arena *mem)
 {
     Moments d = *s;
@@ -93,26 +94,30 @@ static Moments divided(const WeightMatrix *m, const Moments *s, const float *gai
     d.sum = NEW_ARRAY(mem, double, s->blocks * s->in);
     for (int64_t b = 0; b < s->blocks; b++)
         for (int64_t j = 0; j < s->in; j++) {
-            int64_t at = (b * s->ld + j) * s->ld + j;
             float by = gain[j % m->channels];
-            d.second[at] = s->second[at] / by / by, d.sum[b * s->in + j] = s->sum[b * s->in + j] / (double)by;
+            d.sum[b * s->in + j] = s->sum[b * s->in + j] / (double)by;
+            for (int64_t i = 0, at = (b * s->ld + j) * s->ld; i < s->in; i++)
+                d.second[at + i] = s->second[at + i] / by / gain[i % m->channels];
             for (int64_t r = b * s->held_room; r < b * s->held_room + s->held_rows; r++)
                 d.held[r * s->ld + j] = s->held[r * s->ld + j] / by;
         }
     return d;
 }
 
-/* The better of nearest codes on whole and on clipped grids. */
+/* The best nearest codes: on whole grids, on clipped ones, and on those that seqmse clips by what they do to the outputs. */
 static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s, const float *gain, WeightChoice *c,
                    Arena *mem)
 {
     Arena work = {0};
     Moments d = divided(m, s, gain, &work);
     WeightMatrix x = gained(m, gain, m->out, &work);
-    WeightCodes whole = weight_method_at(0)->find(&x, f, NULL, mem), tight = clipped(&x, f, moments_squares(s, &work), gain, mem);
-    double as_whole = weight_error(&x, &whole, &d), as_tight = weight_error(&x, &tight, &d);
-    bool clip = as_tight < as_whole;
-    c->codes = clip ? tight : whole, c->error = clip ? as_tight : as_whole;
+    WeightCodes found[] = {weight_method_at(0)->find(&x, f, NULL, mem), clipped(&x, f, moments_squares(s, &work), gain, mem),
+                           weights_seqmse(&x, f, &d, mem)};
+    c->error = INFINITY;
+    for (size_t i = 0; i < COUNT_OF(found); i++) {
+        double error = weight_error(&x, &found[i], &d);
+        if (error < c->error) c->codes = found[i], c->error = error;
+    }
     c->why = c->error < c->error_nearest ? NULL : weight_no_better;
     c->lost = weight_lost(&x, &c->codes, &d, mem), c->sqnr = weight_sqnr(&x, &c->codes);
     arena_drop(&work);
