@@ -589,7 +589,7 @@ static void swap_factors(Tile *t)
     t->left = t->right, t->right = left;
 }
 
-/* The loops inside the last one that moves the panels. */
+/* Passes: the loops inside the last one that moves the panels. */
 static void take_pass(const Nest *x, Tile *t)
 {
     Kernel *k = x->k;
@@ -597,6 +597,8 @@ static void take_pass(const Nest *x, Tile *t)
     for (int i = 0; i < x->outer; i++) {
         Expr axis = expr_axis(k, x->loop[i]), extent = k->axis.at[x->loop[i]].extent;
         bool moves = expr_uses(k, t->right, x->loop[i]);
+        Factor stays = !moves ? FACTOR_RIGHT : expr_uses(k, t->left, x->loop[i]) ? FACTOR_NONE : FACTOR_LEFT;
+        if (!expr_is(k, extent, 1)) t->again = stays;
         t->pass = moves ? expr_index(k, 0) : expr_add(k, expr_mul(k, t->pass, extent), axis);
         t->passes = moves ? expr_index(k, 1) : expr_mul(k, t->passes, extent);
     }

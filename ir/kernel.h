@@ -107,6 +107,7 @@ typedef struct Step { StepKind what; LoopKind loop; int n; int axis[MAX_STEP]; i
 typedef struct Schedule { VEC(Step) step; } Schedule;
 
 typedef enum StmtKind { S_FOR, S_IF, S_STORE, S_UPDATE, S_CHECK, S_ALLOC, S_BARRIER, S_CALL } StmtKind;
+typedef enum Factor { FACTOR_NONE, FACTOR_LEFT, FACTOR_RIGHT } Factor;
 /* What a `contract` call computes, in the terms of its body: an outer product tile over (line x) row x (col x lane), summed over
  * depth. left does not depend on col and lane, right does not depend on line and row. A `window` call: row x lane without col, and
  * left, an image, depends on lane too. A `pool` call: the same, left alone reduced by the call's how, a cast around it. */
@@ -121,6 +122,7 @@ typedef struct Tile {
     DType acc;               /* f32 or i32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
     Expr pass, passes;       /* of a product: which of how many tiles, one after the other, that have the same panels */
+    Factor again;            /* of a product: what the next tile reads again */
     Expr start;              /* 0, or what is added after the first of several blocks, or may begin a sum of words (a bias); the epilogue is without it then */
 } Tile;
 typedef struct Stmt {

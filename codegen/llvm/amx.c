@@ -10,6 +10,9 @@
  * Rows of a call that exist are all in tiles, which overlap where they do not divide them. Tiles may belong to several lines of an image; where
  * these are short and lie close to each other, a tile goes on through the gap, and nobody reads what it sums there.
  *
+ * What is read once, while the next call reads the other factor again, is loaded with a hint that keeps it out of the first cache (TILELOADDT1):
+ * the other one stays there.
+ *
  * Tiles have numbers, not values: the instructions are ordered side effects and nothing is allocated. One configuration
  * holds for the whole kernel, loaded on entry (about 60 ns; it belongs to the thread) and released by the runtime when
  * a run ends: a tile has `rows` rows and a step takes `words` words, chosen for the kernel's largest call.
@@ -91,6 +94,17 @@ static Expr at_turn(Emit *x, const TileSum *s, Expr at, int turn)
     return expr_map(x->k, at, map);
 }
 
+/* Panels are read once in a call. So are rows, if a sum has one loop: the places of a window share theirs. */
+static Factor passing_factor(const Kernel *k, const TileSum *s)
+{
+    const Tile *t = s->t;
+    bool again = false;
+    for (int d = 0; d < t->depths; d++)
+        again = again || (t->depth[d] != t->dot && t->depth[d] != s->inner && !expr_is(k, k->axis.at[t->depth[d]].extent, 1));
+    if (t->again == FACTOR_LEFT && s->turns == 1) return FACTOR_RIGHT;
+    return t->again == FACTOR_RIGHT && !again ? FACTOR_LEFT : FACTOR_NONE;
+}
+
 bool tiles_fit(Emit *x, TileSum *s)
 {
     Kernel *k = x->k;
@@ -107,6 +121,7 @@ bool tiles_fit(Emit *x, TileSum *s)
     tiles_for(s->lines, s->width, s->pitch, &run);
     s->run = (int)run;
     s->turn = turning_axis(k, s, &s->turns);
+    s->passes = passing_factor(k, s);
     return true;
 }
 
@@ -141,9 +156,9 @@ static void tile_zero(Emit *x, int tile)
     tile_op(x, "llvm.x86.tilezero", EMULATED(x, zero), (V[]){number(x, tile)}, 1);
 }
 
-static void tile_load(Emit *x, int tile, V at, V step)
+static void tile_load(Emit *x, int tile, V at, V step, bool passes)
 {
-    tile_op(x, "llvm.x86.tileloadd64", EMULATED(x, load), (V[]){number(x, tile), at, step}, 3);
+    tile_op(x, passes ? "llvm.x86.tileloaddt164" : "llvm.x86.tileloadd64", EMULATED(x, load), (V[]){number(x, tile), at, step}, 3);
 }
 
 static void tile_store(Emit *x, int tile, V at, V step)
@@ -227,8 +242,9 @@ static void group_turn(Emit *x, const Group *g, int turn, int before)
     for (int i = 0; i < g->rows; i++)
         for (int j = 0; j < g->cols; j++) {
             int left = LEFT + i % PER_SIDE, right = RIGHT + j % PER_SIDE;
-            if ((!i || !keep_right) && !right_stays) tile_load(x, right, right_tile(x, g, j), row_bytes);
-            if (!j && !left_stays) tile_load(x, left, left_tile(x, g, i, step), step);
+            if ((!i || !keep_right) && !right_stays)
+                tile_load(x, right, right_tile(x, g, j), row_bytes, g->s->passes == FACTOR_RIGHT);
+            if (!j && !left_stays) tile_load(x, left, left_tile(x, g, i, step), step, g->s->passes == FACTOR_LEFT);
             tile_dot(x, g->s->word, SUMS + i * g->cols + j, left, right);
         }
 }

@@ -140,6 +140,7 @@ typedef struct TileSum { /* a matched call in words */
     void *ctx;
     Expr left_at, right_at, words;  /* element offsets; whole words of the innermost loop */
     Expr row_step;                  /* set by tiles_fit */
+    Factor passes;                  /* set by tiles_fit: what is read once, while the next call reads the other factor again */
     int turn, turns;                /* set by tiles_fit: the axis whose values take turns within a step, and how many they are; 0: there is none */
 } TileSum;
 static inline bool tiles_go_through(const TileSum *s) { return s->run > s->width; } /* the gaps between lines */
