@@ -17,12 +17,17 @@ enum { LANES = 16, LINE = 64, MOST_COLS = 8, MOST_ROWS = 30, UNKNOWN = 64 };
 typedef struct Core {
     double tile;          /* cycles to begin and end a tile */
     double near_line;     /* cycles a line costs beside the arithmetic: from the second level cache, */
+    double pass_line;     /* from there, when it passes by what the first one keeps, */
+    double even_line;     /* the same of rows that are multiples of four lines apart: they come from one of its banks, */
+    double move_line;     /* at least, less this part of the arithmetic: */
+    double hides;
     double far_line;      /* from behind it, */
     double lost_line;     /* when it was there already and is fetched once more, */
     double first_line;    /* and of panels that are read for the first time, less what the arithmetic hides */
     double part;          /* when results fill a line part by part, with others in between, */
     double far_part;      /* and when there are more of them than the second cache holds: of a row part by part */
-    double first, second; /* bytes of a cache that one factor may count on */
+    double first, second; /* bytes of a cache that one factor may count on, */
+    double stays;         /* of the first, when the other factor is kept out of it; 0: it is not */
     double (*step)(const Target *t, const Product *p, const Blocking *b,
                    int64_t rows); /* cycles of a step of a tile, or of so many rows of one */
 } Core;
@@ -44,7 +49,8 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
 
-static const Core vectors = {.tile = 20, .near_line = 0.5, .far_line = 2, .lost_line = 0.06, .first = 24 << 10, .second = 768 << 10, .step = vector_step};
+static const Core vectors = {.tile = 20, .near_line = 0.5, .far_line = 2, .lost_line = 0.06,
+                             .first = 24 << 10, .second = 768 << 10, .step = vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -71,10 +77,78 @@ static int tiles_of_block(const Core *core, const Product *p, const Blocking *b)
     return blocks < tiles ? (int)(tiles / blocks) : 0;
 }
 
+/* Where all panels come from behind the caches, blocks of them that stay there beside the next ones, which are asked for. */
+static int groups_of_block(const Product *p, const Blocking *b)
+{
+    int64_t groups = p->panels / b->cols, bytes = p->steps * p->panels * p->right, blocks = 2;
+    if (b->panels_first || p->panels < 0 || p->steps < 0 || bytes < PANELS_FAR) return 0;
+    while (blocks < groups && (groups % blocks || bytes / blocks > PANELS_NEXT / 2)) blocks++;
+    return blocks < groups ? (int)(groups / blocks) : 0;
+}
+
 /* For panels that are read for the first time. Where whole tiles pass over the same ones, all their arithmetic hides it: they ask for what comes next. */
 static double waits(const Core *core, double bytes, double lines, double arithmetic)
 {
     return bytes >= PANELS_FAR ? most(lines * core->first_line - arithmetic, 0) : 0;
+}
+
+/* How the tiles walk. Lines are those of a step. */
+typedef struct Walk {
+    double passes, groups;       /* tiles down the rows, across the panels */
+    double row_blocks, blocks;   /* of rows that stay while all panels pass, of panels while all rows do */
+    double slice, image;         /* bytes of the rows of a tile, of all */
+    double group, panels;        /* of the panels of a tile, of all */
+    double image_lines, panel_lines; /* of all rows, of all panels */
+} Walk;
+
+static Walk walk_of(const Product *p, const Blocking *b, int64_t rows, double times, double passes)
+{
+    double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), tile = b->rows * b->lines;
+    Walk w = {.passes = passes, .groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols, .row_blocks = 1, .blocks = 1};
+    if (b->block && b->panels_first) w.row_blocks = passes / b->block;
+    if (b->block && !b->panels_first) w.blocks = w.groups / b->block;
+    w.image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
+    w.slice = w.image * tile / ((double)rows * times);
+    w.group = steps * b->cols * p->right, w.panels = w.group * w.groups;
+    w.image_lines = times * (double)rows * p->left / LINE, w.panel_lines = w.groups * b->cols * p->right / LINE;
+    return w;
+}
+
+/* What the next tile reads again are its panels if these are first, else its rows. Of so many bytes, the part that the first cache loses while the
+ * other factor passes: less where that may be kept out of it (llvm/amx.c). */
+static double lost(const Core *core, const Product *p, const Blocking *b, double bytes)
+{
+    if (!core->stays || (b->panels_first && !p->once)) return bytes > core->first;
+    return fmin(most(bytes / core->stays - 1, 0), 1);
+}
+
+/* So many lines of the factor that passes, `held` bytes, beside so much arithmetic. */
+static double passing(const Core *core, const Product *p, const Blocking *b, double kept, double held, double lines, double arithmetic)
+{
+    double part = lost(core, p, b, kept), all = lines * line_cycles(core, held);
+    if (!core->stays || held > core->second) return all;
+    bool even = b->panels_first && p->pitch % (4 * LINE) == 0;
+    double by = lines * (even ? core->even_line : core->pass_line) + most(lines * core->move_line - core->hides * arithmetic, 0);
+    return part * all + (1 - part) * by;
+}
+
+static double lines_again(const Core *core, const Product *p, const Blocking *b, const Walk *w, double arithmetic)
+{
+    double rows = (w->groups - 1) * w->image_lines, panels = (w->passes - w->row_blocks) * w->panel_lines;
+    if (b->panels_first)
+        return panels * lost(core, p, b, w->group) * line_cycles(core, w->group) +
+               passing(core, p, b, w->group, w->image / w->row_blocks, rows, arithmetic);
+    double apart = (w->blocks - 1) * w->image_lines; /* of a row from one block to the next */
+    return passing(core, p, b, w->slice, w->panels / w->blocks, panels, arithmetic) +
+           (rows - apart) * lost(core, p, b, w->slice) * line_cycles(core, w->slice) + apart * line_cycles(core, w->image);
+}
+
+/* Results that fill a line, or a row, part by part with others in between. */
+static double parts_of_results(const Core *core, const Product *p, const Blocking *b, const Walk *w, double rows)
+{
+    double runs = b->panels_first ? w->groups : w->blocks, part = w->groups / runs * b->cols * LANES * p->result;
+    if (runs <= 1) return 0;
+    return rows * runs * (rows * runs * part > core->second ? core->far_part : part < LINE ? core->part : 0);
 }
 
 /* Of all results, in cycles a step. Rows that are read for the first time cost the same in every candidate. Several threads share out the tiles
@@ -85,22 +159,16 @@ static double product_cycles(const Core *core, const Product *p, const Target *t
             rest = all % tile;
     double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), times = (double)(p->times < 0 ? UNKNOWN : p->times);
     if (b->lines > 1) times /= (double)p->lines, rows = all;
-    double groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols,
-           passes = times * (double)(whole + (rest > 0)), blocks = b->block ? passes / b->block : 1;
-    double image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
-    double group = steps * b->cols * p->right, slice = image * (double)tile / ((double)rows * times);
-    double panel_lines = (passes - blocks) * groups * b->cols * p->right / LINE;
-    double row_lines = (groups - 1) * times * (double)rows * p->left / LINE;
+    Walk w = walk_of(p, b, rows, times, times * (double)(whole + (rest > 0)));
     double cycles = (double)whole * core->step(t, p, b, tile) + (rest ? core->step(t, p, b, rest) : 0);
     if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
-    cycles = times * groups * cycles + passes * groups * core->tile / steps;
-    double hides = b->panels_first && times * (double)whole > 1 ? cycles : cycles / passes;
-    cycles += waits(core, groups * group, blocks * groups * b->cols * p->right / LINE, hides);
-    cycles += panel_lines * line_cycles(core, b->panels_first ? group : groups * group);
-    cycles += row_lines * line_cycles(core, b->panels_first ? image / blocks : slice);
-    double part = b->cols * LANES * p->result, parts = groups > 1 && b->panels_first ? times * (double)rows * groups : 0;
-    cycles += parts * (parts * part > core->second ? core->far_part : part < LINE ? core->part : 0) / steps;
-    double items = b->panels_first || !rest ? passes * groups : passes;
+    double arithmetic = times * w.groups * cycles;
+    cycles = arithmetic + w.passes * w.groups * core->tile / steps;
+    bool asks = (b->panels_first && times * (double)whole > 1) || w.blocks > 1;
+    cycles += waits(core, w.panels, w.row_blocks * w.panel_lines, asks ? cycles : cycles / w.passes);
+    cycles += lines_again(core, p, b, &w, arithmetic);
+    cycles += parts_of_results(core, p, b, &w, times * (double)rows) / steps;
+    double items = b->panels_first || !rest ? w.passes * w.groups : w.passes;
     return p->rows < 0 ? cycles : cycles * (1 + 0.5 / items);
 }
 
@@ -143,7 +211,8 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {.tile = 100, .near_line = 1, .far_line = 6, .first_line = 6, .part = 4, .far_part = 8, .first = 16 << 10, .second = 1536 << 10, .step = tile_step};
+static const Core tiles = {.tile = 100, .near_line = 1, .pass_line = 0.15, .even_line = 0.5, .move_line = 2, .hides = 0.8, .far_line = 6, .first_line = 6,
+                           .part = 4, .far_part = 8, .first = 16 << 10, .stays = 32 << 10, .second = 1536 << 10, .step = tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {
@@ -155,17 +224,17 @@ static bool holds_tiles(const Product *p, const Blocking *b)
 
 Blocking blocking_tiles(const Product *p)
 {
-    enum { TILES_ROWS = TILE_ROWS * TILE_SUMS };
+    enum { TILES_ROWS = TILE_ROWS * TILE_SUMS, ORDERS = 3 }; /* rows first, panels first, blocks of panels first */
     Blocking best = {0, 0, 1, false, 0};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */
     int64_t rows = few ? UNKNOWN : p->rows < 0 ? p->least : p->rows, most_rows = few ? 2 * TILE_ROWS : rows;
     int most_lines = p->lines <= 1 ? 1 : p->lines < TILE_ROWS ? (int)p->lines : TILE_ROWS;
     double least = INFINITY;
-    for (int i = 0; i < TILES_ROWS * TILE_SUMS * most_lines * 2; i++) {
-        Blocking b = {i / 2 % TILES_ROWS + 1, i / 2 / TILES_ROWS % TILE_SUMS + 1, i / 2 / TILES_ROWS / TILE_SUMS + 1,
-                      i % 2, 0};
+    for (int i = 0; i < TILES_ROWS * TILE_SUMS * most_lines * ORDERS; i++) {
+        Blocking b = {i / ORDERS % TILES_ROWS + 1, i / ORDERS / TILES_ROWS % TILE_SUMS + 1, i / ORDERS / TILES_ROWS / TILE_SUMS + 1,
+                      i % ORDERS == 1, 0};
         if (b.rows > most_rows || b.lines * b.rows > TILES_ROWS || !holds_tiles(p, &b)) continue;
-        b.block = tiles_of_block(&tiles, p, &b);
+        b.block = i % ORDERS == 2 ? groups_of_block(p, &b) : tiles_of_block(&tiles, p, &b);
         double cost = product_cycles(&tiles, p, NULL, &b, rows);
         if (cost < least) least = cost, best = b;
     }

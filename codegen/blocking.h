@@ -12,6 +12,7 @@ typedef struct Product {
     int64_t unit, least;         /* rows that are unknown: a multiple of unit, at least so many */
     int64_t tile;                /* a loop over tiles of so many rows encloses everything; -1: of any number; 0: it need not */
     int64_t image;               /* bytes of all rows as they lie in memory */
+    bool once;                   /* a tile reads every byte of its rows once: there are no windows that overlap */
     int64_t pitch;               /* bytes from one row to the next; 0: unknown */
     TileStep how;                /* instructions of a step */
     int left, right;             /* bytes a step reads of one row, of one panel */
@@ -22,11 +23,11 @@ typedef struct Blocking {
     int rows, cols;    /* of a tile; cols in panels */
     int lines;         /* so many times the rows */
     bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
-    int block;         /* panels first: tiles whose rows stay in a farther cache while all panels pass; 0: of all rows */
+    int block;         /* tiles whose rows, or groups whose panels if these are not first, stay in a farther cache while all of the other pass; 0: all */
 } Blocking;
 
-/* Panels of so many bytes and more are taken to come from behind the second cache. */
-enum { PANELS_FAR = 256 * 1024 };
+/* Panels of so many bytes and more are taken to come from behind the second cache; so many that are multiplied, and those after them, stay in it. */
+enum { PANELS_FAR = 256 * 1024, PANELS_NEXT = 384 * 1024 };
 
 Blocking blocking_vectors(const Product *p, const Target *t); /* tiles of vector registers */
 Blocking blocking_tiles(const Product *p);                    /* of tile registers; rows 0: none fit */

@@ -589,18 +589,21 @@ static void swap_factors(Tile *t)
     t->left = t->right, t->right = left;
 }
 
-/* Passes: the loops inside the last one that moves the panels. */
+/* Passes: the loops inside the first one that moves the panels alone, as far as they do not. */
 static void take_pass(const Nest *x, Tile *t)
 {
     Kernel *k = x->k;
+    bool passed = false;
     t->pass = expr_index(k, 0), t->passes = expr_index(k, 1);
     for (int i = 0; i < x->outer; i++) {
         Expr axis = expr_axis(k, x->loop[i]), extent = k->axis.at[x->loop[i]].extent;
+        if (expr_is(k, extent, 1)) continue;
         bool moves = expr_uses(k, t->right, x->loop[i]);
-        Factor stays = !moves ? FACTOR_RIGHT : expr_uses(k, t->left, x->loop[i]) ? FACTOR_NONE : FACTOR_LEFT;
-        if (!expr_is(k, extent, 1)) t->again = stays;
-        t->pass = moves ? expr_index(k, 0) : expr_add(k, expr_mul(k, t->pass, extent), axis);
-        t->passes = moves ? expr_index(k, 1) : expr_mul(k, t->passes, extent);
+        t->again = !moves ? FACTOR_RIGHT : expr_uses(k, t->left, x->loop[i]) ? FACTOR_NONE : FACTOR_LEFT;
+        if (moves && !passed) t->ahead = x->loop[i];
+        if (moves || !t->ahead) continue;
+        passed = true;
+        t->pass = expr_add(k, expr_mul(k, t->pass, extent), axis), t->passes = expr_mul(k, t->passes, extent);
     }
 }
 

@@ -977,7 +977,9 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
     int64_t n = extent(k, r->lane), most;
     Product p = {
         .rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1, .lines = 1};
-    for (int i = 0; i < c->reduces; i++) p.steps *= about(k, c->reduce[i]);
+    p.once = true;
+    for (int i = 0; i < c->reduces; i++)
+        p.steps *= about(k, c->reduce[i]), p.once = p.once && (i + 1 == c->reduces || extent(k, c->reduce[i]) == 1);
     p.steps = (p.steps + together - 1) / together;
     for (int i = 0; i < c->rank; i++)
         if (c->space[i] != r->row && !expr_uses(k, r->right, c->space[i])) p.times *= about(k, c->space[i]);
@@ -1065,7 +1067,10 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     Blocking s = tiles && !block ? blocking_tiles(&p) : blocking_vectors(&p, u->t);
     int columns = u->columns[r.lane];
     if (columns) s.cols = (int)extent(k, columns + 1);
-    int lane = columns ? columns : schedule_split(k, r.lane, (int[]){s.cols, LANES}, 2);
+    int panel_block = s.panels_first || columns ? 0 : s.block, row_block = s.panels_first ? s.block : 0;
+    const int across[3] = {panel_block, s.cols, LANES}, down[2] = {row_block, s.rows};
+    int group = columns ? columns : schedule_split(k, r.lane, panel_block ? across : across + 1, panel_block ? 3 : 2);
+    int lane = panel_block ? group + 1 : group; /* the groups of a block */
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;
@@ -1073,16 +1078,15 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     }
     if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
-    const int by[2] = {s.block, s.rows};
-    int row = block ? block - 1 : schedule_split(k, r.row, s.block ? by : by + 1, s.block ? 2 : 1);
+    int row = block ? block - 1 : schedule_split(k, r.row, row_block ? down : down + 1, row_block ? 2 : 1);
     int lines = s.lines > 1 ? schedule_split(k, line, &s.lines, 1) : 0;
     int words = word ? schedule_split(k, inner, &word, 1) : 0;
     bool batch[MAX_STEP];
     for (int i = 0; i < o.n; i++) batch[i] = expr_uses(k, r.left, o.axis[i]) && expr_uses(k, r.right, o.axis[i]);
     for (int i = 0; i < o.n; i++)
         if (batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane) put(&loops, o.axis[i]);
-    if (s.block) put(&loops, row++);
-    if (s.panels_first && !columns) put(&loops, lane);
+    if (row_block) put(&loops, row++);
+    if ((s.panels_first || panel_block) && !columns) put(&loops, group);
     for (int i = 0; i < o.n; i++)
         if (!batch[i] && o.axis[i] != r.row && o.axis[i] != r.lane && o.axis[i] != block)
             put(&loops, lines && o.axis[i] == line ? lines : o.axis[i]);

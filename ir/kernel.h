@@ -121,7 +121,8 @@ typedef struct Tile {
     Expr line_guard, row_guard, lane_guard; /* 0, or hold where the point exists */
     DType acc;               /* f32 or i32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
-    Expr pass, passes;       /* of a product: which of how many tiles, one after the other, that have the same panels */
+    Expr pass, passes;       /* of a product: which of how many tiles that have the same panels, */
+    int ahead;               /* while this axis, which moves the panels, keeps its value; 0: there is none */
     Factor again;            /* of a product: what the next tile reads again */
     Expr start;              /* 0, or what is added after the first of several blocks, or may begin a sum of words (a bias); the epilogue is without it then */
 } Tile;

@@ -232,22 +232,30 @@ static bool panels_adjoin(Micro *m, int64_t bytes) /* each has so many */
     return step_is(k, buf_address(k, (int)r.id, r.arg), m->t->col, bytes / dtypes[r.type].bytes);
 }
 
+static int64_t bytes_ahead(Micro *m) /* from these panels to those that come next; 0: not known */
+{
+    Kernel *k = m->x->k;
+    ExprNode r = *expr_node(k, m->right);
+    Expr step = m->t->ahead ? expr_step(k, buf_address(k, (int)r.id, r.arg), m->t->ahead) : 0;
+    return step ? expr_constant(k, step, 0) * dtypes[r.type].bytes : 0;
+}
+
 /* The first of several tiles with the same panels waits for memory, while the others have no use for it. So each of them asks for a part of the
  * panels that come next, a few lines in a round of the loop, into the second level cache: where the part before ended. */
 static void plan_next(Micro *m, int round) /* steps of one */
 {
-    enum { MOST_BYTES = 384 * 1024, MANY = 1 << 20 }; /* these panels and those stay in that cache */
+    enum { MANY = 1 << 20 };
     Emit *x = m->x;
-    int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY);
+    int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY), ahead = bytes_ahead(m);
     m->lines = 0, m->round = round;
     if (!m->far || x->small || m->whole || m->sums || steps < round || passes < 2) return;
-    if (bytes > MOST_BYTES || !panels_adjoin(m, steps * LINE)) return;
+    if (ahead < bytes || ahead > PANELS_NEXT || !panels_adjoin(m, steps * LINE)) return;
     for (int d = 0; d < m->depths; d++) x->var[m->t->depth[d]] = int64(x, 0);
     m->panel = panel_line(m, int64(x, 0));
     m->lines = (int)((m->round * (int64_t)m->cols + passes - 1) / passes);
     V from = LLVMBuildMul(x->b, emit_scalar(x, m->t->pass), int64(x, steps / m->round * m->lines * LINE), "");
     V some = LLVMBuildICmp(x->b, LLVMIntSLT, from, int64(x, bytes), ""); /* or all have been asked for: these are near */
-    from = LLVMBuildAdd(x->b, from, int64(x, bytes), "");
+    from = LLVMBuildAdd(x->b, from, int64(x, ahead), "");
     m->next = bytes_on(x, m->panel, select2(x, some, from, int64(x, 0)));
 }
 

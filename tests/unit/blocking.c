@@ -63,8 +63,20 @@ Test(blocking, tiles_read_little_again)
     cr_expect(!early.panels_first && early.rows == 32 && early.cols == 2, "%d x %d", early.rows, early.cols);
     p = (Product){.rows = 49, .panels = 1, .steps = 64, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 49 * 256, .result = 1};
     cr_expect(blocking_tiles(&p).rows >= 32);
-    p = (Product){.rows = 128, .panels = 48, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 128 * 768, .result = 4};
-    cr_expect(blocking_tiles(&p).panels_first, "tiles of rows share panels, and ask for the next ones");
+}
+
+/* Weights from behind the caches pass in blocks, while the rows of a tile stay in the first: the tiles of a block ask for the next one. A few
+ * rows more than fit would not stay. */
+Test(blocking, panels_of_tiles_pass_in_blocks)
+{
+    enum { WORD = 4, PANEL = 16 * WORD };
+    Product p = {.rows = 128, .panels = 48, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 128 * 768, .pitch = 768, .once = true, .result = 4};
+    Blocking b = blocking_tiles(&p);
+    cr_expect(!b.panels_first && b.block > 1 && 48 % (b.block * b.cols) == 0 && b.block * b.cols * 16 * 768 <= PANELS_NEXT / 2, "%d x %d", b.block, b.cols);
+    p.steps = 3072 / WORD, p.image = 128 * 3072, p.pitch = 3072;
+    cr_expect(blocking_tiles(&p).panels_first, "neither stays: what is read most comes first");
+    p = (Product){.rows = 128, .panels = 8, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .image = 128 * 768, .pitch = 768, .once = true, .result = 4};
+    cr_expect_eq(blocking_tiles(&p).block, 0, "few panels are near");
 }
 
 /* More rows than the second level cache holds pass in blocks of whole tiles that it does hold. */
