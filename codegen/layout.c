@@ -11,7 +11,8 @@
  *      their types.
  *   5. Operands of contractions: constants on the right go to panels of 16 columns (dot products: a word of 32 bits of the summed axis
  *      together); right operands whose columns are not side by side, and left operands of dot products whose summed axis is not, are copied to where
- *      they are. Constants that vary along the vector axis of a depthwise sum are turned so that it is contiguous. */
+ *      they are. Constants that vary along the vector axis of a depthwise sum are turned so that it is contiguous.
+ *   6. Rows of left operands begin in different places of a cache. */
 #include "codegen/analyse.h"
 #include <assert.h>
 
@@ -694,16 +695,6 @@ static bool is_spread(Kernel *k, const Compute *s, Expr factor, int across)
     return s->reduces && apart >= APART && size >= LARGE && uses_of(k, s, factor) >= USES;
 }
 
-/* Rows that begin a multiple of a page apart share the sets of a cache: a line more between them, and they do not. */
-static void space_rows(Kernel *k, int buf)
-{
-    enum { PAGE = 4096, LINE = 64 };
-    Buf *b = &k->buf.at[buf];
-    int64_t n, bytes = dtypes[b->type].bytes;
-    if (expr_is_index(k, b->dim[b->rank - 1], &n) && n * bytes % (PAGE / 4) == 0)
-        b->dim[b->rank - 1] = expr_index(k, n + LINE / bytes);
-}
-
 /* The left operand, computed beforehand with its longest summed axis innermost. Yields that axis; 0: it stays as it is. */
 static int lay_rows(Layer *l, Compute *s, Contraction *c)
 {
@@ -717,7 +708,6 @@ static int lay_rows(Layer *l, Compute *s, Contraction *c)
     if (!inner || n > MAX_RANK) return 0;
     Expr was = c->left;
     int rows = materialise(l, s, was, axis, n, "rows");
-    space_rows(k, rows);
     c->left = read_at_axes(k, rows, axis);
     s->value = expr_replace(k, s->value, was, c->left);
     return inner;
@@ -924,6 +914,28 @@ static void settle_operands(Layer *l)
     look_up_images(l);
 }
 
+/* ---- 6: rows apart ---- */
+/* Rows that begin a multiple of a quarter of a page apart share few sets of the first cache, and those a multiple of four lines apart a bank of the second, which
+ * shows where elements of one or two bytes are multiplied as fast as they come: a line more between them, and they do not. */
+static void space_rows(Kernel *k, int buf)
+{
+    enum { LINE = 64, PAGE = 4096, BANKS = 4, FEW_LINES = 8 }; /* which would grow too much */
+    Buf *b = &k->buf.at[buf];
+    LayoutAxis last = b->layout.n ? b->layout.axis[b->layout.n - 1] : (LayoutAxis){b->rank - 1, 1, 0};
+    int bytes = dtypes[b->type].bytes;
+    int64_t n;
+    if (b->kind != BUF_TMP || b->rank < 2 || last.div != 1 || last.size || !expr_is_index(k, b->dim[last.dim], &n)) return;
+    if (n * bytes % (bytes > 2 ? PAGE / 4 : BANKS * LINE) || n * bytes < FEW_LINES * LINE) return;
+    b->dim[last.dim] = expr_index(k, n + LINE / bytes);
+}
+
+static void space_all_rows(Kernel *k)
+{
+    Contraction c;
+    for (uint32_t i = 0; i < k->stage.n; i++)
+        if (contraction_of(k, &k->stage.at[i], &c) && expr_node(k, c.left)->kind == E_LOAD) space_rows(k, (int)expr_node(k, c.left)->id);
+}
+
 void program_layout(Kernel *k, const Storage *store)
 {
     Arena scratch = {0};
@@ -939,5 +951,6 @@ void program_layout(Kernel *k, const Storage *store)
     program_widen_windows(k);
     program_fill_words(k);
     settle_operands(&l);
+    space_all_rows(k);
     arena_drop(&scratch);
 }
