@@ -19,7 +19,7 @@ typedef struct Core {
     double near_line;     /* cycles a line costs beside the arithmetic: from the second level cache, */
     double pass_line;     /* from there, when it passes by what the first one keeps, */
     double even_line;     /* the same of rows that are multiples of four lines apart: they come from one of its banks, */
-    double move_line;     /* at least, less this part of the arithmetic: */
+    double move_line;     /* and as far as to move a line takes more than this part of the arithmetic: */
     double hides;
     double far_line;      /* from behind it, */
     double lost_line;     /* when it was there already and is fetched once more, */
@@ -49,8 +49,13 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
 }
 
-static const Core vectors = {.tile = 20, .near_line = 0.5, .far_line = 2, .lost_line = 0.06,
-                             .first = 24 << 10, .second = 768 << 10, .step = vector_step};
+static const Core vectors = {.tile = 20,
+                             .near_line = 0.5,
+                             .far_line = 2,
+                             .lost_line = 0.06,
+                             .first = 24 << 10,
+                             .second = 768 << 10,
+                             .step = vector_step};
 
 /* Rows so many lines apart that they share few sets of a cache: more than it has ways throw each other out at every step. */
 static bool is_crowded(const Product *p, int rows)
@@ -94,17 +99,20 @@ static double waits(const Core *core, double bytes, double lines, double arithme
 
 /* How the tiles walk. Lines are those of a step. */
 typedef struct Walk {
-    double passes, groups;       /* tiles down the rows, across the panels */
-    double row_blocks, blocks;   /* of rows that stay while all panels pass, of panels while all rows do */
-    double slice, image;         /* bytes of the rows of a tile, of all */
-    double group, panels;        /* of the panels of a tile, of all */
+    double passes, groups;           /* tiles down the rows, across the panels */
+    double row_blocks, blocks;       /* of rows that stay while all panels pass, of panels while all rows do */
+    double slice, image;             /* bytes of the rows of a tile, of all */
+    double group, panels;            /* of the panels of a tile, of all */
     double image_lines, panel_lines; /* of all rows, of all panels */
 } Walk;
 
 static Walk walk_of(const Product *p, const Blocking *b, int64_t rows, double times, double passes)
 {
     double steps = (double)(p->steps < 0 ? UNKNOWN : p->steps), tile = b->rows * b->lines;
-    Walk w = {.passes = passes, .groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols, .row_blocks = 1, .blocks = 1};
+    Walk w = {.passes = passes,
+              .groups = (double)(p->panels < 0 ? MOST_COLS : p->panels) / b->cols,
+              .row_blocks = 1,
+              .blocks = 1};
     if (b->block && b->panels_first) w.row_blocks = passes / b->block;
     if (b->block && !b->panels_first) w.blocks = w.groups / b->block;
     w.image = p->image < 0 ? times * (double)rows * steps * p->left : (double)p->image;
@@ -123,12 +131,14 @@ static double lost(const Core *core, const Product *p, const Blocking *b, double
 }
 
 /* So many lines of the factor that passes, `held` bytes, beside so much arithmetic. */
-static double passing(const Core *core, const Product *p, const Blocking *b, double kept, double held, double lines, double arithmetic)
+static double passing(const Core *core, const Product *p, const Blocking *b, double kept, double held, double lines,
+                      double arithmetic)
 {
     double part = lost(core, p, b, kept), all = lines * line_cycles(core, held);
     if (!core->stays || held > core->second) return all;
     bool even = b->panels_first && p->pitch % (4 * LINE) == 0;
-    double by = lines * (even ? core->even_line : core->pass_line) + most(lines * core->move_line - core->hides * arithmetic, 0);
+    double by = lines * (even ? core->even_line : core->pass_line) +
+                most(lines * core->move_line - core->hides * arithmetic, 0);
     return part * all + (1 - part) * by;
 }
 
@@ -140,7 +150,8 @@ static double lines_again(const Core *core, const Product *p, const Blocking *b,
                passing(core, p, b, w->group, w->image / w->row_blocks, rows, arithmetic);
     double apart = (w->blocks - 1) * w->image_lines; /* of a row from one block to the next */
     return passing(core, p, b, w->slice, w->panels / w->blocks, panels, arithmetic) +
-           (rows - apart) * lost(core, p, b, w->slice) * line_cycles(core, w->slice) + apart * line_cycles(core, w->image);
+           (rows - apart) * lost(core, p, b, w->slice) * line_cycles(core, w->slice) +
+           apart * line_cycles(core, w->image);
 }
 
 /* Results that fill a line, or a row, part by part with others in between. */
@@ -164,7 +175,7 @@ static double product_cycles(const Core *core, const Product *p, const Target *t
     if (is_crowded(p, b->rows)) cycles += (double)rows * core->lost_line;
     double arithmetic = times * w.groups * cycles;
     cycles = arithmetic + w.passes * w.groups * core->tile / steps;
-    bool asks = (b->panels_first && times * (double)whole > 1) || w.blocks > 1;
+    bool asks = (b->panels_first || w.blocks > 1) && times * (double)whole > 1;
     cycles += waits(core, w.panels, w.row_blocks * w.panel_lines, asks ? cycles : cycles / w.passes);
     cycles += lines_again(core, p, b, &w, arithmetic);
     cycles += parts_of_results(core, p, b, &w, times * (double)rows) / steps;
@@ -211,8 +222,20 @@ static double tile_step(const Target *t, const Product *p, const Blocking *b, in
 }
 
 /* Arithmetic this fast hides little of what memory takes. */
-static const Core tiles = {.tile = 100, .near_line = 1, .pass_line = 0.15, .even_line = 0.5, .move_line = 2, .hides = 0.8, .far_line = 6, .first_line = 6,
-                           .part = 4, .far_part = 8, .first = 16 << 10, .stays = 32 << 10, .second = 1536 << 10, .step = tile_step};
+static const Core tiles = {.tile = 100,
+                           .near_line = 1,
+                           .pass_line = 0.15,
+                           .even_line = 0.5,
+                           .move_line = 2,
+                           .hides = 0.8,
+                           .far_line = 6,
+                           .first_line = 6,
+                           .part = 4,
+                           .far_part = 8,
+                           .first = 16 << 10,
+                           .stays = 32 << 10,
+                           .second = 1536 << 10,
+                           .step = tile_step};
 
 static bool holds_tiles(const Product *p, const Blocking *b)
 {
@@ -231,8 +254,8 @@ Blocking blocking_tiles(const Product *p)
     int most_lines = p->lines <= 1 ? 1 : p->lines < TILE_ROWS ? (int)p->lines : TILE_ROWS;
     double least = INFINITY;
     for (int i = 0; i < TILES_ROWS * TILE_SUMS * most_lines * ORDERS; i++) {
-        Blocking b = {i / ORDERS % TILES_ROWS + 1, i / ORDERS / TILES_ROWS % TILE_SUMS + 1, i / ORDERS / TILES_ROWS / TILE_SUMS + 1,
-                      i % ORDERS == 1, 0};
+        Blocking b = {i / ORDERS % TILES_ROWS + 1, i / ORDERS / TILES_ROWS % TILE_SUMS + 1,
+                      i / ORDERS / TILES_ROWS / TILE_SUMS + 1, i % ORDERS == 1, 0};
         if (b.rows > most_rows || b.lines * b.rows > TILES_ROWS || !holds_tiles(p, &b)) continue;
         b.block = i % ORDERS == 2 ? groups_of_block(p, &b) : tiles_of_block(&tiles, p, &b);
         double cost = product_cycles(&tiles, p, NULL, &b, rows);

@@ -23,10 +23,10 @@ typedef struct Blocking {
     int rows, cols;    /* of a tile; cols in panels */
     int lines;         /* so many times the rows */
     bool panels_first; /* a group of panels stays in a cache while all rows pass; else some rows stay while all panels do */
-    int block;         /* tiles whose rows, or groups whose panels if these are not first, stay in a farther cache while all of the other pass; 0: all */
+    int block;         /* so many tiles' rows (panels first), or groups of panels, stay in a farther cache while all of the other pass; 0: all */
 } Blocking;
 
-/* Panels of so many bytes and more are taken to come from behind the second cache; so many that are multiplied, and those after them, stay in it. */
+/* Panels of so many bytes and more are taken to come from behind the second cache. So far ahead panels may be asked for. */
 enum { PANELS_FAR = 256 * 1024, PANELS_NEXT = 384 * 1024 };
 
 Blocking blocking_vectors(const Product *p, const Target *t); /* tiles of vector registers */

@@ -915,8 +915,8 @@ static void settle_operands(Layer *l)
 }
 
 /* ---- 6: rows apart ---- */
-/* Rows that begin a multiple of a quarter of a page apart share few sets of the first cache, and those a multiple of four lines apart a bank of the second, which
- * shows where elements of one or two bytes are multiplied as fast as they come: a line more between them, and they do not. */
+/* Rows that begin a multiple of a quarter of a page apart share few sets of the first cache, and those a multiple of four lines apart a bank of
+ * the second, which shows where elements of one or two bytes are multiplied as fast as they come: a line more between them, and they do not. */
 static void space_rows(Kernel *k, int buf)
 {
     enum { LINE = 64, PAGE = 4096, BANKS = 4, FEW_LINES = 8 }; /* which would grow too much */
@@ -924,7 +924,8 @@ static void space_rows(Kernel *k, int buf)
     LayoutAxis last = b->layout.n ? b->layout.axis[b->layout.n - 1] : (LayoutAxis){b->rank - 1, 1, 0};
     int bytes = dtypes[b->type].bytes;
     int64_t n;
-    if (b->kind != BUF_TMP || b->rank < 2 || last.div != 1 || last.size || !expr_is_index(k, b->dim[last.dim], &n)) return;
+    if (b->kind != BUF_TMP || b->rank < 2 || last.div != 1 || last.size || !expr_is_index(k, b->dim[last.dim], &n))
+        return;
     if (n * bytes % (bytes > 2 ? PAGE / 4 : BANKS * LINE) || n * bytes < FEW_LINES * LINE) return;
     b->dim[last.dim] = expr_index(k, n + LINE / bytes);
 }
@@ -933,7 +934,8 @@ static void space_all_rows(Kernel *k)
 {
     Contraction c;
     for (uint32_t i = 0; i < k->stage.n; i++)
-        if (contraction_of(k, &k->stage.at[i], &c) && expr_node(k, c.left)->kind == E_LOAD) space_rows(k, (int)expr_node(k, c.left)->id);
+        if (contraction_of(k, &k->stage.at[i], &c) && expr_node(k, c.left)->kind == E_LOAD)
+            space_rows(k, (int)expr_node(k, c.left)->id);
 }
 
 void program_layout(Kernel *k, const Storage *store)

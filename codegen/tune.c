@@ -1070,7 +1070,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int panel_block = s.panels_first || columns ? 0 : s.block, row_block = s.panels_first ? s.block : 0;
     const int across[3] = {panel_block, s.cols, LANES}, down[2] = {row_block, s.rows};
     int group = columns ? columns : schedule_split(k, r.lane, panel_block ? across : across + 1, panel_block ? 3 : 2);
-    int lane = panel_block ? group + 1 : group; /* the groups of a block */
+    int lane = panel_block ? group + 1 : group;              /* the groups of a block */
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;

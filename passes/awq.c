@@ -111,8 +111,8 @@ static void choose(const WeightMatrix *m, const WeightForm *f, const Moments *s,
     Arena work = {0};
     Moments d = divided(m, s, gain, &work);
     WeightMatrix x = gained(m, gain, m->out, &work);
-    WeightCodes found[] = {weight_method_at(0)->find(&x, f, NULL, mem), clipped(&x, f, moments_squares(s, &work), gain, mem),
-                           weights_seqmse(&x, f, &d, mem)};
+    WeightCodes found[] = {weight_method_at(0)->find(&x, f, NULL, mem),
+                           clipped(&x, f, moments_squares(s, &work), gain, mem), weights_seqmse(&x, f, &d, mem)};
     c->error = INFINITY;
     for (size_t i = 0; i < COUNT_OF(found); i++) {
         double error = weight_error(&x, &found[i], &d);

@@ -98,11 +98,12 @@ static Expr at_turn(Emit *x, const TileSum *s, Expr at, int turn)
 static Factor passing_factor(const Kernel *k, const TileSum *s)
 {
     const Tile *t = s->t;
-    bool again = false;
-    for (int d = 0; d < t->depths; d++)
-        again = again || (t->depth[d] != t->dot && t->depth[d] != s->inner && !expr_is(k, k->axis.at[t->depth[d]].extent, 1));
-    if (t->again == FACTOR_LEFT && s->turns == 1) return FACTOR_RIGHT;
-    return t->again == FACTOR_RIGHT && !again ? FACTOR_LEFT : FACTOR_NONE;
+    if (t->again == FACTOR_LEFT) return s->turns == 1 ? FACTOR_RIGHT : FACTOR_NONE;
+    for (int d = 0; d < t->depths; d++) {
+        bool word = t->depth[d] == t->dot || t->depth[d] == s->inner;
+        if (!word && !expr_is(k, k->axis.at[t->depth[d]].extent, 1)) return FACTOR_NONE;
+    }
+    return t->again == FACTOR_RIGHT ? FACTOR_LEFT : FACTOR_NONE;
 }
 
 bool tiles_fit(Emit *x, TileSum *s)
@@ -158,7 +159,8 @@ static void tile_zero(Emit *x, int tile)
 
 static void tile_load(Emit *x, int tile, V at, V step, bool passes)
 {
-    tile_op(x, passes ? "llvm.x86.tileloaddt164" : "llvm.x86.tileloadd64", EMULATED(x, load), (V[]){number(x, tile), at, step}, 3);
+    tile_op(x, passes ? "llvm.x86.tileloaddt164" : "llvm.x86.tileloadd64", EMULATED(x, load),
+            (V[]){number(x, tile), at, step}, 3);
 }
 
 static void tile_store(Emit *x, int tile, V at, V step)

@@ -246,7 +246,8 @@ static void plan_next(Micro *m, int round) /* steps of one */
 {
     enum { MANY = 1 << 20 };
     Emit *x = m->x;
-    int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY), ahead = bytes_ahead(m);
+    int64_t steps = all_steps(m), bytes = steps * LINE * m->cols, passes = expr_constant(x->k, m->t->passes, MANY),
+            ahead = bytes_ahead(m);
     m->lines = 0, m->round = round;
     if (!m->far || x->small || m->whole || m->sums || steps < round || passes < 2) return;
     if (ahead < bytes || ahead > PANELS_NEXT || !panels_adjoin(m, steps * LINE)) return;

@@ -68,14 +68,18 @@ Test(layout, rows_begin_in_different_places)
     static const struct {
         const char *type;
         int columns, apart;
-    } temporary[] = {{"u8", 768, 832}, {"u8", 512, 576}, {"u8", 256, 256}, {"u8", 800, 800}, {"bf16", 768, 800}, {"f32", 768, 784}, {"f32", 320, 320}};
+    } temporary[] = {{"u8", 768, 832},   {"u8", 512, 576},  {"u8", 256, 256}, {"u8", 800, 800},
+                     {"bf16", 768, 800}, {"f32", 768, 784}, {"f32", 320, 320}};
     for (size_t i = 0; i < COUNT_OF(temporary); i++) {
         Arena mem = {0};
-        const char *type = temporary[i].type, *sum = strcmp(type, "u8") ? "f32" : "i32", *right = strcmp(type, "u8") ? type : "i8";
+        const char *type = temporary[i].type, *sum = strcmp(type, "u8") ? "f32" : "i32",
+                   *right = strcmp(type, "u8") ? type : "i8";
         int n = temporary[i].columns;
-        const char *text = arena_printf(&mem, "kernel k() { in F[64, %d] const W: %s[%d, 32] out Y: %s[64, 32] tmp X: %s[64, %d]"
-                                              " X[m, k] = %s(tanh(F[m, k])) Y[m, n] = sum(k: %d) %s(X[m, k]) * %s(W[k, n]) }",
-                                        n, right, n, sum, type, n, strcmp(type, "u8") ? type : "sat_u8", n, sum, sum);
+        const char *text =
+            arena_printf(&mem,
+                         "kernel k() { in F[64, %d] const W: %s[%d, 32] out Y: %s[64, 32] tmp X: %s[64, %d]"
+                         " X[m, k] = %s(tanh(F[m, k])) Y[m, n] = sum(k: %d) %s(X[m, k]) * %s(W[k, n]) }",
+                         n, right, n, sum, type, n, strcmp(type, "u8") ? type : "sat_u8", n, sum, sum);
         Program *p = laid_out(text);
         cr_expect(expr_is(p->k, buf_named(p, "X")->dim[1], temporary[i].apart), "%s", text);
         program_drop(p);

@@ -433,19 +433,22 @@ static int count_of(const char *text, const char *what)
 /* A tile load of what is read once has a hint, where the next tile reads the other factor again. A window reads its lines several times. */
 Test(llvm, what_passes_by_tiles_stays_out_of_the_first_cache)
 {
-#define PRODUCT(rows, cols, order)                                                                                                     \
-    "kernel k() { in A: u8[128, 512] const W: i8[64, 512] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[128, 64] Y[m, n] = sum(k: 512) "     \
-    "i32(A[m, k]) * i32(W[n, k]) schedule: split m " rows "; split n " cols " 16; split k 4; order " order " k.0 m.1 n.1 n.2 k.1; call tiles k.0 }"
+#define PRODUCT(rows, cols, order)                                                                                     \
+    "kernel k() { in A: u8[128, 512] const W: i8[64, 512] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[128, 64] Y[m, n] = " \
+    "sum(k: 512) "                                                                                                     \
+    "i32(A[m, k]) * i32(W[n, k]) schedule: split m " rows "; split n " cols " 16; split k 4; order " order             \
+    " k.0 m.1 n.1 n.2 k.1; call tiles k.0 }"
     static const struct {
         const char *source;
         int hints; /* four tiles of one factor, one of the other */
-    } kernel[] = {
-        {PRODUCT("64", "1", "n.0 m.0"), 4},
-        {PRODUCT("64", "1", "m.0 n.0"), 1},
-        {PRODUCT("16", "4", "n.0 m.0"), 1},
-        {"kernel k() { in A: u8[130, 512] const W: i8[64, 3, 512] layout(0/16, 1, 2/4, 0%16, 2%4) out Y: i32[128, 64] Y[m, n] = sum(j: 3, k: 512) "
-         "i32(A[m + j, k]) * i32(W[n, j, k]) schedule: split m 64; split n 1 16; split k 4; order n.0 m.0 j k.0 m.1 n.1 n.2 k.1; call tiles j }",
-         0}};
+    } kernel[] = {{PRODUCT("64", "1", "n.0 m.0"), 4},
+                  {PRODUCT("64", "1", "m.0 n.0"), 1},
+                  {PRODUCT("16", "4", "n.0 m.0"), 1},
+                  {"kernel k() { in A: u8[130, 512] const W: i8[64, 3, 512] layout(0/16, 1, 2/4, 0%16, 2%4) out Y: "
+                   "i32[128, 64] Y[m, n] = sum(j: 3, k: 512) "
+                   "i32(A[m + j, k]) * i32(W[n, j, k]) schedule: split m 64; split n 1 16; split k 4; order n.0 m.0 j "
+                   "k.0 m.1 n.1 n.2 k.1; call tiles j }",
+                   0}};
 #undef PRODUCT
     for (size_t i = 0; i < COUNT_OF(kernel); i++) {
         Arena mem = {0};
