@@ -552,10 +552,13 @@ Test(weights, gains_make_large_channels_finer)
     weights_awq(m, f, 1, s, NULL, c, mem); /* somebody else reads the values: no gains */
     cr_expect(c[0].why || c[0].error < c[0].error_nearest);
     cr_expect_float_eq(c[0].error, weight_error(&same, &c[0].codes, s), 1e-6);
+    WeightCodes by_outputs = weights_seqmse(&same, f, s, &w.mem);
+    cr_expect(c[0].error <= weight_error(&same, &by_outputs, s), "grids that suit the outputs compete");
 }
 
-/* Of weights some of which are far out, channels that are large: grids are clipped in the end, so it is those that gains have to suit. */
-Test(weights, gains_are_chosen_for_clipped_grids)
+/* Of weights some of which are far out, channels that are large: grids that suit the outputs take the most of both. Those that suit the weights
+ * alone, times the squares of their channels, are at 0.77. */
+Test(weights, gains_end_on_grids_that_suit_the_outputs)
 {
     WeightForm f = {.code = DT_i4, .group = 32};
     WeightMatrix one = product(96, 40, 3);
@@ -568,7 +571,7 @@ Test(weights, gains_are_chosen_for_clipped_grids)
     Moments *s = seen(&one, x, 1000, 100);
     WeightChoice c;
     weights_awq(m, &f, 1, s, gain, &c, mem);
-    cr_expect(c.error < 0.785 * c.error_nearest, "%g, nearest %g", c.error, c.error_nearest);
+    cr_expect(c.error < 0.65 * c.error_nearest, "%g, nearest %g", c.error, c.error_nearest);
 }
 
 Test(weights, windows_of_very_many_taps_are_rounded_to_nearest)
