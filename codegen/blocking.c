@@ -72,23 +72,28 @@ static double line_cycles(const Core *core, double held) /* of a factor of which
     return held <= core->first ? 0 : held <= core->second ? core->near_line : core->far_line;
 }
 
+/* Of n pieces, how many are a block, if these are as few as can be, alike, and of so many bytes at most; 0: each would be one. */
+static int pieces_of_block(int64_t n, double bytes, double limit)
+{
+    int64_t blocks = 2;
+    while (blocks < n && (n % blocks || bytes / (double)blocks > limit)) blocks++;
+    return blocks < n ? (int)(n / blocks) : 0;
+}
+
 /* Where all rows are more than a cache holds, blocks of them that it does hold, and that divide them. */
 static int tiles_of_block(const Core *core, const Product *p, const Blocking *b)
 {
     if (!b->panels_first || b->lines > 1 || p->times != 1 || p->rows < 0 || p->rows % b->rows || (double)p->image <= core->second)
         return 0;
-    int64_t tiles = p->rows / b->rows, blocks = 2;
-    while (blocks < tiles && (tiles % blocks || (double)p->image / (double)blocks > core->second)) blocks++;
-    return blocks < tiles ? (int)(tiles / blocks) : 0;
+    return pieces_of_block(p->rows / b->rows, (double)p->image, core->second);
 }
 
 /* Where all panels come from behind the caches, blocks of them that stay there beside the next ones, which are asked for. */
 static int groups_of_block(const Product *p, const Blocking *b)
 {
-    int64_t groups = p->panels / b->cols, bytes = p->steps * p->panels * p->right, blocks = 2;
+    int64_t bytes = p->steps * p->panels * p->right;
     if (b->panels_first || p->panels < 0 || p->steps < 0 || bytes < PANELS_FAR) return 0;
-    while (blocks < groups && (groups % blocks || bytes / blocks > PANELS_NEXT / 2)) blocks++;
-    return blocks < groups ? (int)(groups / blocks) : 0;
+    return pieces_of_block(p->panels / b->cols, (double)bytes, PANELS_NEXT / 2);
 }
 
 /* For panels that are read for the first time. Where whole tiles pass over the same ones, all their arithmetic hides it: they ask for what comes next. */

@@ -589,20 +589,18 @@ static void swap_factors(Tile *t)
     t->left = t->right, t->right = left;
 }
 
-/* Passes: the loops inside the first one that moves the panels alone, as far as they do not. */
+/* Passes: the loops that do not move the panels, inside one that does. The last of those before them moves to the panels that come next. */
 static void take_pass(const Nest *x, Tile *t)
 {
     Kernel *k = x->k;
-    bool passed = false;
     t->pass = expr_index(k, 0), t->passes = expr_index(k, 1);
     for (int i = 0; i < x->outer; i++) {
         Expr axis = expr_axis(k, x->loop[i]), extent = k->axis.at[x->loop[i]].extent;
         if (expr_is(k, extent, 1)) continue;
         bool moves = expr_uses(k, t->right, x->loop[i]);
         t->again = !moves ? FACTOR_RIGHT : expr_uses(k, t->left, x->loop[i]) ? FACTOR_NONE : FACTOR_LEFT;
-        if (moves && !passed) t->ahead = x->loop[i];
+        if (moves && expr_is(k, t->passes, 1)) t->ahead = x->loop[i];
         if (moves || !t->ahead) continue;
-        passed = true;
         t->pass = expr_add(k, expr_mul(k, t->pass, extent), axis), t->passes = expr_mul(k, t->passes, extent);
     }
 }

@@ -977,9 +977,9 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
     int64_t n = extent(k, r->lane), most;
     Product p = {
         .rows = extent(k, r->row), .panels = n < 0 ? -1 : (n + LANES - 1) / LANES, .steps = 1, .times = 1, .lines = 1};
+    for (int i = 0; i < c->reduces; i++) p.steps *= about(k, c->reduce[i]);
     p.once = true;
-    for (int i = 0; i < c->reduces; i++)
-        p.steps *= about(k, c->reduce[i]), p.once = p.once && (i + 1 == c->reduces || extent(k, c->reduce[i]) == 1);
+    for (int i = 0; i + 1 < c->reduces; i++) p.once = p.once && extent(k, c->reduce[i]) == 1;
     p.steps = (p.steps + together - 1) / together;
     for (int i = 0; i < c->rank; i++)
         if (c->space[i] != r->row && !expr_uses(k, r->right, c->space[i])) p.times *= about(k, c->space[i]);
@@ -1070,7 +1070,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     int panel_block = s.panels_first || columns ? 0 : s.block, row_block = s.panels_first ? s.block : 0;
     const int across[3] = {panel_block, s.cols, LANES}, down[2] = {row_block, s.rows};
     int group = columns ? columns : schedule_split(k, r.lane, panel_block ? across : across + 1, panel_block ? 3 : 2);
-    int lane = panel_block ? group + 1 : group;              /* the groups of a block */
+    int lane = panel_block ? group + 1 : group;
     if (!lanes_adjacent(u, r.right, r.lane, lane, s.cols)) { /* undo: other loops will do better */
         k->schedule.step.n = steps, k->axis.at[r.lane].parts = k->axis.at[r.lane].part = 0;
         k->axis.n = axes, c->rank = rank;

@@ -65,40 +65,20 @@ Test(blocking, tiles_read_little_again)
     cr_expect(blocking_tiles(&p).rows >= 32);
 }
 
-/* Weights from behind the caches pass in blocks, while the rows of a tile stay in the first: the tiles of a block ask for the next one. A few
- * rows more than fit would not stay. */
+/* Weights from behind the caches pass in blocks, while the rows of a tile stay in the first: the tiles of a block ask for the next one. */
 Test(blocking, panels_of_tiles_pass_in_blocks)
 {
     enum { WORD = 4, PANEL = 16 * WORD };
-    Product p = {.rows = 128,
-                 .panels = 48,
-                 .steps = 768 / WORD,
-                 .times = 1,
-                 .unit = 1,
-                 .left = WORD,
-                 .right = PANEL,
-                 .image = 128 * 768,
-                 .pitch = 768,
-                 .once = true,
-                 .result = 4};
+    Product p = {.rows = 128, .panels = 48, .steps = 768 / WORD, .times = 1, .unit = 1, .left = WORD, .right = PANEL, .result = 4};
+    p.image = 128 * 768, p.pitch = 768, p.once = true;
     Blocking b = blocking_tiles(&p);
     cr_expect(!b.panels_first && b.block > 1 && 48 % (b.block * b.cols) == 0 &&
                   b.block * b.cols * 16 * 768 <= PANELS_NEXT / 2,
               "%d x %d", b.block, b.cols);
-    p.steps = 3072 / WORD, p.image = 128 * 3072, p.pitch = 3072;
-    cr_expect(blocking_tiles(&p).panels_first, "neither stays: what is read most comes first");
-    p = (Product){.rows = 128,
-                  .panels = 8,
-                  .steps = 768 / WORD,
-                  .times = 1,
-                  .unit = 1,
-                  .left = WORD,
-                  .right = PANEL,
-                  .image = 128 * 768,
-                  .pitch = 768,
-                  .once = true,
-                  .result = 4};
+    p.panels = 8;
     cr_expect_eq(blocking_tiles(&p).block, 0, "few panels are near");
+    p.panels = 48, p.steps = 3072 / WORD, p.image = 128 * 3072, p.pitch = 3072;
+    cr_expect(blocking_tiles(&p).panels_first, "neither stays: what is read most comes first");
 }
 
 /* More rows than the second level cache holds pass in blocks of whole tiles that it does hold. */
