@@ -32,7 +32,7 @@ static const double TIGHTEN = 0.6, NEAR = 1.08, /* of the budget after a failure
 
 typedef struct Condition {
     const Metric *metric;
-    bool mean; /* of the samples that judge must be inside, not its bound */
+    bool every; /* sample is judged, those of the search too */
 } Condition;
 
 typedef struct Output { /* a float output of the model */
@@ -79,7 +79,7 @@ typedef struct Run {
     bool whole; /* no sample was left out */
     bool some;  /* of the rows of some output are kept, not all */
     bool timed; /* the float model's times are known */
-    Part search, judge, alone;
+    Part search, judge, alone, all; /* all: those that judge first */
     const Tensor *labels;
     int64_t labelled;
     Program plain, simulation;
@@ -133,13 +133,15 @@ static bool keep_sample(void *ctx, const Sample *s, Diag *diag)
 static void part_samples(Run *r)
 {
     uint32_t n = r->kept.n;
-    Part *s = &r->search, *j = &r->judge;
-    s->at = NEW_ARRAY(&r->mem, uint32_t, n + 1), j->at = NEW_ARRAY(&r->mem, uint32_t, n + 1);
+    Part *s = &r->search, *j = &r->judge, *all = &r->all;
+    s->at = NEW_ARRAY(&r->mem, uint32_t, n + 1), all->at = NEW_ARRAY(&r->mem, uint32_t, n + 1);
     for (uint32_t i = 0; i < n; i++) {
         bool judges = n < JUDGE ? i + 1 == n : i % JUDGE == JUDGE - 1;
-        if (judges) j->at[j->n++] = i;
+        if (judges) all->at[all->n++] = i;
         if (!judges || n == 1) s->at[s->n++] = i;
     }
+    *j = *all;
+    for (uint32_t i = 0; n > 1 && i < s->n; i++) all->at[all->n++] = s->at[i];
     r->b->samples[0] = s->n, r->b->samples[1] = j->n;
 }
 
@@ -230,13 +232,13 @@ static void keep_rows(Run *r, const Tensor *t, Plain *p)
     r->some = r->some || p->step > 1;
 }
 
-static void add_condition(Output *o, const char *metric, bool mean)
+static void add_condition(Output *o, const char *metric, bool every)
 {
-    o->condition[o->conditions++] = (Condition){metric_find(metric, &o->k), mean};
+    o->condition[o->conditions++] = (Condition){metric_find(metric, &o->k), every};
 }
 
-/* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall; few rows
- * are near one, so that the bound of their share says how many these are. Not those of a language model: of the words that may come next the likeliest
+/* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall. Few rows
+ * are near one: half of the samples say little of how many, and the search did not choose which ones it sees. Not those of a language model: of the words that may come next the likeliest
  * is one of several good ones, and what counts is the likelihood of those that come. */
 static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p)
 {
@@ -341,16 +343,13 @@ static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, u
 static void note_condition(Run *r, const Output *o, Condition c, const Verdict *v)
 {
     const char *name = r->o->metric ? r->o->metric : c.metric->name;
-    r->b->condition[r->b->conditions++] = (BudgetCondition){name, o->name, v->loss, v->bound, v->rows, v->shown, c.mean};
+    r->b->condition[r->b->conditions++] = (BudgetCondition){name, o->name, v->loss, v->bound, v->rows, v->shown};
 }
 
-/* A mean must be inside on the samples that judge, which the search can only expect. */
 static Verdict condition_verdict(Run *r, const Output *o, Condition c, const MetricSum *sum, uint32_t n, Look look)
 {
     Verdict v = verdict_of(r, c.metric, sum, n);
-    if (look != JUDGING) return v;
-    note_condition(r, o, c, &v);
-    if (c.mean) v.bound = v.loss, v.even = metric_even(c.metric, v.loss, r->b->max_loss);
+    if (look == JUDGING) note_condition(r, o, c, &v);
     return v;
 }
 
@@ -361,24 +360,34 @@ static void take_worse(Verdict *v, const Verdict *one)
     v->even = even;
 }
 
+static bool asks_every(const Run *r)
+{
+    for (uint32_t i = 0; i < r->output.n; i++)
+        for (uint32_t c = 0; c < r->output.at[i].conditions; c++)
+            if (r->output.at[i].condition[c].every) return true;
+    return false;
+}
+
 /* The worst condition of all outputs, on a part of the samples. */
 static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, Look look, Verdict *v)
 {
     Arena mem = {0};
     MetricSum **sum = NEW_ARRAY(&mem, MetricSum *, CONDITIONS * r->output.n + 1);
+    const Part *seen = look == JUDGING && asks_every(r) ? &r->all : part;
     bool ok = true;
     *v = (Verdict){0, -1, -1, true, 0, 0};
     if (look == JUDGING) r->b->conditions = 0;
-    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, part->n + 1);
-    for (uint32_t s = 0; ok && s < part->n; s++) {
-        Kept *k = &r->kept.at[part->at[s]];
+    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, seen->n + 1);
+    for (uint32_t s = 0; ok && s < seen->n; s++) {
+        Kept *k = &r->kept.at[seen->at[s]];
         k->in[r->g->input.n] = switches;
         ok = sample_losses(r, p, k, look, sum, s);
     }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
         for (uint32_t c = 0; c < conditions(o, look); c++) {
-            Verdict one = condition_verdict(r, o, condition(o, look, c), sum[CONDITIONS * i + c], part->n, look);
+            Condition by = condition(o, look, c);
+            Verdict one = condition_verdict(r, o, by, sum[CONDITIONS * i + c], by.every ? seen->n : part->n, look);
             take_worse(v, &one);
         }
     }

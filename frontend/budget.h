@@ -40,11 +40,11 @@ typedef struct BudgetPoint {     /* one choice that was tried */
     bool chosen;
 } BudgetPoint;
 
-typedef struct BudgetCondition { /* of the choice, on the samples that judge */
+typedef struct BudgetCondition { /* of the choice */
     const char *metric, *output;
     double loss, bound;
     int64_t rows;                /* that were compared */
-    bool shown, mean;            /* the bound is one; the loss must be inside, not the bound */
+    bool shown;                  /* the bound is one */
 } BudgetCondition;
 
 typedef struct Budget {

@@ -52,8 +52,7 @@ static void print_conditions(const Budget *b, FILE *f)
     for (uint32_t i = 0; b->conditions > 1 && i < b->conditions; i++) {
         const BudgetCondition *c = &b->condition[i];
         fprintf(f, "%s%s of '%s' %.3g%%", i ? ", " : "  ", c->metric, c->output, c->loss * 100);
-        if (c->mean) fputs(" on average", f);
-        else if (c->shown) fprintf(f, " (below %.3g%%)", c->bound * 100);
+        if (c->shown) fprintf(f, " (below %.3g%%)", c->bound * 100);
     }
     if (b->conditions > 1) fputc('\n', f);
 }
@@ -103,7 +102,6 @@ static cJSON *condition_json(const BudgetCondition *c)
     cJSON_AddStringToObject(o, "metric", c->metric), cJSON_AddStringToObject(o, "output", c->output);
     number(o, "loss", c->loss), number(o, "bound", c->bound), number(o, "rows", (double)c->rows);
     cJSON_AddBoolToObject(o, "bound_is_shown", c->shown);
-    cJSON_AddStringToObject(o, "held_to", c->mean ? "loss" : "bound");
     return o;
 }
 

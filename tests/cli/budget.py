@@ -37,7 +37,7 @@ checks = {
     'one choice was taken, an artefact that is inside': len(chosen) == 1 and chosen[0]['artefact'] and chosen[0]['bound'] <= most,
     'the loss is its': budget['loss'] == chosen[0]['loss'] <= budget['bound'] == chosen[0]['bound'],
     'so is every condition of it': [c['metric'] for c in budget['conditions']] == ['kl', 'answers'] and
-                                   all(c[c['held_to']] <= most for c in budget['conditions']),
+                                   all(c['bound'] <= most for c in budget['conditions']),
     'some regions went back, not all': 0 < len(went_back) < len(budget['regions']),
     'their layers say so': sorted(l['output'] for l in layers) == sorted(o for r in went_back for o in r['outputs']),
     'everything quantized loses too much on new inputs': loss(plain, everything, 10) > most,

@@ -400,7 +400,7 @@ budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers o
 check budget-wide budget_wide
 # A model that says what comes next is held to perplexity instead of answers, on text that it knows; on other text it is one of scores.
 metric_of() { octet compile "$work/bad/counting.onnx" -o "$work/counting.so" --quiet --quantize int8 --calibrate "$work/bad/counting$1" --max-loss 5% --report "$work/counting.json" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(b["metric"], *(c["rows"] // b["judging_samples"] for c in b["conditions"]))' "$work/counting.json"; }
-budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 48" && test "$(metric_of -1)" = "kl and answers of 'logits' 48 48"; }
+budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 48" && test "$(metric_of -1)" = "kl and answers of 'logits' 48 96"; }
 check budget-language budget_language
 budget_judges_every_row() { test "$(metric_of +long)" = "kl and perplexity of 'logits' 70000 70000"; }
 check budget-judges-every-row budget_judges_every_row
