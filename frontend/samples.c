@@ -281,7 +281,7 @@ static ReadState random_read(SampleSource *s, const Graph *g, uint32_t i, Arena 
 
 static const char *random_name(const SampleSource *s, uint32_t i, Arena *mem)
 {
-    return (void)s, arena_printf(mem, "random sample %u", i);
+    return (void)s, arena_printf(mem, "random sample %u, whose free sizes are 1 (--dim)", i);
 }
 
 static const SourceKind from_files = {files_open, files_read, files_name},
@@ -433,7 +433,7 @@ static bool walk_row(Walk *w, const Piece *p, int64_t r)
     }
     Sample s = {.name = name, .index = w->seen++, .in = in, .mem = &mem};
     s.of = !p->stacked ? w->source->pieces : w->source->pieces == 1 ? (uint32_t)p->rows : 0;
-    ok = ok && w->each(w->ctx, &s, w->diag);
+    if (ok && !w->each(w->ctx, &s, w->diag)) ok = false, diag_note(w->diag, "with %s", name);
     arena_drop(&mem);
     return ok;
 }

@@ -579,6 +579,8 @@ quantize() { echo octet compile "$digits" -o n.so --quiet --quantize int8 --cali
   refused calibrate-text 1 '0.npz' $(quantize "$b/c-text")
   refused calibrate-all-of-it 1 "'label' is no input" $(quantize "$b/c-many")
   refused calibrate-all-at-once 1 "is i64\[1,1,8,8\], the model expects" $(quantize "$b/c-many")
+  refused calibrate-misfit 1 'with .*branches/misfit.npz' octet compile "$work/branches/branches.onnx" -o n.so --quantize int8 --calibrate "$work/branches/misfit.npz"
+  refused calibrate-random-misfit 1 'with random sample 0, whose free sizes are 1 (--dim)' octet compile "$work/branches/branches.onnx" -o n.so --quantize int8 --calibrate random:1
   refused calibrate-random-none 1 'expected random:N' $(quantize random:0)
 }
 by_command() { octet compile "$digits" -o n.so --quiet --quantize int8 --calibrate-cmd "$1"; }
