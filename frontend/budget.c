@@ -41,6 +41,7 @@ typedef struct Output { /* a float output of the model */
     Condition condition[CONDITIONS]; /* each must be inside */
     uint32_t conditions;             /* 0: the first sample has not told yet */
     const Metric *finer;             /* orders regions */
+    bool says;                       /* some number */
     int k;
 } Output;
 
@@ -219,6 +220,13 @@ static bool keep_targets(Run *r, const Output *o, const Kept *k, Plain *p)
 
 static int64_t kept_rows(const Plain *p) { return p->rows ? (p->rows - 1) / p->step + 1 : 0; }
 
+static bool has_number(const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (isfinite(x[i])) return true;
+    return false;
+}
+
 static void keep_rows(Run *r, const Tensor *t, Plain *p)
 {
     int64_t all = tensor_count(t);
@@ -262,6 +270,7 @@ static bool run_plain(Run *r, Kept *k)
         const Tensor *t = out[o->index];
         Plain *p = &k->plain[i];
         keep_rows(r, t, p);
+        o->says = o->says || has_number(p->x, kept_rows(p) * p->n);
         if (!o->conditions) choose_metric(r, o, k, p); /* the first sample tells */
         ok = keep_targets(r, o, k, p);
         if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->rows;
@@ -278,6 +287,12 @@ static bool plain_rows(Run *r)
         arena_rest(&r->mem);
         if (r->bytes > MEMORY && i + 1 < r->kept.n) r->kept.n = i + 1, r->whole = false;
     }
+    for (uint32_t i = 0; r->kept.n && i < r->output.n; i++)
+        if (!r->output.at[i].says)
+            return diag_error(
+                r->diag, NULL,
+                "--max-loss: output '%s' of the float model has no number in any sample, so nothing can be compared",
+                r->output.at[i].name);
     int64_t labels = r->labels ? tensor_count(r->labels) : 0;
     if (r->labels && (r->whole ? r->labelled != labels : r->labelled > labels))
         return diag_error(r->diag, NULL, "--labels %s: %lld labels, but the samples have %lld rows", r->o->labels,

@@ -2,6 +2,7 @@
 #include "frontend/calibrate.h"
 #include "frontend/crew.h"
 #include "frontend/file.h"
+#include "frontend/metric.h"
 #include "frontend/program.h"
 #include "ir/base/stage.h"
 #include <errno.h>
@@ -421,7 +422,8 @@ static void apart_add(Apart *p, const Tensor *a, const Tensor *b)
 {
     int64_t n = tensor_count(a);
     for (int64_t i = 0; i < n; i++) {
-        double x = dtype_load(a->type, a->data, i), e = fabs(x - dtype_load(b->type, b->data, i));
+        double x = dtype_load(a->type, a->data, i), y = dtype_load(b->type, b->data, i), e = fabs(x - y);
+        if (says_nothing(x, y)) continue;
         p->signal += x * x, p->noise += e * e;
         if (fabs(x) > p->most) p->most = fabs(x);
         if (!(e <= p->off)) p->off = e;

@@ -132,6 +132,15 @@ static double score(const Seen *s, const Tensor *t, int64_t i)
     return s->ready ? log(fmax(x, LEAST_PROBABILITY)) : x;
 }
 
+/* What a mask rules out says nothing. */
+static void leave_out_infinite(Seen *s, const Tensor *t)
+{
+    int64_t all = s->n;
+    s->n = 0;
+    for (int64_t k = 0; k < all; k++)
+        if (isfinite(element(t, s->at[k]))) s->at[s->n++] = s->at[k];
+}
+
 /* The largest scores of a row, in any order. */
 static void see_scores(Seen *s, const Tensor *t, int64_t from, int64_t n, Arena *mem)
 {
@@ -145,15 +154,17 @@ static void see_scores(Seen *s, const Tensor *t, int64_t from, int64_t n, Arena 
         for (int64_t k = 0; i + 1 >= s->n && k < s->n; k++)
             if (element(t, s->at[k]) < element(t, s->at[least])) least = k;
     }
+    leave_out_infinite(s, t);
     for (int64_t k = 0; k < s->n; k++) most = fmax(most, score(s, t, s->at[k]));
     for (int64_t k = 0; k < s->n; k++) sum += s->share[k] = exp(score(s, t, s->at[k]) - most);
     for (int64_t k = 0; k < s->n; k++) s->share[k] /= sum;
 }
 
-static void see_values(Seen *s, int64_t from, int64_t n, Arena *mem)
+static void see_values(Seen *s, const Tensor *t, int64_t from, int64_t n, Arena *mem)
 {
     s->n = n < COLUMNS ? n : COLUMNS, s->at = NEW_ARRAY(mem, int64_t, s->n + 1);
     for (int64_t i = 0; i < s->n; i++) s->at[i] = from + i * n / s->n;
+    leave_out_infinite(s, t);
 }
 
 static bool looks_like_scores(const Tensor *t)
@@ -173,7 +184,7 @@ static void see_output(Sights *all, uint32_t output, const Tensor *t, bool score
         int64_t from = i * rows / seen * n;
         s.ready = scores && row_is_distribution((const float *)t->data + from, n);
         if (scores) see_scores(&s, t, from, n, mem);
-        else see_values(&s, from, n, mem);
+        else see_values(&s, t, from, n, mem);
         s.is = NEW_ARRAY(mem, double, s.n + 1);
         for (int64_t k = 0; k < s.n; k++) s.is[k] = score(&s, t, s.at[k]);
         for (int64_t k = 0; k < s.n; k++) energy += element(t, s.at[k]) * element(t, s.at[k]);

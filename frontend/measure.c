@@ -67,6 +67,7 @@ static void compare_floats(OutputFigures *f, Running *r, const Tensor *a, const 
     double signal = 0, noise = 0, both = 0, other = 0;
     for (int64_t i = 0, n = tensor_count(a); i < n; i++) {
         double x = element(a, i), y = element(b, i);
+        if (says_nothing(x, y)) continue;
         signal += x * x, noise += (x - y) * (x - y), both += x * y, other += y * y;
     }
     double cosine = signal > 0 && other > 0 ? both / sqrt(signal * other) : signal == other;

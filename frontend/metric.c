@@ -1,4 +1,5 @@
-/* metric.c - see metric.h. What is not a number makes a loss infinite: it is in no budget. */
+/* metric.c - see metric.h. What is not a number makes a loss infinite: it is in no budget. Unless the float model has none there either, or the same
+ * infinite one, as scores that a mask rules out: such elements, and rows of scores that are nothing else, say nothing. */
 #include "frontend/metric.h"
 #include <math.h>
 #include <stdlib.h>
@@ -22,30 +23,43 @@ static bool among(const float *x, int64_t n, int64_t at, int k)
     return !isnan(x[at]) && above < k;
 }
 
+/* ln of the sum of exp, and the largest; finite where scores say something */
+static double log_sum(const float *x, int64_t n)
+{
+    double most = (double)x[first_of(x, n)], sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
+    return most + log(sum);
+}
+
 static void row_top(const MetricRow *r, MetricSum *s)
 {
+    if (!isfinite(log_sum(r->plain, r->n))) return;
     bool labelled = r->target >= 0 && r->target < r->n;
     bool was = !labelled || among(r->plain, r->n, r->target, r->k);
     bool is = among(r->got, r->n, labelled ? r->target : first_of(r->plain, r->n), r->k);
     s->loss += was - is, s->weight += was;
 }
 
+bool says_nothing(double plain, double other) { return isnan(plain) || (isinf(plain) && plain == other); }
+
 static void row_cosine(const MetricRow *r, MetricSum *s)
 {
     double a = 0, b = 0, ab = 0;
     for (int64_t i = 0; i < r->n; i++) {
         double x = (double)r->plain[i], y = (double)r->got[i];
+        if (says_nothing(x, y)) continue;
         a += x * x, b += y * y, ab += x * y;
     }
     double cosine = a > 0 && b > 0 ? ab / sqrt(a * b) : a == b;
-    s->loss += isnan(ab) ? INFINITY : 1 - fmin(cosine, 1), s->weight++;
+    s->loss += isnan(ab) || isnan(cosine) ? INFINITY : 1 - fmin(cosine, 1), s->weight++;
 }
 
 static void row_sqnr(const MetricRow *r, MetricSum *s)
 {
     for (int64_t i = 0; i < r->n; i++) {
-        double x = (double)r->plain[i], e = x - (double)r->got[i];
-        s->loss += isnan(e) ? INFINITY : e * e, s->weight += x * x;
+        double x = (double)r->plain[i], y = (double)r->got[i], e = x - y;
+        if (says_nothing(x, y)) continue;
+        s->loss += isnan(e) ? INFINITY : e * e, s->weight += isinf(x) ? 0 : x * x;
     }
 }
 
@@ -66,38 +80,32 @@ bool row_is_distribution(const float *x, int64_t n)
     return n > 1 ? fabs(sum - 1) < 1e-3 : sum <= 1;
 }
 
-/* ln of the sum of exp, and the largest */
-static double log_sum(const float *x, int64_t n)
-{
-    double most = (double)x[first_of(x, n)], sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
-    return most + log(sum);
-}
-
 static double term(double p, double q)
 {
     return p > 0 ? p * log(p / fmax(q, LEAST_PROBABILITY)) : 0;
 }
 
-/* Of a row; infinite where it holds what is not a number. */
+/* Of a row; infinite where it holds what is not a number; NaN where the float model says nothing. */
 static double divergence(const MetricRow *r)
 {
     double kl = 0, a = 0, b = 0;
     bool known = true, ready = row_is_distribution(r->plain, r->n), single = ready && r->n == 1;
     if (!ready) a = log_sum(r->plain, r->n), b = log_sum(r->got, r->n);
+    if (!isfinite(a)) return NAN;
     for (int64_t i = 0; i < r->n; i++) {
         double x = (double)r->plain[i], y = (double)r->got[i];
         known = known && !isnan(y);
         if (ready) kl += term(x, y);
-        else kl += exp(x - a) * (x - a - y + b);
+        else if (x > -INFINITY) kl += exp(x - a) * (x - a - y + b);
         if (single) kl += term(1 - x, 1 - y);
     }
-    return known ? fmax(0, kl) : INFINITY;
+    return known && !isnan(kl) ? fmax(0, kl) : INFINITY;
 }
 
 static void row_kl(const MetricRow *r, MetricSum *s)
 {
     double kl = divergence(r);
+    if (isnan(kl)) return;
     s->loss += isinf(kl) ? kl : fmin(kl, 1), s->weight++;
 }
 
@@ -120,6 +128,7 @@ static double margin(const MetricRow *r)
 static void row_answers(const MetricRow *r, MetricSum *s)
 {
     double kl = divergence(r);
+    if (isnan(kl)) return;
     s->loss += isinf(kl) ? kl : kl > 0 ? erfc(margin(r) / (2 * sqrt(2 * kl))) / 2 : 0, s->weight++;
 }
 
@@ -135,7 +144,7 @@ static void row_perplexity(const MetricRow *r, MetricSum *s)
 {
     if (r->target < 0 || r->target >= r->n) return;
     double plain = row_surprise(r->plain, r->n, r->target), got = row_surprise(r->got, r->n, r->target);
-    if (plain == INFINITY) return;
+    if (!isfinite(plain)) return;
     s->loss += isnan(got) ? INFINITY : got - plain, s->weight++;
 }
 
@@ -200,9 +209,10 @@ const Metric *metric_find(const char *name, int *k)
 static double entropy(const float *x, int64_t n)
 {
     double all = log_sum(x, n), sum = 0;
+    if (!isfinite(all)) return NAN;
     for (int64_t i = 0; i < n; i++) {
         double lp = (double)x[i] - all;
-        sum -= exp(lp) * lp;
+        sum -= lp > -INFINITY ? exp(lp) * lp : 0;
     }
     return sum;
 }
@@ -213,10 +223,14 @@ bool rows_are_scores(const float *x, int64_t rows, int64_t n)
 {
     bool ready = rows > 0;
     double sum = 0;
+    int64_t told = 0;
     for (int64_t r = 0; r < rows && ready; r++) ready = row_is_distribution(x + r * n, n);
     if (ready || n < 2) return ready;
-    for (int64_t r = 0; r < rows; r++) sum += entropy(x + r * n, n);
-    return rows && sum / (double)rows < decided * log((double)n);
+    for (int64_t r = 0; r < rows; r++) {
+        double e = entropy(x + r * n, n);
+        if (!isnan(e)) sum += e, told++;
+    }
+    return told && sum / (double)told < decided * log((double)n);
 }
 
 bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n)

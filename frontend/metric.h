@@ -1,9 +1,9 @@
 /* metric.h - how much worse a model's outputs are than those of the float model, as one number for a budget: 0 is "as good", 0.005 is
  * what --max-loss 0.5% allows. One row of a table for each metric; what its number means is its help text.
  *
- * Outputs are looked at in rows, vectors along the last axis that is longer than 1. A sample's rows add up to a MetricSum; the loss
- * of several samples comes from their sums, and so does its upper confidence bound, by samples: rows of one sample resemble each
- * other. */
+ * Outputs are looked at in rows, vectors along the last axis that is longer than 1. Where the float model has no number,
+ * or both the same infinite one, nothing is compared. A sample's rows add up to a MetricSum; the loss of several samples comes from their
+ * sums, and so does its upper confidence bound, by samples: rows of one sample resemble each other. */
 #ifndef OCTET_METRIC_H
 #define OCTET_METRIC_H
 #include "ir/tensor.h"
@@ -38,6 +38,8 @@ bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
 #define LEAST_PROBABILITY 1e-7 /* one that underflowed or was rounded to nothing counts so */
 double row_surprise(const float *x, int64_t n, int64_t target); /* in nats; of scores or of probabilities */
+bool says_nothing(double plain,
+                  double other); /* no number of the float model, or the same infinite one: it is not compared */
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);

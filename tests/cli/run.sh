@@ -404,6 +404,16 @@ budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 4
 check budget-language budget_language
 budget_judges_every_row() { test "$(metric_of +long)" = "kl and perplexity of 'logits' 70000 70000"; }
 check budget-judges-every-row budget_judges_every_row
+# Scores that a mask rules out in both programs are not compared, and the others are: no figure is empty, nor 0 for want of a number.
+masked() {
+  octet compile "$work/bad/masked.onnx" -o "$work/masked.so" --calibrate "$work/bad/uneven" --report "$work/masked.json" --quiet "${@:2}" &&
+    python3 -c 'import json, sys
+r = json.load(open(sys.argv[1]))
+assert 20 < r["outputs"][0]["sqnr_db"] < 90 and 0.99 < r["outputs"][0]["cosine"] < 1, r["outputs"]
+assert eval(sys.argv[2]), r' "$work/masked.json" "$1"
+}
+check masked-int8 masked 'all(c["loss"] > 1e-9 for c in r["budget"]["conditions"])' --quantize int8 --max-loss 5%
+check masked-bf16 masked '0 < r["error"]["relative"] < 0.01 and r["error"]["largest"] > 0' --quantize bf16
 # Samples that judge lose a quarter or four times of what those of the search do: the choice is close to the budget all the same.
 budget_close() {
   octet compile "$work/bad/parallel.onnx" -o "$work/close.so" --quantize int8 --calibrate "$work/bad/$1" --max-loss $2 --metric sqnr --budget-times estimate --wide off --report "$work/close.json" --quiet &&

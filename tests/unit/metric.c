@@ -140,6 +140,33 @@ Test(metric, nan_is_in_no_budget)
     cr_expect(loss("top1", x, bad, 2, -1) == 1);
 }
 
+/* A mask rules out the last column: the others count as they do without it. */
+Test(metric, what_both_rule_out_is_not_compared)
+{
+    static const float a[] = {3, 4, -INFINITY}, b[] = {4, 3, -INFINITY}, open[] = {4, 3, 0};
+    static const char *const names[] = {"kl", "answers", "cosine", "sqnr", "top1", "perplexity"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        double with = loss(names[i], a, b, 3, 1), without = loss(names[i], a, b, 2, 1);
+        cr_expect(without > 0.01);
+        cr_expect_float_eq(with, without, 1e-12, "%s", names[i]);
+        cr_expect(loss(names[i], a, open, 3, 1) >= without, "%s", names[i]);
+    }
+    cr_expect(isinf(loss("cosine", a, open, 3, -1)) && isinf(loss("sqnr", a, open, 3, -1)));
+    static const float masked[] = {9, 1, -INFINITY, 0, 8, -INFINITY};
+    cr_expect(rows_are_scores(masked, 2, 3));
+}
+
+Test(metric, rows_without_a_number_say_nothing)
+{
+    static const float none[] = {NAN, NAN}, ruled_out[] = {-INFINITY, -INFINITY}, half[] = {NAN, 2}, got[] = {1, 2};
+    static const char *const names[] = {"kl", "answers", "top1", "perplexity"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        cr_expect(row(names[i], none, got, 2, 1).weight == 0 && row(names[i], ruled_out, got, 2, 1).weight == 0, "%s",
+                  names[i]);
+    cr_expect(loss("sqnr", half, got, 2, -1) == 0 && loss("cosine", half, got, 2, -1) == 0);
+    cr_expect(!rows_are_scores(none, 1, 2) && !rows_are_scores(ruled_out, 1, 2));
+}
+
 Test(metric, scores_and_other_rows)
 {
     static const float probabilities[] = {0.25f, 0.75f, 1, 0}, logits[] = {9, 1, 0, -3, 1, 8, 0, 2},
