@@ -41,7 +41,7 @@ typedef struct Output { /* a float output of the model */
     Condition condition[CONDITIONS]; /* each must be inside */
     uint32_t conditions;             /* 0: the first sample has not told yet */
     const Metric *finer;             /* orders regions */
-    bool says;                       /* some number */
+    bool says;                       /* some number, or has no rows */
     int k;
 } Output;
 
@@ -246,8 +246,8 @@ static void add_condition(Output *o, const char *metric, bool every)
 }
 
 /* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall. Few rows
- * are near one: half of the samples say little of how many, and the search did not choose which ones it sees. Not those of a language model: of the words that may come next the likeliest
- * is one of several good ones, and what counts is the likelihood of those that come. */
+ * are near one: half of the samples say little of how many, and the search did not choose which ones it sees. Not those of a language model: of the
+ * words that may come next the likeliest is one of several good ones, and what counts is the likelihood of those that come. */
 static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p)
 {
     int64_t kept = kept_rows(p);
@@ -270,7 +270,7 @@ static bool run_plain(Run *r, Kept *k)
         const Tensor *t = out[o->index];
         Plain *p = &k->plain[i];
         keep_rows(r, t, p);
-        o->says = o->says || has_number(p->x, kept_rows(p) * p->n);
+        o->says = o->says || !p->rows || has_number(p->x, kept_rows(p) * p->n);
         if (!o->conditions) choose_metric(r, o, k, p); /* the first sample tells */
         ok = keep_targets(r, o, k, p);
         if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->rows;

@@ -106,9 +106,9 @@ def parallel(size, count):
     return model(graph(nodes, [value(f'x{i}', 'n', size) for i in range(count)], [value('y', 'n', size)], tensors))
 
 
-def masked(size):
-    """Scores of which every fifth is ruled out."""
-    mask = b''.join(struct.pack('<f', float('-inf') if i % 5 == 0 else 0) for i in range(size))
+def masked(size, step):
+    """Scores of which every step-th is ruled out."""
+    mask = b''.join(struct.pack('<f', float('-inf') if i % step == 0 else 0) for i in range(size))
     nodes = [node('MatMul', ['x', 'w'], ['scores']), node('Add', ['scores', 'mask'], ['y'])]
     tensors = [random_matrix('w', 3, size), number(1, size) + number(2, 1) + text(8, 'mask') + text(9, mask)]
     return model(graph(nodes, [value('x', 'n', size)], [value('y', 'n', size)], tensors))
@@ -201,7 +201,7 @@ def main(out, calibration):
         for i in range(16):
             rows = [b''.join(struct.pack('<f', of[i % 2] * (((i * 6 + p) * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(8 * 64)) for p in range(6)]
             sample(f'{out}/{name}/{i:02}.npz', **{f'x{p}': npy('<f4', (8, 64), row) for p, row in enumerate(rows)})
-    put('called.onnx', called(64)), put('branched.onnx', branched(64)), put('masked.onnx', masked(64))
+    put('called.onnx', called(64)), put('branched.onnx', branched(64)), put('masked.onnx', masked(64, 5)), put('ruled_out.onnx', masked(64, 1))
     put('counting.onnx', counting(64))
     for i in range(8):
         for way in (1, -1):

@@ -605,6 +605,7 @@ refused command-silent 1 'wrote no samples' bash -c 'by_command true'
 refused command-unknown 1 'failed with status 127' bash -c 'by_command no-such-program'
 refused command-and-files 2 'not from both' octet compile "$digits" -o n.so --quantize int8 --calibrate "$calibration" --calibrate-cmd true
 budget_of() { echo octet compile "$digits" -o n.so --quiet --quantize int8 --calibrate "$calibration" --max-loss 1%; }
+refused budget-of-no-number 1 "output 'y' of the float model has no number" octet compile "$work/bad/ruled_out.onnx" -o n.so --quiet --quantize int8 --calibrate "$work/bad/uneven" --max-loss 1%
 refused budget-random 1 'what random numbers lose' octet compile "$digits" -o n.so --quantize int8 --calibrate random:4 --max-loss 1%
 # shellcheck disable=SC2046
 {
