@@ -358,7 +358,7 @@ static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, u
 static void note_condition(Run *r, const Output *o, Condition c, const Verdict *v)
 {
     const char *name = r->o->metric ? r->o->metric : c.metric->name;
-    r->b->condition[r->b->conditions++] = (BudgetCondition){name, o->name, v->loss, v->bound, v->rows, v->shown};
+    r->b->condition[r->b->conditions++] = (BudgetCondition){name, o->name, v->loss, v->bound, v->rows, v->shown, c.every};
 }
 
 static Verdict condition_verdict(Run *r, const Output *o, Condition c, const MetricSum *sum, uint32_t n, Look look)

@@ -3,8 +3,8 @@
  *
  * Samples are parted in two: the search looks at one part, the other one judges the result. A choice of regions (passes/simulate.h) is
  * tried in a simulation, compiled once; what a search suggests is compiled as it will be, and judged. The budget holds where the
- * upper confidence bound of the loss, on the part that the search never saw, is inside. Nothing inside is found: the search starts
- * again with a smaller budget of its own. */
+ * upper confidence bound of the loss is inside, on the part that the search never saw, or on all where BudgetCondition.every says so.
+ * Nothing inside is found: the search starts again with a smaller budget of its own. */
 #ifndef OCTET_BUDGET_H
 #define OCTET_BUDGET_H
 #include "frontend/calibrate.h"
@@ -44,7 +44,7 @@ typedef struct BudgetCondition { /* of the choice */
     const char *metric, *output;
     double loss, bound;
     int64_t rows;                /* that were compared */
-    bool shown;                  /* the bound is one */
+    bool shown, every;           /* the bound is one; every sample is judged, those of the search too */
 } BudgetCondition;
 
 typedef struct Budget {

@@ -53,6 +53,7 @@ static void print_conditions(const Budget *b, FILE *f)
         const BudgetCondition *c = &b->condition[i];
         fprintf(f, "%s%s of '%s' %.3g%%", i ? ", " : "  ", c->metric, c->output, c->loss * 100);
         if (c->shown) fprintf(f, " (below %.3g%%)", c->bound * 100);
+        if (c->every) fputs(" on all samples", f);
     }
     if (b->conditions > 1) fputc('\n', f);
 }

@@ -38,8 +38,8 @@ bool rows_predict(const float *x, const int64_t *target, int64_t rows, int64_t n
 bool row_is_distribution(const float *x, int64_t n); /* probabilities, which add up to 1; of one number: or less */
 #define LEAST_PROBABILITY 1e-7 /* one that underflowed or was rounded to nothing counts so */
 double row_surprise(const float *x, int64_t n, int64_t target); /* in nats; of scores or of probabilities */
-bool says_nothing(double plain,
-                  double other); /* no number of the float model, or the same infinite one: it is not compared */
+/* No number of the float model, or the same infinite one: it is not compared. */
+bool says_nothing(double plain, double other);
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);

@@ -398,6 +398,8 @@ check budget budget
 regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
 budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers of 'logits'"; }
 check budget-wide budget_wide
+budget_says() { octet compile "$digits" -o "$work/says.so" --quantize int8 --calibrate "$calibration" --max-loss 5% 2> "$work/says" && grep -q "  kl of 'logits' .* (below .*%), answers of 'logits' .* on all samples$" "$work/says"; }
+check budget-says-what-was-judged-by-which-samples budget_says
 # A model that says what comes next is held to perplexity instead of answers, on text that it knows; on other text it is one of scores.
 metric_of() { octet compile "$work/bad/counting.onnx" -o "$work/counting.so" --quiet --quantize int8 --calibrate "$work/bad/counting$1" --max-loss 5% --report "$work/counting.json" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(b["metric"], *(c["rows"] // b["judging_samples"] for c in b["conditions"]))' "$work/counting.json"; }
 budget_language() { test "$(metric_of +1)" = "kl and perplexity of 'logits' 48 48" && test "$(metric_of -1)" = "kl and answers of 'logits' 48 96"; }
