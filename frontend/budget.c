@@ -96,7 +96,7 @@ typedef enum Look { ORDERING, SEARCHING, JUDGING } Look; /* what a loss is for *
 
 typedef struct Verdict {
     double loss, bound;
-    double even; /* metric_even() of the bound */
+    double even; /* metric_even() */
     bool shown;
     int64_t rows, need;
 } Verdict;
@@ -349,7 +349,7 @@ static Verdict verdict_of(const Run *r, const Metric *m, const MetricSum *sum, u
 {
     Verdict v = {.loss = metric_loss(m, sum, n)};
     v.bound = metric_bound(m, sum, n, r->b->max_loss, &v.shown, &v.need);
-    v.even = metric_even(m, v.bound, r->b->max_loss);
+    v.even = metric_even(m, sum, n, r->b->max_loss);
     for (uint32_t s = 0; s < n; s++) v.rows += sum[s].rows;
     return v;
 }
@@ -383,6 +383,13 @@ static bool asks_every(const Run *r)
     return false;
 }
 
+static MetricSum *sums_new(Arena *mem, uint32_t n)
+{
+    MetricSum *s = NEW_ARRAY(mem, MetricSum, n + 1);
+    for (uint32_t i = 0; i < n; i++) s[i].mem = mem;
+    return s;
+}
+
 /* The worst condition of all outputs, on a part of the samples. */
 static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, Look look, Verdict *v)
 {
@@ -392,7 +399,7 @@ static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, 
     bool ok = true;
     *v = (Verdict){0, -1, -1, true, 0, 0};
     if (look == JUDGING) r->b->conditions = 0;
-    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i] = NEW_ARRAY(&mem, MetricSum, seen->n + 1);
+    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i] = sums_new(&mem, seen->n);
     for (uint32_t s = 0; ok && s < seen->n; s++) {
         Kept *k = &r->kept.at[seen->at[s]];
         k->in[r->g->input.n] = switches;

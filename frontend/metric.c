@@ -109,27 +109,64 @@ static void row_kl(const MetricRow *r, MetricSum *s)
     s->loss += isinf(kl) ? kl : fmin(kl, 1), s->weight++;
 }
 
-/* How far, in nats, the largest score is above the next one. */
-static double margin(const MetricRow *r)
+/* A row as probabilities. Of one number its opposite is the second. */
+typedef struct Shares {
+    const float *x;
+    int64_t n;
+    bool ready;
+    double sum; /* where they are scores: ln of the sum of exp */
+} Shares;
+
+static Shares shares_of(const float *x, int64_t n, bool ready)
 {
-    double first = -INFINITY, second = -INFINITY;
-    bool ready = row_is_distribution(r->plain, r->n);
-    for (int64_t i = 0; i < r->n; i++) {
-        double x = (double)r->plain[i];
-        if (x > first) second = first, first = x;
-        else if (x > second) second = x;
-    }
-    if (r->n == 1) second = 1 - first;
-    return ready ? fabs(log(fmax(first, LEAST_PROBABILITY) / fmax(second, LEAST_PROBABILITY))) : first - second;
+    return (Shares){x, n, ready, ready ? 0 : log_sum(x, n)};
 }
 
-/* A divergence is half the variance of the scores' errors, in nats; the difference of two scores has twice that variance. Errors being normal, they
- * exceed the margin with this probability. */
+static double share_at(const Shares *s, int64_t i)
+{
+    double x = i < s->n ? (double)s->x[i] : 1 - (double)s->x[0];
+    return s->ready ? x : exp(x - s->sum);
+}
+
+static double log_at(const Shares *s, int64_t i)
+{
+    if (!s->ready) return (double)s->x[i] - s->sum;
+    double p = share_at(s, i);
+    return log(p < LEAST_PROBABILITY ? LEAST_PROBABILITY : p); /* of NaN: NaN */
+}
+
+/* The largest score is above each other one by a margin, which is off by the difference of two scores' errors. They are weighed by how likely the models
+ * think the other score; what both hold for impossible, or the float model rules out, does not count. */
 static void row_answers(const MetricRow *r, MetricSum *s)
 {
-    double kl = divergence(r);
-    if (isnan(kl)) return;
-    s->loss += isinf(kl) ? kl : kl > 0 ? erfc(margin(r) / (2 * sqrt(2 * kl))) / 2 : 0, s->weight++;
+    bool ready = row_is_distribution(r->plain, r->n);
+    Shares plain = shares_of(r->plain, r->n, ready), got = shares_of(r->got, r->n, ready);
+    if (!isfinite(plain.sum)) return;
+    bool single = ready && r->n == 1;
+    int64_t columns = single ? 2 : r->n, first = single ? r->plain[0] < 0.5f : first_of(r->plain, r->n);
+    double least = INFINITY, off = 0, likely = 0, top = log_at(&plain, first), now = log_at(&got, first);
+    for (int64_t i = 0; i < columns; i++) {
+        double weight = share_at(&plain, i) + share_at(&got, i), p;
+        if (i == first || weight <= LEAST_PROBABILITY || (p = log_at(&plain, i)) == -INFINITY) continue;
+        off += weight * fabs(now - log_at(&got, i) - (top - p)), likely += weight;
+        least = fmin(least, top - p);
+    }
+    s->weight++;
+    if (!isfinite(off)) s->loss = INFINITY;
+    else vec_push(s->mem, &s->margin, (float)least), s->off += off, s->likely += likely;
+}
+
+/* Whether the errors of a row that is near a tie happen to be small or large is luck: those of all rows tell how large they are. Of normal errors the
+ * mean of the magnitudes is sqrt(2 / pi) of the deviation, and they exceed the least margin with this probability. */
+static void settle_answers(MetricSum *s, uint32_t n, double times)
+{
+    static const double PI = 3.14159265358979323846;
+    double off = 0, likely = 0;
+    for (uint32_t i = 0; i < n; i++) off += s[i].off, likely += s[i].likely;
+    double error = likely > 0 ? off / likely * times : 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; error > 0 && k < s[i].margin.n; k++)
+            s[i].loss += erfc(s[i].margin.at[k] / (sqrt(PI) * error)) / 2;
 }
 
 double row_surprise(const float *x, int64_t n, int64_t target)
@@ -157,11 +194,12 @@ static const Metric metrics[] = {
      .row = row_kl,
      .grows = true},
     {.name = "answers",
-     .help = "expected share of rows whose largest column becomes another one, from each row's margin and divergence: "
+     .help = "expected share of rows whose largest column becomes another one, from the rows' margins and how far "
+             "margins are off: "
              "1% is one row in "
              "a hundred; what top1 counts, from fewer rows",
      .row = row_answers,
-     .root = true,
+     .settle = settle_answers,
      .finer = "kl"},
     {.name = "cosine", .help = "mean of 1 - cosine of the rows: 1% is a mean cosine of 0.99", .row = row_cosine},
     {.name = "sqnr", .help = "squared error over squared values: 1% is 20 dB, 0.1% is 30 dB", .row = row_sqnr},
@@ -250,18 +288,31 @@ static double finish(const Metric *m, double mean) { return m->grows ? expm1(mea
 
 static MetricSum total(const MetricSum *sample, uint32_t n)
 {
-    MetricSum t = {0, 0, 0};
+    MetricSum t = {.mem = NULL};
     for (uint32_t i = 0; i < n; i++) t.loss += sample[i].loss, t.weight += sample[i].weight, t.rows += sample[i].rows;
     return t;
 }
 
-double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n)
+static const MetricSum *settled(const Metric *m, const MetricSum *sample, uint32_t n, double times, Arena *mem)
 {
-    MetricSum t = total(sample, n);
-    return t.weight > 0 ? finish(m, t.loss / t.weight) : t.loss > 0 ? INFINITY : 0;
+    if (!m->settle) return sample;
+    MetricSum *s = arena_copy(mem, sample, n * sizeof *s);
+    m->settle(s, n, times);
+    return s;
 }
 
-double metric_even(const Metric *m, double loss, double budget) { return m->root && loss > 0 ? loss / budget * loss : loss; }
+static double mean_loss(const Metric *m, const MetricSum *t)
+{
+    return t->weight > 0 ? finish(m, t->loss / t->weight) : t->loss > 0 ? INFINITY : 0;
+}
+
+double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n)
+{
+    Arena mem = {0};
+    MetricSum t = total(settled(m, sample, n, 1, &mem), n);
+    arena_drop(&mem);
+    return mean_loss(m, &t);
+}
 
 /* Student's t, one-sided 95 %, by its expansion around the normal distribution from 5 degrees of freedom on. */
 static double student(uint32_t freedom)
@@ -279,10 +330,11 @@ static double wilson(double wrong, double rows)
     return (p + z2 / (2 * rows) + Z95 * sqrt(p * (1 - p) / rows + z2 / (4 * rows * rows))) / (1 + z2 / rows);
 }
 
-double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need)
+/* Of settled samples. */
+static double bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need)
 {
     MetricSum t = total(sample, n);
-    double loss = metric_loss(m, sample, n), spread = 0;
+    double loss = mean_loss(m, &t), spread = 0;
     *shown = true, *need = 0;
     if (!isfinite(loss) || !(t.weight > 0)) return loss;
     if (m->counts && t.weight == (double)t.rows && t.loss >= 0) {
@@ -299,4 +351,44 @@ double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double
     }
     double error = sqrt(spread * n / (n - 1)) / t.weight;
     return finish(m, mean + student(n - 1) * error);
+}
+
+static double bound_of(const Metric *m, const MetricSum *sample, uint32_t n, double budget, double times, bool *shown,
+                       int64_t *need)
+{
+    Arena mem = {0};
+    double b = bound(m, settled(m, sample, n, times, &mem), n, budget, shown, need);
+    arena_drop(&mem);
+    return b;
+}
+
+double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need)
+{
+    return bound_of(m, sample, n, budget, 1, shown, need);
+}
+
+/* Times the errors of all rows that lead to the end of the budget. */
+static double room(const Metric *m, const MetricSum *sample, uint32_t n, double budget)
+{
+    enum { HALVINGS = 20 };
+    static const double MOST = 64;
+    double inside = 1 / MOST, outside = MOST;
+    bool shown;
+    int64_t need;
+    for (int i = 0; i < HALVINGS; i++) {
+        double times = sqrt(inside * outside);
+        if (bound_of(m, sample, n, budget, times, &shown, &need) <= budget) inside = times;
+        else outside = times;
+    }
+    return inside;
+}
+
+double metric_even(const Metric *m, const MetricSum *sample, uint32_t n, double budget)
+{
+    bool shown;
+    int64_t need;
+    double loss = metric_bound(m, sample, n, budget, &shown, &need);
+    if (!(loss > 0) || !isfinite(loss)) return loss;
+    double times = m->settle ? room(m, sample, n, budget) : 1;
+    return m->settle ? budget / (times * times) : m->root ? loss / budget * loss : loss;
 }

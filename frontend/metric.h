@@ -6,6 +6,7 @@
  * sums, and so does its upper confidence bound, by samples: rows of one sample resemble each other. */
 #ifndef OCTET_METRIC_H
 #define OCTET_METRIC_H
+#include "ir/base/vec.h"
 #include "ir/tensor.h"
 
 typedef struct MetricRow {
@@ -18,11 +19,16 @@ typedef struct MetricRow {
 typedef struct MetricSum {
     double loss, weight;
     int64_t rows;
+    Arena *mem;         /* by who begins one, for metrics that settle: */
+    VEC(float) margin;  /* of rows whose losses follow from the errors of all, */
+    double off, likely; /* and their errors, weighed, and the weights, added up */
 } MetricSum;
 
 typedef struct Metric {
     const char *name, *help;  /* help: what a loss of 1 % means */
     void (*row)(const MetricRow *r, MetricSum *s);
+    /* Adds the losses that follow from the errors of all rows of all samples, were these so many times as large; or NULL. */
+    void (*settle)(MetricSum *sample, uint32_t n, double times);
     bool grows;               /* the mean is a logarithm: the loss is the factor less one */
     bool root;                /* the mean grows as the root of a small divergence, not with it */
     bool counts;              /* rows without targets are right or wrong */
@@ -43,9 +49,9 @@ bool says_nothing(double plain, double other);
 double row_dot(const float *x, const float *y, int64_t n);
 
 double metric_loss(const Metric *m, const MetricSum *sample, uint32_t n);
-/* A loss as a number that grows as divergences and squared errors do, so that it adds up over regions of a model; inside the budget where the loss is. */
-double metric_even(const Metric *m, double loss, double budget);
 /* What the loss is below with 95 % confidence. *shown false: there are too few rows to show a loss of `budget`, even if none is wrong;
  * the loss itself then. *need: rows that could. */
 double metric_bound(const Metric *m, const MetricSum *sample, uint32_t n, double budget, bool *shown, int64_t *need);
+/* That bound as a number that grows as divergences and squared errors do, so that it adds up over regions of a model; inside the budget where the bound is. */
+double metric_even(const Metric *m, const MetricSum *sample, uint32_t n, double budget);
 #endif
