@@ -13,8 +13,7 @@
 #include <unistd.h>
 
 enum {
-    SAMPLES = 128,      /* at most, */
-    JUDGE = 2,          /* every second judges, */
+    SAMPLES = 128,      /* at most, every second of which judges, */
     ROWS = 1 << 22,     /* of an output of a sample at most so many elements are looked at, */
     MEMORY = 512 << 20, /* and all that is kept of samples takes no more bytes than this */
     LOOKS = 8,          /* at the samples that judge, */
@@ -137,7 +136,7 @@ static void part_samples(Run *r)
     Part *s = &r->search, *j = &r->judge, *all = &r->all;
     s->at = NEW_ARRAY(&r->mem, uint32_t, n + 1), all->at = NEW_ARRAY(&r->mem, uint32_t, n + 1);
     for (uint32_t i = 0; i < n; i++) {
-        bool judges = n < JUDGE ? i + 1 == n : i % JUDGE == JUDGE - 1;
+        bool judges = n < JUDGES ? i + 1 == n : i % JUDGES == JUDGES - 1;
         if (judges) all->at[all->n++] = i;
         if (!judges || n == 1) s->at[s->n++] = i;
     }
@@ -390,6 +389,12 @@ static MetricSum *sums_new(Arena *mem, uint32_t n)
     return s;
 }
 
+/* Of a sample that weights were fitted to the margins count. */
+static void forget_errors(const Run *r, MetricSum *const *sum, uint32_t at)
+{
+    for (uint32_t i = 0; i < CONDITIONS * r->output.n; i++) sum[i][at].off = sum[i][at].likely = 0;
+}
+
 /* The worst condition of all outputs, on a part of the samples. */
 static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, Look look, Verdict *v)
 {
@@ -404,6 +409,7 @@ static bool judge(Run *r, Program *p, const Tensor *switches, const Part *part, 
         Kept *k = &r->kept.at[seen->at[s]];
         k->in[r->g->input.n] = switches;
         ok = sample_losses(r, p, k, look, sum, s);
+        if (s >= part->n) forget_errors(r, sum, s);
     }
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         const Output *o = &r->output.at[i];
@@ -828,7 +834,7 @@ static void warn(const Run *r)
             b->max_loss * 100, (long long)b->rows, (long long)b->need);
     else if (!b->shown || b->samples[1] < FEW)
         diag_warn(r->diag, NULL, "--max-loss is judged on %u sample%s: calibrate with at least %d", b->samples[1],
-                  b->samples[1] == 1 ? "" : "s", FEW * JUDGE);
+                  b->samples[1] == 1 ? "" : "s", FEW * JUDGES);
 }
 
 static bool first_look(Run *r, const Quantization *all)

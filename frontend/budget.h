@@ -3,7 +3,8 @@
  *
  * Samples are parted in two: the search looks at one part, the other one judges the result. A choice of regions (passes/simulate.h) is
  * tried in a simulation, compiled once; what a search suggests is compiled as it will be, and judged. The budget holds where the
- * upper confidence bound of the loss is inside, on the part that the search never saw, or on all where BudgetCondition.every says so.
+ * upper confidence bound of the loss is inside, on the part that the search never saw, or on all where BudgetCondition.every says so: then what
+ * errors are like is told by that part, and all tell what they lead to.
  * Nothing inside is found: the search starts again with a smaller budget of its own. */
 #ifndef OCTET_BUDGET_H
 #define OCTET_BUDGET_H
@@ -11,6 +12,9 @@
 #include "frontend/metric.h"
 #include "frontend/options.h"
 #include <cjson/cJSON.h>
+
+/* Every second sample judges. Methods that round by samples must not be fitted to it (CalibrateOptions.apart). */
+enum { JUDGES = 2 };
 
 typedef struct BudgetOptions {
     double max_loss;             /* 0.005 of 0.5% */

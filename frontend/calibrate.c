@@ -68,11 +68,20 @@ bool is_spread(uint64_t i, uint64_t n, uint64_t of)
 
 bool is_held_out(uint64_t i, uint64_t n) { return n >= HELD_OUT && i % HELD_OUT == HELD_OUT - 1; }
 
+/* A sample among those that are not set apart. */
+static bool remains(Sample *s, uint32_t apart)
+{
+    if (!apart) return true;
+    if (s->index % apart == apart - 1) return false;
+    return s->index -= s->index / apart, s->of -= s->of / apart, true;
+}
+
 /* The observer is made for the first sample that is run. */
-static bool observe_one(void *ctx, const Sample *s, Diag *diag)
+static bool observe_one(void *ctx, const Sample *all, Diag *diag)
 {
     Observing *w = ctx;
-    if (w->spread && !is_spread(s->index, s->of, w->spread)) return true;
+    Sample one = *all, *s = &one;
+    if (!remains(s, w->o->apart) || (w->spread && !is_spread(s->index, s->of, w->spread))) return true;
     if (!w->observer.session && !observer_new(&w->observer, w->g, w->watch, w->n, NULL, w->o, &w->mem, diag)) return false;
     const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->n + 1);
     if (!session_run(w->observer.session, s->mem, s->in, out, diag)) return false;

@@ -405,16 +405,18 @@ static Graph *quantize_graph(Drive *dr, const Graph *g)
     Stage stage = {.text = dr->o->value[OPT_time] ? dr->text : NULL};
     if (!calibrate_options(dr, &c)) return NULL;
     settle_rounding(dr, simple, q, &c);
+    CalibrateOptions fits = c;
+    fits.apart = dr->o->value[OPT_max_loss] ? JUDGES : 0;
     bool divides = q->weights->balance != NULL; /* then ranges and means are those of the quotients */
     stage_begin(&stage, "weights");
-    if (divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
+    if (divides && !refine_weights(simple, q, &fits, dr->m->diag)) return NULL;
     simple = with_gains(dr, simple, q);
     stage_begin(&stage, "ranges");
     if (!find_ranges(dr, simple, q, &c)) return NULL;
     simple = with_gains(dr, simple, q);
     if (!find_wide(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, "weights");
-    if (q->weights->needs && !divides && !refine_weights(simple, q, &c, dr->m->diag)) return NULL;
+    if (q->weights->needs && !divides && !refine_weights(simple, q, &fits, dr->m->diag)) return NULL;
     if (c.samples && !settle_spared(dr, simple, q, &c)) return NULL;
     stage_begin(&stage, NULL);
     CodesKept *found = dr->origin ? codes_copied(q) : NULL; /* what passes add is of their graph, not of the one that is written */

@@ -62,3 +62,33 @@ Test(refine, rows_that_a_mask_hides_weigh_nothing)
     cr_expect(is_same(rounded(100, true), none));
     cr_expect(!is_same(rounded(100, false), none), "rows that are read count");
 }
+
+typedef struct Seen {
+    float first[8]; /* element of a sample */
+    uint32_t index[8], of, n;
+} Seen;
+
+static bool note_sample(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag)
+{
+    Seen *seen = ctx;
+    (void)diag;
+    seen->first[seen->n] = ((const float *)out[0]->data)[0], seen->index[seen->n++] = s->index, seen->of = s->of;
+    return true;
+}
+
+/* What is fitted to samples knows nothing of those that judge it, not even that there are any. */
+Test(refine, samples_that_judge_are_not_looked_at)
+{
+    Graph *g =
+        graph_parse(&w.module, &w.mem, "graph \"g\" (%1 \"x\": f32[4]) -> (%2 \"y\") { %2 = Neg(%1) ; \"n\" #0 }");
+    cr_assert(g);
+    Seen seen[2] = {{.n = 0}, {.n = 0}};
+    for (uint32_t apart = 0; apart <= 1; apart++) {
+        CalibrateOptions o = {.samples = samples_random(&w.mem, 7), .threads = 1, .quiet = true, .apart = 2 * apart};
+        cr_assert(observe(g, g->output.at, 1, &o, 0, NULL, note_sample, &seen[apart], &w.diag));
+        samples_close(o.samples);
+    }
+    cr_assert(seen[0].n == 7 && seen[0].of == 7 && seen[1].n == 4 && seen[1].of == 4);
+    for (uint32_t i = 0; i < 4; i++)
+        cr_expect(seen[1].index[i] == i && seen[1].first[i] == seen[0].first[2 * i] && seen[0].first[2 * i] != 0);
+}
