@@ -10,6 +10,7 @@ enum { LEAST_GROUP = 16, MOST_GROUP = 256, GROUP = 32 };
 static const Precision rows[] = {
     {.name = "int8",
      .integer = true,
+     .searched = "gptq",
      .weights = {.code = DT_i8},
      .table = {.code = DT_i8},
      .help = "integer contractions, needs --calibrate or --ranges; tables that are looked up, and weights of depthwise convolutions, in 8 bits"},
@@ -60,10 +61,15 @@ const Precision *precision_of(const Options *o)
     return NULL;
 }
 
+static const char *rounding_seen(const Options *o, const Precision *p)
+{
+    return o->value[OPT_max_loss] && p->searched ? p->searched : p->seen;
+}
+
 static const WeightMethod *rounding(const Options *o, bool seen)
 {
     const Precision *p = precision_of(o);
-    const char *name = !p ? NULL : seen ? p->seen : p->blind;
+    const char *name = !p ? NULL : seen ? rounding_seen(o, p) : p->blind;
     if (!option_is(o, OPT_weights, "auto")) name = o->value[OPT_weights];
     return name ? weight_method_find(name) : weight_method_at(0);
 }

@@ -15,6 +15,7 @@ typedef struct Precision {
     double bound;        /* with samples: what rounding them may cost the outputs, of the bound of frontend/costs.h, before layers are spared; 0: their place alone decides */
     double part;         /* of the codes of all products: so much larger may they become */
     const char *blind, *seen; /* how weights are rounded unless the user says: without samples, with some; NULL: the first method */
+    const char *searched;     /* the same where --max-loss searches: what rounding spares there is time that layers need not take in float; NULL: as `seen` */
     const char *windows;      /* how those of windows over channels one by one are, where `seen` rounds them not; NULL: as all */
     const char *help;
 } Precision;

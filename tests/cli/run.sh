@@ -391,13 +391,17 @@ check narrow-storage-kept octet compile "$digits" -o "$work/kept.so" --quantize 
 # A budget that all of INT8 leaves and some of it keeps, on images that the compiler never saw.
 within() { octet compile "$digits" -o "$work/$1.so" --quiet --quantize int8 --calibrate "$calibration" --report "$work/$1.json" "${@:2}"; }
 budget() {
-  within all && within kept --max-loss 0.002% && run_with digits.so float && run_with "$work/all.so" all && run_with "$work/kept.so" kept &&
+  within all && within kept --max-loss 0.002% --weights rtn && run_with digits.so float && run_with "$work/all.so" all && run_with "$work/kept.so" kept &&
     python3 "$root/tests/cli/budget.py" 0.00002 "$work/kept.json" "$work/float.npz" "$work/all.npz" "$work/kept.npz"
 }
 check budget budget
 regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
 budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers of 'logits'"; }
 check budget-wide budget_wide
+budget_rounds() { python3 -c 'import json, sys
+of = lambda name: {l["weights"]["method"] for l in json.load(open(f"{sys.argv[1]}/{name}.json"))["layers"] if l["precision"] == "int8"}
+assert of("all") == {"rtn"} and "gptq" in of("wide"), (of("all"), of("wide"))' "$work"; }
+check budget-rounds-by-gptq budget_rounds
 budget_says() { octet compile "$digits" -o "$work/says.so" --quantize int8 --calibrate "$calibration" --max-loss 5% 2> "$work/says" && grep -q "  kl of 'logits' .* (below .*%), answers of 'logits' .* on all samples$" "$work/says"; }
 check budget-says-what-was-judged-by-which-samples budget_says
 # A model that says what comes next is held to perplexity instead of answers, on text that it knows; on other text it is one of scores.
@@ -418,7 +422,7 @@ check masked-int8 masked 'all(c["loss"] > 1e-9 for c in r["budget"]["conditions"
 check masked-bf16 masked '0 < r["error"]["relative"] < 0.01 and r["error"]["largest"] > 0' --quantize bf16
 # Samples that judge lose a quarter or four times of what those of the search do: the choice is close to the budget all the same.
 budget_close() {
-  octet compile "$work/bad/parallel.onnx" -o "$work/close.so" --quantize int8 --calibrate "$work/bad/$1" --max-loss $2 --metric sqnr --budget-times estimate --wide off --report "$work/close.json" --quiet &&
+  octet compile "$work/bad/parallel.onnx" -o "$work/close.so" --quantize int8 --calibrate "$work/bad/$1" --max-loss $2 --metric sqnr --budget-times estimate --wide off --weights rtn --report "$work/close.json" --quiet &&
     python3 -c 'import json, sys
 b = json.load(open(sys.argv[1]))["budget"]
 left = sum(r["precision"] == "int8" for r in b["regions"])
@@ -502,7 +506,7 @@ refused export-matmulnbits-int8 2 'needs --quantize int4' octet quantize "$digit
 refused export-matmulnbits-group 2 'with groups of 16' octet quantize "$digits" -o n.onnx --form matmulnbits --quantize int4 --group 48
 # A budget that two of three contractions do not keep: the file has the integers of the artefact, and the report both programs.
 export_budget() {
-  local flags="--calibrate $calibration --max-loss 0.002% --budget-times estimate"
+  local flags="--calibrate $calibration --max-loss 0.002% --budget-times estimate --weights rtn"
   octet quantize "$digits" -o "$work/qb.onnx" $flags --report "$work/qb.json" --quiet && n=$(dots "$work/qb.onnx") && test "$n" -lt 3 &&
     test "$n" = "$(dots "$digits" --quantize int8 $flags)" &&
     python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); assert r["budget"]["looks"] > 1 and r["outputs"][0]["sqnr_db"] > 40 and r["run"]' "$work/qb.json"
