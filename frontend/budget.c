@@ -38,7 +38,7 @@ typedef struct Output { /* a float output of the model */
     uint32_t index;
     const char *name;
     Condition condition[CONDITIONS]; /* each must be inside */
-    uint32_t conditions;             /* 0: the first sample has not told yet */
+    uint32_t conditions;             /* 0: the samples have not told yet */
     const Metric *finer;             /* orders regions */
     bool says;                       /* some number, or has no rows */
     int k;
@@ -244,19 +244,35 @@ static void add_condition(Output *o, const char *metric, bool every)
     o->condition[o->conditions++] = (Condition){metric_find(metric, &o->k), every};
 }
 
+/* What outputs are is the same for all samples: most tell, one may leave a classifier undecided. */
+typedef struct Votes {
+    int scores, predicts; /* of samples, less those that say no */
+} Votes;
+
+static Votes votes_of(Run *r, uint32_t output)
+{
+    Votes v = {0, 0};
+    for (const Kept *k = r->kept.at; k < r->kept.at + r->kept.n; k++) {
+        const Plain *p = &k->plain[output];
+        int64_t kept = kept_rows(p);
+        if (!kept) continue;
+        bool scores = rows_are_scores(p->x, kept, p->n);
+        const Tensor *text = scores ? text_of(r, k, p->rows) : NULL;
+        v.scores += scores ? 1 : -1;
+        v.predicts += text && rows_predict(p->x, targets_of(r, text, p->step), kept, p->n) ? 1 : -1;
+    }
+    return v;
+}
+
 /* A divergence is what the model's own text becomes more perplexing by. Answers are what scores are for: kl alone would let near ties fall. Few rows
  * are near one: half of the samples say little of how many, and the search did not choose which ones it sees. Not those of a language model: of the
  * words that may come next the likeliest is one of several good ones, and what counts is the likelihood of those that come. */
-static void choose_metric(Run *r, Output *o, const Kept *k, const Plain *p)
+static void choose_metric(Run *r, Output *o, uint32_t output)
 {
-    int64_t kept = kept_rows(p);
-    bool scores = rows_are_scores(p->x, kept, p->n);
-    const Tensor *text = scores ? text_of(r, k, p->rows) : NULL;
-    add_condition(o, scores ? "kl" : "cosine", false);
+    Votes v = votes_of(r, output);
+    add_condition(o, v.scores > 0 ? "kl" : "cosine", false);
     o->finer = o->condition[0].metric;
-    if (!scores) return;
-    bool predicts = text && rows_predict(p->x, targets_of(r, text, p->step), kept, p->n);
-    add_condition(o, predicts ? "perplexity" : "answers", !predicts);
+    if (v.scores > 0) add_condition(o, v.predicts > 0 ? "perplexity" : "answers", v.predicts <= 0);
 }
 
 static bool run_plain(Run *r, Kept *k)
@@ -266,16 +282,30 @@ static bool run_plain(Run *r, Kept *k)
     bool ok = session_run(r->plain.session, &mem, k->in, out, r->diag);
     for (uint32_t i = 0; ok && i < r->output.n; i++) {
         Output *o = &r->output.at[i];
-        const Tensor *t = out[o->index];
         Plain *p = &k->plain[i];
-        keep_rows(r, t, p);
+        keep_rows(r, out[o->index], p);
         o->says = o->says || !p->rows || has_number(p->x, kept_rows(p) * p->n);
-        if (!o->conditions) choose_metric(r, o, k, p); /* the first sample tells */
-        ok = keep_targets(r, o, k, p);
-        if (ok && i + 1 == r->output.n && r->labels) r->labelled += p->rows;
     }
     arena_drop(&mem);
     return ok;
+}
+
+static bool settle_outputs(Run *r)
+{
+    for (uint32_t i = 0; r->kept.n && i < r->output.n; i++)
+        if (!r->output.at[i].says)
+            return diag_error(
+                r->diag, NULL,
+                "--max-loss: output '%s' of the float model has no number in any sample, so nothing can be compared",
+                r->output.at[i].name);
+    for (uint32_t i = 0; i < r->output.n; i++)
+        if (!r->output.at[i].conditions) choose_metric(r, &r->output.at[i], i);
+    for (Kept *k = r->kept.at; k < r->kept.at + r->kept.n; k++) {
+        for (uint32_t i = 0; i < r->output.n; i++)
+            if (!keep_targets(r, &r->output.at[i], k, &k->plain[i])) return false;
+        if (r->labels) r->labelled += k->plain[r->output.n - 1].rows;
+    }
+    return true;
 }
 
 /* The float model on all samples, as many as memory allows. */
@@ -286,12 +316,7 @@ static bool plain_rows(Run *r)
         arena_rest(&r->mem);
         if (r->bytes > MEMORY && i + 1 < r->kept.n) r->kept.n = i + 1, r->whole = false;
     }
-    for (uint32_t i = 0; r->kept.n && i < r->output.n; i++)
-        if (!r->output.at[i].says)
-            return diag_error(
-                r->diag, NULL,
-                "--max-loss: output '%s' of the float model has no number in any sample, so nothing can be compared",
-                r->output.at[i].name);
+    if (!settle_outputs(r)) return false;
     int64_t labels = r->labels ? tensor_count(r->labels) : 0;
     if (r->labels && (r->whole ? r->labelled != labels : r->labelled > labels))
         return diag_error(r->diag, NULL, "--labels %s: %lld labels, but the samples have %lld rows", r->o->labels,

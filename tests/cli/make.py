@@ -196,6 +196,7 @@ def main(out, calibration):
         row = b''.join(struct.pack('<f', ((i * 2111 + k * 7919) % 2003 - 1001) / 1001) for k in range(40 * 64))
         sample(f'{out}/uneven/{i}.npz', x=npy('<f4', (40, 64), row))
         sample(f'{out}/branched/{i}.npz', x=npy('<f4', (40, 64), row), c=npy('|b1', (1,), bytes([i % 2])))
+    sample(f'{out}/undecided/00.npz', image=npy('<f4', (1, 1, 8, 8), bytes(4 * 64))) # no digit
     put('parallel.onnx', parallel(64, 6))
     for name, of in (('harder', (1, 0.5)), ('easier', (0.5, 1))): # what the search looks at, and what judges
         for i in range(16):

@@ -398,6 +398,9 @@ check budget budget
 regions_float() { within "$@" && python3 -c 'import json, sys; b = json.load(open(sys.argv[1]))["budget"]; print(sum(r["precision"] == "float" for r in b["regions"]), b["metric"])' "$work/$1.json"; }
 budget_wide() { test "$(regions_float wide --max-loss 5%)" = "0 kl and answers of 'logits'"; }
 check budget-wide budget_wide
+# Most samples tell what outputs are, not the first.
+budget_votes() { cp "$calibration"/0[1-9].npz "$work/bad/undecided" && test "$(regions_float votes --max-loss 5% --calibrate "$work/bad/undecided")" = "0 kl and answers of 'logits'"; }
+check budget-votes budget_votes
 budget_rounds() { python3 -c 'import json, sys
 of = lambda name: {l["weights"]["method"] for l in json.load(open(f"{sys.argv[1]}/{name}.json"))["layers"] if l["precision"] == "int8"}
 assert of("all") == {"rtn"} and "gptq" in of("wide"), (of("all"), of("wide"))' "$work"; }
