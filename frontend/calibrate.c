@@ -431,7 +431,7 @@ static void apart_add(Apart *p, const Tensor *a, const Tensor *b)
 {
     int64_t n = tensor_count(a);
     for (int64_t i = 0; i < n; i++) {
-        double x = dtype_load(a->type, a->data, i), y = dtype_load(b->type, b->data, i), e = fabs(x - y);
+        double x = tensor_element(a, i), y = tensor_element(b, i), e = fabs(x - y);
         if (says_nothing(x, y)) continue;
         p->signal += x * x, p->noise += e * e;
         if (fabs(x) > p->most) p->most = fabs(x);

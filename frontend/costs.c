@@ -121,14 +121,9 @@ static Graph *moved_graph(const Costs *w, Arena *mem)
 }
 
 /* ---- what is seen of outputs ---- */
-static double element(const Tensor *t, int64_t i)
-{
-    return t->type == DT_f32 ? (double)((const float *)t->data)[i] : dtype_load(t->type, t->data, i);
-}
-
 static double score(const Seen *s, const Tensor *t, int64_t i)
 {
-    double x = element(t, i);
+    double x = tensor_element(t, i);
     return s->ready ? log(fmax(x, LEAST_PROBABILITY)) : x;
 }
 
@@ -138,7 +133,7 @@ static void leave_out_infinite(Seen *s, const Tensor *t)
     int64_t all = s->n;
     s->n = 0;
     for (int64_t k = 0; k < all; k++)
-        if (isfinite(element(t, s->at[k]))) s->at[s->n++] = s->at[k];
+        if (isfinite(tensor_element(t, s->at[k]))) s->at[s->n++] = s->at[k];
 }
 
 /* The largest scores of a row, in any order. */
@@ -149,10 +144,10 @@ static void see_scores(Seen *s, const Tensor *t, int64_t from, int64_t n, Arena 
     s->n = n < SCORES ? n : SCORES;
     s->at = NEW_ARRAY(mem, int64_t, s->n + 1), s->share = NEW_ARRAY(mem, double, s->n + 1);
     for (int64_t i = 0; i < n; i++) {
-        if (i >= s->n && !(element(t, from + i) > element(t, s->at[least]))) continue;
+        if (i >= s->n && !(tensor_element(t, from + i) > tensor_element(t, s->at[least]))) continue;
         s->at[i < s->n ? i : least] = from + i;
         for (int64_t k = 0; i + 1 >= s->n && k < s->n; k++)
-            if (element(t, s->at[k]) < element(t, s->at[least])) least = k;
+            if (tensor_element(t, s->at[k]) < tensor_element(t, s->at[least])) least = k;
     }
     leave_out_infinite(s, t);
     for (int64_t k = 0; k < s->n; k++) most = fmax(most, score(s, t, s->at[k]));
@@ -187,7 +182,7 @@ static void see_output(Sights *all, uint32_t output, const Tensor *t, bool score
         else see_values(&s, t, from, n, mem);
         s.is = NEW_ARRAY(mem, double, s.n + 1);
         for (int64_t k = 0; k < s.n; k++) s.is[k] = score(&s, t, s.at[k]);
-        for (int64_t k = 0; k < s.n; k++) energy += element(t, s.at[k]) * element(t, s.at[k]);
+        for (int64_t k = 0; k < s.n; k++) energy += tensor_element(t, s.at[k]) * tensor_element(t, s.at[k]);
         vec_push(mem, all, s);
     }
     double bound = part * (scores ? 2 * (double)seen * DIVERGENCE : energy * ENERGY);

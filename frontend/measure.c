@@ -40,16 +40,11 @@ static bool program_is(Program *p, const char *artefact, int threads, Arena *mem
 }
 
 /* ---- outputs ---- */
-static double element(const Tensor *t, int64_t i)
-{
-    return t->type == DT_f32 ? (double)((const float *)t->data)[i] : dtype_load(t->type, t->data, i);
-}
-
 static int64_t largest_of(const Tensor *t, int64_t at, int64_t n)
 {
     int64_t best = 0;
     for (int64_t i = 1; i < n; i++)
-        if (element(t, at + i) > element(t, at + best)) best = i;
+        if (tensor_element(t, at + i) > tensor_element(t, at + best)) best = i;
     return best;
 }
 
@@ -66,7 +61,7 @@ static void compare_floats(OutputFigures *f, Running *r, const Tensor *a, const 
 {
     double signal = 0, noise = 0, both = 0, other = 0;
     for (int64_t i = 0, n = tensor_count(a); i < n; i++) {
-        double x = element(a, i), y = element(b, i);
+        double x = tensor_element(a, i), y = tensor_element(b, i);
         if (says_nothing(x, y)) continue;
         signal += x * x, noise += (x - y) * (x - y), both += x * y, other += y * y;
     }

@@ -9,6 +9,12 @@ int64_t tensor_count(const Tensor *t)
     return n;
 }
 
+/* Most are of float32. */
+double tensor_element(const Tensor *t, int64_t i)
+{
+    return t->type == DT_f32 ? (double)((const float *)t->data)[i] : dtype_load(t->type, t->data, i);
+}
+
 size_t tensor_bytes(const Tensor *t) { return (size_t)tensor_count(t) * (size_t)dtypes[t->type].bytes; }
 
 Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim)

@@ -15,6 +15,7 @@ typedef struct Tensor {
 } Tensor;
 
 int64_t tensor_count(const Tensor *t);                                    /* product of the dims; 1 for a scalar */
+double tensor_element(const Tensor *t, int64_t i); /* of any type that dtype_load() reads */
 size_t tensor_bytes(const Tensor *t);
 Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim);   /* zeroed, writable through (void *)t->data until handed out */
 Tensor *tensor_scalar(Arena *a, DType type, double v);
