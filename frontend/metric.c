@@ -195,9 +195,7 @@ static const Metric metrics[] = {
      .grows = true},
     {.name = "answers",
      .help = "expected share of rows whose largest column becomes another one, from the rows' margins and how far "
-             "margins are off: "
-             "1% is one row in "
-             "a hundred; what top1 counts, from fewer rows",
+             "margins are off: 1% is one row in a hundred; what top1 counts, from fewer rows",
      .row = row_answers,
      .settle = settle_answers,
      .finer = "kl"},

@@ -135,6 +135,8 @@ Test(metric, even_losses_grow_with_a_divergence)
     int k;
     const Metric *answers = metric_find("answers", &k), *kl = metric_find("kl", &k), *top = metric_find("top1", &k);
     double share[2], even[2], divergence[2];
+    bool shown;
+    int64_t need;
     for (int twice = 0; twice < 2; twice++) {
         MetricSum a[2] = {{.mem = &sums}, {.mem = &sums}}, b[2] = {{.mem = &sums}, {.mem = &sums}};
         for (int i = 0; i < ROWS; i++) {
@@ -149,7 +151,14 @@ Test(metric, even_losses_grow_with_a_divergence)
     cr_expect_float_eq(share[1] / share[0], 2, 0.1);
     cr_expect_float_eq(even[1] / even[0], 4, 0.01);
     MetricSum wrong[] = {{.loss = 20, .weight = 1000, .rows = 1000}, {.loss = 40, .weight = 1000, .rows = 1000}};
-    cr_expect(metric_even(top, &wrong[1], 1, BUDGET) > 3 * metric_even(top, &wrong[0], 1, BUDGET));
+    for (int i = 0; i < 2; i++) {
+        double bound = metric_bound(top, &wrong[i], 1, BUDGET, &shown, &need);
+        cr_expect_float_eq(metric_even(top, &wrong[i], 1, BUDGET), bound / BUDGET * bound, 1e-12);
+        cr_expect_float_eq(metric_even(top, &wrong[i], 1, bound), bound, 1e-12, "the budget is where it was");
+    }
+    MetricSum won = {.loss = -10, .weight = 1000, .rows = 1000}, lost = {.loss = log1p(0.02), .weight = 1, .rows = 1};
+    cr_expect(metric_even(top, &won, 1, BUDGET) == -0.01);
+    cr_expect_float_eq(metric_even(kl, &lost, 1, BUDGET), 0.02, 1e-12);
 }
 
 /* It is the budget where the bound is, were there rows near a tie alone. */
