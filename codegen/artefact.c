@@ -96,6 +96,29 @@ bool artefact_load(const char *path, Loaded *l, Diag *diag)
     return false;
 }
 
+/* The table that points to them is read-only since it was loaded. */
+static bool weights_point(OctetModel *m, const void *weights)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)&m->weights / page * page;
+    size_t n = (uintptr_t)(&m->weights + 1) - at;
+    if (mprotect((void *)at, n, PROT_READ | PROT_WRITE) != 0) return false;
+    m->weights = weights;
+    return mprotect((void *)at, n, PROT_READ) == 0;
+}
+
+bool artefact_weights(const char *path, Loaded *l, Diag *diag)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool there = fd >= 0 && fstat(fd, &st) == 0;
+    void *p = there ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    if (p != MAP_FAILED) l->weights = p, l->weight_bytes = (size_t)st.st_size;
+    bool ok = p != MAP_FAILED && weights_point((OctetModel *)(uintptr_t)l->api->model, p);
+    if (!ok) diag_error(diag, NULL, "cannot load %s: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
+    return ok;
+}
+
 static const char *usable_levels(const OctetApi *api, uint64_t have, Arena *mem)
 {
     const char *list = "";
@@ -138,10 +161,12 @@ static int object_rest(struct dl_phdr_info *o, size_t bytes, void *inside)
 void artefact_rest(const Loaded *l)
 {
     if (l->api) dl_iterate_phdr(object_rest, (void *)(uintptr_t)l->api);
+    if (l->weights) madvise(l->weights, l->weight_bytes, MADV_DONTNEED);
 }
 
 void artefact_unload(Loaded *l)
 {
     if (l->handle) dlclose(l->handle);
+    if (l->weights) munmap(l->weights, l->weight_bytes);
     *l = (Loaded){0};
 }

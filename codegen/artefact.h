@@ -19,6 +19,7 @@ typedef struct CodegenOptions {
     int max_threads;         /* largest thread count of the artefact's own pool; 1: built without a pool; 0: no limit */
     Storage store;           /* type DT_NONE: every value as the model says */
     const char *cache;       /* NULL, or a folder of finished kernels (cache.h) */
+    const char *weights;     /* NULL, or a file of their own, for artefact_weights(): linking would copy them once more */
     bool quiet;              /* no progress line */
     FILE *times;             /* NULL, or where to print how long each step takes */
     const char *emit;        /* NULL, or "kernel" (program after cut, with schedules and loops), "llvm", "asm", "cuda": printed to `text` instead */
@@ -31,8 +32,14 @@ SomeLevels target_bf16_tiles(const char *target);
 bool codegen_graph(const Graph *g, const CodegenOptions *o, Diag *diag); /* false: reported, and no file is left */
 
 /* ---- running an artefact in this process (calibration, `run`, `verify`, `bench`) ---- */
-typedef struct Loaded { void *handle; const OctetApi *api; } Loaded;
+typedef struct Loaded {
+    void *handle;
+    const OctetApi *api;
+    void *weights;           /* NULL, or a mapped file */
+    size_t weight_bytes;
+} Loaded;
 bool artefact_load(const char *path, Loaded *l, Diag *diag);             /* a .so; finds NAME_octet_api by scanning its dynamic symbols */
+bool artefact_weights(const char *path, Loaded *l, Diag *diag);           /* maps those that are in a file of their own; before any session */
 void artefact_unload(Loaded *l);
 void artefact_rest(const Loaded *l);                                     /* its weights and code leave memory until it runs again */
 /* The level of that name, when the artefact has it and this machine runs it. false: reported, with those that are left. */

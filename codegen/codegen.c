@@ -14,6 +14,7 @@
 #include "ir/lower.h"
 #include <assert.h>
 #include <ctype.h>
+#include <errno.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -387,6 +388,15 @@ static bool image_schedule(Image *im, Jobs *jobs)
     return true;
 }
 
+static bool weights_put(Image *im, Elf *tables)
+{
+    const char *path = im->options->weights;
+    FILE *f = path ? fopen(path, "wb") : NULL;
+    bool ok = !path || (f && elf_move(tables, ELF_WEIGHTS, f));
+    if (f && fclose(f) != 0) ok = false;
+    return ok || diag_error(im->diag, NULL, "cannot write %s: %s", path, strerror(errno));
+}
+
 static bool image_make(Image *im)
 {
     const CodegenOptions *o = im->options;
@@ -407,7 +417,7 @@ static bool image_make(Image *im)
     Elf *tables = elf_new(im->mem, im->level[0].target->arch);
     if (!tables_build(im, tables)) return false;
     progress(im, "linking"), stage_begin(&stage, "link");
-    bool ok = artefact_link(im, tables);
+    bool ok = weights_put(im, tables) && artefact_link(im, tables);
     stage_begin(&stage, NULL);
     return ok;
 }

@@ -195,6 +195,14 @@ static void write_section(Writer *w, const Section *s, uint64_t begin)
     }
 }
 
+bool elf_move(Elf *e, ElfSection s, FILE *f)
+{
+    Writer w = {.f = f};
+    write_section(&w, &e->section[s], 0);
+    e->section[s].size = e->section[s].piece.n = 0;
+    return !w.failed && fflush(f) == 0;
+}
+
 static uint32_t section_name(char *names, uint32_t *n, const char *prefix, const char *name)
 {
     uint32_t at = *n;

@@ -23,4 +23,5 @@ void elf_distance_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol);
 void elf_define(Elf *e, const char *name, ElfSection s, uint64_t at, uint64_t size, bool exported); /* exported: default visibility; else hidden */
 bool elf_is_large(const Elf *e);                                                 /* WEIGHTS is too large to lie between code and its data: .lrodata */
 bool elf_write(const Elf *e, FILE *f);                                           /* false: errno says why */
+bool elf_move(Elf *e, ElfSection s, FILE *f);                                    /* what a section holds goes to f; empty, it is written with the others */
 #endif

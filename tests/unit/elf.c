@@ -7,7 +7,7 @@
 
 static bool fill(void *ctx, FILE *f) { return fwrite(ctx, 1, 5, f) == 5; }
 
-static char *object_write(Arena *mem, size_t *n)
+static Elf *object_new(Arena *mem)
 {
     Elf *e = elf_new(mem, "x86_64");
     for (int i = 0; i < 50; i++)
@@ -21,11 +21,34 @@ static char *object_write(Arena *mem, size_t *n)
     elf_pointer(e, ELF_RELRO, at + 8, ELF_RODATA, text);
     elf_poke(e, ELF_RELRO, at, "\1\2", 2);
     elf_define(e, "model", ELF_RELRO, at, 16, true);
+    return e;
+}
+
+static char *object_bytes(const Elf *e, size_t *n)
+{
     char *p;
     FILE *f = open_memstream(&p, n);
     cr_assert(elf_write(e, f));
     fclose(f);
     return p;
+}
+
+static char *object_write(Arena *mem, size_t *n) { return object_bytes(object_new(mem), n); }
+
+Test(elf, a_section_goes_to_a_file_of_its_own)
+{
+    Arena mem = {0};
+    size_t whole, rest, apart;
+    char *p = object_write(&mem, &whole), *weights;
+    Elf *e = object_new(&mem);
+    FILE *f = open_memstream(&weights, &apart);
+    cr_assert(elf_move(e, ELF_WEIGHTS, f) && !fclose(f));
+    cr_assert(apart == 69 && weights[0] == 'x' && !weights[1] && !memcmp(weights + 64, "abcde", 5));
+    char *q = object_bytes(e, &rest);
+    const Elf64_Shdr *s = (const void *)(q + ((const Elf64_Ehdr *)(const void *)q)->e_shoff);
+    cr_expect(rest < whole && s[1 + ELF_WEIGHTS].sh_size == 0, "its contents are not written twice");
+    free(p), free(q), free(weights);
+    arena_drop(&mem);
 }
 
 Test(elf, sections_symbols_and_relocations)
