@@ -17,6 +17,7 @@ typedef struct CalibrateOptions {
     const Files *files;            /* the mapped model, whose pages need not stay in memory beside an observer's; or NULL */
     uint32_t apart; /* one sample of so many is not observed, and the others are numbered without it; 0: none */
     bool quiet;
+    bool each;      /* what each rounding costs the outputs is wanted, also where all together are inside the bound (costs.h) */
 } CalibrateOptions;
 
 /* Values of a graph under samples. The graph with `watch` as its outputs is compiled for this machine and run on the first `most` samples

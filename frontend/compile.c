@@ -235,7 +235,8 @@ static bool calibrate_options(Drive *dr, CalibrateOptions *c)
                             .cache = o->value[OPT_cache],
                             .kept = o->value[OPT_calibration_cache],
                             .files = dr->files,
-                            .quiet = o->value[OPT_quiet] != NULL};
+                            .quiet = o->value[OPT_quiet] != NULL,
+                            .each = o->value[OPT_report] != NULL};
     return !stat_choose(o->value[OPT_method], &c->method) && (!wants || dr->samples);
 }
 

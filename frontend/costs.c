@@ -450,22 +450,40 @@ static double spare_worst(Costs *w, const Choice *c, uint32_t n, double allowed)
     return sum;
 }
 
-/* What a choice costs together is measured, and less is allowed until that is inside the bound, or no more may be paid. */
-static bool choose(Costs *w, Diag *diag)
+/* What a choice costs together, of the bound. */
+static bool measure_choice(Costs *w, Diag *diag)
 {
-    uint32_t n;
-    const Choice *c = choices_of(w, &n);
+    w->cost = 0;
+    if (!run_all(w, run_choice, diag)) return false;
+    return w->cost /= w->tried.n, true;
+}
+
+/* Less is allowed until what a choice costs is inside the bound, or no more may be paid. */
+static bool choose(Costs *w, const Choice *c, uint32_t n, Diag *diag)
+{
     double allowed = 1;
     for (int i = 0; i < TRIES; i++) {
         double sum = spare_worst(w, c, n, allowed);
         w->cost = 0;
         if (sum <= 0) break; /* nothing left to choose */
-        if (!run_all(w, run_choice, diag)) return false;
-        w->cost /= w->tried.n;
+        if (!measure_choice(w, diag)) return false;
         if (w->cost <= 1 || sum > allowed) break;
         allowed = i + 2 < TRIES ? fmin(allowed, sum) / (w->cost * 1.05) : 0;
     }
     return true;
+}
+
+/* Where all together are inside the bound, only a report asks which of them costs what. */
+static bool weigh_all(Costs *w, Diag *diag)
+{
+    uint32_t n;
+    if (!w->tried.n) return true;
+    if (!measure_choice(w, diag)) return false;
+    bool inside = w->cost <= 1;
+    if (inside && !w->o->each) return true;
+    if (!run_all(w, run_signs, diag)) return false;
+    const Choice *c = choices_of(w, &n);
+    return inside || choose(w, c, n, diag);
 }
 
 /* Of the bound until now. */
@@ -506,9 +524,9 @@ bool costs_choose(const Graph *g, Roundings *r, const CalibrateOptions *o, Diag 
     Costs w = {.g = g, .asked = r, .n = r->n, .o = o, .mem.folder = temporary_base()};
     values_find(&w), outputs_find(&w);
     bool ok = !w.n || !w.outputs ||
-              (program_make(&w, plain_graph, diag) && run_all(&w, run_telling, diag) && run_all(&w, run_plain, diag) && program_make(&w, moved_graph, diag) &&
-               run_all(&w, run_signs, diag) && (!w.right.n || choose(&w, diag)));
-    if (ok && w.right.n) costs_fill(&w);
+              (program_make(&w, plain_graph, diag) && run_all(&w, run_telling, diag) && run_all(&w, run_plain, diag) &&
+               program_make(&w, moved_graph, diag) && weigh_all(&w, diag));
+    if (ok && w.tried.n) costs_fill(&w);
     program_drop(&w.program), arena_drop(&w.mem);
     return ok;
 }

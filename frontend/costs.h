@@ -6,7 +6,7 @@
  * what softmax, norms and later layers make of it. Small errors of many products add up, and they are told apart by signs: a run moves every
  * operand by its rounding, times a sign of its own that is drawn for each run. The outputs of two runs are then off alike by what roundings
  * add that have equal signs in both, and opposite by the others: a linear equation in what each costs. N roundings take some
- * 2 sqrt(N) runs, not N. */
+ * 2 sqrt(N) runs, not N. First all are rounded together: where that is inside the bound, there is nothing to tell apart. */
 #ifndef OCTET_COSTS_H
 #define OCTET_COSTS_H
 #include "frontend/calibrate.h"
@@ -19,7 +19,7 @@ typedef struct Rounding {
     uint32_t node, operand; /* which is rounded; in the order of nodes */
     Relief by[MOST_RELIEFS];
     uint32_t reliefs;       /* dearer ones leave less; the last leaves nothing; 0: it is rounded whatever it costs */
-    double cost;            /* filled: of rounding it; NaN: nothing could be measured */
+    double cost;            /* filled: of rounding it; NaN: not measured, CalibrateOptions.each */
     uint32_t relief;        /* filled: 0: it is worth it; else by[relief - 1] */
 } Rounding;
 

@@ -48,20 +48,33 @@ static const char two_products[] = "graph \"g\" (%1 \"x\": f32[16,4]) -> (%9 \"y
                                    "  %8 = Mul(%7, %4) ; \"hush\" #3"
                                    "  %9 = Add(%6, %8) ; \"sum\" #4 }";
 
-static const Range *chosen(const char *loudness)
+static const Range *chosen_in(double range, const char *loudness, bool each)
 {
     const char *hole = strstr(two_products, "%s");
     char *text = arena_printf(&w.mem, "%.*s%s%s", (int)(hole - two_products), two_products, loudness, hole + 2);
     Graph *g = graph_parse(&w.module, &w.mem, text);
     SampleSource *samples = samples_random(&w.mem, 3);
-    CalibrateOptions o = {.samples = samples, .threads = 1, .quiet = true};
+    CalibrateOptions o = {.samples = samples, .threads = 1, .quiet = true, .each = each};
     cr_assert(g);
-    range_set(&q, "scaled/Mul:0", -1000, 1000);
+    range_set(&q, "scaled/Mul:0", -range, range);
     bool ok = wide_choose(g, &q, &o, &w.diag);
     if (!ok) diag_print(&w.diag, stderr);
     cr_assert(ok);
     samples_close(samples);
     return range_find(&q, "scaled/Mul:0");
+}
+
+static const Range *chosen(const char *loudness) { return chosen_in(1000, loudness, false); }
+
+Test(costs, what_is_inside_together_is_told_apart_for_reports_alone)
+{
+    for (int each = 0; each < 2; each++) {
+        const Range *r = chosen_in(1, "1", each); /* the largest elements, which are clipped, are multiplied by zeros */
+        const LayerCost *heard = cost_find(&q, "heard/MatMul:0"), *hushed = cost_find(&q, "hushed/MatMul:0");
+        cr_assert(heard && hushed && q.costs.known);
+        cr_expect(!r->wide && !heard->spared && !hushed->spared && q.costs.left > 0 && q.costs.left < q.costs.bound);
+        cr_expect(each ? heard->cost > 0 && hushed->cost > 0 : isnan(heard->cost) && isnan(hushed->cost), "%g %g", heard->cost, hushed->cost);
+    }
 }
 
 Test(costs, products_that_outputs_hear_have_sixteen_bits)
