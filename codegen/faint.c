@@ -5,6 +5,7 @@
  * with, nothing beside any other term, but some processors (Intel) take a hundred cycles and more for every instruction that multiplies with one; the instructions for
  * products of bf16 see zero in any case. Values of a call keep theirs: what they are compared with or divided by is not known. */
 #include "codegen/analyse.h"
+#include <float.h>
 #include <math.h>
 
 typedef struct Faint {
@@ -45,10 +46,27 @@ static bool is_faint(const Tensor *t, int64_t i)
     return fpclassify(v) == FP_SUBNORMAL;
 }
 
+/* Most weights are not: many are looked at together. Faint numbers lie between 0 and the least normal one. */
+static bool some_faint(const float *v, int n)
+{
+    int found = 0;
+    for (int i = 0; i < n; i++) found |= (fabsf(v[i]) > 0) & (fabsf(v[i]) < FLT_MIN);
+    return found;
+}
+
+static int64_t first_faint(const Tensor *t)
+{
+    enum { BLOCK = 1024 };
+    int64_t n = tensor_count(t), i = 0;
+    if (t->type == DT_f32)
+        while (n - i >= BLOCK && !some_faint((const float *)t->data + i, BLOCK)) i += BLOCK;
+    while (i < n && !is_faint(t, i)) i++;
+    return i;
+}
+
 static const Tensor *without_faint(Arena *mem, const Tensor *t)
 {
-    int64_t n = tensor_count(t), first = 0;
-    while (first < n && !is_faint(t, first)) first++;
+    int64_t n = tensor_count(t), first = first_faint(t);
     if (first == n) return t;
     Tensor *to = tensor_new(mem, t->type, t->rank, t->dim);
     memcpy((void *)(uintptr_t)to->data, t->data, tensor_bytes(t));

@@ -306,8 +306,12 @@ const float *lost_by_rounding(const Node *n, const Tensor *w, const LayerCodes *
     Arena work = {0};
     float *lost = NEW_ARRAY(mem, float, out.n);
     const float *is = w->data, *becomes = code_values(&codes->codes, &work)->data;
-    for (int64_t i = 0, count = tensor_count(w); i < count; i++)
-        lost[i / out.inner % out.n] += (is[i] - becomes[i]) * r->mean[i / in.inner % in.n];
+    int64_t at = 0, of = 0, until = out.inner, next = in.inner; /* channels, and where they end */
+    for (int64_t i = 0, count = tensor_count(w); i < count; i++) {
+        if (i == until) until += out.inner, at = at + 1 < out.n ? at + 1 : 0;
+        if (i == next) next += in.inner, of = of + 1 < in.n ? of + 1 : 0;
+        lost[at] += (is[i] - becomes[i]) * r->mean[of];
+    }
     arena_drop(&work);
     return lost;
 }

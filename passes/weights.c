@@ -48,6 +48,7 @@ static int64_t groups_of(const Graph *g, const Node *n, int64_t channels)
 
 WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
 {
+    enum { LINE = 16 };
     const Tensor *t = graph_val(g, node_in(g, n, 1))->konst;
     int out = axis_at(n->op->w_channel, t->rank), in = axis_at(n->op->w_input, t->rank);
     unsigned taps = 0, batches = 0;
@@ -62,8 +63,11 @@ WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
     m.col = offsets_join(tap_at, all_taps, in_at, m.channels, mem);
     m.blocks = m.batches * groups_of(g, n, m.channels);
     m.w = NEW_ARRAY(mem, float, m.out * m.in + 1);
-    for (int64_t r = 0; r < m.out; r++)
-        for (int64_t c = 0; c < m.in; c++) m.w[r * m.in + c] = ((const float *)t->data)[m.row[r] + m.col[c]];
+    for (int64_t from = 0; from < m.out; from += LINE) { /* rows may be neighbours in memory: a line holds some of each */
+        int64_t to = from + LINE < m.out ? from + LINE : m.out;
+        for (int64_t c = 0; c < m.in; c++)
+            for (int64_t r = from; r < to; r++) m.w[r * m.in + c] = ((const float *)t->data)[m.row[r] + m.col[c]];
+    }
     return m;
 }
 
@@ -134,16 +138,28 @@ WeightCodes codes_new(const WeightMatrix *m, const WeightForm *f, Arena *mem)
     return c;
 }
 
+/* How many weights of a row follow each other from column j on that have one grid. */
+static int64_t run_from(const WeightMatrix *m, const WeightCodes *c, int64_t j)
+{
+    int64_t n = c->groups > 1 ? 1 : m->in - j;
+    while (j + n < m->in && c->group[j + n] == c->group[j]) n++;
+    return n;
+}
+
 /* ---- grids: the scale and zero point of a group from its extremes ---- */
+static void extremes_add(Extremes *e, const float *w, int64_t n)
+{
+    float lo = e->lo, hi = e->hi;
+    for (int64_t i = 0; i < n; i++) lo = w[i] < lo ? w[i] : lo, hi = w[i] > hi ? w[i] : hi;
+    *e = (Extremes){lo, hi};
+}
+
 Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
 {
     Extremes *e = NEW_ARRAY(mem, Extremes, c->owners * c->groups + 1);
     for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++) {
-            Extremes *x = &e[codes_at(c, r, j)];
-            float w = m->w[r * m->in + j];
-            x->lo = fminf(x->lo, w), x->hi = fmaxf(x->hi, w);
-        }
+        for (int64_t j = 0, n; j < m->in; j += n)
+            n = run_from(m, c, j), extremes_add(&e[codes_at(c, r, j)], m->w + r * m->in + j, n);
     return e;
 }
 
@@ -217,11 +233,28 @@ int codes_nearest(const WeightCodes *c, int64_t at, float w)
     return grid_code(&c->form, (Grid){c->scale[at], c->zero[at]}, w);
 }
 
+#define WHOLE 0x1.8p52 /* in front of a double, it leaves no binary places */
+
+/* grid_code() of n neighbours. */
+static void round_run(const WeightForm *f, Grid g, const float *w, int64_t n, int16_t *to)
+{
+    double least = weight_code_least(f), most = weight_code_most(f), scale = (double)g.scale, zero = (double)g.zero;
+    bool whole = !float_of(f);
+    for (int64_t j = 0; whole && j < n; j++) {
+        double code = (double)w[j] / scale + zero;
+        code = code < most ? code : most, code = code > least ? code : least;
+        to[j] = (int16_t)(code + WHOLE - WHOLE);
+    }
+    for (int64_t j = 0; !whole && j < n; j++) to[j] = (int16_t)grid_code(f, g, w[j]);
+}
+
 void codes_round(const WeightMatrix *m, WeightCodes *c)
 {
     for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++)
-            c->code[r * m->in + j] = (int16_t)codes_nearest(c, codes_at(c, r, j), m->w[r * m->in + j]);
+        for (int64_t j = 0, n; j < m->in; j += n) {
+            int64_t at = codes_at(c, r, j), i = r * m->in + j;
+            n = run_from(m, c, j), round_run(&c->form, (Grid){c->scale[at], c->zero[at]}, m->w + i, n, c->code + i);
+        }
 }
 
 static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = g.zero; }
@@ -280,7 +313,8 @@ static double float_near(const Float8 *t, double x)
  * double whole, or a float8. */
 static double square_error(const WeightForm *f, Grid g, const float *w, const double *weight, int64_t n)
 {
-    const double WHOLE = 0x1.8p52, least = weight_code_least(f), most = weight_code_most(f), scale = (double)g.scale, zero = (double)g.zero;
+    const double least = weight_code_least(f), most = weight_code_most(f), scale = (double)g.scale,
+                 zero = (double)g.zero;
     const Float8 *floats = float_of(f);
     double sum = 0;
     for (int64_t j = 0; j < n; j++) {
@@ -299,7 +333,7 @@ static void add_errors(const WeightMatrix *m, const WeightCodes *c, const Grid *
         const double *of = weight ? weight + r / (m->out / m->blocks) * m->in : NULL;
         for (int64_t j = 0, n; j < m->in; j += n) {
             int64_t at = codes_at(c, r, j);
-            for (n = 1; j + n < m->in && c->group[j + n] == c->group[j];) n++;
+            n = run_from(m, c, j);
             error[at] += square_error(&c->form, g[at], m->w + r * m->in + j, of ? of + j : NULL, n);
         }
     }
@@ -647,9 +681,11 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
         memcpy((void *)t.scale_of->data, c->scale_of, tensor_bytes(t.scale_of));
     }
     for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++) {
-            int64_t i = m->row[r] + m->col[j], from = codes_at(c, r, j), at = scale_at(&t, i);
-            ((int8_t *)(void *)t.code->data)[i] = (int8_t)c->code[r * m->in + j];
+        for (int64_t j = 0, n; j < m->in; j += n) {
+            int64_t from = codes_at(c, r, j), at = scale_at(&t, m->row[r] + m->col[j]);
+            n = run_from(m, c, j);
+            for (int64_t k = j; k < j + n; k++)
+                ((int8_t *)(void *)t.code->data)[m->row[r] + m->col[k]] = (int8_t)c->code[r * m->in + k];
             ((float *)(void *)t.scale->data)[at] = c->scale[from];
             if (zeros) dtype_store(t.zero->type, (void *)t.zero->data, at, (double)c->zero[from]);
             if (t.scale_code)
@@ -660,12 +696,20 @@ CodeTensors weight_tensors(const WeightMatrix *m, const WeightCodes *c, Arena *m
 
 Tensor *code_values(const CodeTensors *t, Arena *mem)
 {
+    enum { CODES = 256 };
     Tensor *v = tensor_new(mem, DT_f32, t->code->rank, t->code->dim);
-    for (int64_t i = 0, n = tensor_count(v); i < n; i++) {
-        int64_t at = scale_at(t, i);
-        double code = dtype_load(t->code->type, t->code->data, i) -
-                      (t->zero ? dtype_load(t->zero->type, t->zero->data, at) : 0);
-        ((float *)(void *)v->data)[i] = (float)code * ((const float *)t->scale->data)[at];
+    double number[CODES];
+    assert(dtypes[t->code->type].bytes == 1);
+    for (int i = 0; i < CODES; i++) number[i] = dtype_load(t->code->type, &(uint8_t){(uint8_t)i}, 0);
+    int64_t run = 1; /* so many neighbours have a scale, without blocks */
+    for (int d = t->axis + 1; !t->block && d < t->code->rank; d++) run *= t->code->dim[d];
+    for (int64_t i = 0, at = 0, n = tensor_count(v); i < n;
+         i += run, at = at + 1 < t->code->dim[t->axis] ? at + 1 : 0) {
+        if (t->block) at = scale_at(t, i);
+        double zero = t->zero ? dtype_load(t->zero->type, t->zero->data, at) : 0;
+        float scale = ((const float *)t->scale->data)[at];
+        for (int64_t k = i; k < i + run; k++)
+            ((float *)(void *)v->data)[k] = (float)(number[((const uint8_t *)t->code->data)[k]] - zero) * scale;
     }
     return v;
 }
