@@ -39,25 +39,33 @@ const Winograd *winograd_find(int outputs, int taps)
 }
 
 /* ---- weights ---- */
-Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w, DType product)
+/* The filter at element (o, c) of w, transformed: [points of y][points of x] of [ins][outs]. */
+static void filter_transform(WinogradPair f, const Tensor *w, int64_t o, int64_t c, const Tensor *u)
 {
     int64_t outs = w->dim[0], ins = w->dim[1];
     int ny = winograd_points(f.y), nx = winograd_points(f.x), ry = f.y->taps, rx = f.x->taps;
-    Tensor *u = tensor_new(mem, product, 4, (int64_t[]){ny, nx, ins, outs});
-    for (int64_t o = 0; o < outs; o++)
-        for (int64_t c = 0; c < ins; c++) {
-            const float *g = (const float *)w->data + (o * ins + c) * ry * rx;
-            double rows[WINOGRAD_POINTS][WINOGRAD_TAPS] = {{0}};
-            for (int i = 0; i < ny; i++)
-                for (int x = 0; x < rx; x++)
-                    for (int y = 0; y < ry; y++) rows[i][x] += f.y->filter[i][y] * (double)g[y * rx + x];
-            for (int i = 0; i < ny; i++)
-                for (int j = 0; j < nx; j++) {
-                    double v = 0;
-                    for (int x = 0; x < rx; x++) v += f.x->filter[j][x] * rows[i][x];
-                    dtype_store(product, (void *)u->data, ((i * nx + j) * ins + c) * outs + o, v);
-                }
+    const float *g = (const float *)w->data + (o * ins + c) * ry * rx;
+    double rows[WINOGRAD_POINTS][WINOGRAD_TAPS] = {{0}};
+    for (int i = 0; i < ny; i++)
+        for (int x = 0; x < rx; x++)
+            for (int y = 0; y < ry; y++) rows[i][x] += f.y->filter[i][y] * (double)g[y * rx + x];
+    for (int i = 0; i < ny; i++)
+        for (int j = 0; j < nx; j++) {
+            double v = 0;
+            for (int x = 0; x < rx; x++) v += f.x->filter[j][x] * rows[i][x];
+            dtype_store(u->type, (void *)(uintptr_t)u->data, ((i * nx + j) * ins + c) * outs + o, v);
         }
+}
+
+/* Few input channels at a time: the lines that their filters go to stay in the cache until neighbouring outputs have filled them. */
+Tensor *winograd_filter(Arena *mem, WinogradPair f, const Tensor *w, DType product)
+{
+    enum { FEW = 8 };
+    int64_t outs = w->dim[0], ins = w->dim[1];
+    Tensor *u = tensor_new(mem, product, 4, (int64_t[]){winograd_points(f.y), winograd_points(f.x), ins, outs});
+    for (int64_t from = 0; from < ins; from += FEW)
+        for (int64_t o = 0; o < outs; o++)
+            for (int64_t c = from; c < from + FEW && c < ins; c++) filter_transform(f, w, o, c, u);
     return u;
 }
 
