@@ -233,11 +233,27 @@ static void keep_edited(Quantization *q, const Quantization *file, const RangesH
     }
 }
 
+static void keep_run(PlainRuns *runs, uint32_t sample, const Tensor *const *out, uint32_t n)
+{
+    enum { MEMORY = 64 << 20 };
+    PlainRun r = {sample, NEW_ARRAY(&runs->mem, const Tensor *, n + 1)};
+    for (uint32_t i = 0; i < n; i++) runs->bytes += tensor_bytes(out[i]);
+    if (runs->bytes > MEMORY) return;
+    for (uint32_t i = 0; i < n; i++) {
+        Tensor *t = arena_copy(&runs->mem, out[i], sizeof *t);
+        t->data = arena_copy(&runs->mem, t->data, tensor_bytes(t)), r.out[i] = t;
+    }
+    vec_push(&runs->mem, &runs->run, r);
+}
+
 static bool watch_sample(void *ctx, const Sample *s, const Tensor *const *out, Diag *diag)
 {
+    enum { RUNS = 4 };
     const Calibration *c = ctx;
-    (void)s, (void)diag;
+    PlainRuns *runs = c->observing.o->runs;
+    (void)diag;
     watch_all(c->watched, out, c->n, c->observing.o->threads);
+    if (runs && is_spread(s->index, s->of, RUNS)) keep_run(runs, s->index, out + c->n, c->observing.n - c->n);
     return true;
 }
 
@@ -413,6 +429,8 @@ bool calibrate(const Graph *g, Quantization *q, const CalibrateOptions *o, Diag 
     for (uint32_t i = 0; i < c.n; i++)
         c.watched[i].axis = channel_axis(g, q, watch.at[i]), c.name[i] = tensor_name(g, watch.at[i], &mem);
     c.observing.g = with_quotients(g, q, watch.at, c.n, &mem);
+    for (uint32_t i = 0; o->runs && i < g->output.n; i++) vec_push(&mem, &watch, c.observing.g->output.at[i]);
+    c.observing.watch = watch.at, c.observing.n = watch.n;
     bool ok = calibration_load(&c, diag) && calibrate_samples(&c, diag);
     if (ok) calibration_end(&c, diag);
     observing_end(&c.observing);

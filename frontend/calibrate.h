@@ -8,6 +8,17 @@
 #include "frontend/samples.h"
 #include "passes/quantize.h"
 
+/* What the float model makes of a few samples, spread over all, as calibration saw it. */
+typedef struct PlainRun {
+    uint32_t sample;
+    const Tensor **out;
+} PlainRun;
+typedef struct PlainRuns {
+    Arena mem;
+    VEC(PlainRun) run;
+    uint64_t bytes;
+} PlainRuns;
+
 typedef struct CalibrateOptions {
     SampleSource *samples;         /* NULL: none */
     StatChoice method;
@@ -17,6 +28,7 @@ typedef struct CalibrateOptions {
     const Files *files;            /* the mapped model, whose pages need not stay in memory beside an observer's; or NULL */
     uint32_t apart; /* one sample of so many is not observed, and the others are numbered without it; 0: none */
     bool quiet;
+    PlainRuns *runs; /* NULL, or filled by calibrate(), unless `kept` knows all samples already */
     bool each;      /* what each rounding costs the outputs is wanted, also where all together are inside the bound (costs.h) */
 } CalibrateOptions;
 

@@ -115,6 +115,7 @@ typedef struct Drive {
     Arena *mem, scratch, late; /* late: what is compared with in the end */
     Quantization *quant;
     SampleSource *samples; /* once asked for */
+    PlainRuns runs;        /* of the float model, for the summary */
     Files *files;          /* mapped ones */
     Policy policy;
     WinogradNote winograd;
@@ -220,7 +221,16 @@ static void drive_end(Drive *dr)
     progress(dr->o, "");
     samples_close(dr->samples);
     policy_drop(&dr->policy);
-    arena_drop(&dr->scratch), arena_drop(&dr->late);
+    arena_drop(&dr->scratch), arena_drop(&dr->late), arena_drop(&dr->runs.mem);
+}
+
+/* How far the artefact is from the float model is for whoever reads the summary; a report and a budget tell more. */
+static bool tells_outputs(const Drive *dr)
+{
+    const Options *o = dr->o;
+    bool artefact = !dr->origin && !o->value[OPT_emit] && !o->value[OPT_stop_after];
+    return artefact && dr->samples && !samples_are_random(dr->samples) && !o->value[OPT_quiet] &&
+           !o->value[OPT_report] && !o->value[OPT_max_loss];
 }
 
 /* false: the samples cannot be had; reported */
@@ -236,6 +246,7 @@ static bool calibrate_options(Drive *dr, CalibrateOptions *c)
                             .kept = o->value[OPT_calibration_cache],
                             .files = dr->files,
                             .quiet = o->value[OPT_quiet] != NULL,
+                            .runs = tells_outputs(dr) ? &dr->runs : NULL,
                             .each = o->value[OPT_report] != NULL};
     return !stat_choose(o->value[OPT_method], &c->method) && (!wants || dr->samples);
 }
@@ -487,14 +498,15 @@ static const Graph *written_graph(Drive *dr)
     return passes_run(dr->imported, &ctx, NULL, NULL, &run);
 }
 
-/* Both programs on the samples, and the quantized layers; with a report and samples only. */
+/* Both programs on the samples, and the quantized layers, with a report and samples; else the outputs, on the few samples that were kept of the float model. */
 static bool measure_all(Drive *dr, const Graph *g, const char *out, Report *r, Measured *m)
 {
     CalibrateOptions c;
-    if (!dr->o->value[OPT_report]) return true;
+    if (!dr->o->value[OPT_report] && !dr->runs.run.n) return true;
     progress(dr->o, "measuring");
     if (!calibrate_options(dr, &c)) return false;
     if (!c.samples) return true;
+    if (dr->runs.run.n) return r->measured = m, measure_outputs(g, &dr->policy.store, out, &c, dr->mem, m, dr->m->diag);
     const Graph *plain = dr->exact ? dr->exact : g;
     if (!dr->quant && dr->integer.at.n && !(plain = written_graph(dr))) return false;
     if (dr->simple) {

@@ -24,6 +24,7 @@ typedef struct Measuring {
     Measured *m;
     Program p[2];
     Running *running;
+    const PlainRuns *runs; /* in place of the first program */
     Arena *mem;
 } Measuring;
 
@@ -214,21 +215,60 @@ static bool measure_sample(void *ctx, const Sample *s, Diag *diag)
     return w->m->samples++ || (time_runs(w, s, diag) && time_steps(w, 0, s, diag) && time_steps(w, 1, s, diag));
 }
 
+static void figures_begin(Measuring *w, const Graph *g, int threads, Arena *scratch)
+{
+    Measured *m = w->m;
+    w->running = NEW_ARRAY(scratch, Running, g->output.n + 1);
+    *m = (Measured){.outputs = g->output.n, .threads = threads};
+    m->output = NEW_ARRAY(w->mem, OutputFigures, m->outputs + 1);
+    for (uint32_t i = 0; i < m->outputs; i++)
+        m->output[i] = (OutputFigures){.name = g->output_name.at[i],
+                                       .is_float = dtype_is_float(val_type(g, g->output.at[i])->dtype)};
+}
+
+static bool made_program(Measuring *w, const Graph *made, const Storage *store, const char *artefact,
+                         const CalibrateOptions *o, Arena *scratch, Diag *diag)
+{
+    ProgramOptions p = {.threads = o->threads, .cache = o->cache, .store = store};
+    w->m->artefact = program_is(&w->p[1], artefact, o->threads, scratch);
+    return w->m->artefact || program_new(&w->p[1], made, &p, scratch, diag);
+}
+
+static bool measure_run(void *ctx, const Sample *s, Diag *diag)
+{
+    Measuring *w = ctx;
+    const Tensor **out = NEW_ARRAY(s->mem, const Tensor *, w->m->outputs + 1);
+    if (w->m->samples == w->runs->run.n || w->runs->run.at[w->m->samples].sample != s->index) return true;
+    if (!session_run(w->p[1].session, s->mem, s->in, out, diag)) return false;
+    const PlainRun *plain = &w->runs->run.at[w->m->samples++];
+    for (uint32_t i = 0; i < w->m->outputs; i++)
+        compare(&w->m->output[i], &w->running[i], plain->out[i], out[i], s->index);
+    return true;
+}
+
+bool measure_outputs(const Graph *made, const Storage *store, const char *artefact, const CalibrateOptions *o,
+                     Arena *mem, Measured *m, Diag *diag)
+{
+    Arena scratch = {0};
+    Measuring w = {.m = m, .mem = mem, .runs = o->runs};
+    uint32_t n = o->runs->run.n;
+    figures_begin(&w, made, o->threads, &scratch);
+    bool ok = made_program(&w, made, store, artefact, o, &scratch, diag) &&
+              samples_each(o->samples, made, n ? o->runs->run.at[n - 1].sample + 1 : 0, measure_run, &w, diag);
+    for (uint32_t i = 0; ok && i < m->outputs; i++) settle_output(&m->output[i], &w.running[i]);
+    program_drop(&w.p[1]), arena_drop(&scratch);
+    return ok;
+}
+
 bool measure_programs(const Graph *plain, const Graph *made, const Storage *store, const char *artefact,
                       const CalibrateOptions *o, Arena *mem, Measured *m, Diag *diag)
 {
     Arena scratch = {0};
-    Measuring w = {.m = m, .mem = mem, .running = NEW_ARRAY(&scratch, Running, plain->output.n + 1)};
-    *m = (Measured){.outputs = plain->output.n, .threads = o->threads};
-    m->output = NEW_ARRAY(mem, OutputFigures, m->outputs + 1);
-    for (uint32_t i = 0; i < m->outputs; i++)
-        m->output[i] = (OutputFigures){.name = plain->output_name.at[i],
-                                       .is_float = dtype_is_float(val_type(plain, plain->output.at[i])->dtype)};
-    m->artefact = program_is(&w.p[1], artefact, o->threads, &scratch);
-    ProgramOptions as_float = {.threads = o->threads, .cache = o->cache}, as_made = as_float;
-    as_made.store = store;
+    Measuring w = {.m = m, .mem = mem};
+    figures_begin(&w, plain, o->threads, &scratch);
+    ProgramOptions as_float = {.threads = o->threads, .cache = o->cache};
     bool ok = program_new(&w.p[0], plain, &as_float, &scratch, diag) &&
-              (m->artefact || program_new(&w.p[1], made, &as_made, &scratch, diag));
+              made_program(&w, made, store, artefact, o, &scratch, diag);
     files_rest(o->files); /* the weights are in the programs now */
     ok = ok && samples_each(o->samples, plain, MEASURED_MOST, measure_sample, &w, diag);
     for (uint32_t i = 0; ok && i < m->outputs; i++) settle_output(&m->output[i], &w.running[i]);

@@ -47,6 +47,9 @@ typedef struct Measured {
 enum { MEASURED_MOST = 256 };
 bool measure_programs(const Graph *plain, const Graph *made, const Storage *store, const char *artefact, const CalibrateOptions *o,
                       Arena *mem, Measured *m, Diag *diag);
+/* The outputs alone, beside what the float model made of the samples of o->runs. */
+bool measure_outputs(const Graph *made, const Storage *store, const char *artefact, const CalibrateOptions *o,
+                     Arena *mem, Measured *m, Diag *diag);
 /* Seconds of a run spent in a node; NaN: no step is called so. */
 double measured_node(const ProgramFigures *p, const char *node);
 #endif

@@ -27,16 +27,39 @@ static void print_output(const OutputFigures *o, FILE *f)
     else if (!o->is_float)
         fprintf(f, "%.2f %% of its elements are equal", 100 * (double)o->agree / (double)(o->rows + !o->rows));
     else if (isinf(o->sqnr)) fputs("equal to float", f);
-    else fprintf(f, "SQNR %.1f dB, at least %.1f (sample %u), cosine %.5f", o->sqnr, o->worst, o->worst_at, o->cosine);
+    else
+        fprintf(f, "SQNR %.1f dB on %u sample%s, at least %.1f (sample %u), cosine %.5f", o->sqnr, o->samples,
+                o->samples == 1 ? "" : "s", o->worst, o->worst_at, o->cosine);
     if (o->scores)
         fprintf(f, ", top-1 agrees %.2f %% (%.1f to %.1f)", 100 * (double)o->agree / (double)o->rows, 100 * o->low,
                 100 * o->high);
     fputc('\n', f);
 }
 
+static double nearness(const OutputFigures *o)
+{
+    if (o->is_float) return isnan(o->sqnr) ? -INFINITY : o->sqnr;
+    return o->agree == o->rows ? INFINITY : -INFINITY;
+}
+
+/* Those that are furthest off, in the model's order. */
+static void print_outputs(const Measured *m, FILE *f)
+{
+    enum { NAMED = 4 };
+    for (uint32_t i = 0; i < m->outputs; i++) {
+        uint32_t further = 0;
+        for (uint32_t k = 0; k < m->outputs; k++) {
+            double a = nearness(&m->output[k]), b = nearness(&m->output[i]);
+            further += a < b || (a == b && k < i);
+        }
+        if (further < NAMED) print_output(&m->output[i], f);
+    }
+    if (m->outputs > NAMED) fprintf(f, "  %u other outputs are as near to float, or nearer\n", m->outputs - NAMED);
+}
+
 static void print_measured(const Measured *m, FILE *f)
 {
-    for (uint32_t i = 0; i < m->outputs; i++) print_output(&m->output[i], f);
+    print_outputs(m, f);
     const ProgramFigures *a = &m->program[0], *b = &m->program[1];
     if (a->runs && b->runs)
         fprintf(f, "  a run takes %.3g ms, float %.3g ms: %.2fx (%s, %d thread%s)\n", b->median * 1e3, a->median * 1e3,

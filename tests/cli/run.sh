@@ -405,6 +405,19 @@ budget_rounds() { python3 -c 'import json, sys
 of = lambda name: {l["weights"]["method"] for l in json.load(open(f"{sys.argv[1]}/{name}.json"))["layers"] if l["precision"] == "int8"}
 assert of("all") == {"rtn"} and "gptq" in of("wide"), (of("all"), of("wide"))' "$work"; }
 check budget-rounds-by-gptq budget_rounds
+# Without a report, too, the summary says how far outputs are from float, on four samples, whatever the artefact is.
+told() {
+  mkdir -p "$work/four" && cp "$calibration"/0[0-3]*.npz "$work/four" && octet compile "$digits" -o "$work/$1" --quantize int8 --calibrate "$work/four" --report "$work/told.json" --quiet &&
+    octet compile "$digits" -o "$work/$1" --quantize int8 --calibrate "$work/four" 2> "$work/said" && python3 -c 'import json, re, sys
+said = re.search(r"  output logits: SQNR (.*) dB on 4 samples, at least (.*) \(sample (\d)\)", open(sys.argv[1]).read())
+o = json.load(open(sys.argv[2]))["outputs"][0]
+assert said.groups() == ("%.1f" % o["sqnr_db"], "%.1f" % o["sqnr_db_lowest"], str(o["lowest_sample"])), (said, o)' "$work/said" "$work/told.json"
+}
+check outputs-told told told.so
+check outputs-told-of-a-program told told
+untold() { octet compile "$digits" -o "$work/told.so" --quantize int8 "$@" 2> "$work/said" && ! grep -q '  output' "$work/said"; }
+check outputs-untold-quietly untold --calibrate "$calibration" --quiet
+check outputs-untold-of-random-numbers untold --calibrate random:4
 budget_says() { octet compile "$digits" -o "$work/says.so" --quantize int8 --calibrate "$calibration" --max-loss 5% 2> "$work/says" && grep -q "  kl of 'logits' .* (below .*%), answers of 'logits' .* on all samples$" "$work/says"; }
 check budget-says-what-was-judged-by-which-samples budget_says
 # A model that says what comes next is held to perplexity instead of answers, on text that it knows; on other text it is one of scores.
