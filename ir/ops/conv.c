@@ -173,6 +173,7 @@ const OpDef ops_conv[] = {
     OP(Conv, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float", .attrs = CONV_ATTRS, .infer = infer_conv,
        .lower = lower_conv, .quant = QUANT_INTEGER, .integer = "ConvInteger", .w_channel = 0, .y_channel = 1, .x_input = 1, .w_input = 1,
        .w_taps = 2),
+    OP(ConvFloat, .domain = "octet", .since = 1, .sig = "X:T W:T -> Y:T", .T = "float", .attrs = CONV_ATTRS, .infer = infer_conv, .lower = lower_conv),
     OP(ConvInteger, .since = 10, .sig = "x:T w:U x_zero_point:T? w_zero_point:U? -> y:i32", .T = "u8 i8", .U = "u8 i8",
        .attrs = CONV_ATTRS, .infer = infer_conv_dot, .expand = expand_conv_integer),
     OP(ConvDot, .domain = "octet", .since = 1, .sig = "X:T W:U P:T? -> Y:i32", .T = "u8 i8", .U = "i8 f32",

@@ -145,6 +145,39 @@ Test(ops2, conv_reports_channels)
     cr_expect(b->diag.errors == 1);
 }
 
+Test(ops2, fourier_transforms)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 3, D(1, 4, 1), 1, 2, 3, 4), up = K(b, f32, 3, D(4, 1, 1), 1, 2, 3, 4), none = {0};
+    Val two = K(b, i64, 0, NULL, 2), six = K(b, i64, 0, NULL, 6), first = K(b, i64, 0, NULL, 0);
+    Val all = op(b, NULL, "DFT", NULL, 0, 1, NULL, VALS(x)), half = op(b, NULL, "DFT", SETS(INT("onesided", 1)), 1, NULL, VALS(x));
+    EXPECT(b, all, 10, 0, -2, 2, -2, 0, -2, -2);
+    EXPECT(b, half, 10, 0, -2, 2, -2, 0);
+    EXPECT(b, op(b, NULL, "DFT", NULL, 0, 1, NULL, VALS(up, none, first)), 10, 0, -2, 2, -2, 0, -2, -2);
+    EXPECT(b, op(b, NULL, "DFT", NULL, 0, 1, NULL, VALS(x, two)), 3, 0, -1, 0);
+    EXPECT(b, op(b, NULL, "DFT", SETS(INT("onesided", 1)), 1, NULL, VALS(x, six)), 10, 0, -3.5, -4.330127, 2.5, 0.8660254, -2, 0);
+    EXPECT(b, op(b, NULL, "DFT", SETS(INT("inverse", 1)), 1, NULL, VALS(all)), 1, 0, 2, 0, 3, 0, 4, 0);
+    EXPECT(b, op(b, NULL, "DFT", SETS(INT("inverse", 1), INT("onesided", 1)), 1, NULL, VALS(half)), 1, 2, 3, 4);
+    op(b, NULL, "DFT", SETS(INT("onesided", 1)), 1, NULL, VALS(all));
+    cr_expect(b->diag.errors == 1, "half a spectrum of complex numbers");
+}
+
+Test(ops2, short_time_transforms_and_windows)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 2, D(1, 6), 1, 2, 3, 4, 5, 6), parts = K(b, f32, 3, D(1, 4, 2), 1, 0, 2, 0, 3, 0, 4, 0), none = {0};
+    Val two = K(b, i64, 0, NULL, 2), four = K(b, i64, 0, NULL, 4), window = K(b, f32, 1, D(4), 0, 1, 0, 1);
+    EXPECT(b, op(b, NULL, "STFT", NULL, 0, 1, NULL, VALS(x, two, none, four)), 10, 0, -2, 2, -2, 0, 18, 0, -2, 2, -2, 0);
+    EXPECT(b, op(b, NULL, "STFT", NULL, 0, 1, NULL, VALS(x, two, window)), 6, 0, 0, 2, -6, 0, 10, 0, 0, 2, -10, 0);
+    EXPECT(b, op(b, NULL, "STFT", SETS(INT("onesided", 0)), 1, NULL, VALS(parts, two, none, four)), 10, 0, -2, 2, -2, 0, -2, -2);
+    EXPECT(b, op(b, NULL, "HannWindow", NULL, 0, 1, NULL, VALS(four)), 0, 0.5, 1, 0.5);
+    EXPECT(b, op(b, NULL, "HannWindow", SETS(INT("periodic", 0)), 1, NULL, VALS(four)), 0, 0.75, 0.75, 0);
+    EXPECT(b, op(b, NULL, "HammingWindow", NULL, 0, 1, NULL, VALS(two)), 2 / 23.0, 1);
+    EXPECT(b, op(b, NULL, "BlackmanWindow", NULL, 0, 1, NULL, VALS(four)), 0, 0.34, 1, 0.34);
+    op(b, NULL, "STFT", NULL, 0, 1, NULL, VALS(K(b, f32, 2, D(1, 3), 1), two, window));
+    cr_expect(b->diag.errors == 1, "a signal shorter than a frame");
+}
+
 Test(ops2, matmul_broadcasts)
 {
     Bench *b = bench();
