@@ -122,16 +122,27 @@ typedef struct Watched {
     int axis;
 } Watched; /* axis of channels, or -1 */
 
+/* One after the other: what rows count does not depend on how many a sample has. */
+static void watch_rows(Watched *w, const float *x, int64_t rows, int64_t channels, int64_t last)
+{
+    for (int64_t r = 0; channels && r < rows; r++, x += channels) {
+        stat_rows(&w->rows, x, channels, last);
+        stat_channels(&w->mem, &w->sums, x, 1, channels, 1, w->rows.square / (double)w->rows.values);
+    }
+}
+
 static void watch_tensor(Watched *w, const Tensor *t)
 {
-    Arena *mem = &w->mem;
-    int64_t outer = 1, inner = 1;
-    stat_add(mem, &w->stat, t->data, tensor_count(t));
-    if (t->rank) stat_rows(&w->rows, t->data, tensor_count(t), t->dim[t->rank - 1]);
-    if (w->axis < 0) return;
+    int64_t outer = 1, inner = 1, last = t->rank ? t->dim[t->rank - 1] : 0;
+    stat_add(&w->mem, &w->stat, t->data, tensor_count(t));
     for (int d = 0; d < w->axis; d++) outer *= t->dim[d];
     for (int d = w->axis + 1; d < t->rank; d++) inner *= t->dim[d];
-    stat_channels(mem, &w->sums, t->data, outer, t->dim[w->axis], inner);
+    if (w->axis >= 0 && inner == 1) {
+        watch_rows(w, t->data, outer, t->dim[w->axis], last);
+        return;
+    }
+    if (t->rank) stat_rows(&w->rows, t->data, tensor_count(t), last);
+    if (w->axis >= 0) stat_channels(&w->mem, &w->sums, t->data, outer, t->dim[w->axis], inner, -1);
 }
 
 /* The tensors of a sample, by several threads: each tensor's values are seen by one, in their order. */
@@ -182,7 +193,7 @@ static const char *graph_key(const Graph *g, Arena *mem)
     char *text = NULL;
     size_t n = 0;
     FILE *f = open_memstream(&text, &n);
-    fprintf(f, "statistics 1, %d bins\n", (int)STAT_BINS);
+    fprintf(f, "statistics 2, %d bins\n", (int)STAT_BINS);
     graph_print(g, f);
     fclose(f);
     CacheKey k = cache_key(text, n);
@@ -209,7 +220,7 @@ static void keep_range(const Watched *w, const char *name, Quantization *q, Stat
     sums->sum = arena_copy(q->mem, sums->sum, sizeof *sums->sum * (size_t)sums->channels);
     r->sums = sums, r->channels = sums->channels;
     float *mean = NEW_ARRAY(q->mem, float, sums->channels);
-    for (int64_t c = 0; c < sums->channels; c++) mean[c] = (float)(sums->sum[c] / (double)sums->seen);
+    for (int64_t c = 0; c < sums->channels; c++) mean[c] = (float)(sums->sum[c] / sums->seen);
     r->mean = mean;
 }
 

@@ -11,7 +11,8 @@
  * The state that a recurrence multiplies its weights with (QUANT_STATE) has a range of its own in every step and entry of the batch, found
  * while the model runs, as in DynamicQuantizeLSTM: no calibration bounds what a state becomes after many calls.
  * Rounding the weights shifts an output channel by the rounding errors times the mean of the inputs they multiply; that shift is
- * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2).
+ * known from calibration and goes into the bias (Nagel et al. 2019, "Data-Free Quantization", section 4.2); of rows with the mean that leaves the least error
+ * relative to each (passes/statistics.h), or what loud rows need would be added to silent ones.
  * A bias becomes int32 multiples of the two scales' product, as every engine wants it.
  * Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference". */
 #ifndef OCTET_QUANTIZE_H

@@ -186,7 +186,7 @@ static bool read_sums(Row *row, char *text)
 {
     ChannelSums *s = row->sums = NEW(row->q->mem, ChannelSums);
     VEC(double) sum = {0};
-    if (!take_count(&text, ':', &s->seen)) return false;
+    if (!take_number(&text, ':', &s->seen) || !(s->seen > 0)) return false;
     for (double v;;) {
         char *comma = strchr(text, ',');
         if (!take_number(&text, comma ? ',' : 0, &v)) return false;
@@ -198,7 +198,7 @@ static bool read_sums(Row *row, char *text)
 
 static void write_sums(FILE *f, const Range *r)
 {
-    fprintf(f, "%" PRIu64, r->sums->seen);
+    fprintf(f, "%.17g", r->sums->seen);
     for (int64_t c = 0; c < r->sums->channels; c++) fprintf(f, "%c%.17g", c ? ',' : ':', r->sums->sum[c]);
 }
 

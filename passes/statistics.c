@@ -52,16 +52,28 @@ void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n)
     bin_values(s, x, n);
 }
 
-void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner)
+static double row_weight(const float *x, int64_t n, double size)
+{
+    const double LITTLE = 0.03; /* of the mean square */
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += isfinite(x[i]) ? (double)x[i] * x[i] : 0;
+    square = square / (double)n + LITTLE * size;
+    return square > 0 ? 1 / square : 0;
+}
+
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner,
+                   double size)
 {
     if (!s->sum) s->channels = channels, s->sum = NEW_ARRAY(mem, double, channels);
-    s->seen += (uint64_t)(outer * inner);
-    for (int64_t o = 0; o < outer; o++)
+    for (int64_t o = 0; o < outer; o++) {
+        double weight = inner == 1 && channels > 0 && size >= 0 ? row_weight(x + o * channels, channels, size) : 1;
+        s->seen += weight * (double)inner;
         for (int64_t c = 0; c < channels; c++)
             for (int64_t i = 0; i < inner; i++) {
                 float v = x[(o * channels + c) * inner + i];
-                if (isfinite(v)) s->sum[c] += v;
+                if (isfinite(v)) s->sum[c] += weight * v;
             }
+    }
 }
 
 void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)

@@ -16,13 +16,15 @@ typedef struct Statistic {
 
 void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n); /* all values of one sample */
 
-/* Means of the channels of a tensor [outer][channels][inner]. */
+/* Means of the channels of a tensor [outer][channels][inner]. Where a row is all channels (inner 1) and `size`, the mean square of the values until
+ * then, is not negative, rows count by the error relative to themselves: a mean that few large rows make would be too much for the others. Rows of
+ * next to nothing count as if they were a little. */
 typedef struct ChannelSums {
     int64_t channels;
-    uint64_t seen;               /* values of one channel */
-    double *sum;                 /* of the finite ones; NULL until the first value */
+    double seen;                 /* values of one channel; of rows their weights */
+    double *sum;                 /* of the finite ones, times these; NULL until the first value */
 } ChannelSums;
-void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner);
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner, double size);
 
 /* How large values are, and the largest |value| of each row of `row` values: sums of squares. */
 typedef struct RowSums {
