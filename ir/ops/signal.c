@@ -2,8 +2,8 @@
  *
  * A transform of constant length is a product with a constant matrix, and a short-time transform a convolution with the same numbers, times the
  * window: contractions, which have panels and kernels already. What a fast transform saves in operations it loses in passes at the lengths of
- * speech (a few hundred). No precision rounds these constants: what follows is a logarithm as a rule, to which the quiet parts
- * of a spectrum matter as much as the loud ones. Source: ONNX, clauses of DFT, STFT and the windows. */
+ * speech (a few hundred). They are no weights, so that nothing makes codes of them: what follows is a logarithm as a rule, to which the quiet
+ * parts of a spectrum matter as much as the loud ones. Source: ONNX, clauses of DFT, STFT and the windows. */
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -15,9 +15,9 @@ enum { MOST_LENGTH = 1 << 12 };               /* a matrix has the square of it, 
 
 /* ---- the numbers ---- */
 typedef struct Transform {
-    int64_t length, in,
-        out; /* points: of the transform, that come in (more than length: ignored; fewer: zeros follow), that go out */
-    int from, to; /* parts of a point: 1 real, 2 complex */
+    int64_t length;   /* points */
+    int64_t in, out;  /* points that come in (more than length: ignored; fewer: zeros follow), and that go out */
+    int64_t from, to; /* parts of a point: 1 real, 2 complex */
     bool inverse;
 } Transform;
 
@@ -34,9 +34,8 @@ static double transform_at(const Transform *x, int64_t t, int p, int64_t k, int 
 /* length 0: as many points as come in, or as many as the half spectrum is of. */
 static Transform transform_of(int64_t points, int64_t parts, int64_t length, bool inverse, bool half)
 {
-    Transform x = {
-        .length = length, .in = points, .from = (int)parts, .to = half && inverse ? 1 : 2, .inverse = inverse};
-    if (!length) x.length = half && inverse ? 2 * (points - 1) : points;
+    Transform x = {.length = length, .in = points, .from = parts, .to = half && inverse ? 1 : 2, .inverse = inverse};
+    if (!length) x.length = half && inverse && points <= MOST_LENGTH ? 2 * (points - 1) : points;
     x.out = half && !inverse ? x.length / 2 + 1 : x.length;
     return x;
 }
@@ -56,7 +55,7 @@ static bool is_transform(Infer *c, const Transform *x, bool half)
     if (x->length < 1 || x->length > MOST_LENGTH)
         return infer_error(c, "a transform of %lld points, expected 1 to %d", (long long)x->length, (int)MOST_LENGTH);
     if (x->from != 1 && x->from != 2)
-        return infer_error(c, "the last size is %d, expected 1 (real) or 2 (complex)", x->from);
+        return infer_error(c, "the last size is %lld, expected 1 (real) or 2 (complex)", (long long)x->from);
     if (half && x->from != (x->inverse ? 2 : 1))
         return infer_error(c, "onesided, of %s numbers", x->from == 1 ? "real" : "complex");
     return true;
