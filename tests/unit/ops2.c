@@ -174,6 +174,7 @@ Test(ops2, short_time_transforms_and_windows)
     EXPECT(b, op(b, NULL, "HannWindow", SETS(INT("periodic", 0)), 1, NULL, VALS(four)), 0, 0.75, 0.75, 0);
     EXPECT(b, op(b, NULL, "HammingWindow", NULL, 0, 1, NULL, VALS(two)), 2 / 23.0, 1);
     EXPECT(b, op(b, NULL, "BlackmanWindow", NULL, 0, 1, NULL, VALS(four)), 0, 0.34, 1, 0.34);
+    cr_expect(dim_is(b->m->dim, val_type(b->g, op(b, NULL, "HannWindow", NULL, 0, 1, NULL, VALS(K(b, i64, 0, NULL, -5))))->dim[0], 0));
     op(b, NULL, "STFT", NULL, 0, 1, NULL, VALS(K(b, f32, 2, D(1, 3), 1), two, window));
     cr_expect(b->diag.errors == 1, "a signal shorter than a frame");
 }
