@@ -20,8 +20,9 @@ enum { PANEL = 16, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
 
 typedef struct Halo {
     int from, to;
+    int64_t skip[MAX_RANK], cut[MAX_RANK];
     Expr low[MAX_RANK], pad;
-} Halo; /* to[i] holds from[i + low] or pad */
+} Halo; /* to[i] holds from[i + low], or pad where i + low is none of the dimension's places without its first `skip` and last `cut` */
 typedef struct Layer {
     Kernel *k;
     Arena *mem;
@@ -174,21 +175,42 @@ static void guards_of(Layer *l, Expr e, LoadList *list)
         for (int i = 0; i < 3 && n.arg[i]; i++) guards_of(l, n.arg[i], list);
 }
 
-static bool in_bounds(Kernel *k, Expr cond, const Buf *b,
-                      const ExprNode *load) /* is it a test of the load's own bounds? */
+/* Do tests keep the load inside its buffer? They may leave out more of it, where a window moves over a slice. */
+static bool in_bounds(Kernel *k, Expr cond, const Buf *b, const ExprNode *load, Halo *h)
 {
     ExprNode n = *expr_node(k, cond);
     int64_t by;
     if (n.kind != E_PRIM) return false;
-    if (n.prim == P_and) return in_bounds(k, n.arg[0], b, load) && in_bounds(k, n.arg[1], b, load);
+    if (n.prim == P_and) return in_bounds(k, n.arg[0], b, load, h) && in_bounds(k, n.arg[1], b, load, h);
     if (n.prim != P_lt && n.prim != P_le) return false;
     Expr gap = expr_sub(k, n.arg[1], n.arg[0]); /* >= 0, or > 0 */
-    int64_t need = n.prim == P_lt ? 1 : 0;
-    for (int d = 0; d < b->rank; d++) {
-        if (lin_differ(k, gap, load->arg[d], &by) && by == need) return true;
-        if (lin_differ(k, gap, expr_sub(k, minus_one(k, b->dim[d]), load->arg[d]), &by) && by == need) return true;
+    int64_t need = n.prim == P_lt ? 1 : 0, *out = NULL;
+    for (int d = 0; d < b->rank && !out; d++) {
+        if (lin_differ(k, gap, load->arg[d], &by)) out = &h->skip[d];
+        else if (lin_differ(k, gap, expr_sub(k, minus_one(k, b->dim[d]), load->arg[d]), &by)) out = &h->cut[d];
     }
+    if (!out || by > need) return false;
+    *out = need - by > *out ? need - by : *out;
+    return true;
+}
+
+/* The places of dimension d that are read where the guard holds. */
+static Expr part_of(Kernel *k, const Halo *h, int d)
+{
+    return expr_sub(k, k->buf.at[h->from].dim[d], expr_index(k, h->skip[d] + h->cut[d]));
+}
+
+static bool is_part(const Halo *h)
+{
+    for (int d = 0; d < MAX_RANK; d++)
+        if (h->skip[d] || h->cut[d]) return true;
     return false;
+}
+
+static bool same_values(const Halo *a, const Halo *b)
+{
+    return a->from == b->from && a->pad == b->pad && !memcmp(a->skip, b->skip, sizeof a->skip) &&
+           !memcmp(a->cut, b->cut, sizeof a->cut);
 }
 
 /* The greatest value of an axis or of a digit of one, axis / c or axis % c; the least is 0. 0: it is neither. */
@@ -226,8 +248,8 @@ static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
     Expr load = v.kind == E_LOAD ? g.arg[1] : v.arg[0];
     ExprNode n = *expr_node(k, load);
     Buf b = k->buf.at[n.id];
-    if (!in_bounds(k, g.arg[0], &b, &n)) return false;
     *h = (Halo){.from = (int)n.id, .pad = expr_cast(k, b.type, g.arg[2])};
+    if (!in_bounds(k, g.arg[0], &b, &n, h)) return false;
     if (expr_cast(k, (DType)g.type, h->pad) != g.arg[2]) return false; /* the pad is no value of the stored type */
     *want = b, want->kind = BUF_TMP, want->source = 0, want->data = NULL;
     bool padded = false;
@@ -235,10 +257,11 @@ static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
     for (int d = 0; d < b.rank; d++) {
         Expr lo, hi;
         if (!span(k, n.arg[d], &lo, &hi) || !expr_is_index(k, lo, NULL)) return false;
-        h->low[d] = expr_prim(k, P_min, lo, expr_index(k, 0), 0);
-        Expr end = expr_prim(k, P_max, expr_add(k, hi, expr_index(k, 1)), b.dim[d], 0);
+        Expr part = part_of(k, h, d), first = expr_index(k, h->skip[d]);
+        h->low[d] = expr_prim(k, P_min, lo, first, 0);
+        Expr end = expr_prim(k, P_max, expr_add(k, hi, expr_index(k, 1)), expr_add(k, first, part), 0);
         want->dim[d] = expr_sub(k, end, h->low[d]);
-        padded = padded || want->dim[d] != b.dim[d];
+        padded = padded || want->dim[d] != part;
     }
     return padded;
 }
@@ -247,9 +270,10 @@ static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
 static void fill_strip(Layer *l, const Halo *h, int d, bool high, int share, const Loc *loc)
 {
     Kernel *k = l->k;
-    Buf from = k->buf.at[h->from], to = k->buf.at[h->to];
-    Expr zero = expr_index(k, 0), low = expr_sub(k, zero, h->low[d]);
-    Expr start = high ? expr_add(k, low, from.dim[d]) : zero, size = high ? expr_sub(k, to.dim[d], start) : low;
+    Buf to = k->buf.at[h->to];
+    Expr low = expr_sub(k, expr_index(k, h->skip[d]), h->low[d]),
+         start = high ? expr_add(k, low, part_of(k, h, d)) : expr_index(k, 0);
+    Expr size = high ? expr_sub(k, to.dim[d], start) : low;
     if (expr_is(k, size, 0)) return;
     Compute c = {.out = h->to, .rank = to.rank, .value = h->pad, .apart = true, .share = share, .loc = loc};
     for (int i = 0; i < to.rank; i++) {
@@ -275,7 +299,8 @@ static void fill_interior(Layer *l, const Halo *h, const Loc *loc)
     Compute c = {.out = h->to, .rank = k->buf.at[h->from].rank, .loc = loc};
     Expr at[MAX_RANK] = {0};
     for (int d = 0; d < c.rank; d++) {
-        c.space[d] = kernel_axis(k, NULL, k->buf.at[h->from].dim[d]), at[d] = expr_axis(k, c.space[d]);
+        c.space[d] = kernel_axis(k, NULL, part_of(k, h, d));
+        at[d] = expr_add(k, expr_axis(k, c.space[d]), expr_index(k, h->skip[d]));
         c.at[d] = expr_sub(k, at[d], h->low[d]);
     }
     c.value = expr_load(k, h->from, at);
@@ -334,7 +359,7 @@ static void grow(Layer *l, const Halo *h, uint32_t at)
 static bool join_halo(Kernel *k, const Halo *h, Halo *all, Buf *want, const Buf *more)
 {
     if (h->from != all->from) return true;
-    if (h->pad != all->pad) return false;
+    if (!same_values(h, all)) return false;
     for (int d = 0; d < want->rank; d++) {
         Expr end = expr_prim(k, P_max, expr_add(k, want->dim[d], all->low[d]), expr_add(k, more->dim[d], h->low[d]), 0);
         all->low[d] = expr_prim(k, P_min, all->low[d], h->low[d], 0);
@@ -358,7 +383,7 @@ static void unguard(Layer *l, Compute *s, const Halo *h)
     for (uint32_t i = 0; i < guards.at.n; i++) {
         Halo mine;
         Buf want;
-        if (!halo_of(k, s, guards.at.at[i], &mine, &want) || mine.from != h->from || mine.pad != h->pad) continue;
+        if (!halo_of(k, s, guards.at.at[i], &mine, &want) || !same_values(&mine, h)) continue;
         ExprNode g = *expr_node(k, guards.at.at[i]), v = *expr_node(k, g.arg[1]);
         Expr read = halo_read(k, h, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
         s->value =
@@ -388,7 +413,7 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
     for (uint32_t i = at; i < k->stage.n; i++)
         if (expr_reads(k, k->stage.at[i].value, h.from)) unguard(l, &k->stage.at[i], &h);
     const Loc *loc = k->stage.at[at].loc;
-    if (alone && can_grow(l, h.from)) grow(l, &h, at);
+    if (alone && !is_part(&h) && can_grow(l, h.from)) grow(l, &h, at);
     else fill_interior(l, &h, loc);
     fill_border(l, &h, loc);
     return true;
