@@ -247,6 +247,9 @@ static bool slides(Kernel *k, const Compute *c, Expr e, int lane)
     return found;
 }
 
+static bool is_single(const Kernel *k, int axis) { return expr_is(k, k->axis.at[axis].extent, 1); }
+
+/* An image under a window is never the right factor: of a convolution with one result a place, it may seem so, for they lie side by side. */
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
 {
     if (c->how != P_add || !c->reduces || c->keep || c->where || c->update) return false;
@@ -268,6 +271,7 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
         bool a_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_a),
              b_inner = inner >= 0 && expr_uses(k, c->at[inner], lane_b);
         swap = a_inner != b_inner ? a_inner : is_constant_load(k, a) && !is_constant_load(k, b);
+        if (is_single(k, swap ? lane_b : lane_a) && slides(k, c, swap ? a : b, swap ? lane_a : lane_b)) swap = !swap;
     }
     *r = (Contraction){.left = swap ? b : a,
                        .right = swap ? a : b,
@@ -300,6 +304,48 @@ int panel_word(Kernel *k, const Contraction *r, int inner)
     const Layout *l = word ? &k->buf.at[n.id].layout : NULL;
     if (!word || l->n < 2 || l->axis[l->n - 1].size != word || l->axis[l->n - 1].div != 1) return 0;
     return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;
+}
+
+int64_t summed_run(Kernel *k, const Compute *c, Expr factor)
+{
+    ExprNode n = *expr_node(k, factor);
+    int64_t run = 1;
+    if (n.kind != E_LOAD) return run;
+    Expr at = buf_address(k, (int)n.id, n.arg);
+    for (bool longer = true; longer;) {
+        int64_t was = run;
+        for (int i = 0; i < c->reduces; i++)
+            if (step_is(k, at, c->reduce[i], run)) run *= expr_constant(k, k->axis.at[c->reduce[i]].extent, 1);
+        longer = run > was;
+    }
+    return run;
+}
+
+/* Do neighbours read what lies side by side, or overlaps at a few places' distance? */
+static bool results_run(Kernel *k, const Compute *c, Expr factor, int64_t run)
+{
+    enum { APART = 4 };
+    ExprNode n = *expr_node(k, factor);
+    for (int d = 0; n.kind == E_LOAD && d < c->rank; d++) {
+        Expr step = expr_step(k, buf_address(k, (int)n.id, n.arg), c->space[d]);
+        int64_t by = step ? expr_constant(k, step, 0) : 0;
+        if (by == 1 || (by > 1 && by <= APART && by < run)) return true;
+    }
+    return false;
+}
+
+bool fills_panels(Kernel *k, const Compute *c, const Contraction *r, int word)
+{
+    /* Steps to finish a row; to add lanes up and finish their sum. */
+    enum { COLUMNS = 16, FINISH = 20, ADD_LANES = 40, USUAL = 64 };
+    int64_t n = expr_constant(k, k->axis.at[r->lane].extent, COLUMNS), depth = 1;
+    if (n >= COLUMNS / 2) return true;
+    if (!r->row) return false;
+    if (word || n < 2) return word;
+    for (int i = 0; i < c->reduces; i++) depth *= expr_constant(k, k->axis.at[c->reduce[i]].extent, USUAL);
+    int64_t run = summed_run(k, c, r->left);
+    if (run < LEAST_RUN) return !results_run(k, c, r->left, run);
+    return depth + FINISH <= n * (depth / COLUMNS + ADD_LANES);
 }
 
 int summed_word(Kernel *k, const Compute *c)

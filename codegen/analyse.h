@@ -43,6 +43,12 @@ Expr uncast(const Kernel *k, Expr e, DType acc);              /* e without a cas
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
 int word_of(const Kernel *k, Expr left, Expr right, DType acc);
+/* How many values that a sum takes from a factor lie side by side. */
+int64_t summed_run(Kernel *k, const Compute *c, Expr factor);
+enum { LEAST_RUN = 24 }; /* of values, for their sum to be made in lanes */
+/* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. Not where one instruction
+ * sums words, of so many values. */
+bool fills_panels(Kernel *k, const Compute *c, const Contraction *r, int word);
 /* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
 int panel_word(Kernel *k, const Contraction *r, int inner);
 int summed_word(Kernel *k, const Compute *c); /* of a stage that is such a product; else 0 */

@@ -3,7 +3,7 @@
  * Comes in: an extracted kernel of one stage. Goes out: the same stage over fewer, longer axes: [N, H, W, C] + [N, H, W, C] is a line
  * of N*H*W*C elements, and the pixels of a 1 x 1 convolution are the rows of a matrix. The two axes a, b become f with a = f / B, b = f % B,
  * which is right whenever every address stays a multiple of f; the algebra of indices (ir/expr_index.c) shows whether it does. Axes of one
- * element go. Equal work in other shapes becomes the same kernel. */
+ * element go, but for the column of a product. Equal work in other shapes becomes the same kernel. */
 #include "codegen/analyse.h"
 
 static bool uses_outside(const Kernel *k, Expr e, int axis) /* other than to say where to load */
@@ -63,22 +63,24 @@ static bool try_fuse(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int o
     return true;
 }
 
-static void fuse_axes(Kernel *k, Arena *mem, Compute *c, int *axis, int *n)
+static void fuse_axes(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int stays)
 {
     bool again = true;
     while (again) {
         again = false;
         for (int i = 0; i < *n && !again; i++)
-            for (int j = 0; j < *n && !again; j++) again = i != j && try_fuse(k, mem, c, axis, n, i, j);
+            for (int j = 0; j < *n && !again; j++)
+                again = i != j && axis[i] != stays && axis[j] != stays && try_fuse(k, mem, c, axis, n, i, j);
     }
 }
 
-static void drop_single(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int least)
+static void drop_single(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int least, int stays)
 {
     Expr *map = NEW_ARRAY(mem, Expr, k->axis.n);
     int kept = 0, all = *n;
     for (int i = 0; i < all; i++) {
-        if (expr_is(k, k->axis.at[axis[i]].extent, 1) && kept + (all - i) > least) map[axis[i]] = expr_index(k, 0);
+        if (axis[i] != stays && expr_is(k, k->axis.at[axis[i]].extent, 1) && kept + (all - i) > least)
+            map[axis[i]] = expr_index(k, 0);
         else axis[kept++] = axis[i];
     }
     *n = kept;
@@ -89,11 +91,13 @@ void kernel_fuse(Kernel *k)
 {
     if (k->stage.n != 1) return;
     Compute *c = &k->stage.at[0];
+    Contraction r;
     if (c->scan || c->update || c->keep || c->where) return;
     Arena scratch = {0};
-    drop_single(k, &scratch, c, c->space, &c->rank, 0);
-    drop_single(k, &scratch, c, c->reduce, &c->reduces, 1);
-    fuse_axes(k, &scratch, c, c->space, &c->rank);
-    fuse_axes(k, &scratch, c, c->reduce, &c->reduces);
+    int column = contraction_of(k, c, &r) && expr_is(k, k->axis.at[r.lane].extent, 1) ? r.lane : 0;
+    drop_single(k, &scratch, c, c->space, &c->rank, 0, column);
+    drop_single(k, &scratch, c, c->reduce, &c->reduces, 1, 0);
+    fuse_axes(k, &scratch, c, c->space, &c->rank, column);
+    fuse_axes(k, &scratch, c, c->reduce, &c->reduces, 0);
     arena_drop(&scratch);
 }

@@ -536,7 +536,7 @@ static Expr split_groups(Kernel *k, Expr right, int lane)
     return expr_load(k, kernel_buf(k, b), n.arg);
 }
 
-static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of, int word)
+static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of, int word, bool panel)
 {
     Kernel *k = l->k;
     Expr right = split_groups(k, was, lane);
@@ -546,8 +546,9 @@ static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of
     if (inner >= 0 && axis_of_index(k, n.arg[inner]) != inner_of) inner = -1;
     if (at < 0 || (word && inner < 0) || inner == at || rank + 2 > MAX_PHYS) return false;
     bool batch[MAX_RANK] = {0};
-    for (int d = 0; d < rank; d++) batch[d] = d != at && !reduces_any(k, s, n.arg[d]);
-    Layout want = panels(rank, batch, at, inner, word, fits_panel(k, n.arg[at], lane));
+    for (int d = 0; d < rank; d++) batch[d] = (d != at || !panel) && !reduces_any(k, s, n.arg[d]);
+    Layout want = panel || inner < 0 ? panels(rank, batch, at, inner, word, panel && fits_panel(k, n.arg[at], lane))
+                                     : panels(rank, batch, inner, -1, 0, false);
     int own = (int)n.id;
     if (right == was) own = constant_in_order(l, own, &want);
     else k->buf.at[own].layout = want;
@@ -779,14 +780,15 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     if (!word_of_axis) word = 0;
     if (word && constant) word_of_axis = merge_taps(l, s, c, word_of_axis, word);
     int inner = word ? word_of_axis : word_axis(k, s, c->left);
-    if (!word && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
+    bool panel = fills_panels(k, s, c, word) || summed_run(k, s, c->left) < LEAST_RUN;
+    if (!word && panel && inner && expr_constant(k, k->axis.at[inner].extent, PANEL) < FEW_CHANNELS)
         inner = 0; /* an image's channels: any order is as good */
     if (constant) {
-        if (turn_constant(l, s, c->right, c->lane, inner, word)) order_reduces(s, inner);
+        if (turn_constant(l, s, c->right, c->lane, inner, word, panel)) order_reduces(s, inner);
         return;
     }
     bool ready = !word && step_is_one(k, c->right, c->lane) && !is_spread(k, s, c->right, c->lane);
-    if (ready || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
+    if (ready || (!panel && step_is_one(k, c->right, inner)) || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
     Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);
     order_reduces(s, inner);

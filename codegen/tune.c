@@ -1001,15 +1001,29 @@ static TileStep tile_step(Tuner *u, const Contraction *r, int word)
     return r->acc == DT_f32 && u->t->fma ? TILE_FUSED : TILE_APART;
 }
 
-/* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. */
-static bool fills_panels(Tuner *u, const Compute *c, const Contraction *r)
+/* Few columns: the terms of every sum are in lanes. All columns of a few rows at a time have in common what they read. */
+static bool tune_sums(Tuner *u, Compute *c, const Contraction *r)
 {
+    enum { SUMS = 12, MOST = 6 }; /* vectors of sums; rows */
     Kernel *k = u->k;
-    int64_t n = extent(k, r->lane), depth = 1, sum = LANES / 2; /* steps to add the lanes up */
-    if (n < 0 || n >= LANES / 2) return true;
-    for (int i = 0; i < c->reduces; i++) depth *= about(k, c->reduce[i]);
-    int word = panel_word(k, r, c->reduce[c->reduces - 1]);
-    return r->row && depth / (word ? word : 1) <= n * (depth / LANES + sum);
+    Order o, loops = {0};
+    int inner = c->reduce[c->reduces - 1], lanes = LANES;
+    bool runs = runs_along(u, r->left, inner) && runs_along(u, r->right, inner) && extent(k, inner) >= LEAST_RUN;
+    if (!runs || !r->row || u->inside[r->row] || extent(k, r->row) == 1 || u->columns[r->lane]) return false;
+    int most = SUMS * u->t->lanes / LANES / (int)extent(k, r->lane), tile = most < 1 ? 1 : most > MOST ? MOST : most;
+    space_order(u, c, &o);
+    int row = schedule_split(k, r->row, &tile, 1), terms = schedule_split(k, inner, &lanes, 1);
+    for (int i = 0; i < o.n; i++)
+        if (o.axis[i] != r->row && o.axis[i] != r->lane) put(&loops, o.axis[i]);
+    put(&loops, row);
+    int outer = loops.n;
+    for (int i = 0; i + 1 < c->reduces; i++) put(&loops, c->reduce[i]);
+    put(&loops, terms), put(&loops, row + 1), put(&loops, r->lane), put(&loops, terms + 1);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, r->lane), mark(k, LOOP_VECTOR, terms + 1);
+    step(k, STEP_PARTIAL, LOOP_SERIAL, (int[]){terms + 1}, 1, NULL);
+    parallelise(u, c, &loops, outer);
+    return true;
 }
 
 /* Whole tiles and the rest of them are one piece of code: rows are tested in all, and are few enough to be tested at once. */
@@ -1046,7 +1060,8 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
     if (r.row && u->outer[r.row] && panel_word(k, &r, c->reduce[c->reduces - 1])) r.row = 0; /* a step's rows, one by one: words are summed by the tile alone */
-    if (u->outer[r.lane] || (r.row && u->outer[r.row]) || !fills_panels(u, c, &r) || is_scattered(k, c)) return false;
+    if (u->outer[r.lane] || (r.row && u->outer[r.row]) || is_scattered(k, c)) return false;
+    if (!fills_panels(k, c, &r, panel_word(k, &r, c->reduce[c->reduces - 1]))) return tune_sums(u, c, &r);
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
     int rank = c->rank;
     add_row(u, c, &r);

@@ -72,8 +72,13 @@ Test(tune, short_sums_take_tiles_where_vectors_are_slow)
 
 Test(tune, few_columns_need_no_tile)
 {
-    Program *p = program_new("kernel k() { in A[56, 64] const W[64, 2] out Y[56, 2] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }");
-    cr_assert_not(calls(tuned(p, "avx512")));
+    Program *p = program_new("kernel k() { in A[56, 576] const W[2, 576] out Y[56, 2] Y[m, n] = sum(k: 576) A[m, k] * W[n, k] }");
+    cr_assert(!calls(tuned(p, "avx512")) && split_of(tuned(p, "avx512"), "k", 0) == 16, "terms in lanes");
+    cr_expect_eq(split_of(tuned(p, "avx512"), "m", 0), 6);
+    cr_expect_eq(split_of(tuned(p, "avx2"), "m", 0), 3);
+    program_drop(p);
+    p = program_new("kernel k() { in A[56, 32] const W[7, 32] layout(0/16, 1, 0%16) out Y[56, 7] Y[m, n] = sum(k: 32) A[m, k] * W[n, k] }");
+    cr_assert(calls(tuned(p, "avx512")), "so short a sum is made before its lanes could be added up");
     program_drop(p);
     p = program_new("kernel k() { in A: u8[56, 64] const W: i8[4, 64] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[56, 4]"
                     " Y[m, n] = sum(k: 64) i32(A[m, k]) * i32(W[n, k]) }"); /* unless an instruction sums four terms */
