@@ -376,7 +376,13 @@ static bool infer_node(Infer *c)
 }
 
 /* ---- folding ---- */
-enum { FOLD_WORK = 1 << 26, FOLD_FREE_BYTES = 1 << 18, FOLD_GROWTH = 4 };
+enum {
+    FOLD_WORK = 1 << 26,
+    FOLD_FREE_BYTES = 1 << 18,
+    FOLD_GROWTH = 4,
+    FOLD_MADE_BYTES = 4 << 20,
+    FOLD_MADE_ALL = 64 << 20
+};
 
 static bool elements_known(const Graph *g, const Infer *c, uint32_t o)
 {
@@ -421,8 +427,9 @@ static bool type_size(const Graph *g, const Type *t, int64_t *elements, int64_t 
     return checked_mul(n, dtypes[t->dtype].bytes, bytes);
 }
 
-/* Folding must neither take long (the interpreter needs some 50 ns an operation) nor make the model much bigger. */
-static bool fold_pays(const Graph *g, const Infer *c)
+/* Folding must neither take long (the interpreter needs some 50 ns an operation) nor make the model much bigger. What arithmetic makes of
+ * floats (a filter's sines) may be larger than copies and masks, which cost little where they are read, up to a bound for all. */
+static bool fold_pays(Graph *g, const Infer *c)
 {
     double in_elements = 0, out_elements = 0, product = 1;
     int64_t in_bytes = 0, out_bytes = 0, n, b;
@@ -443,7 +450,11 @@ static bool fold_pays(const Graph *g, const Infer *c)
     bool contraction = c->n->op->quant == QUANT_INTEGER;
     double work = contraction ? sqrt(product * out_elements) : in_elements + out_elements;
     if (work > FOLD_WORK) return false;
-    return out_bytes <= FOLD_FREE_BYTES || out_bytes <= FOLD_GROWTH * in_bytes;
+    if (out_bytes <= FOLD_FREE_BYTES || out_bytes <= FOLD_GROWTH * in_bytes) return true;
+    bool made = c->n->op->body && dtype_is_float(c->out[0].dtype);
+    if (!made || out_bytes > FOLD_MADE_BYTES || g->made + out_bytes > FOLD_MADE_ALL) return false;
+    g->made += out_bytes;
+    return true;
 }
 
 /* Codes of few bits made floats: weights that a cast and a product dequantize. Passes make a DequantizeLinear of it (integer.c). */
@@ -456,7 +467,7 @@ static bool widens_codes(const Graph *g, const Infer *c)
            dtypes[from->dtype].bits <= 8 && from->dtype != DT_bool && type_size(g, from, &n, &bytes) && n >= MANY;
 }
 
-static bool may_fold(const Graph *g, const Infer *c)
+static bool may_fold(Graph *g, const Infer *c)
 {
     const OpDef *op = c->n->op;
     if (op->flags & OP_UNIQUE || (!op->body && !op->lower && !op->expand)) return false;

@@ -79,6 +79,7 @@ struct Graph {
     VEC(const char *) output_name;  /* beside output: two outputs may be one value */
     uint32_t *hash, hash_cap;       /* of nodes, for sharing */
     uint32_t *const_hash, const_cap, consts; /* of constants */
+    int64_t made;          /* bytes of constants that arithmetic made larger than what it read */
     bool fold_edges;       /* also fold DequantizeLinear and the like of constants: only once nobody looks for the pattern any more */
     bool failed;           /* a graph_emit reported an error: later ones on values without type stay silent */
 };

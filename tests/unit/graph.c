@@ -118,6 +118,22 @@ Test(graph, large_results_do_not_fold)
     expect_type(big, "f32[1024,1024]");
 }
 
+/* A table of sines is made once, not in every run; a mask, or more than all such tables may take, is not. */
+Test(graph, what_arithmetic_makes_folds)
+{
+    Val column = graph_const(g, tensor_new(&mem, DT_f32, 2, (int64_t[]){1000, 1}), NULL);
+    Val row = graph_const(g, tensor_new(&mem, DT_f32, 2, (int64_t[]){1, 1000}), NULL);
+    Val table = emit(g, "Mul", NULL, 2, column, row);
+    cr_expect(graph_val(g, table)->konst && graph_val(g, emit(g, "Sin", NULL, 1, table))->konst);
+    cr_expect(!graph_val(g, emit(g, "Less", NULL, 2, column, row))->konst);
+    int folded = 0;
+    for (int i = 0; i < 40; i++) {
+        Val other = graph_const(g, tensor_made_up(&mem, DT_f32, 2, (int64_t[]){1000, 1}, (uint32_t)i + 1), NULL);
+        folded += graph_val(g, emit(g, "Mul", NULL, 2, other, row))->konst != NULL;
+    }
+    cr_expect(folded > 5 && folded < 20, "%d tables of 4 MB", folded);
+}
+
 Test(graph, mistakes_are_said_once)
 {
     Val y = emit(g, "Add", &loc, 2, x, ints(1, 3));
