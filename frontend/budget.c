@@ -122,9 +122,7 @@ static bool keep_sample(void *ctx, const Sample *s, Diag *diag)
     (void)diag;
     r->whole = s->index < SAMPLES && r->bytes < MEMORY / 2;
     for (uint32_t i = 0; r->whole && i < r->g->input.n; i++) {
-        Tensor *t = NEW(&r->mem, Tensor);
-        *t = *s->in[i], t->data = arena_copy(&r->mem, t->data, tensor_bytes(t));
-        k.in[i] = t, r->bytes += tensor_bytes(t);
+        k.in[i] = tensor_copy(&r->mem, s->in[i]), r->bytes += tensor_bytes(s->in[i]);
     }
     if (r->whole) vec_push(&r->mem, &r->kept, k);
     return true;

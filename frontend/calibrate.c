@@ -122,15 +122,6 @@ typedef struct Watched {
     int axis;
 } Watched; /* axis of channels, or -1 */
 
-/* One after the other: what rows count does not depend on how many a sample has. */
-static void watch_rows(Watched *w, const float *x, int64_t rows, int64_t channels, int64_t last)
-{
-    for (int64_t r = 0; channels && r < rows; r++, x += channels) {
-        stat_rows(&w->rows, x, channels, last);
-        stat_channels(&w->mem, &w->sums, x, 1, channels, 1, w->rows.square / (double)w->rows.values);
-    }
-}
-
 static void watch_tensor(Watched *w, const Tensor *t)
 {
     int64_t outer = 1, inner = 1, last = t->rank ? t->dim[t->rank - 1] : 0;
@@ -138,11 +129,11 @@ static void watch_tensor(Watched *w, const Tensor *t)
     for (int d = 0; d < w->axis; d++) outer *= t->dim[d];
     for (int d = w->axis + 1; d < t->rank; d++) inner *= t->dim[d];
     if (w->axis >= 0 && inner == 1) {
-        watch_rows(w, t->data, outer, t->dim[w->axis], last);
+        stat_row_channels(&w->mem, &w->sums, &w->rows, t->data, outer, t->dim[w->axis], last);
         return;
     }
     if (t->rank) stat_rows(&w->rows, t->data, tensor_count(t), last);
-    if (w->axis >= 0) stat_channels(&w->mem, &w->sums, t->data, outer, t->dim[w->axis], inner, -1);
+    if (w->axis >= 0) stat_channels(&w->mem, &w->sums, t->data, outer, t->dim[w->axis], inner);
 }
 
 /* The tensors of a sample, by several threads: each tensor's values are seen by one, in their order. */
@@ -250,10 +241,7 @@ static void keep_run(PlainRuns *runs, uint32_t sample, const Tensor *const *out,
     PlainRun r = {sample, NEW_ARRAY(&runs->mem, const Tensor *, n + 1)};
     for (uint32_t i = 0; i < n; i++) runs->bytes += tensor_bytes(out[i]);
     if (runs->bytes > MEMORY) return;
-    for (uint32_t i = 0; i < n; i++) {
-        Tensor *t = arena_copy(&runs->mem, out[i], sizeof *t);
-        t->data = arena_copy(&runs->mem, t->data, tensor_bytes(t)), r.out[i] = t;
-    }
+    for (uint32_t i = 0; i < n; i++) r.out[i] = tensor_copy(&runs->mem, out[i]);
     vec_push(&runs->mem, &runs->run, r);
 }
 

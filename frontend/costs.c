@@ -324,10 +324,7 @@ static bool run_plain(void *ctx, const Sample *s, Diag *diag)
     t.sights = see_outputs(w, out, &w->mem), t.size = sight_size(&t.sights);
     if (!w->wanted) w->wanted = samples_wanted(rows_of(&t.sights), bytes_kept(w, off));
     if (!is_wanted(w, s)) return true;
-    for (uint32_t i = 0; i < w->values; i++) {
-        Tensor *copy = arena_copy(&w->mem, off[i], sizeof *copy);
-        copy->data = arena_copy(&w->mem, copy->data, tensor_bytes(copy)), t.off[i] = copy;
-    }
+    for (uint32_t i = 0; i < w->values; i++) t.off[i] = tensor_copy(&w->mem, off[i]);
     return vec_push(&w->mem, &w->tried, t), true;
 }
 

@@ -27,6 +27,13 @@ Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim)
     return t;
 }
 
+Tensor *tensor_copy(Arena *a, const Tensor *t)
+{
+    Tensor *copy = arena_copy(a, t, sizeof *t);
+    copy->data = arena_copy(a, t->data, tensor_bytes(t));
+    return copy;
+}
+
 Tensor *tensor_scalar(Arena *a, DType type, double v)
 {
     Tensor *t = tensor_new(a, type, 0, NULL);

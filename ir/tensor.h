@@ -18,6 +18,7 @@ int64_t tensor_count(const Tensor *t);                                    /* pro
 double tensor_element(const Tensor *t, int64_t i); /* of any type that dtype_load() reads */
 size_t tensor_bytes(const Tensor *t);
 Tensor *tensor_new(Arena *a, DType type, int rank, const int64_t *dim);   /* zeroed, writable through (void *)t->data until handed out */
+Tensor *tensor_copy(Arena *a, const Tensor *t);
 Tensor *tensor_scalar(Arena *a, DType type, double v);
 Tensor *tensor_ints(Arena *a, const int64_t *v, int64_t n);               /* 1-D i64 */
 /* Random: in [-1, 1), or 0 and 1; the same for the same seed. */

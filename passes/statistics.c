@@ -52,32 +52,30 @@ void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n)
     bin_values(s, x, n);
 }
 
-static double row_weight(const float *x, int64_t n, double size)
+static void add_channels(ChannelSums *s, const float *x, int64_t inner, double weight)
 {
-    const double LITTLE = 0.03; /* of the mean square */
-    double square = 0;
-    for (int64_t i = 0; i < n; i++) square += isfinite(x[i]) ? (double)x[i] * x[i] : 0;
-    square = square / (double)n + LITTLE * size;
-    return square > 0 ? 1 / square : 0;
+    s->seen += weight * (double)inner;
+    for (int64_t c = 0; c < s->channels; c++)
+        for (int64_t i = 0; i < inner; i++) {
+            float v = x[c * inner + i];
+            if (isfinite(v)) s->sum[c] += weight * v;
+        }
 }
 
-void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner,
-                   double size)
+static void channels_begin(Arena *mem, ChannelSums *s, int64_t channels)
 {
     if (!s->sum) s->channels = channels, s->sum = NEW_ARRAY(mem, double, channels);
-    for (int64_t o = 0; o < outer; o++) {
-        double weight = inner == 1 && channels > 0 && size >= 0 ? row_weight(x + o * channels, channels, size) : 1;
-        s->seen += weight * (double)inner;
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t i = 0; i < inner; i++) {
-                float v = x[(o * channels + c) * inner + i];
-                if (isfinite(v)) s->sum[c] += weight * v;
-            }
-    }
 }
 
-void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner)
 {
+    channels_begin(mem, s, channels);
+    for (int64_t o = 0; o < outer; o++) add_channels(s, x + o * channels * inner, inner, 1);
+}
+
+double stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)
+{
+    double all = 0;
     for (int64_t i = 0; i < n; i += row) {
         float most = 0;
         double square = 0;
@@ -85,8 +83,23 @@ void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row)
             float v = isfinite(x[k]) ? fabsf(x[k]) : 0;
             most = v > most ? v : most, square += (double)v * v;
         }
-        s->square += square, s->peak += (double)most * most;
+        all += square, s->peak += (double)most * most;
         s->values += (uint64_t)row, s->rows++;
+    }
+    s->square += all;
+    return all;
+}
+
+/* One after the other: what rows count does not depend on how many a sample has. */
+void stat_row_channels(Arena *mem, ChannelSums *s, RowSums *sums, const float *x, int64_t rows, int64_t channels,
+                       int64_t row)
+{
+    const double LITTLE = 0.03; /* of the mean square until then */
+    channels_begin(mem, s, channels);
+    for (int64_t r = 0; channels && r < rows; r++, x += channels) {
+        double square = stat_rows(sums, x, channels, row) / (double)channels;
+        square += LITTLE * sums->square / (double)sums->values;
+        add_channels(s, x, 1, square > 0 ? 1 / square : 0);
     }
 }
 

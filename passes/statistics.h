@@ -16,22 +16,24 @@ typedef struct Statistic {
 
 void stat_add(Arena *mem, Statistic *s, const float *x, int64_t n); /* all values of one sample */
 
-/* Means of the channels of a tensor [outer][channels][inner]. Where a row is all channels (inner 1) and `size`, the mean square of the values until
- * then, is not negative, rows count by the error relative to themselves: a mean that few large rows make would be too much for the others. Rows of
- * next to nothing count as if they were a little. */
+/* Means of the channels of a tensor [outer][channels][inner]. */
 typedef struct ChannelSums {
     int64_t channels;
     double seen;                 /* values of one channel; of rows their weights */
     double *sum;                 /* of the finite ones, times these; NULL until the first value */
 } ChannelSums;
-void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner, double size);
+void stat_channels(Arena *mem, ChannelSums *s, const float *x, int64_t outer, int64_t channels, int64_t inner);
 
 /* How large values are, and the largest |value| of each row of `row` values: sums of squares. */
 typedef struct RowSums {
     uint64_t values, rows;
     double square, peak;
 } RowSums;
-void stat_rows(RowSums *s, const float *x, int64_t n, int64_t row);
+double stat_rows(RowSums *s, const float *x, int64_t n, int64_t row); /* the square of these */
+
+/* Both, where a row is all channels: [rows][channels], which holds whole rows of `row` values. For the means, rows count by the error relative to
+ * themselves: a mean that few large rows make would be too much for the others. Rows of next to nothing count as if they were a little. */
+void stat_row_channels(Arena *mem, ChannelSums *s, RowSums *sums, const float *x, int64_t rows, int64_t channels, int64_t row);
 
 typedef struct StatMethod {
     const char *name, *help;

@@ -101,7 +101,7 @@ Test(quantize, statistics_go_round_through_the_file)
     for (int i = 0; i < 1000; i++) x[i] = (float)(random_step(&seed) % 1000) / 3;
     x[7] = INFINITY;
     stat_add(&w.mem, &s, x, 500), stat_add(&w.mem, &s, x + 500, 500);
-    stat_channels(&w.mem, &sums, x, 100, 5, 2, 1);
+    stat_channels(&w.mem, &sums, x, 100, 5, 2);
     Range *r = range_set(&q, "t", 1, 2);
     RowSums rows = {0};
     stat_rows(&rows, x, 1000, 10);

@@ -91,13 +91,15 @@ Test(statistics, rows_count_by_what_is_an_error_to_them)
 {
     const float rows[] = {1, 0, 1, 0, 1, 0, 0, 100}, alike[] = {1, 0, 0, 1, 1, 0, 0, 1};
     ChannelSums of = {0}, same = {0}, pixels = {0}, zeros = {0};
-    stat_channels(&mem, &of, rows, 4, 2, 1, (3 + 1e4) / 8);
+    RowSums sums[3] = {{0}};
+    stat_row_channels(&mem, &of, &sums[0], rows, 4, 2, 2);
     cr_expect(of.sum[0] / of.seen > 0.9 && of.sum[1] / of.seen < 0.5, "%g %g, plain means are 0.75 and 25", of.sum[0] / of.seen, of.sum[1] / of.seen);
-    stat_channels(&mem, &same, alike, 4, 2, 1, 0.5);
+    cr_expect(sums[0].square == 10003 && sums[0].rows == 4 && sums[0].values == 8);
+    stat_row_channels(&mem, &same, &sums[1], alike, 4, 2, 2);
     cr_expect(fabs(same.sum[0] / same.seen - 0.5) < 1e-6 && fabs(same.sum[1] / same.seen - 0.5) < 1e-6);
-    stat_channels(&mem, &pixels, rows, 1, 2, 4, -1);
+    stat_channels(&mem, &pixels, rows, 1, 2, 4);
     cr_expect(pixels.seen == 4 && pixels.sum[0] == 2 && pixels.sum[1] == 101);
-    stat_channels(&mem, &zeros, (const float[8]){0}, 4, 2, 1, 0);
+    stat_row_channels(&mem, &zeros, &sums[2], (const float[8]){0}, 4, 2, 2);
     cr_expect(zeros.seen == 0 && zeros.sum[0] == 0, "they say nothing");
 }
 
