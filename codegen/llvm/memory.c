@@ -188,7 +188,8 @@ void store_at(Emit *x, int buf, const Place *at, V v)
     DType t = x->k->buf.at[buf].type;
     unsigned align = element_align(x, buf);
     if (t == DT_bool) v = LLVMBuildZExt(x->b, v, like(x->i8, v), "");
-    if (!at->moves) {
+    if (!at->moves) { /* a column that is the only one: it is in the first lane */
+        if (is_wide(v)) v = LLVMBuildExtractElement(x->b, v, int64(x, 0), "");
         LLVMSetAlignment(LLVMBuildStore(x->b, v, emit_address(x, buf, at->at)), align);
         return;
     }

@@ -330,6 +330,8 @@ CASES(contract,
     {GEMM16("gemm16", 12, 2), 1 << 18, 40, 0}, {GEMM16("gemm16_low", 3, 1), 1 << 18, 17, 0},
     {"kernel plain_right(M, N, K) { in A[M, K], B[K, N] out Y[M, N] Y[m, n] = sum(k: K) A[m, k] * B[k, n]"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 40, 0},
+    {"kernel column(M, K) { in A: u8[M, 40] const W: i8[1, 40] layout(0/16, 1/4, 0%16, 1%4) out Y[M] Y[m] for n: 1, m: M = sum(k: 40) i32(A[m, k]) * i32(W[n, k]) then f32(it) * 0.5"
+     " schedule: split m 6; split n 1 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1; vectorize n.2; call contract k.0 }", 0, 40, 0}, /* one, which the result does not name */
     {"kernel halves(M, N, K) { in A: f16[M, K], B: bf16[K, N] out Y[M, N] Y[m, n] = sum(k: K) f32(A[m, k]) * f32(B[k, n])"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 17, 0},
     {"kernel conv8(N) { in X: u8[N, 10, 10, 8] const F: i8[20, 3, 3, 8] layout(0/16, 1, 2, 3/4, 0%16, 3%4) out Y: i32[N, 8, 8, 20]"
