@@ -391,6 +391,19 @@ static void unguard(Layer *l, Compute *s, const Halo *h)
     }
 }
 
+/* Do summed axes alone choose the last index of what is guarded? An image that came with its channels there has them side by side. */
+static bool ends_in_channels(Kernel *k, const Compute *s, Expr guard)
+{
+    ExprNode g = *expr_node(k, guard), v = *expr_node(k, g.arg[1]);
+    ExprNode n = *expr_node(k, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
+    Expr last = n.arg[k->buf.at[n.id].rank - 1];
+    for (int d = 0; d < s->rank; d++)
+        if (expr_uses(k, last, s->space[d])) return false;
+    for (int d = 0; d < s->reduces; d++)
+        if (expr_uses(k, last, s->reduce[d])) return true;
+    return false;
+}
+
 /* The operand under this guard, unguarded, in a padded temporary. */
 static bool add_halo(Layer *l, uint32_t at, Expr guard)
 {
@@ -407,7 +420,8 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
                 alone = join_halo(k, &other, &h, &want, &more) && alone;
     }
     want.name = arena_printf(k->mem, "%s.pad", k->buf.at[h.from].name);
-    if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1)
+    if (want.rank >= 3 && !want.layout.n && dtypes[want.type].bytes == 1 &&
+        !ends_in_channels(k, &k->stage.at[at], guard))
         want.layout = channels_last(want.rank); /* words of bytes need it */
     h.to = kernel_buf(k, want);
     for (uint32_t i = at; i < k->stage.n; i++)

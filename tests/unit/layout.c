@@ -191,6 +191,16 @@ Test(layout, other_pads_other_copies)
     program_drop(p);
 }
 
+/* Of a slice alone, and in the order in which it came when its channels are innermost there. */
+Test(layout, a_window_over_a_slice_has_a_halo)
+{
+    Program *p = laid_out("kernel k() { in X: u8[1, 9, 40, 8] const F: i8[4, 3, 5, 8] out Y: i32[1, 9, 30, 4]"
+                          " Y[n, y, x, o] = sum(i: 3, j: 5, c: 8) i32(guard(0 <= y + i - 1 && y + i - 1 < 9 && 0 <= x + j - 2 && x + j - 2 < 30, X[n, y + i - 1, x + j + 4, c], 7)) * i32(F[o, i, j, c]) }");
+    const Buf *pad = buf_named(p, "X.pad");
+    cr_expect(expr_is(p->k, pad->dim[1], 11) && expr_is(p->k, pad->dim[2], 34) && pad->layout.n == 0);
+    program_drop(p);
+}
+
 Test(layout, a_guard_that_is_no_padding_stays)
 { /* every second element: a transposed convolution */
     program_drop(laid_out("kernel k() { in X[4] const W[4] out Y[8]"
