@@ -27,17 +27,21 @@ typedef struct Bench {
     uint64_t *profile;
 } Bench;
 
-static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const Options *o)
+/* --dim INPUT:AXIS=VALUE speaks of one axis, NAME=VALUE of every free size of that name; -1: nothing was said. */
+static int64_t dim_given(Arena *mem, const ImportOptions *o, const OctetTensorInfo *info, int axis, bool *used)
+{
+    const char *place = arena_printf(mem, "%s:%d", info->name, axis), *name = info->dim_name[axis];
+    for (uint32_t k = 0; k < o->dims; k++)
+        if (!strcmp(o->dim[k].name, place) || (name && !strcmp(o->dim[k].name, name)))
+            return used[k] = true, o->dim[k].value;
+    return -1;
+}
+
+static Tensor *made_up(Arena *mem, const OctetTensorInfo *info, const ImportOptions *o, bool *used)
 {
     int64_t dim[OCTET_MAX_RANK];
     for (int32_t i = 0; i < info->rank; i++) {
-        dim[i] = info->dim[i];
-        for (uint32_t k = 0; dim[i] < 0 && k < o->list[OPT_dim].n; k++) {
-            const char *arg = o->list[OPT_dim].at[k], *equals = strrchr(arg, '=');
-            size_t n = (size_t)(equals - arg);
-            if (info->dim_name[i] && strlen(info->dim_name[i]) == n && !strncmp(info->dim_name[i], arg, n))
-                dim[i] = strtoll(equals + 1, NULL, 10);
-        }
+        dim[i] = info->dim[i] < 0 ? dim_given(mem, o, info, i, used) : info->dim[i];
         if (dim[i] < 0)
             dim[i] = 1,
             fprintf(stderr, "%s: free size %s is 1 (--dim)\n", info->name, info->dim_name[i] ? info->dim_name[i] : "?");
@@ -55,15 +59,21 @@ static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
 {
     const OctetApi *api = b->api;
     const Tensor **given = NEW_ARRAY(b->mem, const Tensor *, r->inputs + 1);
-    if (!runner_inputs(r, o, b->mem, d, given)) return false;
+    ImportOptions sizes;
+    if (!runner_inputs(r, o, b->mem, d, given) || !import_options(o, d, &sizes)) return false;
+    bool *used = NEW_ARRAY(b->mem, bool, sizes.dims + 1);
     b->in = NEW_ARRAY(b->mem, OctetTensor, api->inputs + 1), b->out = NEW_ARRAY(b->mem, OctetTensor, api->outputs + 1);
     for (int32_t i = 0; i < api->inputs; i++) {
-        const Tensor *t = given[i] ? given[i] : made_up(b->mem, &api->input[i], o);
+        const Tensor *t = given[i] ? given[i] : made_up(b->mem, &api->input[i], &sizes, used);
         b->in[i].data = (void *)t->data;
         if (t->rank != api->input[i].rank)
             return diag_error(d, NULL, "input '%s' has rank %d, expected %d", r->input[i], t->rank, api->input[i].rank);
         for (int k = 0; k < t->rank; k++) b->in[i].dim[k] = t->dim[k];
     }
+    for (uint32_t k = 0; k < sizes.dims && !r->compiled; k++) /* a model's were taken when it was compiled */
+        if (!used[k])
+            return diag_error(d, NULL, "--dim %s: no input that is made up has a free size of that name",
+                              sizes.dim[k].name);
     b->context = arena_alloc(b->mem, api->context_bytes);
     if (failed(b, d, api->context_init(b->context, api->model))) return false;
     if (b->threads > 1) {

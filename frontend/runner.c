@@ -75,11 +75,11 @@ static bool compile_and_load(Runner *r, const Options *o, Diag *d, const char *p
 
 bool runner_open(Runner *r, const Options *o, Arena *mem, Diag *d, const char *path)
 {
-    *r = (Runner){.mem = mem, .files = {.mem = mem}};
+    *r = (Runner){.mem = mem, .files = {.mem = mem}, .compiled = !has_suffix(path, ".so") && !o->value[OPT_interp]};
     if (o->value[OPT_interp] && o->value[OPT_isa])
         return diag_error(d, NULL, "--isa chooses compiled code; --interp runs none");
     if (o->value[OPT_interp]) return open_graph(r, o, d, path);
-    if (!has_suffix(path, ".so")) return compile_and_load(r, o, d, path);
+    if (r->compiled) return compile_and_load(r, o, d, path);
     const char *slash = strrchr(path, '/');
     d->subject = slash ? slash + 1 : path;
     return load(r, o, d, slash ? path : arena_printf(mem, "./%s", path));

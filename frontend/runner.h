@@ -16,6 +16,7 @@ typedef struct Runner {
     Kernel *program;
     Loaded loaded; /* artefact */
     Session *session;
+    bool compiled; /* of an .onnx, here and now */
     int32_t level; /* with --isa */
 } Runner;
 
