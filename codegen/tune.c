@@ -185,6 +185,12 @@ static int64_t items_of(const Kernel *k, int leaf)
     return (expr_constant(k, k->axis.at[whole].extent, 1) + tile - 1) / tile;
 }
 
+static bool is_one_tile(const Kernel *k, int leaf) /* for certain */
+{
+    int whole = k->axis.at[leaf].parent;
+    return whole && extent(k, whole) > 0 && items_of(k, leaf) == 1;
+}
+
 static int64_t points(const Kernel *k, const Compute *c)
 {
     int64_t n = 1;
@@ -194,7 +200,7 @@ static int64_t points(const Kernel *k, const Compute *c)
 }
 
 /* Leading loops become parallel until there are enough items to hand out (a batch of unknown size may be one), or the items get too small to be worth their numbering. A
- * ragged loop is the last: its whole tiles are told from the rest by one test inside it. */
+ * ragged loop is the last: its whole tiles are told from the rest by one test inside it, unless there is one tile alone. */
 static void parallelise(Tuner *u, const Compute *c, const Order *o, int n)
 {
     int64_t items = 1, work = points(u->k, c);
@@ -203,7 +209,7 @@ static void parallelise(Tuner *u, const Compute *c, const Order *o, int n)
         if (items > 1 && more > 1 && work / items / more < LEAST) return;
         mark(u->k, LOOP_PARALLEL, o->axis[i]);
         items *= more;
-        if (is_ragged(u->k, o->axis[i])) return;
+        if (is_ragged(u->k, o->axis[i]) && !is_one_tile(u->k, o->axis[i])) return;
     }
 }
 

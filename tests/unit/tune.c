@@ -86,6 +86,25 @@ Test(tune, few_columns_need_no_tile)
     program_drop(p);
 }
 
+static bool is_parallel(const Kernel *k, const char *axis)
+{
+    for (uint32_t i = 0; i < k->schedule.step.n; i++) {
+        const Step *s = &k->schedule.step.at[i];
+        if (s->what == STEP_LOOP && s->loop == LOOP_PARALLEL && !strcmp(k->axis.at[s->axis[0]].name, axis)) return true;
+    }
+    return false;
+}
+
+/* Fewer columns than a panel has are outermost for tiles, and nothing to share out. */
+Test(tune, threads_share_rows_of_few_columns)
+{
+    Program *p = program_new("kernel k() { in A: u8[32, 40, 128] const W: i8[8, 128] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[32, 40, 8]"
+                             " Y[b, m, n] = sum(k: 128) i32(A[b, m, k]) * i32(W[n, k]) }");
+    cr_expect_str_eq(call_of(tuned(p, "amx")), "tiles");
+    cr_expect(is_parallel(tuned(p, "amx"), "b"));
+    program_drop(p);
+}
+
 Test(tune, windows_over_free_sizes_share_what_they_read)
 {
     Program *p = program_new("kernel k(S) { in X[32, S + 2] layout(1, 0) const W[32, 3] layout(1, 0) out Y[32, S] layout(1, 0)"
