@@ -678,7 +678,7 @@ bench_sizes() { ! octet bench digits.so --dim "$1" --runs 1 --threads 1 2>&1 | g
 check bench-dim bench_sizes batch=3
 check bench-dim-of-axis bench_sizes image:0=3
 refused bench-dim-unknown 1 '--dim height: no input' octet bench digits.so --dim height=3
-refused bench-dim-wrong 1 'expected NAME=VALUE' octet bench digits.so --dim batch
+refused bench-dim-wrong 2 'expected NAME=VALUE' octet bench digits.so --dim batch
 refused run-no-input 1 'image' octet run digits.so --output r.npz
 refused run-wrong-name 1 "no input 'picture'" octet run digits.so --input "$b/c-name/0.npz" --output r.npz
 refused run-wrong-type 1 'type i64\|is i64' octet run digits.so --input "$b/c-type/0.npz" --output r.npz
