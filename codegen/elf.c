@@ -1,13 +1,11 @@
 /* elf.c - writes one relocatable object (ET_REL): header, contents, relocations, symbols, names, section table.
  *
- * All positions are computed before the first byte is written, so the file is written front to back in one pass. Weights
- * are a hole in it, which takes no room on a disk and no time.
+ * All positions are computed before the first byte is written, so the file is written front to back in one pass.
  * The same input gives the same bytes: nothing of the file's name, the time or the process gets in. */
 #include "codegen/elf.h"
 #include "ir/base/map.h"
 #include <assert.h>
 #include <elf.h>
-#include <errno.h>
 
 enum { LARGE = 0x10000000 }; /* SHF_X86_64_LARGE */
 typedef struct SectionRow {
@@ -17,7 +15,7 @@ typedef struct SectionRow {
 static const SectionRow rows[ELF_SECTIONS] = {
     [ELF_RODATA] = {".rodata", NULL, SHF_ALLOC},
     [ELF_RELRO] = {".data.rel.ro", NULL, SHF_ALLOC | SHF_WRITE},
-    [ELF_WEIGHTS] = {".octet.weights", ".lrodata", SHF_ALLOC},
+    [ELF_WEIGHTS] = {".rodata.weights", ".lrodata", SHF_ALLOC},
 };
 typedef struct Machine {
     const char *arch;
@@ -183,12 +181,6 @@ static void write_zeros(Writer *w, uint64_t to)
     while (w->at < to && !w->failed) write_bytes(w, zero, to - w->at < sizeof zero ? to - w->at : sizeof zero);
 }
 
-static void write_hole(Writer *w, uint64_t to)
-{
-    if (fseeko(w->f, (off_t)(to - w->at), SEEK_CUR) != 0) w->failed = true;
-    w->at = to;
-}
-
 static void write_section(Writer *w, const Section *s, uint64_t begin)
 {
     for (uint32_t i = 0; i < s->piece.n && !w->failed; i++) {
@@ -211,12 +203,7 @@ bool elf_move(Elf *e, ElfSection s, FILE *f)
     return !w.failed && fflush(f) == 0;
 }
 
-static const char *section_name(const Elf *e, ElfSection s)
-{
-    return rows[s].large && elf_is_large(e) ? rows[s].large : rows[s].name;
-}
-
-static uint32_t header_name(char *names, uint32_t *n, const char *prefix, const char *name)
+static uint32_t section_name(char *names, uint32_t *n, const char *prefix, const char *name)
 {
     uint32_t at = *n;
     *n += (uint32_t)snprintf(names + at, 128, "%s%s", prefix, name) + 1;
@@ -236,11 +223,11 @@ static void headers_fill(const Elf *e, Elf64_Shdr *h, char *names, uint32_t *nam
     for (uint32_t s = 0; s < ELF_SECTIONS; s++) {
         const Section *x = &e->section[s];
         bool large = rows[s].large && elf_is_large(e);
-        const char *name = section_name(e, (ElfSection)s);
+        const char *name = large ? rows[s].large : rows[s].name;
         h[1 + s] = (Elf64_Shdr){
             .sh_type = SHT_PROGBITS, .sh_flags = rows[s].flags, .sh_size = x->size, .sh_addralign = x->align};
         if (large && e->machine->large) h[1 + s].sh_flags |= LARGE;
-        h[1 + s].sh_name = header_name(names, names_n, "", name);
+        h[1 + s].sh_name = section_name(names, names_n, "", name);
         h[FIRST_RELA + s] = (Elf64_Shdr){.sh_type = SHT_RELA,
                                          .sh_flags = SHF_INFO_LINK,
                                          .sh_size = x->rela.n * sizeof(Elf64_Rela),
@@ -248,7 +235,7 @@ static void headers_fill(const Elf *e, Elf64_Shdr *h, char *names, uint32_t *nam
                                          .sh_info = 1 + s,
                                          .sh_addralign = 8,
                                          .sh_entsize = sizeof(Elf64_Rela)};
-        h[FIRST_RELA + s].sh_name = header_name(names, names_n, ".rela", name);
+        h[FIRST_RELA + s].sh_name = section_name(names, names_n, ".rela", name);
     }
     uint64_t symbols = 1 + ELF_SECTIONS + e->symbol.n;
     h[SYMTAB] = (Elf64_Shdr){.sh_type = SHT_SYMTAB,
@@ -257,15 +244,15 @@ static void headers_fill(const Elf *e, Elf64_Shdr *h, char *names, uint32_t *nam
                              .sh_info = 1 + ELF_SECTIONS,
                              .sh_addralign = 8,
                              .sh_entsize = sizeof(Elf64_Sym),
-                             .sh_name = header_name(names, names_n, "", ".symtab")};
+                             .sh_name = section_name(names, names_n, "", ".symtab")};
     h[STRTAB] = (Elf64_Shdr){.sh_type = SHT_STRTAB,
                              .sh_size = e->names.n,
                              .sh_addralign = 1,
-                             .sh_name = header_name(names, names_n, "", ".strtab")};
+                             .sh_name = section_name(names, names_n, "", ".strtab")};
     h[STACK_NOTE] = (Elf64_Shdr){
-        .sh_type = SHT_PROGBITS, .sh_addralign = 1, .sh_name = header_name(names, names_n, "", ".note.GNU-stack")};
-    h[SHSTRTAB] =
-        (Elf64_Shdr){.sh_type = SHT_STRTAB, .sh_addralign = 1, .sh_name = header_name(names, names_n, "", ".shstrtab")};
+        .sh_type = SHT_PROGBITS, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".note.GNU-stack")};
+    h[SHSTRTAB] = (Elf64_Shdr){
+        .sh_type = SHT_STRTAB, .sh_addralign = 1, .sh_name = section_name(names, names_n, "", ".shstrtab")};
     h[SHSTRTAB].sh_size = *names_n;
     for (uint32_t s = 1; s < ALL_SECTIONS; s++) place(at, &h[s]);
 }
@@ -290,8 +277,7 @@ bool elf_write(const Elf *e, FILE *f)
     write_bytes(&w, &head, sizeof head);
     for (uint32_t s = 0; s < ELF_SECTIONS; s++) {
         write_zeros(&w, h[1 + s].sh_offset);
-        if (s == ELF_WEIGHTS) write_hole(&w, h[1 + s].sh_offset + h[1 + s].sh_size);
-        else write_section(&w, &e->section[s], h[1 + s].sh_offset);
+        write_section(&w, &e->section[s], h[1 + s].sh_offset);
     }
     for (uint32_t s = 0; s < ELF_SECTIONS; s++) {
         write_zeros(&w, h[FIRST_RELA + s].sh_offset);
@@ -310,38 +296,4 @@ bool elf_write(const Elf *e, FILE *f)
     write_zeros(&w, head.e_shoff);
     write_bytes(&w, h, sizeof h);
     return !w.failed && fflush(f) == 0;
-}
-
-/* ---- filling what a linker made ---- */
-static void *read_at(FILE *f, Arena *mem, uint64_t at, uint64_t n)
-{
-    void *p = arena_alloc(mem, n);
-    return fseeko(f, (off_t)at, SEEK_SET) == 0 && fread(p, 1, n, f) == n ? p : NULL;
-}
-
-/* The section of a name, or NULL. */
-static const Elf64_Shdr *section_find(FILE *f, Arena *mem, const char *name)
-{
-    const Elf64_Ehdr *head = read_at(f, mem, 0, sizeof *head);
-    const Elf64_Shdr *h = head ? read_at(f, mem, head->e_shoff, head->e_shnum * sizeof *h) : NULL;
-    const Elf64_Shdr *names = h && head->e_shstrndx < head->e_shnum ? &h[head->e_shstrndx] : NULL;
-    const char *text = names ? read_at(f, mem, names->sh_offset, names->sh_size) : NULL;
-    for (uint32_t s = 0; text && s < head->e_shnum; s++)
-        if (h[s].sh_name < names->sh_size && !strcmp(text + h[s].sh_name, name)) return &h[s];
-    return NULL;
-}
-
-const char *elf_fill(const Elf *e, FILE *made)
-{
-    const Section *weights = &e->section[ELF_WEIGHTS];
-    if (!weights->size) return "";
-    const char *name = section_name(e, ELF_WEIGHTS);
-    const Elf64_Shdr *h = section_find(made, e->mem, name);
-    if (!h || h->sh_type != SHT_PROGBITS || h->sh_size != weights->size)
-        return arena_printf(e->mem, "the linker left no section %s of %llu bytes", name,
-                            (unsigned long long)weights->size);
-    Writer w = {.f = made};
-    if (fseeko(made, (off_t)h->sh_offset, SEEK_SET) != 0) w.failed = true;
-    write_section(&w, weights, 0);
-    return !w.failed && fflush(made) == 0 ? "" : strerror(errno);
 }

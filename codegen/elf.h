@@ -1,8 +1,7 @@
 /* elf.h - a relocatable ELF object written by hand: read-only data, tables of pointers, symbols.
  *
- * Sections are filled by elf_put (bytes kept in memory) or elf_stream (bytes produced when they are written: weights never lie
- * in memory twice). An object has holes in the place of WEIGHTS: a linker would copy them, and what it made is filled by
- * elf_fill, so that they are written once. Pointers are said with elf_pointer and become absolute 64-bit relocations, which the
+ * Sections are filled by elf_put (bytes kept in memory) or elf_stream (bytes produced while the file is written: weights never
+ * lie in memory twice). Pointers are said with elf_pointer and become absolute 64-bit relocations, which the
  * loader fills in; distances are known when linked. */
 #ifndef OCTET_ELF_H
 #define OCTET_ELF_H
@@ -23,7 +22,6 @@ void elf_pointer_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol); 
 void elf_distance_symbol(Elf *e, ElfSection s, uint64_t at, const char *symbol); /* 4 bytes: how far it lies behind them */
 void elf_define(Elf *e, const char *name, ElfSection s, uint64_t at, uint64_t size, bool exported); /* exported: default visibility; else hidden */
 bool elf_is_large(const Elf *e);                                                 /* WEIGHTS is too large to lie between code and its data: .lrodata */
-bool elf_write(const Elf *e, FILE *f);                                           /* WEIGHTS as a hole; false: errno says why */
-const char *elf_fill(const Elf *e, FILE *made);                                  /* WEIGHTS into what linkers made of it; "": done, else why not */
+bool elf_write(const Elf *e, FILE *f);                                           /* false: errno says why */
 bool elf_move(Elf *e, ElfSection s, FILE *f);                                    /* what a section holds goes to f; empty, it is written with the others */
 #endif

@@ -26,7 +26,6 @@ BLOB(pool) BLOB(main)
     Image *im;
     Arena *mem;
     Diag *diag;
-    const Elf *tables;
     const char *folder, *log;
     const char *why;          /* of a tool that failed */
     bool large;               /* weights of a gigabyte and more */
@@ -58,21 +57,21 @@ static bool object_put(Link *l, const char *name, const void *p, size_t n)
     return file_put(l, path, p, n);
 }
 
-static bool tables_put(Link *l)
+static bool tables_put(Link *l, const Elf *e)
 {
     const char *path = file_name(l, "tables.o");
     vec_push(l->mem, &l->object, path);
     FILE *f = fopen(path, "wb");
     if (!f) return diag_error(l->diag, NULL, "cannot write %s: %s", path, strerror(errno));
-    bool ok = elf_write(l->tables, f);
+    bool ok = elf_write(e, f);
     if (fclose(f) != 0) ok = false;
     return ok || diag_error(l->diag, NULL, "cannot write %s: %s", path, strerror(errno));
 }
 
-static bool objects_put(Link *l)
+static bool objects_put(Link *l, const Elf *e)
 {
     Image *im = l->im;
-    bool ok = tables_put(l);
+    bool ok = tables_put(l, e);
     for (uint32_t i = 0; i < im->objects && ok; i++)
         ok = object_put(l, arena_printf(l->mem, "k%u.o", (unsigned)i), im->object[i].at, im->object[i].n);
     ok = ok && object_put(l, "rt.o", octet_blob_rt, octet_blob_rt_size) &&
@@ -229,33 +228,24 @@ static bool large_option(Link *l, Fill *f)
     return file_put(l, path, large_script, sizeof large_script - 1);
 }
 
-static bool weights_fill(Link *l, const char *made)
-{
-    FILE *f = fopen(made, "r+b");
-    const char *why = f ? elf_fill(l->tables, f) : strerror(errno);
-    if (f && fclose(f) != 0 && !*why) why = strerror(errno);
-    return !*why || diag_error(l->diag, NULL, "cannot write %s: %s", made, why);
-}
-
 static bool make_shared(Link *l, const char *to)
 {
     Fill f = {.out = to, .so = base_name(l->im->options->out), .map = file_name(l, "exports")};
     if (!large_option(l, &f)) return false;
     const char *map = arena_printf(l->mem, "{ global: %s_octet_api; local: *; };\n", l->im->name);
-    return file_put(l, f.map, map, strlen(map)) && task_run(l, link_shared, "linking", &f) && weights_fill(l, to);
+    return file_put(l, f.map, map, strlen(map)) && task_run(l, link_shared, "linking", &f);
 }
 
 static bool make_program(Link *l, const char *to)
 {
     Fill f = {.out = to};
-    return large_option(l, &f) && task_run(l, link_program, "linking", &f) && weights_fill(l, to);
+    return large_option(l, &f) && task_run(l, link_program, "linking", &f);
 }
 
 static bool make_object(Link *l, const char *to)
 {
     Fill f = {.out = to};
-    return task_run(l, link_object, "linking", &f) && task_run(l, localise, "making symbols local", &f) &&
-           weights_fill(l, to);
+    return task_run(l, link_object, "linking", &f) && task_run(l, localise, "making symbols local", &f);
 }
 
 static bool make_archive(Link *l, const char *to)
@@ -272,12 +262,12 @@ static bool (*const makers[])(Link *, const char *) = {[ARTEFACT_SO] = make_shar
                                                        [ARTEFACT_ARCHIVE] = make_archive,
                                                        [ARTEFACT_EXECUTABLE] = make_program};
 
-static bool link_all(Link *l)
+static bool link_all(Link *l, const Elf *e)
 {
     const CodegenOptions *o = l->im->options;
     const char *made = file_name(l, "made"), *header = file_name(l, "header"), *beside = header_path(l->mem, o->out);
     bool has_header = o->kind != ARTEFACT_EXECUTABLE;
-    if (!objects_put(l) || !makers[o->kind](l, made)) return false;
+    if (!objects_put(l, e) || !makers[o->kind](l, made)) return false;
     FILE *f = has_header ? fopen(header, "wb") : NULL;
     if (has_header) {
         bool ok = f && header_write(l->im, f);
@@ -299,10 +289,9 @@ bool artefact_link(Image *im, const Elf *tables)
         return diag_error(im->diag, NULL, "cannot write %s: it exists and is no regular file", im->options->out);
     char *folder = arena_printf(im->mem, "%s.XXXXXX", im->options->out);
     if (!mkdtemp(folder)) return diag_error(im->diag, NULL, "cannot write %s: %s", im->options->out, strerror(errno));
-    Link l = {
-        .im = im, .mem = im->mem, .diag = im->diag, .tables = tables, .folder = folder, .large = elf_is_large(tables)};
+    Link l = {.im = im, .mem = im->mem, .diag = im->diag, .folder = folder, .large = elf_is_large(tables)};
     l.log = file_name(&l, "log");
-    bool ok = link_all(&l);
+    bool ok = link_all(&l, tables);
     for (uint32_t i = 0; i < l.file.n; i++) unlink(l.file.at[i]);
     rmdir(folder);
     return ok;
