@@ -1015,8 +1015,10 @@ static bool tune_sums(Tuner *u, Compute *c, const Contraction *r)
     Order o, loops = {0};
     int inner = c->reduce[c->reduces - 1], lanes = LANES;
     bool runs = runs_along(u, r->left, inner) && runs_along(u, r->right, inner) && extent(k, inner) >= LEAST_RUN;
-    if (!runs || !r->row || u->inside[r->row] || extent(k, r->row) == 1 || u->columns[r->lane]) return false;
-    int most = SUMS * u->t->lanes / LANES / (int)extent(k, r->lane), tile = most < 1 ? 1 : most > MOST ? MOST : most;
+    int64_t columns = extent(k, r->lane);
+    if (!runs || !r->row || u->inside[r->row] || extent(k, r->row) == 1 || u->columns[r->lane] || columns < 1)
+        return false;
+    int most = SUMS * u->t->lanes / LANES / (int)columns, tile = most < 1 ? 1 : most > MOST ? MOST : most;
     space_order(u, c, &o);
     int row = schedule_split(k, r->row, &tile, 1), terms = schedule_split(k, inner, &lanes, 1);
     for (int i = 0; i < o.n; i++)

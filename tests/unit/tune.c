@@ -77,6 +77,9 @@ Test(tune, few_columns_need_no_tile)
     cr_expect_eq(split_of(tuned(p, "avx512"), "m", 0), 6);
     cr_expect_eq(split_of(tuned(p, "avx2"), "m", 0), 3);
     program_drop(p);
+    p = program_new("kernel k() { in A[56, 576] const W[0, 576] out Y[56, 0] Y[m, n] = sum(k: 576) A[m, k] * W[n, k] }");
+    cr_assert_not(calls(tuned(p, "avx512")));
+    program_drop(p);
     p = program_new("kernel k() { in A[56, 32] const W[7, 32] layout(0/16, 1, 0%16) out Y[56, 7] Y[m, n] = sum(k: 32) A[m, k] * W[n, k] }");
     cr_assert(calls(tuned(p, "avx512")), "so short a sum is made before its lanes could be added up");
     program_drop(p);
