@@ -164,6 +164,19 @@ static bool is_halo_guard(const Kernel *k, const ExprNode *n) /* a guarded load,
     return v->kind == E_LOAD && (other->kind == E_FLOAT || other->kind == E_INT);
 }
 
+static bool reduces_any(Kernel *k, const Compute *s, Expr e)
+{
+    for (int i = 0; i < s->reduces; i++)
+        if (expr_uses(k, e, s->reduce[i])) return true;
+    return false;
+}
+
+static Expr guarded_load(const Kernel *k, Expr guard)
+{
+    Expr v = expr_node(k, guard)->arg[1];
+    return expr_node(k, v)->kind == E_LOAD ? v : expr_node(k, v)->arg[0];
+}
+
 static void guards_of(Layer *l, Expr e, LoadList *list)
 {
     ExprNode n = *expr_node(l->k, e);
@@ -186,10 +199,11 @@ static bool in_bounds(Kernel *k, Expr cond, const Buf *b, const ExprNode *load, 
     Expr gap = expr_sub(k, n.arg[1], n.arg[0]); /* >= 0, or > 0 */
     int64_t need = n.prim == P_lt ? 1 : 0, *out = NULL;
     for (int d = 0; d < b->rank && !out; d++) {
-        if (lin_differ(k, gap, load->arg[d], &by)) out = &h->skip[d];
-        else if (lin_differ(k, gap, expr_sub(k, minus_one(k, b->dim[d]), load->arg[d]), &by)) out = &h->cut[d];
+        Expr rest = expr_sub(k, minus_one(k, b->dim[d]), load->arg[d]);
+        if (lin_differ(k, gap, load->arg[d], &by) && by <= need) out = &h->skip[d];
+        else if (lin_differ(k, gap, rest, &by) && by <= need) out = &h->cut[d];
     }
-    if (!out || by > need) return false;
+    if (!out) return false;
     *out = need - by > *out ? need - by : *out;
     return true;
 }
@@ -244,8 +258,8 @@ static bool span(Kernel *k, Expr e, Expr *lo, Expr *hi)
 /* What the padded temporary looks like; false: this guard is not a halo. */
 static bool halo_of(Kernel *k, const Compute *s, Expr guard, Halo *h, Buf *want)
 {
-    ExprNode g = *expr_node(k, guard), v = *expr_node(k, g.arg[1]);
-    Expr load = v.kind == E_LOAD ? g.arg[1] : v.arg[0];
+    ExprNode g = *expr_node(k, guard);
+    Expr load = guarded_load(k, guard);
     ExprNode n = *expr_node(k, load);
     Buf b = k->buf.at[n.id];
     *h = (Halo){.from = (int)n.id, .pad = expr_cast(k, b.type, g.arg[2])};
@@ -384,24 +398,19 @@ static void unguard(Layer *l, Compute *s, const Halo *h)
         Halo mine;
         Buf want;
         if (!halo_of(k, s, guards.at.at[i], &mine, &want) || !same_values(&mine, h)) continue;
-        ExprNode g = *expr_node(k, guards.at.at[i]), v = *expr_node(k, g.arg[1]);
-        Expr read = halo_read(k, h, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
-        s->value =
-            expr_replace(k, s->value, guards.at.at[i], v.kind == E_LOAD ? read : expr_cast(k, (DType)g.type, read));
+        Expr guard = guards.at.at[i], read = halo_read(k, h, guarded_load(k, guard));
+        s->value = expr_replace(k, s->value, guard, expr_cast(k, (DType)expr_node(k, guard)->type, read));
     }
 }
 
 /* Do summed axes alone choose the last index of what is guarded? An image that came with its channels there has them side by side. */
 static bool ends_in_channels(Kernel *k, const Compute *s, Expr guard)
 {
-    ExprNode g = *expr_node(k, guard), v = *expr_node(k, g.arg[1]);
-    ExprNode n = *expr_node(k, v.kind == E_LOAD ? g.arg[1] : v.arg[0]);
+    ExprNode n = *expr_node(k, guarded_load(k, guard));
     Expr last = n.arg[k->buf.at[n.id].rank - 1];
     for (int d = 0; d < s->rank; d++)
         if (expr_uses(k, last, s->space[d])) return false;
-    for (int d = 0; d < s->reduces; d++)
-        if (expr_uses(k, last, s->reduce[d])) return true;
-    return false;
+    return reduces_any(k, s, last);
 }
 
 /* The operand under this guard, unguarded, in a padded temporary. */
@@ -494,13 +503,6 @@ static Layout panels(int rank, const bool *batch, int lane, int inner, int word,
     layout_add(&l, lane, 1, panel ? PANEL : 0);
     if (word) layout_add(&l, inner, 1, word);
     return l;
-}
-
-static bool reduces_any(Kernel *k, const Compute *s, Expr e)
-{
-    for (int i = 0; i < s->reduces; i++)
-        if (expr_uses(k, e, s->reduce[i])) return true;
-    return false;
 }
 
 /* Conv sums (channel, row, column); memory has the channel innermost, and so has the panel. */
