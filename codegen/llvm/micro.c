@@ -39,6 +39,9 @@ typedef struct Micro {
     int left_buf, right_buf;             /* words: the buffers */
     int word;                            /* elements of a word */
     bool adjacent;                       /* those of left are adjacent */
+    bool even;                           /* rows of left are at a constant distance, and so are lines */
+    int64_t apart[2];                    /* elements: from a row to the next, from a line to the next */
+    V base; /* of this step: the first row's element, from which others are found; or NULL */
     Expr left, right, left_at, right_at; /* expanded; element offsets */
     int whole;                           /* words: the axis the dot axis is part of, when it may not divide */
     V rest;                              /* how many elements its last, partial word has; NULL: this is a whole one */
@@ -80,11 +83,24 @@ static bool match_dot(Micro *m)
     m->word = WORD_BYTES / dtypes[l.type].bytes;
     m->right_buf = (int)r.id, m->right_at = buf_address(k, m->right_buf, r.arg);
     if (!step_is(k, m->right_at, m->t->dot, 1) || !step_is(k, m->right_at, m->t->lane, m->word)) return false;
-    if (l.kind == E_LOAD) {
-        m->left_buf = (int)l.id, m->left_at = buf_address(k, m->left_buf, l.arg);
-        m->adjacent = step_is(k, m->left_at, m->t->dot, 1);
-    }
+    m->adjacent = m->left_at && step_is(k, m->left_at, m->t->dot, 1);
     return true;
+}
+
+static bool constant_step(Kernel *k, Expr at, int axis, int64_t *n)
+{
+    Expr step = axis ? expr_step(k, at, axis) : expr_index(k, 0);
+    return step && expr_is_index(k, step, n);
+}
+
+static void match_left(Micro *m)
+{
+    Kernel *k = m->x->k;
+    ExprNode l = *expr_node(k, m->left);
+    if (l.kind != E_LOAD || m->left_type == DT_bool) return;
+    m->left_buf = (int)l.id, m->left_at = buf_address(k, m->left_buf, l.arg);
+    m->even = !m->t->row_guard && constant_step(k, m->left_at, m->t->row, &m->apart[0]) &&
+              constant_step(k, m->left_at, m->t->line, &m->apart[1]);
 }
 
 /* A panel layout ends in the lanes, all of which exist in memory. */
@@ -121,6 +137,7 @@ static bool match(Micro *m)
     m->parts = 1;
     m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
     m->left_type = (DType)expr_node(k, t->left)->type, m->right_type = (DType)expr_node(k, t->right)->type;
+    match_left(m);
     if (t->dot && !match_dot(m)) return false;
     m->right_padded = is_padded(k, t->right, m->lanes, t->dot != 0);
     if (t->dot && t->lane_guard && !m->right_padded) return false;
@@ -278,6 +295,45 @@ static V in_lanes(Micro *m, V mask, Expr e)
     return v;
 }
 
+/* Rows at constant distances are read from the first one, whose address optimisation does not look behind: it makes a pointer for each where the
+ * loops around are not simple ones, and there are registers for few. */
+static void find_rows(Micro *m)
+{
+    Emit *x = m->x;
+    bool whole_lines = !m->t->line || m->rows % m->width == 0;
+    m->base = NULL;
+    if (!m->even || !whole_lines) return;
+    if (m->t->dot) x->var[m->t->dot] = int64(x, 0);
+    tile_row(x, m->t, m->row[0]);
+    forget_all(x);
+    V at = emit_address(x, m->left_buf, m->left_at);
+    m->base = intrinsic(x, "llvm.launder.invariant.group", &x->ptr, 1, &at, 1);
+}
+
+static V row_address(Micro *m, int i)
+{
+    Emit *x = m->x;
+    if (m->base) {
+        V by = int64(x, i % m->width * m->apart[0] + i / m->width * m->apart[1]);
+        return LLVMBuildInBoundsGEP2(x->b, element_type(x, m->left_buf), m->base, &by, 1, "");
+    }
+    tile_row(x, m->t, m->row[i]);
+    forget_all(x);
+    return emit_address(x, m->left_buf, m->left_at);
+}
+
+static V left_scalar(Micro *m, int i)
+{
+    Emit *x = m->x;
+    if (!m->base) {
+        tile_row(x, m->t, m->row[i]);
+        return emit_scalar(x, m->left);
+    }
+    V v = LLVMBuildLoad2(x->b, element_type(x, m->left_buf), row_address(m, i), "");
+    LLVMSetAlignment(v, (unsigned)dtypes[m->left_type].bytes);
+    return v;
+}
+
 static void step_plain(Micro *m)
 {
     Emit *x = m->x;
@@ -287,9 +343,9 @@ static void step_plain(Micro *m)
         x->var[m->t->col] = m->col[j];
         right[j] = scalar_cast(x, m->right_type, acc, in_lanes(m, m->right_padded ? NULL : m->mask[j], m->right));
     }
+    find_rows(m);
     for (int i = 0; i < m->rows; i++) {
-        tile_row(x, m->t, m->row[i]);
-        V one = emit_scalar(x, m->left); /* floats are widened as lanes: a broadcasting load and one conversion */
+        V one = left_scalar(m, i); /* floats are widened as lanes: a broadcasting load and one conversion */
         if (dtype_is_float(m->left_type)) one = splat(x, one, m->lanes);
         V left = splat(x, scalar_cast(x, m->left_type, acc, one), m->lanes);
         for (unsigned j = 0; j < m->cols; j++) {
@@ -316,13 +372,12 @@ static V left_elements(Micro *m)
     return word;
 }
 
-static V left_word(Micro *m)
+static V left_word(Micro *m, int i)
 {
     Emit *x = m->x;
     if (m->rest || !m->adjacent) return left_elements(m);
     x->var[m->t->dot] = int64(x, 0);
-    forget_all(x);
-    V v = LLVMBuildLoad2(x->b, x->i32, emit_address(x, m->left_buf, m->left_at), "");
+    V v = LLVMBuildLoad2(x->b, x->i32, row_address(m, i), "");
     LLVMSetAlignment(v, 1);
     return v;
 }
@@ -406,7 +461,7 @@ static V left_row(Micro *m, int i)
 {
     tile_row(m->x, m->t, m->row[i]);
     if (m->rest && m->word == 2) return left_half(m);
-    return splat(m->x, left_word(m), m->lanes / m->parts); /* a broadcasting load */
+    return splat(m->x, left_word(m, i), m->lanes / m->parts); /* a broadcasting load */
 }
 
 /* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. */
@@ -456,6 +511,7 @@ static void step_halves(Micro *m)
 static void step_dot(Micro *m)
 {
     const char *name = dot_instruction(m);
+    find_rows(m);
     if (name) step_words(m, name);
     else step_halves(m);
 }
