@@ -138,7 +138,7 @@ class _Tensor(C.Structure):
     _fields_ = [("data", C.c_void_p), ("dim", C.c_int64 * MAX_RANK)]
 
 
-_P, _T = C.c_void_p, C.POINTER(_Tensor)
+_P = C.c_void_p
 
 
 class _Api(C.Structure):
@@ -147,8 +147,8 @@ class _Api(C.Structure):
         ("input", C.POINTER(_Info)), ("output", C.POINTER(_Info)), ("context_bytes", C.c_size_t), ("arena_bytes", C.c_size_t),
         ("context_init", C.CFUNCTYPE(C.c_int, _P, _P)),
         ("context_threads", C.CFUNCTYPE(None, _P, _P, _P, _P, C.c_int32)),
-        ("prepare", C.CFUNCTYPE(C.c_int, _P, _T, _T, C.POINTER(C.c_size_t))),
-        ("run", C.CFUNCTYPE(C.c_int, _P, _T, _T, _P, C.c_size_t)),
+        ("prepare", C.CFUNCTYPE(C.c_int, _P, _P, _P, _P)),
+        ("run", C.CFUNCTYPE(C.c_int, _P, _P, _P, _P, C.c_size_t)),
         ("error_text", C.CFUNCTYPE(C.c_char_p, _P)),
         ("pool_bytes", C.CFUNCTYPE(C.c_size_t, C.c_int32)),
         ("pool_init", C.CFUNCTYPE(C.c_int, _P, C.c_int32)),
@@ -192,6 +192,13 @@ def _aligned(size):
     return owner, (owner.ctypes.data + 63) // 64 * 64
 
 
+def _address(array):
+    try:
+        return C.addressof(C.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, empty, or of a type that buffers do not know: three times as slow
+        return array.ctypes.data
+
+
 class NodeArg:
     """Name, shape and type of an input or output, as ONNX Runtime spells them: [1, 3, 'H', 'W'], 'tensor(float)'."""
 
@@ -228,7 +235,17 @@ class InferenceSession:
         self._context_owner, self._context = _aligned(api.context_bytes)
         self._check(api.context_init(self._context, api.model))
         self._arena_owner, self._arena, self._arena_bytes = None, None, 0
+        self._in_tensors, self._in = self._tensors(self._inputs)
+        self._out_tensors, self._out = self._tensors(self._outputs)
+        self._need = C.c_size_t()
+        self._call_prepare, self._call_run = api.prepare, api.run  # each look at a field makes an object anew
         self._threads(threads if threads else len(os.sched_getaffinity(0)))
+
+    @staticmethod
+    def _tensors(args):
+        """The tensors, used by every run, and for each argument (argument, its tensor, the tensor's sizes)."""
+        tensors = (_Tensor * (len(args) + 1))()
+        return tensors, [(arg, tensors[i], tensors[i].dim) for i, arg in enumerate(args)]
 
     def _threads(self, threads):
         if threads <= 1 or not self._api.pool_bytes:
@@ -256,58 +273,64 @@ class InferenceSession:
     def get_providers(self):
         return ["OctetExecutionProvider"]
 
-    def _feeds(self, feeds):
+    def _known(self, feeds):
         unknown = set(feeds) - {a.name for a in self._inputs}
         if unknown:
             raise RunError("no such input: %s" % ", ".join(sorted(unknown)))
-        arrays, tensors = [], (_Tensor * (len(self._inputs) + 1))()
-        for i, arg in enumerate(self._inputs):
-            if feeds.get(arg.name) is None:
+
+    def _feed(self, feeds):
+        """Places the inputs; the arrays that come back must live until the run is over."""
+        arrays = []
+        for arg, tensor, dim in self._in:
+            array = feeds.get(arg.name)
+            if array is None:
+                self._known(feeds)
                 raise RunError("input '%s' is missing" % arg.name)
-            array = np.asarray(feeds[arg.name])
+            if type(array) is not np.ndarray:
+                array = np.asarray(array)
             if array.dtype != arg._dtype:
                 raise RunError("input '%s' is %s, expected %s" % (arg.name, array.dtype, arg._dtype))
             if array.ndim != len(arg.shape):
                 raise RunError("input '%s' has rank %d, expected %d" % (arg.name, array.ndim, len(arg.shape)))
-            array = np.require(array, requirements=["C", "A"])
+            if not array.flags.carray:
+                array = np.require(array, requirements=["C", "A"])
             arrays.append(array)
-            tensors[i].data = array.ctypes.data
-            tensors[i].dim[:array.ndim] = array.shape
-        return arrays, tensors
+            tensor.data = _address(array)
+            dim[:array.ndim] = array.shape
+        if len(feeds) != len(self._in):
+            self._known(feeds)
+        return arrays
 
-    def _prepare(self, tensors, out):
-        need = C.c_size_t()
-        self._check(self._api.prepare(self._context, tensors, out, C.byref(need)))
-        if self._arena is None or need.value > self._arena_bytes:
-            self._arena_owner, self._arena = _aligned(need.value)
-            self._arena_bytes = need.value
-
-    def _shape(self, out, o):
-        return [out[o].dim[a] for a in range(len(self._outputs[o].shape))]
+    def _prepare(self):
+        self._check(self._call_prepare(self._context, self._in_tensors, self._out_tensors, C.byref(self._need)))
+        need = self._need.value
+        if self._arena is None or need > self._arena_bytes:
+            self._arena_owner, self._arena = _aligned(need)
+            self._arena_bytes = need
 
     def run(self, output_names, input_feed, run_options=None):
         """The outputs named (all, for None) as a list of arrays; input_feed: name -> array."""
         with self._lock:
-            arrays, tensors = self._feeds(input_feed)
-            out = (_Tensor * (len(self._outputs) + 1))()
-            self._prepare(tensors, out)
+            arrays = self._feed(input_feed)
+            self._prepare()
             results = []
-            for o, arg in enumerate(self._outputs):
-                shape = self._shape(out, o)
-                results.append(np.empty(shape, arg._dtype) if min(shape, default=0) >= 0 else None)
-                out[o].data = results[o].ctypes.data if results[o] is not None else None
+            for arg, tensor, dim in self._out:
+                shape = dim[:len(arg.shape)]
+                result = np.empty(shape, arg._dtype) if min(shape, default=0) >= 0 else None
+                tensor.data = None if result is None else _address(result)
+                results.append(result)
             status = ERR_ARENA
             for _ in range(64):  # a model whose sizes depend on data may find out while running that it needs more memory
-                status = self._api.run(self._context, tensors, out, self._arena, self._arena_bytes)
+                status = self._call_run(self._context, self._in_tensors, self._out_tensors, self._arena, self._arena_bytes)
                 if status != ERR_ARENA:
                     break
-                self._prepare(tensors, out)
+                self._prepare()
             self._check(status)
-            for o, arg in enumerate(self._outputs):
+            for o, (arg, tensor, dim) in enumerate(self._out):
                 if results[o] is None:
-                    shape = self._shape(out, o)
+                    shape = dim[:len(arg.shape)]
                     size = int(np.prod(shape)) * arg._dtype.itemsize
-                    results[o] = np.frombuffer(C.string_at(out[o].data, size), arg._dtype).reshape(shape).copy()
+                    results[o] = np.frombuffer(C.string_at(tensor.data, size), arg._dtype).reshape(shape).copy()
         del arrays
         if output_names is None:
             return results
