@@ -463,8 +463,6 @@ budget_command() {
 check budget-command budget_command
 executable() { run_with digits8.so so && ./digits8 --input "$images" --output "$work/exe.npz" && python3 "$root/tests/cli/same.py" "$work/so.npz" "$work/exe.npz"; }
 check executable-agrees executable
-session() { run_with digits.so so && python3 "$root/tests/cli/session.py" digits.so "$images" "$work/so.npz"; }
-check python-session session
 check selftest ./digits --selftest
 check executable-help ./digits --help
 check executable-bench ./digits --bench

@@ -44,12 +44,22 @@ C
     [ -s "$out/embedded.so" ] && [ ! -e "$out/blocked.so" ]
 }
 
+# session: the Python module beside `octet run`, with the Python that the sample before found or made
+session() {
+  local python=build/venv/bin/python octet=build/release/octet
+  [ -x "$python" ] || python=${PYTHON:-python3}
+  "$octet" compile samples/digits/digits.onnx -o "$out/session.so" --quiet &&
+    "$octet" run "$out/session.so" --input samples/digits/images.npz --output "$out/session.npz" &&
+    "$python" tests/samples/session.py "$out/session.so" samples/digits/images.npz "$out/session.npz"
+}
+
 try quickstart bash samples/quickstart.sh
 try digits bash samples/digits/run.sh build/release/octet "$out/digits"
 try install cmake --install build/release --prefix "$prefix"
 try cmake-app bash samples/cmake-app/run.sh "$prefix" "$out/cmake-app"
 try cmake-app-again bash samples/cmake-app/run.sh "$prefix" "$out/cmake-app"
 try python bash samples/python/run.sh
+try python-session session
 try pkg-config installed
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
