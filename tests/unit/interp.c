@@ -23,7 +23,7 @@ static Kernel *kernel(const char *text)
 static const struct {
     Prim p;
     double ulp, lo, hi;
-} bounds[] = {{P_exp, 1.5, -87, 89},     {P_log, 1.5, 0, 1e30}, {P_log1p, 3, -1, 1e6}, {P_sigmoid, 3, -80, 80},
+} bounds[] = {{P_exp, 1.5, -110, 89},    {P_log, 1.5, 0, 1e30}, {P_log1p, 3, -1, 1e6}, {P_sigmoid, 3, -80, 80},
               {P_erf, 1.7, -5, 5},       {P_tanh, 6, -10, 10},  {P_sinh, 4, -89, 89},  {P_cosh, 4, -89, 89},
               {P_asinh, 4, -1e20, 1e20}, {P_acosh, 4, 1, 1e20}, {P_atanh, 3, -1, 1},   {P_pow, 1, 0, 100},
               {P_sin, 2, -1e6, 1e6},     {P_cos, 2, -1e6, 1e6}, {P_tan, 4, -1e4, 1e4}, {P_atan, 3, -1e6, 1e6},
@@ -66,6 +66,7 @@ static void check_polynomial(Prim p, double limit, double lo, double hi, int rou
              far = (p == P_sin || p == P_cos || p == P_tan) && fabsf(a[i]) > 4e8f && !isinf(a[i]);
         cr_assert(tiny || far || ulps(exact[i], got[i]) <= limit, "%s(%a, %a): %a, expected %a: %g ulp", prims[p].name,
                   a[i], b[i], got[i], exact[i], ulps(exact[i], got[i]));
+        cr_assert(p != P_exp || fpclassify(got[i]) != FP_SUBNORMAL, "exp(%a) = %a: slow to work with", a[i], got[i]);
     }
 }
 

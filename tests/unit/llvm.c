@@ -292,6 +292,10 @@ CASES(narrow_floats, NARROW(f16, 2000), NARROW(bf16, 2000), NARROW(f8e4m3fn, 256
     "kernel " name "(M, N, K) { in A: " left "[M, K] const W: " right "[N, K] layout(0/16, 1/4, 0%16, 1%4) in B[N] out Y: u8[M, N]"         \
     " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(rint(f32(it) * 0.01 + B[n]) + 12)"                                       \
     " schedule: split m " #rows "; split n " #cols " 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }"
+#define ROWS_APART(name) /* a convolution along a line: rows, all of which exist, at constant distances, in loops of free sizes */        \
+    "kernel " name "(N) { in X[N, 512, 272] const W[512, 256, 5] layout(0/16, 2, 1, 0%16) in B[512] out Y[N, 508, 512]"                     \
+    " Y[n, w, o] = sum(i: 5, c: 256) X[n, w + i, c] * W[o, c, i] then max(it + B[o], 0)"                                                   \
+    " schedule: split o 2 16; split w 14; order o.0 n w.0 i c w.1 o.1 o.2; unroll w.1 o.1; vectorize o.2; call contract i; parallel o.0; parallel n; parallel w.0 }"
 #define GEMM16(name, rows, cols)                                                                                       \
     "kernel " name "(M, N, K) { in A: bf16[M, K] const W: bf16[N, K] layout(0/16, 1/2, 0%16, 1%2) in B[N] out Y: bf16[M, N], Z[M, N]"       \
     " Y[m, n] = sum(k: K) f32(A[m, k]) * f32(W[n, k]) then bf16(max(it + B[n], 0)) Z[i, j] = f32(Y[i, j])"                                 \
@@ -334,6 +338,8 @@ CASES(contract,
      " schedule: split m 6; split n 1 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1; vectorize n.2; call contract k.0 }", 0, 40, 0}, /* one, which the result does not name */
     {"kernel halves(M, N, K) { in A: f16[M, K], B: bf16[K, N] out Y[M, N] Y[m, n] = sum(k: K) f32(A[m, k]) * f32(B[k, n])"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 17, 0},
+    {"kernel line(N) { in X[N, 24, 8] const W[20, 8, 3] layout(0/16, 2, 1, 0%16) out Y[N, 22, 20] Y[n, w, o] = sum(i: 3, c: 8) X[n, w + i, c] * W[o, c, i]"
+     " schedule: split w 6; split o 2 16; order o.0 n w.0 i c w.1 o.1 o.2; unroll w.1 o.1; vectorize o.2; call contract i; parallel o.0 n }", 400, 17, 0},
     {"kernel conv8(N) { in X: u8[N, 10, 10, 8] const F: i8[20, 3, 3, 8] layout(0/16, 1, 2, 3/4, 0%16, 3%4) out Y: i32[N, 8, 8, 20]"
      " Y[n, h, w, o] = sum(i: 3, j: 3, c: 8) i32(X[n, h + i, w + j, c]) * i32(F[o, i, j, c])"
      " schedule: split w 6; split o 2 16; split c 4; order n h o.0 w.0 i j c.0 w.1 o.1 o.2 c.1; unroll w.1 o.1; vectorize o.2; parallel n h; call contract i }", 0, 3, 0})
@@ -389,6 +395,7 @@ Test(llvm, hot_loop_has_no_spills)
         const char *text, *level, *hot;
     } tiles[] = {{GEMM("gemm", 14, 2), "avx512", "vfmadd"},
                  {GEMM("gemm", 6, 1), "avx2", "vfmadd"},
+                 {ROWS_APART("free_batch"), "avx512", "vfmadd"},
                  {GEMM8("gemm8", "u8", "i8", 12, 2), "avx512vnni", "vpdpbusd"},
                  {GEMM8("gemm8", "u8", "i8", 6, 1), "avxvnni", "vpdpbusd"},
                  {GEMM8("gemm8", "u8", "i8", 4, 1), "avx2", "vpmaddwd"},
