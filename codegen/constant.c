@@ -64,29 +64,62 @@ static int64_t run_find(const Walk *w, const int64_t *index, int64_t *from)
     return n < w->size[last] ? n : w->size[last];
 }
 
-static bool walk_write(const Walk *w, FILE *f)
-{
-    enum { CHUNK = 4096 };
+/* ---- runs into the file ---- */
+enum { CHUNK = 4096 };
+typedef struct Sink {
+    FILE *f;
+    int bytes;   /* of an element */
+    size_t held; /* elements in the chunk */
     char chunk[CHUNK * 16];
-    int64_t index[MAX_PHYS] = {0}, last = w->n - 1;
-    size_t held = 0; /* elements in the chunk */
-    for (uint64_t done = 0; done < w->count; done += (uint64_t)w->size[last]) {
-        int64_t from, have = run_find(w, index, &from);
-        for (int64_t i = 0; i < w->size[last];) {
-            int64_t n = w->size[last] - i < (int64_t)(CHUNK - held) ? w->size[last] - i : (int64_t)(CHUNK - held);
-            int64_t real = have - i < 0 ? 0 : have - i < n ? have - i : n;
-            char *to = chunk + held * (size_t)w->bytes;
-            gather(to, (const char *)w->t->data + (from + i * w->stride[last]) * w->bytes, w->bytes, real,
-                   w->stride[last]);
-            memset(to + real * w->bytes, 0, (size_t)((n - real) * w->bytes));
-            held += (size_t)n, i += n;
-            if (held < CHUNK) continue;
-            if (fwrite(chunk, (size_t)w->bytes, held, f) != held) return false;
-            held = 0;
-        }
-        for (int p = (int)last - 1; p >= 0 && ++index[p] == w->size[p]; p--) index[p] = 0;
+} Sink;
+
+static bool sink_flush(Sink *s)
+{
+    size_t n = s->held;
+    s->held = 0;
+    return fwrite(s->chunk, (size_t)s->bytes, n, s->f) == n;
+}
+
+/* n elements, the first `real` from `from` on, `stride` apart, and zeros. */
+static bool sink_run(Sink *s, const char *from, int64_t real, int64_t n, int64_t stride)
+{
+    while (n) {
+        int64_t room = CHUNK - (int64_t)s->held, some = n < room ? n : room, copied = real < some ? real : some;
+        char *to = s->chunk + s->held * (size_t)s->bytes;
+        gather(to, from, s->bytes, copied, stride);
+        if (copied < some) memset(to + copied * s->bytes, 0, (size_t)((some - copied) * s->bytes));
+        s->held += (size_t)some, n -= some, real -= copied, from += some * stride * s->bytes;
+        if (s->held == CHUNK && !sink_flush(s)) return false;
     }
-    return fwrite(chunk, (size_t)w->bytes, held, f) == held;
+    return true;
+}
+
+/* Do all elements of the runs along the last two physical axes exist? */
+static bool block_exists(const Walk *w, int64_t *index)
+{
+    int64_t last = w->n - 1, from;
+    index[last - 1] = w->size[last - 1] - 1;
+    bool whole = run_find(w, index, &from) == w->size[last];
+    index[last - 1] = 0;
+    return whole;
+}
+
+/* Runs are short: where a block of them exists, they are not looked for one by one. */
+static bool walk_write(const Walk *w, Sink *s)
+{
+    int64_t index[MAX_PHYS] = {0}, last = w->n - 1, size = w->size[last], runs = last ? w->size[last - 1] : 1, from;
+    for (uint64_t done = 0; done < w->count; done += (uint64_t)(runs * size)) {
+        bool whole = last && block_exists(w, index);
+        int64_t have = run_find(w, index, &from);
+        for (int64_t r = 0; r < runs; r++) {
+            if (r && whole) from += w->stride[last - 1];
+            else if (r) index[last - 1] = r, have = run_find(w, index, &from);
+            if (!sink_run(s, (const char *)w->t->data + from * w->bytes, have, size, w->stride[last])) return false;
+        }
+        if (last) index[last - 1] = 0;
+        for (int p = (int)last - 2; p >= 0 && ++index[p] == w->size[p]; p--) index[p] = 0;
+    }
+    return sink_flush(s);
 }
 
 bool constant_write(const Tensor *t, const Layout *l, FILE *f)
@@ -95,5 +128,6 @@ bool constant_write(const Tensor *t, const Layout *l, FILE *f)
     size_t bytes = tensor_bytes(t);
     if (!l->n) return bytes == 0 || fwrite(t->data, 1, bytes, f) == bytes;
     Walk w = walk_make(t, l);
-    return walk_write(&w, f);
+    Sink s = {.f = f, .bytes = w.bytes};
+    return walk_write(&w, &s);
 }
