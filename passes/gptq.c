@@ -9,6 +9,7 @@
  *
  * The outputs' square error is the sum of (w - q)^2 / U_ii^2, each w as it is when its turn comes: grids are those of least square error
  * with these weights, which are H_ii less what later columns make up for. */
+#include "passes/tile.h"
 #include "passes/weights.h"
 #include <math.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ void dpotrf_(const char *uplo, const int *n, double *a, const int *lda, int *inf
 void dtrtri_(const char *uplo, const char *diag, const int *n, double *a, const int *lda, int *info, size_t length1,
              size_t length2);
 
-enum { BLOCK = 128, ROWS = 16, TALL = 4, TILE = 8 };
+enum { BLOCK = 128, ROWS = 16 };
 
 typedef struct Column {
     float weight;
@@ -119,9 +120,9 @@ static void pay_later_columns(float *w, const float *e, const float *u, int64_t 
         for (int r = 0; r < ROWS; r += TALL) {
             float sum[TALL][TILE] = {{0}};
             int width = n - j < TILE ? (int)(n - j) : TILE;
-            for (int64_t i = 0; width == TILE && i < k; i++)
-                for (int p = 0; p < TALL; p++)
-                    for (int q = 0; q < TILE; q++) sum[p][q] += e[(r + p) * BLOCK + i] * u[i * n + j + q];
+            const float *left[TALL];
+            for (int p = 0; p < TALL; p++) left[p] = e + (r + p) * BLOCK;
+            if (width == TILE) tile_sum(sum, left, 1, u + j, n, k);
             for (int64_t i = 0; width < TILE && i < k; i++)
                 for (int p = 0; p < TALL; p++)
                     for (int q = 0; q < width; q++) sum[p][q] += e[(r + p) * BLOCK + i] * u[i * n + j + q];

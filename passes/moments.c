@@ -1,6 +1,7 @@
-/* moments.c - see moments.h. Sums are plain loops over small tiles that stay in registers, in one order on every machine. */
+/* moments.c - see moments.h. Sums are made tile by tile (tile.h), in one order on every machine. */
 #include "passes/moments.h"
 #include "ir/ops/window.h"
+#include "passes/tile.h"
 #include "passes/weights.h"
 #include <assert.h>
 #include <math.h>
@@ -142,7 +143,7 @@ void input_row(const InputRows *r, int64_t block, int64_t row, float *out)
 }
 
 /* ---- moments ---- */
-enum { TILE = 8, TALL = 4, CHUNK = 256, HELD = 256, HELD_FLOATS = 4 << 20 };
+enum { CHUNK = 256, HELD = 256, HELD_FLOATS = 4 << 20 };
 
 static int64_t padded(int64_t n) { return (n + TILE - 1) / TILE * TILE; }
 
@@ -169,11 +170,9 @@ Moments *moments_new(const WeightMatrix *m, Arena *mem)
 static void add_tile(float *h, int64_t ld, const float *x, int64_t rows, int64_t i, int64_t j)
 {
     float sum[TALL][TILE] = {{0}};
-    for (int64_t r = 0; r < rows; r++) {
-        const float *a = x + r * ld + i, *b = x + r * ld + j;
-        for (int p = 0; p < TALL; p++)
-            for (int q = 0; q < TILE; q++) sum[p][q] += a[p] * b[q];
-    }
+    const float *left[TALL];
+    for (int p = 0; p < TALL; p++) left[p] = x + i + p;
+    tile_sum(sum, left, ld, x + j, ld, rows);
     for (int p = 0; p < TALL; p++)
         for (int q = 0; q < TILE; q++) h[(i + p) * ld + j + q] += sum[p][q];
 }
@@ -203,9 +202,11 @@ bool row_is_finite(const float *x, int64_t n)
 
 double row_squares(const float *x, int64_t n)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    return sum;
+    enum { APART = 4 }; /* sums of which none waits for another */
+    double sum[APART] = {0};
+    for (int64_t i = 0; i < n; i += APART)
+        for (int64_t k = 0; k < (n - i < APART ? n - i : APART); k++) sum[k] += (double)x[i + k] * x[i + k];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 /* Of a row: 1 / its length squared; 0 where it has none, or as good as none. */
@@ -308,11 +309,7 @@ static void product_tile(const float *x, int64_t ld, int rows, const float *pane
     float sum[TALL][TILE] = {{0}};
     const float *row[TALL];
     for (int p = 0; p < TALL; p++) row[p] = x + (p < rows ? p : 0) * ld;
-    for (int64_t i = 0; i < k; i++)
-        for (int p = 0; p < TALL; p++) {
-            float v = row[p][i];
-            for (int q = 0; q < TILE; q++) sum[p][q] += v * panel[i * TILE + q];
-        }
+    tile_sum(sum, row, 1, panel, TILE, k);
     for (int p = 0; p < rows; p++)
         for (int q = 0; q < n; q++) y[p * y_ld + q] += sum[p][q];
 }
