@@ -143,8 +143,7 @@ static float *rounded_rows(const Seen *l, bool each, Arena *mem)
 static void round_weights(WeightMatrix *m, const WeightForm *f, Arena *mem)
 {
     WeightCodes c = weight_method_at(0)->find(m, f, NULL, mem);
-    for (int64_t o = 0; o < m->out; o++)
-        for (int64_t k = 0; k < m->in; k++) m->w[o * m->in + k] = codes_value(&c, o, k, m->in);
+    for (int64_t o = 0; o < m->out; o++) codes_row(m, &c, o, m->w + o * m->in);
 }
 
 /* The mean of the channels' errors, in dB; channels of next to nothing count as if they were a little. */

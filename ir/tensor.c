@@ -82,6 +82,13 @@ bool tensor_equal(const Tensor *a, const Tensor *b)
     return !memcmp(a->data, b->data, tensor_bytes(a));
 }
 
+/* dtype_load_int(); weights in 8 bits are many. */
+static inline int64_t integer_at(const Tensor *t, int64_t i)
+{
+    if (t->type == DT_i8) return ((const int8_t *)t->data)[i];
+    return dtype_load_int(t->type, t->data, i);
+}
+
 /* One run along the last axis at a time. */
 Tensor *tensor_sums(Arena *a, const Tensor *t, unsigned axes, bool keep)
 {
@@ -94,7 +101,7 @@ Tensor *tensor_sums(Arena *a, const Tensor *t, unsigned axes, bool keep)
     Tensor *sum = tensor_new(a, DT_i32, rank, dim);
     uint32_t *out = (uint32_t *)(uintptr_t)sum->data; /* sums that are too large wrap around, as those of ReduceSum */
     for (int64_t from = 0, run = t->rank ? t->dim[last] : 1; from < n; from += run) {
-        for (int64_t i = 0; i < run; i++) out[to + (t->rank ? i * step[last] : 0)] += (uint32_t)dtype_load_int(t->type, t->data, from + i);
+        for (int64_t i = 0; i < run; i++) out[to + (t->rank ? i * step[last] : 0)] += (uint32_t)integer_at(t, from + i);
         for (int d = last - 1; d >= 0; d--) {
             to += step[d];
             if (++at[d] < t->dim[d]) break;
@@ -113,7 +120,7 @@ int64_t tensor_largest_sum(const Tensor *t, int axis)
         int64_t sum = 0;
         for (int64_t at = c * inner; at < n; at += count * inner)
             for (int64_t i = 0; i < inner; i++) {
-                int64_t v = dtype_load_int(t->type, t->data, at + i);
+                int64_t v = integer_at(t, at + i);
                 sum += v < 0 ? -v : v;
             }
         if (sum > most) most = sum;

@@ -60,9 +60,10 @@ static double output_error(const WeightMatrix *m, const WeightForm *f, const flo
     WeightCodes c = clipped(&x, f, square, gain, &work);
     float *off = NEW_ARRAY(&work, float, rows * in + 1), *y = NEW_ARRAY(&work, float, rows * in + 1);
     double error = 0;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < in; j++)
-            off[r * in + j] = (codes_value(&c, r, j, in) - x.w[r * in + j]) / gain[j % m->channels];
+    for (int64_t r = 0; r < rows; r++) {
+        codes_row(&x, &c, r, off + r * in);
+        for (int64_t j = 0; j < in; j++) off[r * in + j] = (off[r * in + j] - x.w[r * in + j]) / gain[j % m->channels];
+    }
     rows_times(off, rows, in, h, in, in, y);
     for (int64_t i = 0; i < rows * in; i++) error += (double)off[i] * y[i];
     arena_drop(&work);

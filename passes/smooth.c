@@ -164,8 +164,7 @@ static void round_weights(WeightMatrix *m, const WeightForm *f)
 {
     Arena work = {0};
     WeightCodes c = weight_method_at(0)->find(m, f, NULL, &work);
-    for (int64_t r = 0; r < m->out; r++)
-        for (int64_t k = 0; k < m->in; k++) m->w[r * m->in + k] = codes_value(&c, r, k, m->in);
+    for (int64_t r = 0; r < m->out; r++) codes_row(m, &c, r, m->w + r * m->in);
     arena_drop(&work);
 }
 

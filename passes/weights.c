@@ -46,9 +46,20 @@ static int64_t groups_of(const Graph *g, const Node *n, int64_t channels)
     return all / channels;
 }
 
+/* Rows may be neighbours in memory, of which a line holds some of each. */
+enum { BLOCK = 16 };
+static void block_copy(WeightMatrix *m, int64_t row, int64_t col)
+{
+    float part[BLOCK][BLOCK];
+    const float *from = m->tensor->data;
+    int64_t rows = m->out - row < BLOCK ? m->out - row : BLOCK, cols = m->in - col < BLOCK ? m->in - col : BLOCK;
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = 0; r < rows; r++) part[r][c] = from[m->row[row + r] + m->col[col + c]];
+    for (int64_t r = 0; r < rows; r++) memcpy(m->w + (row + r) * m->in + col, part[r], sizeof(float) * (size_t)cols);
+}
+
 WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
 {
-    enum { LINE = 16 };
     const Tensor *t = graph_val(g, node_in(g, n, 1))->konst;
     int out = axis_at(n->op->w_channel, t->rank), in = axis_at(n->op->w_input, t->rank);
     unsigned taps = 0, batches = 0;
@@ -63,11 +74,8 @@ WeightMatrix weight_matrix(const Graph *g, const Node *n, Arena *mem)
     m.col = offsets_join(tap_at, all_taps, in_at, m.channels, mem);
     m.blocks = m.batches * groups_of(g, n, m.channels);
     m.w = NEW_ARRAY(mem, float, m.out * m.in + 1);
-    for (int64_t from = 0; from < m.out; from += LINE) { /* rows may be neighbours in memory: a line holds some of each */
-        int64_t to = from + LINE < m.out ? from + LINE : m.out;
-        for (int64_t c = 0; c < m.in; c++)
-            for (int64_t r = from; r < to; r++) m.w[r * m.in + c] = ((const float *)t->data)[m.row[r] + m.col[c]];
-    }
+    for (int64_t r = 0; r < m.out; r += BLOCK)
+        for (int64_t c = 0; c < m.in; c += BLOCK) block_copy(&m, r, c);
     return m;
 }
 
@@ -149,9 +157,18 @@ static int64_t run_from(const WeightMatrix *m, const WeightCodes *c, int64_t j)
 /* ---- grids: the scale and zero point of a group from its extremes ---- */
 static void extremes_add(Extremes *e, const float *w, int64_t n)
 {
-    float lo = e->lo, hi = e->hi;
-    for (int64_t i = 0; i < n; i++) lo = w[i] < lo ? w[i] : lo, hi = w[i] > hi ? w[i] : hi;
-    *e = (Extremes){lo, hi};
+    enum { APART = 8 }; /* of which none waits for another */
+    Extremes part[APART];
+    for (int k = 0; k < APART; k++) part[k] = *e;
+    for (int64_t i = 0; i < n; i += APART) {
+        int64_t all = n - i < APART ? n - i : APART;
+        for (int64_t k = 0; k < all; k++) {
+            float x = w[i + k];
+            part[k].lo = x < part[k].lo ? x : part[k].lo, part[k].hi = x > part[k].hi ? x : part[k].hi;
+        }
+    }
+    for (int k = 0; k < APART; k++)
+        e->lo = part[k].lo < e->lo ? part[k].lo : e->lo, e->hi = part[k].hi > e->hi ? part[k].hi : e->hi;
 }
 
 Extremes *codes_extremes(const WeightMatrix *m, const WeightCodes *c, Arena *mem)
@@ -260,6 +277,19 @@ void codes_round(const WeightMatrix *m, WeightCodes *c)
 static void set_grid(WeightCodes *c, int64_t at, Grid g) { c->scale[at] = g.scale, c->zero[at] = g.zero; }
 
 float grid_value(const WeightForm *f, Grid g, int code) { return (weight_code_number(f, code) - g.zero) * g.scale; }
+
+void codes_row(const WeightMatrix *m, const WeightCodes *c, int64_t row, float *to)
+{
+    const int16_t *code = c->code + row * m->in;
+    bool whole = !float_of(&c->form);
+    for (int64_t j = 0, n; j < m->in; j += n) {
+        int64_t at = codes_at(c, row, j);
+        Grid g = {c->scale[at], c->zero[at]};
+        n = run_from(m, c, j);
+        for (int64_t k = j; whole && k < j + n; k++) to[k] = ((float)code[k] - g.zero) * g.scale;
+        for (int64_t k = j; !whole && k < j + n; k++) to[k] = grid_value(&c->form, g, code[k]);
+    }
+}
 
 static DType scale_code(const WeightForm *f) { return f->asymmetric ? DT_u8 : DT_i8; } /* a symmetric grid may be turned: grid_of() */
 
@@ -574,8 +604,8 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
     double signal = 0, noise = 0;
     for (int64_t b = 0; b < m->blocks; b++) {
         const float *x = s->held + b * s->held_room * s->ld, *w = m->w + b * many;
-        for (int64_t i = 0; i < many; i++)
-            off[i] = w[i] - codes_value(c, b * out + i / m->in, i % m->in, m->in);
+        for (int64_t r = 0; r < out; r++) codes_row(m, c, b * out + r, off + r * m->in);
+        for (int64_t i = 0; i < many; i++) off[i] = w[i] - off[i];
         memset(y, 0, sizeof *y * (size_t)(s->held_rows * out)), memset(e, 0, sizeof *e * (size_t)(s->held_rows * out));
         rows_times(x, s->held_rows, s->ld, w, out, m->in, y);
         rows_times(x, s->held_rows, s->ld, off, out, m->in, e);
@@ -590,25 +620,32 @@ double weight_error(const WeightMatrix *m, const WeightCodes *c, const Moments *
 
 float *weight_lost(const WeightMatrix *m, const WeightCodes *c, const Moments *s, Arena *mem)
 {
-    float *lost = NEW_ARRAY(mem, float, m->out + 1);
+    Arena work = {0};
+    float *lost = NEW_ARRAY(mem, float, m->out + 1), *becomes = NEW_ARRAY(&work, float, m->in + 1);
     for (int64_t r = 0; r < m->out; r++) {
         double sum = 0;
         const double *of = s->sum + r / (m->out / m->blocks) * m->in;
+        codes_row(m, c, r, becomes);
         for (int64_t j = 0; j < m->in; j++)
-            sum += ((double)m->w[r * m->in + j] - (double)codes_value(c, r, j, m->in)) * of[j] / (double)s->rows;
+            sum += ((double)m->w[r * m->in + j] - (double)becomes[j]) * of[j] / (double)s->rows;
         lost[r] = (float)sum;
     }
+    arena_drop(&work);
     return lost;
 }
 
 double weight_sqnr(const WeightMatrix *m, const WeightCodes *c)
 {
+    Arena work = {0};
     double signal = 0, noise = 0;
-    for (int64_t r = 0; r < m->out; r++)
-        for (int64_t j = 0; j < m->in; j++) {
-            double w = (double)m->w[r * m->in + j], e = (double)codes_value(c, r, j, m->in) - w;
-            signal += w * w, noise += e * e;
-        }
+    float *off = NEW_ARRAY(&work, float, m->in + 1);
+    for (int64_t r = 0; r < m->out; r++) {
+        const float *w = m->w + r * m->in;
+        codes_row(m, c, r, off);
+        for (int64_t j = 0; j < m->in; j++) off[j] -= w[j];
+        signal += row_squares(w, m->in), noise += row_squares(off, m->in);
+    }
+    arena_drop(&work);
     return 10 * log10(signal / noise);
 }
 

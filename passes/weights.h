@@ -48,11 +48,8 @@ static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
 {
     return row % c->owners * c->groups + c->group[col];
 }
-static inline float codes_value(const WeightCodes *c, int64_t row, int64_t col, int64_t in)
-{
-    int64_t at = codes_at(c, row, col);
-    return (weight_code_number(&c->form, c->code[row * in + col]) - c->zero[at]) * c->scale[at];
-}
+void codes_row(const WeightMatrix *m, const WeightCodes *c, int64_t row,
+               float *to); /* what the codes of a row mean: `in` weights */
 
 /* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. Fine ones: for octet.Dequantize, a zero that
  * is no middle being f32, and scale is DequantizeLinear(scale_code, scale_of) along scale_axis. */

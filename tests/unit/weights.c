@@ -3,6 +3,13 @@
 #include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
 
+static float codes_value(const WeightCodes *c, int64_t row, int64_t col,
+                         int64_t in) /* the definition: codes_row() must agree */
+{
+    int64_t at = codes_at(c, row, col);
+    return (weight_code_number(&c->form, c->code[row * in + col]) - c->zero[at]) * c->scale[at];
+}
+
 static World w;
 static void setup(void) { world_open(&w); }
 static void teardown(void) { world_close(&w); }
@@ -101,9 +108,12 @@ Test(weights, tensors_mean_what_the_codes_mean)
             CodeTensors t = weight_tensors(&m, &c, &w.mem);
             cr_expect(tensor_equal(dequantized(&t), code_values(&t, &w.mem)), "layer %d, form %zu", l, i);
             cr_expect((t.zero != NULL) == (f->asymmetric || dtypes[f->code].cls == DC_UINT));
+            float *means = NEW_ARRAY(&w.mem, float, m.in);
             for (int64_t r = 0; r < m.out; r++)
                 for (int64_t j = 0; j < m.in; j++) {
                     int code = c.code[r * m.in + j];
+                    if (!j) codes_row(&m, &c, r, means);
+                    cr_assert_eq(means[j], codes_value(&c, r, j, m.in));
                     double step = fabs((double)c.scale[codes_at(&c, r, j)]), off = fabs((double)codes_value(&c, r, j, m.in) - m.w[r * m.in + j]);
                     if (dtype_is_float(f->code)) { /* three bits behind the first, or two */
                         cr_assert(off <= fabs(m.w[r * m.in + j]) / (f->code == DT_f8e5m2 ? 8 : 16) + step / 64, "%g", off);
