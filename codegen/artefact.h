@@ -18,7 +18,7 @@ typedef struct CodegenOptions {
     int jobs;                /* compile threads; 0: as many as this process may use */
     int max_threads;         /* largest thread count of the artefact's own pool; 1: built without a pool; 0: no limit */
     Storage store;           /* type DT_NONE: every value as the model says */
-    const char *cache;       /* NULL, or a folder of finished kernels (cache.h) */
+    Cache *cache;            /* NULL, or finished kernels (cache.h) */
     const char *weights;     /* NULL, or a file of their own, for artefact_weights(): linking would copy them once more */
     bool quiet;              /* no progress line */
     FILE *times;             /* NULL, or where to print how long each step takes */

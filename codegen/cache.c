@@ -1,8 +1,10 @@
-/* cache.c - see cache.h. A file is a head and the object; its name is the key. Several compilers may use a folder at a time. */
+/* cache.c - see cache.h. Memory is lists of kernels, by bits of their keys. A file is a head and the object; its name is the key. Several compilers
+ * may use a folder at a time. */
 #include "codegen/cache.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,9 +34,72 @@ CacheKey cache_key(const void *p, size_t n)
 
 bool cache_keys_equal(CacheKey a, CacheKey b) { return a.word[0] == b.word[0] && a.word[1] == b.word[1]; }
 
-bool cache_open(const char *folder, Diag *diag)
+/* ---- memory ---- */
+typedef struct Known {
+    CacheKey key;
+    Bytes object;
+    struct Known *next;
+} Known;
+
+enum { LISTS = 1024 };
+struct Cache {
+    const char *folder;
+    pthread_mutex_t lock; /* of what follows */
+    Arena mem;
+    uint64_t bytes;
+    Known *list[LISTS];
+};
+
+Cache *cache_new(const char *folder)
+{
+    Arena mem = {0};
+    Cache *c = NEW(&mem, Cache);
+    c->folder = folder, c->mem = mem;
+    pthread_mutex_init(&c->lock, NULL);
+    return c;
+}
+
+void cache_drop(Cache *c)
+{
+    if (!c) return;
+    pthread_mutex_destroy(&c->lock);
+    Arena mem = c->mem; /* which c lies in */
+    arena_drop(&mem);
+}
+
+static const Known *known_find(const Cache *c, CacheKey key)
+{
+    const Known *k = c->list[key.word[0] % LISTS];
+    while (k && !cache_keys_equal(k->key, key)) k = k->next;
+    return k;
+}
+
+static bool known_get(Cache *c, CacheKey key, Arena *mem, Bytes *out)
+{
+    pthread_mutex_lock(&c->lock);
+    const Known *k = known_find(c, key);
+    if (k) *out = (Bytes){arena_copy(mem, k->object.at, k->object.n), k->object.n};
+    pthread_mutex_unlock(&c->lock);
+    return k != NULL;
+}
+
+static void known_put(Cache *c, CacheKey key, Bytes b)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!known_find(c, key) && c->bytes + b.n <= (uint64_t)CACHE_MEMORY << 20) {
+        Known *k = NEW(&c->mem, Known), **first = &c->list[key.word[0] % LISTS];
+        *k = (Known){key, {arena_copy(&c->mem, b.at, b.n), b.n}, *first};
+        *first = k, c->bytes += b.n;
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- the folder ---- */
+bool cache_open(Cache *c, Diag *diag)
 {
     struct stat st;
+    const char *folder = c->folder;
+    if (!folder) return true;
     if (mkdir(folder, 0777) != 0 && errno != EEXIST)
         return diag_error(diag, NULL, "--cache %s: cannot be made: %s", folder, strerror(errno));
     if (stat(folder, &st) == 0 && S_ISDIR(st.st_mode) && access(folder, R_OK | W_OK | X_OK) == 0) return true;
@@ -76,7 +141,7 @@ static bool head_fits(const Head *h, CacheKey key, const struct stat *st)
            (uint64_t)st->st_size == sizeof *h + h->bytes;
 }
 
-bool cache_get(const char *folder, CacheKey key, Arena *mem, Bytes *out)
+static bool file_get(const char *folder, CacheKey key, Arena *mem, Bytes *out)
 {
     Arena scratch = {0};
     struct stat st;
@@ -93,7 +158,7 @@ bool cache_get(const char *folder, CacheKey key, Arena *mem, Bytes *out)
     return ok;
 }
 
-void cache_put(const char *folder, CacheKey key, Bytes b)
+static void file_put(const char *folder, CacheKey key, Bytes b)
 {
     Arena scratch = {0};
     Head h = {.key = key, .content = cache_key(b.at, b.n), .bytes = b.n};
@@ -104,6 +169,19 @@ void cache_put(const char *folder, CacheKey key, Bytes b)
     if (fd >= 0) ok = close(fd) == 0 && ok;
     if (fd >= 0 && (!ok || rename(made, path_of(&scratch, folder, key)) != 0)) unlink(made);
     arena_drop(&scratch);
+}
+
+bool cache_get(Cache *c, CacheKey key, Arena *mem, Bytes *out)
+{
+    if (known_get(c, key, mem, out)) return true;
+    if (!c->folder || !file_get(c->folder, key, mem, out)) return false;
+    return known_put(c, key, *out), true;
+}
+
+void cache_put(Cache *c, CacheKey key, Bytes b)
+{
+    known_put(c, key, b);
+    if (c->folder) file_put(c->folder, key, b);
 }
 
 /* ---- the size of the folder ---- */
@@ -126,8 +204,10 @@ static bool is_ours(const char *name)
     return n == 32 + s && !strcmp(name + 32, suffix) && strspn(name, "0123456789abcdef") == 32;
 }
 
-void cache_trim(const char *folder)
+void cache_trim(Cache *c)
 {
+    const char *folder = c->folder;
+    if (!folder) return;
     Arena mem = {0};
     VEC(Entry) entry = {0};
     uint64_t all = 0, most = (uint64_t)CACHE_MEGABYTES << 20;

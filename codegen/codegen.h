@@ -112,10 +112,12 @@ int tile_rows_for(int64_t rows);                     /* amx.c: rows of a tile wh
 int tiles_for(int64_t lines, int64_t rows, int64_t pitch, int64_t *run);
 typedef struct LlvmJob { Kernel *kernel; const Target *target; const char *symbol; bool small; } LlvmJob; /* small: little code is wanted more than time */
 typedef struct Bytes { const void *at; size_t n; } Bytes;
+typedef struct Cache Cache; /* cache.h */
 /* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel. Jobs
  * whose code is the same get the same bytes (equal `at`), with the symbol of the first of them.
- * cache: NULL, or a folder of cache.h. objects: NEW_ARRAYed in mem. false: reported. */
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache, Bytes **objects);
+ * cache: NULL, or kernels that need not be compiled. objects: NEW_ARRAYed in mem. false: reported. */
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Cache *cache,
+                  Bytes **objects);
 /* rename.c: an object's symbols `symbol` and `*.symbol` end in `to` instead. */
 Bytes object_rename(Arena *mem, Bytes object, const char *symbol, const char *to);
 /* For tests and --emit: text of one kernel. assembly false: LLVM IR after optimisation. */

@@ -23,7 +23,7 @@ typedef struct CalibrateOptions {
     SampleSource *samples;         /* NULL: none */
     StatChoice method;
     int threads;
-    const char *cache;             /* of the compiler, or NULL */
+    Cache *cache;                  /* of the compiler, or NULL */
     const char *kept;              /* the file that keeps what calibration has seen (--calibration-cache), or NULL */
     const Files *files;            /* the mapped model, whose pages need not stay in memory beside an observer's; or NULL */
     uint32_t apart; /* one sample of so many is not observed, and the others are numbered without it; 0: none */

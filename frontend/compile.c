@@ -117,6 +117,7 @@ typedef struct Drive {
     SampleSource *samples; /* once asked for */
     PlainRuns runs;        /* of the float model, for the summary */
     Files *files;          /* mapped ones */
+    Cache *cache;
     Policy policy;
     WinogradNote winograd;
     const Graph *imported;
@@ -133,6 +134,7 @@ typedef struct Drive {
 
 static bool drive_begin(Drive *dr)
 {
+    dr->cache = cache_new(dr->o->value[OPT_cache]);
     if (!policy_read(&dr->policy, dr->o, dr->m->diag)) return false;
     dr->winograd.product = option_is(dr->o, OPT_winograd, "off") ? DT_NONE : dr->policy.filtered;
     dr->winograd.keep = dr->policy.store.keep;
@@ -220,7 +222,7 @@ static void drive_end(Drive *dr)
 {
     progress(dr->o, "");
     samples_close(dr->samples);
-    policy_drop(&dr->policy);
+    policy_drop(&dr->policy), cache_drop(dr->cache);
     arena_drop(&dr->scratch), arena_drop(&dr->late), arena_drop(&dr->runs.mem);
 }
 
@@ -242,7 +244,7 @@ static bool calibrate_options(Drive *dr, CalibrateOptions *c)
         dr->samples = samples_open(dr->mem, o->value[OPT_calibrate], o->value[OPT_calibrate_cmd], dr->m->diag);
     *c = (CalibrateOptions){.samples = dr->samples,
                             .threads = (int)option_int(o, OPT_threads, usable_cpus()),
-                            .cache = o->value[OPT_cache],
+                            .cache = dr->cache,
                             .kept = o->value[OPT_calibration_cache],
                             .files = dr->files,
                             .quiet = o->value[OPT_quiet] != NULL,
@@ -560,7 +562,7 @@ static bool make_artefact(Drive *dr, const Graph *g, const char *path, const cha
                         .kind = out ? artefact_kind(out) : ARTEFACT_SO,
                         .jobs = (int)option_int(o, OPT_jobs, 0),
                         .max_threads = (int)option_int(o, OPT_threads, 0),
-                        .cache = o->value[OPT_cache],
+                        .cache = dr->cache,
                         .quiet = !wants_progress(o),
                         .times = o->value[OPT_time] ? dr->text : NULL,
                         .emit = emit_what,

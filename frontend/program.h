@@ -7,7 +7,7 @@ typedef struct ProgramOptions {
     const Storage *store;   /* NULL: values as the graph says */
     const char *target;     /* NULL: native */
     int threads;
-    const char *cache;      /* of the compiler, or NULL */
+    Cache *cache;           /* of the compiler, or NULL */
     const char *name;       /* of the file, kept until program_drop(); NULL: it is gone once it is loaded */
 } ProgramOptions;
 

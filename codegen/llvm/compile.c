@@ -162,7 +162,7 @@ typedef struct Pool {
     Diag *diag;
     const LlvmJob *job;
     uint32_t jobs;
-    const char *cache;
+    Cache *cache;
     Bytes *object;          /* per job, under any_name */
     CacheKey *made_of;      /* per job: its IR */
     uint32_t *first, *seen; /* per job: the one that compiles it; the jobs that do */
@@ -173,7 +173,7 @@ typedef struct Pool {
 } Pool;
 static const char any_name[] = "kernel";
 
-static bool unit_object(Unit *u, CacheKey key, const char *cache, Arena *mem, Bytes *object)
+static bool unit_object(Unit *u, CacheKey key, Cache *cache, Arena *mem, Bytes *object)
 {
     LLVMMemoryBufferRef made = NULL;
     if (cache && cache_get(cache, key, mem, object)) return true;
@@ -246,8 +246,7 @@ static void *work(void *pool)
     return NULL;
 }
 
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, const char *cache,
-                  Bytes **objects)
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Cache *cache, Bytes **objects)
 {
     enum { MAX_THREADS = 256 };
     Pool p = {.mem = mem, .diag = diag, .job = job, .jobs = jobs, .cache = cache};

@@ -11,13 +11,16 @@ typedef struct Folder {
     Arena mem;
     Diag diag;
     char path[64];
+    Cache *cache;
 } Folder;
 
 static void folder_new(Folder *f)
 {
     *f = (Folder){.path = "/tmp/octet-cache-XXXXXX"};
     f->diag.mem = &f->mem, f->diag.subject = "";
-    cr_assert(mkdtemp(f->path) && cache_open(f->path, &f->diag));
+    cr_assert(mkdtemp(f->path));
+    f->cache = cache_new(f->path);
+    cr_assert(cache_open(f->cache, &f->diag));
 }
 
 /* Calls `visit` on every file; returns how many there are. */
@@ -38,8 +41,17 @@ static void file_remove(const char *path) { unlink(path); }
 static void folder_drop(Folder *f)
 {
     folder_files(f, file_remove);
-    rmdir(f->path);
+    rmdir(f->path), cache_drop(f->cache);
     arena_drop(&f->mem);
+}
+
+/* In the folder alone: by a cache that has nothing in memory. */
+static bool found(Folder *f, CacheKey key, Arena *mem, Bytes *out)
+{
+    Cache *another = cache_new(f->path);
+    bool is = cache_get(another, key, mem, out);
+    cache_drop(another);
+    return is;
 }
 
 Test(cache, keeps_bytes)
@@ -48,13 +60,33 @@ Test(cache, keeps_bytes)
     folder_new(&f);
     Bytes out, b = {"some bytes", 10};
     CacheKey key = cache_key("a", 1), other = cache_key("b", 1);
-    cr_assert(!cache_get(f.path, key, &f.mem, &out));
-    cache_put(f.path, key, b), cache_put(f.path, key, b);
-    cr_assert(cache_get(f.path, key, &f.mem, &out) && out.n == b.n && !memcmp(out.at, b.at, b.n));
-    cr_assert(!cache_get(f.path, other, &f.mem, &out));
-    cache_trim(f.path);
-    cr_assert(cache_get(f.path, key, &f.mem, &out));
+    cr_assert(!found(&f, key, &f.mem, &out));
+    cache_put(f.cache, key, b), cache_put(f.cache, key, b);
+    cr_assert(found(&f, key, &f.mem, &out) && out.n == b.n && !memcmp(out.at, b.at, b.n));
+    cr_assert(!found(&f, other, &f.mem, &out));
+    cache_trim(f.cache);
+    cr_assert(found(&f, key, &f.mem, &out));
     folder_drop(&f);
+}
+
+Test(cache, memory_is_enough)
+{
+    enum { MEGABYTE = 1 << 20 };
+    Arena mem = {0};
+    Cache *c = cache_new(NULL);
+    Diag diag = {.mem = &mem, .subject = ""};
+    Bytes out, b = {"some bytes", 10}, large = {arena_alloc(&mem, MEGABYTE), MEGABYTE};
+    CacheKey key = cache_key("a", 1);
+    cr_assert(cache_open(c, &diag) && !cache_get(c, key, &mem, &out));
+    cache_put(c, key, b), cache_trim(c);
+    cr_assert(cache_get(c, key, &mem, &out) && out.n == b.n && !memcmp(out.at, b.at, b.n) && out.at != b.at);
+    uint64_t kept = 0;
+    for (uint32_t i = 0; i < CACHE_MEMORY + 10; i++) cache_put(c, cache_key(&i, sizeof i), large);
+    for (uint32_t i = 0; i < CACHE_MEMORY + 10; i++) kept += cache_get(c, cache_key(&i, sizeof i), &mem, &out);
+    cr_assert_eq(kept, CACHE_MEMORY - 1, "%d", (int)kept);
+    cr_assert(cache_get(c, key, &mem, &out));
+    cache_drop(c), cache_drop(NULL);
+    arena_drop(&mem);
 }
 
 static int64_t damage_at; /* a byte to change; -1: cut off */
@@ -80,12 +112,12 @@ Test(cache, damaged_files_are_not_found)
     Bytes out, b = {"some bytes", 10};
     CacheKey key = cache_key("a", 1);
     for (damage_at = -1; damage_at < 8 + 16 + 16 + 8 + 10; damage_at++) {
-        cache_put(f.path, key, b);
+        cache_put(f.cache, key, b);
         cr_assert_eq(folder_files(&f, file_damage), 1);
-        cr_assert(!cache_get(f.path, key, &f.mem, &out), "byte %d", (int)damage_at);
+        cr_assert(!found(&f, key, &f.mem, &out), "byte %d", (int)damage_at);
     }
-    cache_put(f.path, key, b); /* and is replaced */
-    cr_assert(cache_get(f.path, key, &f.mem, &out));
+    cache_put(f.cache, key, b); /* and is replaced */
+    cr_assert(found(&f, key, &f.mem, &out));
     folder_drop(&f);
 }
 
@@ -132,8 +164,8 @@ Test(cache, kernels_come_back_under_any_name)
     folder_new(&f);
     LlvmJob a = job_new(&f.mem, &f.diag, "first"), b = job_new(&f.mem, &f.diag, "a_longer_name");
     Bytes *made, *kept, *plain;
-    cr_assert(llvm_compile(&f.mem, &f.diag, &a, 1, 1, f.path, &made));
-    cr_assert(llvm_compile(&f.mem, &f.diag, &b, 1, 1, f.path, &kept));
+    cr_assert(llvm_compile(&f.mem, &f.diag, &a, 1, 1, f.cache, &made));
+    cr_assert(llvm_compile(&f.mem, &f.diag, &b, 1, 1, f.cache, &kept));
     cr_assert(llvm_compile(&f.mem, &f.diag, &b, 1, 1, NULL, &plain));
     cr_assert(object_defines(*made, "first") && object_defines(*made, "body.first"));
     cr_assert(object_defines(*kept, "a_longer_name") && object_defines(*kept, "body.a_longer_name"));
