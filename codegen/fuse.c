@@ -63,28 +63,36 @@ static bool try_fuse(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int o
     return true;
 }
 
-static void fuse_axes(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int stays)
+static void fuse_axes(Kernel *k, Arena *mem, Compute *c, int *axis, int *n)
 {
     bool again = true;
     while (again) {
         again = false;
         for (int i = 0; i < *n && !again; i++)
             for (int j = 0; j < *n && !again; j++)
-                again = i != j && axis[i] != stays && axis[j] != stays && try_fuse(k, mem, c, axis, n, i, j);
+                again = i != j && try_fuse(k, mem, c, axis, n, i, j);
     }
 }
 
-static void drop_single(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int least, int stays)
+static void drop_single(Kernel *k, Arena *mem, Compute *c, int *axis, int *n, int least)
 {
     Expr *map = NEW_ARRAY(mem, Expr, k->axis.n);
     int kept = 0, all = *n;
     for (int i = 0; i < all; i++) {
-        if (axis[i] != stays && expr_is(k, k->axis.at[axis[i]].extent, 1) && kept + (all - i) > least)
+        if (expr_is(k, k->axis.at[axis[i]].extent, 1) && kept + (all - i) > least)
             map[axis[i]] = expr_index(k, 0);
         else axis[kept++] = axis[i];
     }
     *n = kept;
     map_stage(k, c, map);
+}
+
+static void set_aside(int *axis, int *n, int which)
+{
+    int kept = 0;
+    for (int i = 0; i < *n; i++)
+        if (axis[i] != which) axis[kept++] = axis[i];
+    *n = kept;
 }
 
 void kernel_fuse(Kernel *k)
@@ -95,9 +103,11 @@ void kernel_fuse(Kernel *k)
     if (c->scan || c->update || c->keep || c->where) return;
     Arena scratch = {0};
     int column = contraction_of(k, c, &r) && expr_is(k, k->axis.at[r.lane].extent, 1) ? r.lane : 0;
-    drop_single(k, &scratch, c, c->space, &c->rank, 0, column);
-    drop_single(k, &scratch, c, c->reduce, &c->reduces, 1, 0);
-    fuse_axes(k, &scratch, c, c->space, &c->rank, column);
-    fuse_axes(k, &scratch, c, c->reduce, &c->reduces, 0);
+    if (column) set_aside(c->space, &c->rank, column);
+    drop_single(k, &scratch, c, c->space, &c->rank, 0);
+    drop_single(k, &scratch, c, c->reduce, &c->reduces, 1);
+    fuse_axes(k, &scratch, c, c->space, &c->rank);
+    fuse_axes(k, &scratch, c, c->reduce, &c->reduces);
+    if (column) c->space[c->rank++] = column;
     arena_drop(&scratch);
 }

@@ -310,25 +310,20 @@ static void find_rows(Micro *m)
     m->base = intrinsic(x, "llvm.launder.invariant.group", &x->ptr, 1, &at, 1);
 }
 
-static V row_address(Micro *m, int i)
+static V row_address(Micro *m, int i) /* the axes of rows have its values already */
 {
     Emit *x = m->x;
-    if (m->base) {
-        V by = int64(x, i % m->width * m->apart[0] + i / m->width * m->apart[1]);
-        return LLVMBuildInBoundsGEP2(x->b, element_type(x, m->left_buf), m->base, &by, 1, "");
-    }
-    tile_row(x, m->t, m->row[i]);
     forget_all(x);
-    return emit_address(x, m->left_buf, m->left_at);
+    if (!m->base) return emit_address(x, m->left_buf, m->left_at);
+    V by = int64(x, i % m->width * m->apart[0] + i / m->width * m->apart[1]);
+    return LLVMBuildInBoundsGEP2(x->b, element_type(x, m->left_buf), m->base, &by, 1, "");
 }
 
 static V left_scalar(Micro *m, int i)
 {
     Emit *x = m->x;
-    if (!m->base) {
-        tile_row(x, m->t, m->row[i]);
-        return emit_scalar(x, m->left);
-    }
+    tile_row(x, m->t, m->row[i]);
+    if (!m->base) return emit_scalar(x, m->left);
     V v = LLVMBuildLoad2(x->b, element_type(x, m->left_buf), row_address(m, i), "");
     LLVMSetAlignment(v, (unsigned)dtypes[m->left_type].bytes);
     return v;
