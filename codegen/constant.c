@@ -128,6 +128,7 @@ bool constant_write(const Tensor *t, const Layout *l, FILE *f)
     size_t bytes = tensor_bytes(t);
     if (!l->n) return bytes == 0 || fwrite(t->data, 1, bytes, f) == bytes;
     Walk w = walk_make(t, l);
-    Sink s = {.f = f, .bytes = w.bytes};
+    Sink s; /* of which the chunk needs no zeros */
+    s.f = f, s.bytes = w.bytes, s.held = 0;
     return walk_write(&w, &s);
 }
