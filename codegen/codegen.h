@@ -116,8 +116,7 @@ typedef struct Cache Cache; /* cache.h */
 /* Compiles scheduled kernels to relocatable ELF objects, one each, on `threads` threads; every symbol hidden, signature OctetKernel. Jobs
  * whose code is the same get the same bytes (equal `at`), with the symbol of the first of them.
  * cache: NULL, or kernels that need not be compiled. objects: NEW_ARRAYed in mem. false: reported. */
-bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Cache *cache,
-                  Bytes **objects);
+bool llvm_compile(Arena *mem, Diag *diag, const LlvmJob *job, uint32_t jobs, int threads, Cache *cache, Bytes **objects);
 /* rename.c: an object's symbols `symbol` and `*.symbol` end in `to` instead. */
 Bytes object_rename(Arena *mem, Bytes object, const char *symbol, const char *to);
 /* For tests and --emit: text of one kernel. assembly false: LLVM IR after optimisation. */

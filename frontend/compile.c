@@ -117,7 +117,7 @@ typedef struct Drive {
     SampleSource *samples; /* once asked for */
     PlainRuns runs;        /* of the float model, for the summary */
     Files *files;          /* mapped ones */
-    Cache *cache;
+    Cache *cache;          /* of kernels: all programs of a compilation share it */
     Policy policy;
     WinogradNote winograd;
     const Graph *imported;

@@ -140,12 +140,6 @@ static float *rounded_rows(const Seen *l, bool each, Arena *mem)
     return x;
 }
 
-static void round_weights(WeightMatrix *m, const WeightForm *f, Arena *mem)
-{
-    WeightCodes c = weight_method_at(0)->find(m, f, NULL, mem);
-    for (int64_t o = 0; o < m->out; o++) codes_row(m, &c, o, m->w + o * m->in);
-}
-
 /* The mean of the channels' errors, in dB; channels of next to nothing count as if they were a little. */
 static double error_db(const Seen *l, const WeightMatrix *is, const WeightMatrix *becomes, const float *x, const int64_t *block)
 {
@@ -168,7 +162,7 @@ static double layer_db(const Side *s, const Seen *l, bool floats)
     int64_t block[OUTPUTS];
     WeightMatrix is = some_outputs(s, l, block, &work), becomes = is;
     becomes.w = arena_copy(&work, is.w, sizeof *is.w * (size_t)(is.out * is.in));
-    round_weights(&becomes, &l->form, &work);
+    weights_rounded(&becomes, &l->form);
     double db = error_db(l, &is, &becomes, floats ? l->row : rounded_rows(l, false, &work), block);
     if (!floats && !l->n->op->w_taps) { /* as pass_quantize() will choose them */
         double each = error_db(l, &is, &becomes, rounded_rows(l, true, &work), block);

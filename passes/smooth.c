@@ -160,14 +160,6 @@ static Errors outputs_errors(const Outputs *o, int set, const float *z, int64_t 
     return (Errors){sum / (double)rows, off_all / (all + NOTHING)};
 }
 
-static void round_weights(WeightMatrix *m, const WeightForm *f)
-{
-    Arena work = {0};
-    WeightCodes c = weight_method_at(0)->find(m, f, NULL, &work);
-    for (int64_t r = 0; r < m->out; r++) codes_row(m, &c, r, m->w + r * m->in);
-    arena_drop(&work);
-}
-
 /* Of all layers' outputs, on the rows of a set: their mean, or of the layer that loses most. weights: they are rounded too. */
 typedef struct OfLayers {
     Errors mean, worst;
@@ -182,7 +174,7 @@ static OfLayers errors_with(const Trial *t, int set, const float *gain, bool eac
     for (uint32_t i = 0; i < t->n; i++) {
         WeightMatrix part = part_of(t, i, gain, &work);
         float *z = NEW_ARRAY(&work, float, rows * part.out + 1);
-        if (weights) round_weights(&part, &t->form[i]);
+        if (weights) weights_rounded(&part, &t->form[i]);
         rows_times(x, rows, part.in, part.w, part.out, part.in, z);
         Errors e = outputs_errors(&t->out[i], set, z, rows);
         of.mean.rows += e.rows / t->n, of.mean.all += e.all / t->n;

@@ -657,6 +657,14 @@ const char *weight_unseen(const Moments *s)
     return s->rows && s->held_rows ? NULL : "no calibration sample reached it";
 }
 
+void weights_rounded(WeightMatrix *m, const WeightForm *f)
+{
+    Arena work = {0};
+    const WeightCodes c = find_rtn(m, f, NULL, &work);
+    for (int64_t r = 0; r < m->out; r++) codes_row(m, &c, r, m->w + r * m->in);
+    arena_drop(&work);
+}
+
 /* By a method, or the nearest where it does worse or statistics say nothing. */
 static WeightChoice choose(const WeightMethod *how, const WeightMatrix *m, const WeightForm *f, const Moments *s, Arena *mem)
 {

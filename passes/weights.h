@@ -48,8 +48,9 @@ static inline int64_t codes_at(const WeightCodes *c, int64_t row, int64_t col)
 {
     return row % c->owners * c->groups + c->group[col];
 }
-void codes_row(const WeightMatrix *m, const WeightCodes *c, int64_t row,
-               float *to); /* what the codes of a row mean: `in` weights */
+/* What the codes of a row mean: `in` weights. */
+void codes_row(const WeightMatrix *m, const WeightCodes *c, int64_t row, float *to);
+void weights_rounded(WeightMatrix *m, const WeightForm *f); /* w becomes what its codes mean, when they are the nearest */
 
 /* As tensors for DequantizeLinear(code, scale, zero) with these attributes; zero NULL: there is none. Fine ones: for octet.Dequantize, a zero that
  * is no middle being f32, and scale is DequantizeLinear(scale_code, scale_of) along scale_axis. */

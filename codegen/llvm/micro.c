@@ -41,7 +41,7 @@ typedef struct Micro {
     bool adjacent;                       /* those of left are adjacent */
     bool even;                           /* rows of left are at a constant distance, and so are lines */
     int64_t apart[2];                    /* elements: from a row to the next, from a line to the next */
-    V base; /* of this step: the first row's element, from which others are found; or NULL */
+    V base;                              /* of this step: the first row's element, from which others are found; or NULL */
     Expr left, right, left_at, right_at; /* expanded; element offsets */
     int whole;                           /* words: the axis the dot axis is part of, when it may not divide */
     V rest;                              /* how many elements its last, partial word has; NULL: this is a whole one */

@@ -3,8 +3,8 @@
 #include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
 
-static float codes_value(const WeightCodes *c, int64_t row, int64_t col,
-                         int64_t in) /* the definition: codes_row() must agree */
+/* The definition, with which codes_row() must agree. */
+static float codes_value(const WeightCodes *c, int64_t row, int64_t col, int64_t in)
 {
     int64_t at = codes_at(c, row, col);
     return (weight_code_number(&c->form, c->code[row * in + col]) - c->zero[at]) * c->scale[at];
