@@ -395,6 +395,14 @@ bool expr_uses(const Kernel *k, Expr e, int axis)
     return e && (k->pool->axes.at[e] & mark) && !expr_visit(k, e, mark, is_other_axis, &axis);
 }
 
+static bool is_not_it(void *ctx, const Kernel *k, Expr e)
+{
+    (void)ctx;
+    return expr_node(k, e)->kind != E_IT;
+}
+
+bool expr_uses_it(const Kernel *k, Expr e) { return !expr_visit(k, e, 0, is_not_it, NULL); }
+
 static bool add_cost(void *ctx, const Kernel *k, Expr e)
 {
     const ExprNode *n = expr_node(k, e);

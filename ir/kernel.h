@@ -191,6 +191,7 @@ Expr expr_and(Kernel *k, Expr a, Expr b);                    /* 0 means true on 
 bool expr_is_index(const Kernel *k, Expr e, int64_t *i);     /* an integer constant */
 bool expr_is(const Kernel *k, Expr e, int64_t i);
 bool expr_uses(const Kernel *k, Expr e, int axis);
+bool expr_uses_it(const Kernel *k, Expr e); /* the reduced value, in an epilogue */
 bool expr_range(Kernel *k, Expr e, int64_t *lo, int64_t *hi);/* of an index, from its axes' extents and its sizes' bounds; false: unknown */
 Expr expr_step(Kernel *k, Expr e, int axis);                 /* e(axis + 1) - e(axis) when that does not depend on axis, else 0 */
 Expr expr_map(Kernel *k, Expr e, const Expr *map);           /* axis a replaced by map[a], where that is not 0 */

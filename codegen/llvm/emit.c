@@ -95,10 +95,14 @@ static V some_lanes(Emit *x, V v, unsigned from, unsigned n)
     return LLVMBuildShuffleVector(x->b, v, LLVMGetPoison(LLVMTypeOf(v)), LLVMConstVector(index, n), "");
 }
 
-static V horizontal(Emit *x, Prim how, DType t, V v) /* by halves: llvm.vector.reduce.fmaximum goes lane by lane */
+/* By halves: llvm.vector.reduce.fmaximum goes lane by lane. Sums of integers are said as what they are: of halves whose products are of bytes LLVM 22
+ * makes VPDPBUSD, and counts the lanes that are left to add by the smallest half (combineVPDPBUSDPattern). */
+static V horizontal(Emit *x, Prim how, DType t, V v)
 {
     unsigned n = x->lanes;
     V all = NULL;
+    T type = LLVMTypeOf(v);
+    if (how == P_add && dtype_is_int(t)) return intrinsic(x, "llvm.vector.reduce.add", &type, 1, &v, 1);
     for (; n > 1 && n % 2 == 0; n /= 2)
         v = scalar_prim(x, how, t, (V[]){some_lanes(x, v, 0, n / 2), some_lanes(x, v, n / 2, n / 2), NULL});
     for (unsigned i = 0; i < n; i++) {

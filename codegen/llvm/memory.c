@@ -18,6 +18,9 @@ static bool holds_all_lanes(Emit *x, int buf)
     return b->rank && !inner.size && expr_is(x->k, expr_mod(x->k, b->dim[inner.dim], expr_index(x->k, x->lanes)), 0);
 }
 
+/* A table read at what the lanes have summed: no axis says that it differs from lane to lane. */
+static bool at_results(const Emit *x, Expr at) { return x->it && is_wide(x->it) && expr_uses_it(x->k, at); }
+
 Place place_of(Emit *x, int buf, const Expr *index)
 {
     Place p = {.at = buf_address(x->k, buf, index)};
@@ -26,8 +29,9 @@ Place place_of(Emit *x, int buf, const Expr *index)
         p.at = expr_add(x->k, at, expr_sub(x->k, expr_axis(x->k, x->lane_axis), first));
     }
     if (!x->lane) return p;
-    Expr step = expr_step(x->k, p.at, x->lane);
-    p.moves = step ? !expr_is(x->k, step, 0) : expr_uses(x->k, p.at, x->lane);
+    bool looks_up = at_results(x, p.at);
+    Expr step = looks_up ? 0 : expr_step(x->k, p.at, x->lane);
+    p.moves = looks_up || (step ? !expr_is(x->k, step, 0) : expr_uses(x->k, p.at, x->lane));
     p.affine = step != 0, p.dense = step && expr_is(x->k, step, 1);
     p.whole = !x->mask || holds_all_lanes(x, buf);
     return p;

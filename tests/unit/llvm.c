@@ -204,7 +204,9 @@ CASES(reductions,
     {"kernel row_max(R, C) { in N[R, C] out Y[R] Y[r] = max(c: C) N[r, c]"
      " schedule: parallel r; split c 4 16; unroll c.1; vectorize c.2; partial c.1 c.2 }", 0, 0, 0},
     {"kernel sums(R, C) { in X: i32[R, C], Z: bool[R, C] out Y: i32[R], A: bool[R] Y[r] = sum(c: C) X[r, c] * X[r, c] A[r] = all(c: C) Z[r, c]"
-     " schedule: parallel r; split c 16; vectorize c.1; partial c.1 }", 0, 0, 0})
+     " schedule: parallel r; split c 16; vectorize c.1; partial c.1 }", 0, 0, 0},
+    {"kernel dot_of_bytes(N) { in X: u8[N, 16] const W: i8[N, 16] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[N]" /* of which LLVM makes one instruction */
+     " Y[n] = sum(c: 16) i32(X[n, c]) * i32(W[n, c]) then it - 48 schedule: split c 16; vectorize c.1; partial c.1 }", 0, 40, 0})
 
 CASES(blocks, /* rows of a block are all there is of what lies between two products; how long they are the call says */
     {"kernel attention(B, S) { in Q[B, S, 16], K[B, 16, S], V[B, S, 16] out Y[B, S, 16] tmp s[B, S, S], m[B, S], e[B, S, S], z[B, S]"
@@ -331,6 +333,9 @@ CASES(contract,
     {GEMM("gemm", 14, 2), 400, 40, 0}, {GEMM("gemm_low", 3, 1), 400, 17, 0}, {GEMM("gemv", 1, 4), 400, 17, 0},
     {GEMM8("gemm8", "u8", "i8", 12, 2), 0, 40, 0}, {GEMM8("gemm8_low", "u8", "i8", 3, 1), 0, 17, 0}, {GEMM8("gemm8_signed", "i8", "i8", 4, 1), 0, 17, 0},
     {GEMM8("gemm8_unsigned", "u8", "u8", 4, 1), 0, 17, 0},
+    {"kernel looked_up(M, N, K) { in A: u8[M, K] const W: i8[N, K] layout(0/16, 1/4, 0%16, 1%4), P: u8[256], B[256] out Y: u8[M, N]" /* at sums alone: no axis moves the place */
+     " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(f32(P[i64(sat_u8(rint(f32(it) * 0.01) + 120))]) + B[i64(sat_u8(rint(f32(it) * 0.02)))])"
+     " schedule: split m 6; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }", 0, 40, 0},
     {GEMM16("gemm16", 12, 2), 1 << 18, 40, 0}, {GEMM16("gemm16_low", 3, 1), 1 << 18, 17, 0},
     {"kernel plain_right(M, N, K) { in A[M, K], B[K, N] out Y[M, N] Y[m, n] = sum(k: K) A[m, k] * B[k, n]"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 40, 0},
