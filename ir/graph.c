@@ -285,11 +285,20 @@ static const char *allowed_types(const OpDef *op, const char *variable)
     return *variable == 'T' ? op->T : *variable == 'U' ? op->U : *variable == 'V' ? op->V : NULL;
 }
 
+static bool is_type_variable(const char *type) { return *type >= 'A' && *type <= 'Z'; }
+
+bool op_takes(const OpDef *op, uint32_t input, DType t)
+{
+    const OpSchema *s = op_schema(op);
+    const char *type = s->in[input < s->nin ? input : s->nin - 1].type;
+    return is_type_variable(type) ? type_allowed(t, allowed_types(op, type)) : !strcmp(dtypes[t].name, type);
+}
+
 static bool bind_input(Infer *c, Bindings *b, const OpArg *arg, Val v)
 {
     DType t = val_type(c->g, v)->dtype;
     const char *found = dtypes[t].name;
-    if (*arg->type < 'A' || *arg->type > 'Z')
+    if (!is_type_variable(arg->type))
         return !strcmp(found, arg->type) || infer_error(c, "input %s is %s, expected %s", arg->name, found, arg->type);
     Binding *known = binding(b, arg->type);
     if (known)

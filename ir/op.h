@@ -72,6 +72,7 @@ typedef struct OpArg { const char *name, *type; bool optional, variadic; const c
 typedef struct OpAttr { const char *name; AttrKind kind; bool required; Attr fallback; } OpAttr;
 typedef struct OpSchema { uint32_t nin, nout, nattr; OpArg in[24], out[12]; OpAttr attr[24]; } OpSchema;
 const OpSchema *op_schema(const OpDef *op);                        /* a malformed text is a bug: asserts with the row's name */
+bool op_takes(const OpDef *op, uint32_t input, DType t);           /* may the input be of this type, as the signature says? */
 uint32_t op_attrs(const OpDef *op);
 int op_attr_index(const OpDef *op, const char *name);              /* -1: none */
 Attr *op_attr_defaults(Arena *a, const OpDef *op);                 /* an array of op_attrs() entries to change and pass to graph_emit */

@@ -104,6 +104,7 @@ static Val sink(Integer *x, const Node *n)
     if (!is_dq(first) || !per_tensor(x->in, first)) return (Val){0};
     Val *arg = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
     DType t = val_type(x->in, node_in(x->in, first, 0))->dtype;
+    if (!op_takes(n->op, 0, t)) return (Val){0};
     for (uint32_t i = 0; i < n->nin; i++) {
         Val v = node_in(x->in, n, i);
         const Node *dq = def_of(x->in, v);
@@ -179,8 +180,9 @@ static Val channels(Integer *x, const Node *n)
     const Tensor *t = dq ? channel_codes(x->in, dq, &axis) : NULL;
     for (uint32_t i = 1; t && i < n->nin; i++)
         if (is_data(n, i) || (node_in(x->in, n, i).id && !graph_val(x->in, node_in(x->in, n, i))->konst)) t = NULL;
-    if (!t) return (Val){0};
-    const Tensor *where = graph_val(x->out, moved_constant(x, n, positions(x->ctx->mem, t, axis)))->konst;
+    const Tensor *from = t ? positions(x->ctx->mem, t, axis) : NULL;
+    if (!t || !op_takes(n->op, 0, t->type) || !op_takes(n->op, 0, from->type)) return (Val){0};
+    const Tensor *where = graph_val(x->out, moved_constant(x, n, from))->konst;
     int to = where && tensor_count(where) ? varying_axis(where) : -1;
     if (to < 0) return (Val){0};
     Val in[3] = {moved_constant(x, n, t)};
@@ -196,7 +198,8 @@ static Val hoist(Integer *x, const Node *n)
 {
     Val from = node_in(x->in, n, 0);
     const Node *p = is_q(n) ? def_of(x->in, from) : NULL;
-    if (!moves(x->in, p) || !per_tensor(x->in, n) || x->uses[from.id] != 1) return (Val){0};
+    if (!moves(x->in, p) || !op_takes(p->op, 0, val_type(x->in, n->out)->dtype)) return (Val){0};
+    if (!per_tensor(x->in, n) || x->uses[from.id] != 1) return (Val){0};
     Val *arg = NEW_ARRAY(x->ctx->scratch, Val, p->nin), q[3] = {{0}};
     q[1] = x->map[node_in(x->in, n, 1).id], q[2] = x->map[node_in(x->in, n, 2).id];
     for (uint32_t i = 0; i < p->nin; i++) {
