@@ -737,6 +737,14 @@ static bool is_spread(Kernel *k, const Compute *s, Expr factor, int across)
     return s->reduces && apart >= APART && size >= LARGE && uses_of(k, s, factor) >= USES;
 }
 
+/* May the factor be computed before the stage? Not the state of a scan, which its own steps write. */
+static bool comes_before(const Kernel *k, const Compute *s, Expr factor)
+{
+    for (uint32_t i = 0; s->scan && i < k->stage.n; i++)
+        if (k->stage.at[i].scan == s->scan && expr_reads(k, factor, k->stage.at[i].out)) return false;
+    return true;
+}
+
 /* The left operand, computed beforehand with its longest summed axis innermost. Yields that axis; 0: it stays as it is. */
 static int lay_rows(Layer *l, Compute *s, Contraction *c)
 {
@@ -747,7 +755,7 @@ static int lay_rows(Layer *l, Compute *s, Contraction *c)
                                                                   expr_constant(k, k->axis.at[inner].extent, 64)))
             inner = s->reduce[i];
     int n = axes_used(k, s, c->left, inner, 0, axis);
-    if (!inner || n > MAX_RANK) return 0;
+    if (!inner || n > MAX_RANK || !comes_before(k, s, c->left)) return 0;
     Expr was = c->left;
     int rows = materialise(l, s, was, axis, n, "rows");
     c->left = read_at_axes(k, rows, axis);
@@ -766,7 +774,7 @@ static void round_operand(Layer *l, Compute *s, Contraction *c)
         Expr e = *side[i];
         ExprNode n = *expr_node(k, e);
         if (n.type != DT_f32 || is_constant_load(k, e) || expr_node(k, *side[1 - i])->type != t) continue;
-        if (!pays(k, i ? c->row : c->lane)) continue;
+        if (!pays(k, i ? c->row : c->lane) || !comes_before(k, s, e)) continue;
         *side[i] = expr_cast(k, t, e);
         s->value = expr_mul(k, expr_cast(k, DT_f32, c->left), expr_cast(k, DT_f32, c->right));
     }
@@ -805,6 +813,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     }
     bool ready = !word && step_is_one(k, c->right, c->lane) && !is_spread(k, s, c->right, c->lane);
     if (ready || (!panel && step_is_one(k, c->right, inner)) || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
+    if (!comes_before(k, s, c->right)) return;
     Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);
     order_reduces(s, inner);

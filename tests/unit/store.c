@@ -79,6 +79,23 @@ Test(store, inputs_are_rounded_for_dots)
 }
 
 /* What a softmax keeps while it sums is f32 and its own; what leaves it is narrow. */
+/* A step of a scan multiplies what the step before it has written: no copy that is made beforehand has that. */
+Test(store, states_are_read_as_they_become)
+{
+    static const DType types[] = {DT_bf16, DT_f16};
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        Program *p = stored("kernel k() { in X[9, 2, 64] const W[64, 64] out Y[9, 2, 64] tmp g[9, 2, 64], h[10, 2, 64]"
+                            " h[0, b, j] for b: 2, j: 64 = 0.0"
+                            " g[t, b, j] = sum(k: 64) h[t, b, k] * W[k, j] then it * 0.1 + X[t, b, j] scan t"
+                            " h[t + 1, b, j] for t: 9, b: 2, j: 64 = min(max(g[t, b, j], -1), 1) scan t"
+                            " Y[t, b, j] = h[t + 1, b, j] }",
+                            types[i], 0.05);
+        cr_expect_eq(type_named(p, "h"), DT_f32, "a state");
+        cr_expect_eq(type_named(p, "W"), types[i]);
+        program_drop(p);
+    }
+}
+
 Test(store, groups_keep_their_own)
 {
     Program *p = stored("kernel k() { in X[12, 40] const W[40, 16] out Y[12, 16] tmp x[12, 40], m[12], s[12], e[12, 40]"
