@@ -590,6 +590,50 @@ static bool may_move(const Cluster *c, int buf,
     return u->writer.n > 0 && u->defs == u->writer.n; /* a place kept by another stage counts more */
 }
 
+static bool at_least(Kernel *k, Expr a, Expr b)
+{
+    int64_t least, most;
+    return expr_range(k, expr_sub(k, a, b), &least, &most) && least >= 0;
+}
+
+/* Does a stage store outside of what begins at `off` and is as large as the buffer? */
+static bool stores_beside(Cluster *c, const Compute *s, int buf, const Expr *off)
+{
+    Kernel *k = c->k;
+    for (int d = 0; d < k->buf.at[s->out].rank; d++) {
+        Expr first = s->at[d], after = expr_add(k, off[d], k->buf.at[buf].dim[d]), extent = expr_index(k, 1);
+        int axes = 0;
+        for (int i = 0; i < s->rank; i++) {
+            if (!expr_uses(k, first, s->space[i])) continue;
+            axes += step_is(k, first, s->space[i], 1) ? 1 : 2;
+            extent = k->axis.at[s->space[i]].extent, c->map[s->space[i]] = expr_index(k, 0);
+            first = expr_map(k, first, c->map);
+            c->map[s->space[i]] = 0;
+        }
+        if (axes > 1 || depends_on_data(k, first)) continue;
+        if (at_least(k, first, after) || at_least(k, off[d], expr_add(k, first, extent))) return true;
+    }
+    return false;
+}
+
+/* Once a copy is gone, its target holds the values from when they are made to when they are read for the last time: nobody else may store there meanwhile,
+ * as an update of the copy does. */
+static bool is_left_alone(Cluster *c, uint32_t copy, int from, const Expr *off)
+{
+    const struct Use *u = &c->use[from], *target = &c->use[c->k->stage.at[copy].out];
+    uint32_t first = copy, last = copy, n = readers(c, from);
+    for (uint32_t i = 0; i < u->writer.n; i++)
+        if (u->writer.at[i] < first) first = u->writer.at[i];
+    for (uint32_t i = 0; i < n; i++)
+        if (u->reader.at[i] > last) last = u->reader.at[i];
+    for (uint32_t i = 0; i < target->writer.n; i++) {
+        uint32_t w = target->writer.at[i];
+        if (w == copy || c->dead[w] || w < first || w > last) continue;
+        if (!stores_beside(c, &c->k->stage.at[w], from, off)) return false;
+    }
+    return true;
+}
+
 static bool try_retarget(Cluster *c, uint32_t stage)
 {
     Kernel *k = c->k;
@@ -598,6 +642,7 @@ static bool try_retarget(Cluster *c, uint32_t stage)
     if (c->dead[stage] || !copies_whole(k, s, off)) return false;
     int from = (int)expr_node(k, s->value)->id, to = s->out;
     if (k->buf.at[from].kind != BUF_TMP || from == to || !may_move(c, from, stage)) return false;
+    if (!is_left_alone(c, stage, from, off)) return false;
     Buf *target = &k->buf.at[to];
     if (target->kind == BUF_TMP && !target->layout.n) target->layout = k->buf.at[from].layout;
     if (!layout_equal(&target->layout, &k->buf.at[from].layout) && target->kind != BUF_TMP) return false;

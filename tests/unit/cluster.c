@@ -80,6 +80,19 @@ Test(cluster, a_product_is_not_stored_across)
     program_drop(p);
 }
 
+Test(cluster, an_updated_copy_stays_a_copy)
+{ /* what it was made of is read later; where it is read before, or the update is elsewhere, there is no copy */
+    program_drop(clustered("kernel k() { in X[4, 8], U[8] out Y[4, 8], Z[4] tmp a[4, 8] a[i, j] = exp(X[i, j])"
+                           " Y[i, j] = a[i, j] Y[1, j] for j: 8 = U[j] Z[i] = sum(j: 8) a[i, j] }",
+                           4));
+    program_drop(clustered("kernel k() { in X[4, 8], U[8] out Y[4, 8], Z[4] tmp a[4, 8] a[i, j] = exp(X[i, j])"
+                           " Y[i, j] = a[i, j] Z[i] = sum(j: 8) a[i, j] Y[1, j] for j: 8 = U[j] }",
+                           3));
+    program_drop(clustered("kernel k(N) { in X[N, 8], U[8] out Y[N + 1, 8], Z[N] tmp a[N, 8] a[i, j] = exp(X[i, j])"
+                           " Y[i, j] for i: N, j: 8 = a[i, j] Y[N, j] for j: 8 = U[j] Z[i] = sum(j: 8) a[i, j] }",
+                           3));
+}
+
 Test(cluster, concatenation_is_where_the_parts_are_stored)
 {
     Program *p = clustered("kernel k() { in X[4, 8] const V[8, 8], W[8, 8] out Y[4, 16], Z[4, 24] tmp a[4, 8], b[4, 8], c[4, 16], d[4, 24]"
