@@ -375,6 +375,11 @@ bool stage_has_axis(const Compute *s, int a)
     return false;
 }
 
+bool stage_writes(const Kernel *k, const Compute *s, int buf)
+{
+    return s->out == buf || (s->keep && (int)expr_node(k, s->keep)->id == buf);
+}
+
 /* ---- shared loops ---- */
 static bool shares_axis(Kernel *k, Arena *mem, uint32_t first, uint32_t last, int a)
 {

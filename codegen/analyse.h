@@ -19,6 +19,7 @@ bool layout_equal(const Layout *a, const Layout *b);
 bool stage_is_plain(const Compute *c);                       /* only a value: no reduction, check, condition, scan, update or keep */
 void stage_rename(Kernel *k, Compute *s, int from, int to);  /* an axis becomes another of the same extent */
 bool stage_has_axis(const Compute *s, int a);
+bool stage_writes(const Kernel *k, const Compute *s, int buf); /* its result, or what it keeps */
 bool stage_at_axes(const Kernel *k, const Compute *c);       /* at[] are distinct axes and all of the space */
 bool depends_on_data(const Kernel *k, Expr e);               /* loads, or is of a sum's result */
 bool stage_places(Kernel *k, const Compute *c);              /* at[] and where are said by axes and sizes alone, not by data */

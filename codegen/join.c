@@ -38,11 +38,6 @@ static bool reads_inside(const Join *j, const LoadList *l)
     return false;
 }
 
-static bool writes(const Kernel *k, const Compute *s, int buf)
-{
-    return s->out == buf || (s->keep && (int)expr_node(k, s->keep)->id == buf);
-}
-
 static const Expr *written_at(const Join *j, int buf) /* by the first member that writes it */
 {
     for (uint32_t i = 0; i < j->n; i++) {
@@ -116,7 +111,7 @@ static bool is_alone(Join *j)
             if (!among || j->from[m] > i) continue;
             stage_loads(k, j->mem, o, &read);
             for (uint32_t r = 0; r < read.at.n; r++)
-                if (writes(k, s, (int)expr_node(k, read.at.at[r])->id)) return false;
+                if (stage_writes(k, s, (int)expr_node(k, read.at.at[r])->id)) return false;
         }
     }
     return true;

@@ -413,6 +413,14 @@ static bool ends_in_channels(Kernel *k, const Compute *s, Expr guard)
     return reduces_any(k, s, last);
 }
 
+/* The first stage that writes the buffer behind stage `at`: what is copied for that one is old then. */
+static uint32_t written_after(const Kernel *k, int buf, uint32_t at)
+{
+    for (uint32_t i = at + 1; i < k->stage.n; i++)
+        if (stage_writes(k, &k->stage.at[i], buf)) return i;
+    return k->stage.n;
+}
+
 /* The operand under this guard, unguarded, in a padded temporary. */
 static bool add_halo(Layer *l, uint32_t at, Expr guard)
 {
@@ -433,10 +441,12 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
         !ends_in_channels(k, &k->stage.at[at], guard))
         want.layout = channels_last(want.rank); /* words of bytes need it */
     h.to = kernel_buf(k, want);
-    for (uint32_t i = at; i < k->stage.n; i++)
+    bool grows = alone && !is_part(&h) && can_grow(l, h.from);
+    uint32_t end = grows ? k->stage.n : written_after(k, h.from, at);
+    for (uint32_t i = at; i < end; i++)
         if (expr_reads(k, k->stage.at[i].value, h.from)) unguard(l, &k->stage.at[i], &h);
     const Loc *loc = k->stage.at[at].loc;
-    if (alone && !is_part(&h) && can_grow(l, h.from)) grow(l, &h, at);
+    if (grows) grow(l, &h, at);
     else fill_interior(l, &h, loc);
     fill_border(l, &h, loc);
     return true;

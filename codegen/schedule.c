@@ -943,18 +943,13 @@ static bool shrink(Nest *x, Buf *b)
     return any;
 }
 
-static bool keeps(const Kernel *k, const Compute *s, int buf)
-{
-    return s->keep && (int)expr_node(k, s->keep)->id == buf;
-}
-
 /* The first stage that writes the buffer, its `at` where it does; false: not all that write it are plain stages of the group. */
 static bool first_writer(const Kernel *k, int buf, int first, int last, Compute *place)
 {
     bool found = false;
     for (int i = 0; i < (int)k->stage.n; i++) {
         const Compute *s = &k->stage.at[i];
-        if (s->out != buf && !keeps(k, s, buf)) continue;
+        if (!stage_writes(k, s, buf)) continue;
         if (i < first || i >= last || s->scan || s->update || s->where) return false;
         if (!found) *place = *s;
         if (!found && s->out != buf) memcpy(place->at, expr_node(k, s->keep)->arg, sizeof place->at);

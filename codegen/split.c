@@ -10,7 +10,7 @@
  *      3        6      about 2^-25: as float32 itself
  *
  * Weights are split here, planes of one panel beside each other. Activations keep their f32 form for whoever else reads them, and a copy
- * of their planes is made once for all sums that read them; with one plane, what only such sums read is stored as bf16 to begin with.
+ * of their planes is made once for all sums that read them, until somebody writes there again (the next part of a concatenation); with one plane, what only such sums read is stored as bf16 to begin with.
  * Sums inside groups of stages (attention in blocks) and over factors that are computed while they are read stay exact.
  *
  * Source: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations". */
@@ -168,6 +168,22 @@ static void choose_narrow(Split *s)
         s->narrow[b] = s->narrow[b] && !other[b] && (k->buf.at[b].kind == BUF_TMP || k->buf.at[b].kind == BUF_CONST);
 }
 
+/* Yields where the stage stands then, behind those that fill planes. */
+static uint32_t split_stage(Split *s, uint32_t at)
+{
+    Kernel *k = s->k;
+    Factors f;
+    if (!factors_of(s, &k->stage.at[at], &f)) return at;
+    for (int d = 0; d < 2; d++) {
+        int buf = (int)f.load[d].id;
+        if (s->narrow[buf] || s->copy[buf]) continue;
+        planes_buffer(s, buf);
+        if (k->buf.at[buf].kind != BUF_CONST) at += fill_planes(s, buf, at);
+    }
+    split_sum(s, &k->stage.at[at], &f);
+    return at;
+}
+
 void program_split(Kernel *k, const Storage *store)
 {
     Arena scratch = {0};
@@ -178,15 +194,8 @@ void program_split(Kernel *k, const Storage *store)
     bool *narrow = NEW_ARRAY(&scratch, bool, bufs + 3 * k->stage.n);
     memcpy(narrow, s.narrow, sizeof *narrow * bufs);
     for (uint32_t i = 0; i < k->stage.n; i++) {
-        Factors f;
-        if (!factors_of(&s, &k->stage.at[i], &f)) continue;
-        for (int d = 0; d < 2; d++) {
-            int buf = (int)f.load[d].id;
-            if (s.narrow[buf] || s.copy[buf]) continue;
-            planes_buffer(&s, buf);
-            if (k->buf.at[buf].kind != BUF_CONST) i += fill_planes(&s, buf, i);
-        }
-        split_sum(&s, &k->stage.at[i], &f);
+        i = split_stage(&s, i);
+        s.copy[k->stage.at[i].out] = 0; /* planes of what it held before */
     }
     program_narrow(k, DT_bf16, narrow);
     arena_drop(&scratch);

@@ -191,6 +191,22 @@ Test(layout, other_pads_other_copies)
     program_drop(p);
 }
 
+Test(layout, a_copy_is_old_when_its_source_is_written)
+{ /* two pads, so nobody stores into the padded one; the last window sees the channel that was updated */
+    Program *p = laid_out(
+        "kernel k() { in X[1, 4, 6, 6], U[6, 6] out Y[1, 4, 6, 6], Z[1, 4, 6, 6], V[1, 4, 6, 6] tmp a[1, 4, 6, 6]"
+        " a[n, c, h, w] = tanh(X[n, c, h, w])"
+        " Y[n, c, h, w] = max(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE(
+            "w + j - 1", "6") ", a[n, c, h + i - 1, w + j - 1], -inf)"
+                              " Z[n, c, h, w] = sum(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE(
+                                  "w + j - 1",
+                                  "6") ", a[n, c, h + i - 1, w + j - 1], 0)"
+                                       " a[0, 2, h, w] for h: 6, w: 6 = U[h, w]"
+                                       " V[n, c, h, w] = max(i: 3, j: 3) guard(" INSIDE("h + i - 1", "6") " && " INSIDE(
+                                           "w + j - 1", "6") ", a[n, c, h + i - 1, w + j - 1], -inf) }");
+    program_drop(p);
+}
+
 /* Of a slice alone, and in the order in which it came when its channels are innermost there. */
 Test(layout, a_window_over_a_slice_has_a_halo)
 {

@@ -187,6 +187,17 @@ Test(split, planes)
     }
 }
 
+/* A product reads the first part of what it stores the second part of: who reads both needs planes of both. */
+Test(split, parts_of_a_concatenation)
+{
+    static const char text[] =
+        "kernel k() { in X[4, 16] const V[16, 16], W[32, 16] out Y[4, 16] tmp c[4, 32]"
+        " c[m, n] for m: 4, n: 16 = X[m, n] * 0.5 c[m, n + 16] for m: 4, n: 16 = sum(k: 16) c[m, k] * V[k, n]"
+        " Y[m, n] = sum(j: 32) c[m, j] * W[j, n] }";
+    for (int planes = 1; planes <= 3; planes++)
+        program_drop(split(text, planes, planes == 1 ? 0.3 : planes == 2 ? 1e-3 : 1e-5));
+}
+
 Test(split, matrices)
 {
     static const char text[] = "kernel k(N) { in A[N, 67] const W[67, 40], V[40, 24] out Y[N, 24] tmp h[N, 40]"
