@@ -82,9 +82,11 @@ static Val largest(Graph *g, Val factors, int rank)
 }
 
 /* ---- the model as far as it is rounded ---- */
-/* What the values watched need of g, with the weights that q (NULL: nothing) has codes for; watched: as numbers of g, becomes those of the result. */
-static Graph *rounded_so_far(const Graph *g, const Quantization *q, Watched *watched, uint32_t n, Arena *mem)
+/* What the values watched need of the graph; rounded: with the codes that its layers have so far. watched: as numbers of the graph, becomes those of the
+ * result. (A layer's codes are found by the name of its result, which a quotient of it has, too.) */
+static Graph *rounded_so_far(const Round *r, bool rounded, Watched *watched, uint32_t n, Arena *mem)
 {
+    const Graph *g = r->g;
     Arena scratch = {0};
     bool *need = NEW_ARRAY(&scratch, bool, g->val.n + 1);
     for (uint32_t i = 0; i < n; i++) need[watched[i].v.id] = true;
@@ -99,7 +101,7 @@ static Graph *rounded_so_far(const Graph *g, const Quantization *q, Watched *wat
     for (uint32_t i = 0; i < g->node.n; i++) {
         const Node *node = &g->node.at[i];
         if (!live[i]) continue;
-        const LayerCodes *c = q ? codes_find(q, tensor_name(g, node->out, &scratch)) : NULL;
+        const LayerCodes *c = rounded && r->coded[i] ? codes_find(r->q, tensor_name(g, node->out, &scratch)) : NULL;
         Val w = node_in(g, node, 1), kept = w.id ? map[w.id] : w;
         if (c) map[w.id] = codes_emit(out, &c->codes, NULL, node->loc);
         graph_copy_node(out, g, i, map);
@@ -263,7 +265,7 @@ static bool round_run(Round *r, const CalibrateOptions *o, Diag *diag)
         if (in->of->m.in <= MOMENTS_MOST) in->moments = moments_new(&in->of->m, &in->mem);
     }
     bool balances = r->q->weights->balance != NULL; /* values that are divided later say nothing now: the model as it is */
-    const Graph *now = rounded_so_far(r->g, balances ? NULL : r->q, watch, watched, &mem);
+    const Graph *now = rounded_so_far(r, !balances, watch, watched, &mem);
     for (uint32_t i = 0; i < watched; i++) see[i] = watch[i].v;
     bool ok = observe(now, see, watched, o, 0, "rounding weights", see_sample, r, diag);
     if (ok && balances) crew_run(r->threads, r->input.n, balance_input, r);

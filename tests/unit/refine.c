@@ -55,6 +55,27 @@ static bool is_same(const LayerCodes *a, const LayerCodes *b)
     return !memcmp(a->codes.code->data, b->codes.code->data, tensor_bytes(a->codes.code)) && a->error == b->error;
 }
 
+/* A value that is divided for the product behind it (passes/balance.h) has the name of what it was: its divisors are no weights. */
+Test(refine, quotients_have_no_codes)
+{
+    Graph *g = graph_new(&w.module, &w.mem, "g");
+    Val x = graph_input(g, "x", type_of_tensor(&w.module, tensor_new(&w.mem, DT_f32, 2, (int64_t[]){ROWS, DEPTH})));
+    Val a = emit(g, "MatMul", at("a"), 2, x, konst(g, DEPTH, DEPTH, 1));
+    graph_name(g, a, "a");
+    Val divisors = graph_const(g, tensor_random(&w.mem, DT_f32, 1, (int64_t[]){DEPTH}, 2), NULL),
+        quotient = emit(g, "Mul", at("b"), 2, a, divisors);
+    graph_name(g, quotient, "a");
+    Val y = emit(g, "MatMul", at("b"), 2, quotient, konst(g, DEPTH, COLUMNS, 3));
+    graph_output(g, y, "y");
+    Quantization *q = NEW(&w.mem, Quantization);
+    *q = (Quantization){.mem = &w.mem, .float_activations = true, .weights = weight_method_find("gptq")};
+    q->form = (WeightForm){.code = DT_u4, .asymmetric = true, .group = 32};
+    SampleSource *samples = samples_random(&w.mem, SAMPLES);
+    bool ok = refine_weights(g, q, &(CalibrateOptions){.samples = samples, .threads = 1, .quiet = true}, &w.diag);
+    samples_close(samples);
+    cr_assert(ok && codes_find(q, "a") && codes_find(q, tensor_name(g, y, &w.mem)));
+}
+
 /* As zeros, which weigh nothing. */
 Test(refine, rows_that_a_mask_hides_weigh_nothing)
 {
