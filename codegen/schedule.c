@@ -511,14 +511,6 @@ static Expr sum_with_it(Kernel *k, Expr e, Expr it,
     return n.prim == P_add && (n.arg[0] == it || n.arg[1] == it) ? e : found;
 }
 
-static bool stands_in(const Kernel *k, Expr e, Expr what)
-{
-    const ExprNode *n = expr_node(k, e);
-    bool stands = e == what;
-    for (int i = 0; i < 3 && n->kind == E_PRIM && n->arg[i] && !stands; i++) stands = stands_in(k, n->arg[i], what);
-    return stands;
-}
-
 /* A matrix product's bias joins the first of several blocks, as in MLAS, where it lies in the output before the product. A sum of words of
  * floats may begin with it: that is an addition less for every result. */
 static void take_start(Kernel *k, const Compute *c, Tile *t)
@@ -530,10 +522,10 @@ static void take_start(Kernel *k, const Compute *c, Tile *t)
     bool words = t->dot && t->acc == DT_f32;
     Expr sum = words || (matrix && depth > t->block) ? sum_with_it(k, t->epilogue, it, &uses) : 0;
     if (!sum || (!words && uses != 1)) return;
-    if (stands_in(k, expr_replace(k, t->epilogue, sum, expr_float(k, t->acc, 0)), it)) return;
+    if (expr_uses_it(k, expr_replace(k, t->epilogue, sum, expr_float(k, t->acc, 0)))) return;
     ExprNode n = *expr_node(k, sum);
     Expr bias = n.arg[0] == it ? n.arg[1] : n.arg[0];
-    if (expr_uses(k, bias, t->row) || expr_uses(k, bias, t->line)) return;
+    if (expr_uses_it(k, bias) || expr_uses(k, bias, t->row) || expr_uses(k, bias, t->line)) return;
     t->start = bias, t->epilogue = expr_replace(k, t->epilogue, sum, it);
 }
 

@@ -337,6 +337,9 @@ CASES(contract,
      " Y[m, n] = sum(k: K) i32(A[m, k]) * i32(W[n, k]) then sat_u8(f32(P[i64(sat_u8(rint(f32(it) * 0.01) + 120))]) + B[i64(sat_u8(rint(f32(it) * 0.02)))])"
      " schedule: split m 6; split n 2 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }", 0, 40, 0},
     {GEMM16("gemm16", 12, 2), 1 << 18, 40, 0}, {GEMM16("gemm16_low", 3, 1), 1 << 18, 17, 0},
+    {"kernel added_to_itself(M, N, K) { in A: bf16[M, K] const W: bf16[N, K] layout(0/16, 1/2, 0%16, 1%2) out Y[M, N]" /* what a sum could begin with is made of it */
+     " Y[m, n] = sum(k: K) f32(A[m, k]) * f32(W[n, k]) then it + max(it, 0)"
+     " schedule: split m 6; split n 2 16; split k 2; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1 k.1; vectorize n.2; parallel n.0; call contract k.0 }", 1 << 18, 40, 0},
     {"kernel plain_right(M, N, K) { in A[M, K], B[K, N] out Y[M, N] Y[m, n] = sum(k: K) A[m, k] * B[k, n]"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 40, 0},
     {"kernel column(M, K) { in A: u8[M, 40] const W: i8[1, 40] layout(0/16, 1/4, 0%16, 1%4) out Y[M] Y[m] for n: 1, m: M = sum(k: 40) i32(A[m, k]) * i32(W[n, k]) then f32(it) * 0.5"
