@@ -38,7 +38,7 @@ static bool multiplies_rows(const Smoother *s, uint32_t i)
     const Type *x = val_type(s->g, node_in(s->g, n, 0));
     int axis = n->op->x_input < 0 ? n->op->x_input + x->rank : n->op->x_input;
     return graph_val(s->g, node_in(s->g, n, 1))->konst->rank == 2 && x->rank > 0 && axis == x->rank - 1 &&
-           dim_is_const(s->g->module->dim, x->dim[axis], NULL);
+           dim_is_const(s->g->module->dim, x->dim[axis], NULL) && multiplies_rows_alone(s->g, node_in(s->g, n, 0));
 }
 
 static Smoothed *value_of(Smoother *s, Arena *mem, Val x)

@@ -229,6 +229,17 @@ const Gains **gains_taken(const Graph *g, const Gains *gains, const uint32_t *re
     return b.taken;
 }
 
+bool multiplies_rows_alone(const Graph *g, Val x)
+{
+    int rank = val_type(g, x)->rank;
+    for (uint32_t i = 0; i < g->node.n; i++) {
+        const Node *n = &g->node.at[i];
+        if (n->op->quant == QUANT_INTEGER && node_in(g, n, 0).id == x.id && axis_at(n->op->x_input, rank) != rank - 1)
+            return false;
+    }
+    return true;
+}
+
 void gains_of_ranges(const Graph *g, Quantization *q)
 {
     Arena scratch = {0};
@@ -240,7 +251,7 @@ void gains_of_ranges(const Graph *g, Quantization *q)
         const Range *r = range_find(q, tensor_name(g, x, &scratch));
         const Type *t = val_type(g, x);
         bool fits = r && r->gain && t->rank > 0 && dim_is(g->module->dim, t->dim[t->rank - 1], r->gains);
-        if (fits) vec_push(q->mem, &q->gains, ((Gains){x, r->gains, r->gain}));
+        if (fits && multiplies_rows_alone(g, x)) vec_push(q->mem, &q->gains, ((Gains){x, r->gains, r->gain}));
         seen[x.id] = true;
     }
     arena_drop(&scratch);

@@ -13,6 +13,8 @@ void gains_fold(const Graph *g, const Gains *gains, const uint32_t *readers, uin
 /* For each node whose constants take a division, whose: of gains[i].x along axis from_end[i], counted from the end; folds as above, one after the other. */
 const Gains **gains_taken(const Graph *g, const Gains *gains, const uint32_t *readers, const int *from_end, uint32_t n, bool *folds,
                           Arena *mem);
+/* Do all products that read the value find their channels along its last axis? Others would need a range of what is not divided. */
+bool multiplies_rows_alone(const Graph *g, Val x);
 /* q's gains from its ranges, which have them by name, for a graph. */
 void gains_of_ranges(const Graph *g, Quantization *q);
 #endif

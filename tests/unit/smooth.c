@@ -99,6 +99,27 @@ Test(smooth, rows_are_kept_from_everywhere)
 }
 
 /* Gains live with ranges, by name, and a graph takes those that fit it. */
+/* A product finds its channels along the last axis, a convolution along the second. */
+Test(smooth, an_image_has_no_gains)
+{
+    for (int images = 0; images < 2; images++) {
+        static const Loc here = {.node = "m", .op = "MatMul"};
+        static float gain[CHANNELS];
+        Graph *g = graph_new(&w.module, &w.mem, "g");
+        Type t = type_of_tensor(&w.module, tensor_new(&w.mem, DT_f32, 3, (int64_t[]){1, 4, CHANNELS}));
+        Val x = graph_input(g, "x", t),
+            k = graph_const(g, tensor_random(&w.mem, DT_f32, 2, (int64_t[]){CHANNELS, OUTPUTS}, 1), NULL);
+        graph_output(g, emit(g, "MatMul", &here, 2, x, k), "y");
+        Val taps = graph_const(g, tensor_random(&w.mem, DT_f32, 3, (int64_t[]){8, 4, 1}, 2), NULL);
+        if (images) graph_output(g, emit(g, "Conv", &here, 2, x, taps), "z");
+        Quantization q = {.mem = &w.mem};
+        Range *r = range_set(&q, "x", -1, 1);
+        r->gain = gain, r->gains = CHANNELS;
+        gains_of_ranges(g, &q);
+        cr_expect_eq(q.gains.n, (uint32_t)!images);
+    }
+}
+
 Test(smooth, gains_come_with_ranges)
 {
     Quantization q = {.mem = &w.mem};
