@@ -48,10 +48,11 @@ static const Expr *written_at(const Join *j, int buf) /* by the first member tha
     return NULL;
 }
 
-/* Gives the stage the axes of what it reads, where it reads them at axes of its own. */
+/* Gives the stage the axes of what it reads, where it reads them at axes of its own; false: two members want the same axis to be theirs. */
 static bool adopt_axes(Join *j, Compute *s)
 {
     Kernel *k = j->k;
+    bool *adopted = NEW_ARRAY(j->mem, bool, k->axis.n);
     for (bool again = true; again;) {
         LoadList l = {0};
         again = false;
@@ -65,7 +66,8 @@ static bool adopt_axes(Join *j, Compute *s)
                 bool space = false;
                 for (int e = 0; e < s->rank; e++) space = space || s->space[e] == own;
                 if (own == its || !space || stage_has_axis(s, its)) continue;
-                stage_rename(k, s, own, its), again = true;
+                if (adopted[own]) return false;
+                stage_rename(k, s, own, its), adopted[its] = again = true;
             }
         }
     }

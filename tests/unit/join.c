@@ -53,4 +53,10 @@ Test(join, others_stay_apart)
           " s[h, q, t] = sum(d: 32) Q[h, q, d] * K[h, d, t]" /* the other way round: columns are not rows */
           " m[h, t] = max(q: S) s[h, q, t] share 1 z[h, t] = sum(q: S) s[h, q, t] - m[h, t] share 1 p[h, q, t] = s[h, q, t] * z[h, t] share 1"
           " Y[h, q, c] = sum(t: S) p[h, q, t] * V[h, t, c] }");
+    stays(
+        "kernel k(S) { in Q[2, S, 32], K[2, 32, S], V[2, S, 32] out Y[2, S, 32] tmp s[2, S, S], b[2, S], z[2, S], p[2, "
+        "S, S]"
+        " s[h, q, t] = sum(d: 32) Q[h, q, d] * K[h, d, t]" /* a row of the scores and the largest of a column, at one axis */
+        " b[h, u] = max(v: S) s[h, v, u] z[h, x] = sum(y: S) s[h, x, y] - b[h, x] p[h, q, t] = s[h, q, t] * z[h, q]"
+        " Y[h, q, c] = sum(t: S) p[h, q, t] * V[h, t, c] }");
 }
