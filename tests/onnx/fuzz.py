@@ -154,14 +154,14 @@ def update(m, v):
     """Of one channel; others may read what it was."""
     turn = [1, 0] + list(range(2, len(v.shape)))
     at = m.constant([[m.dice.randrange(v.shape[1])]], np.int64)
-    new = m.node('ScatterND', [m.node('Transpose', [v.name], perm=turn), at, m.weights(1, v.shape[0], *v.shape[2:])])
+    new = m.node('ScatterND', [m.node('Transpose', [v.name], perm=turn), at, m.constant(m.numbers.standard_normal([1, v.shape[0]] + v.shape[2:]))])
     m.add(m.node('Transpose', [new], perm=turn), v.shape)
 
 
 def overwrite(m, v):
     """Of a part of the batch."""
     at = m.constant([[m.dice.randrange(v.shape[0])]], np.int64)
-    m.add(m.node('ScatterND', [v.name, at, m.weights(1, *v.shape[1:])]), v.shape)
+    m.add(m.node('ScatterND', [v.name, at, m.constant(m.numbers.standard_normal([1] + v.shape[1:]))]), v.shape)
 
 
 def reduction(m, v):
@@ -339,7 +339,7 @@ def compare(octet, number, folder):
     options, least = how_compiled(dice, folder)
     if not options and dice.random() < .5:
         quantize(m, ranges_of(m, feeds))
-        least = 25
+        least = 15  # one code beside a tie is much of a difference that is nearly nothing
     model, path = serialized(m, outputs), folder + '/model.so'
     with open(folder + '/model.onnx', 'wb') as f: f.write(model)
     want = [session(model).run(outputs, f) for f in feeds]
