@@ -413,11 +413,11 @@ static bool ends_in_channels(Kernel *k, const Compute *s, Expr guard)
     return reduces_any(k, s, last);
 }
 
-/* The first stage that writes the buffer behind stage `at`: what is copied for that one is old then. */
-static uint32_t written_after(const Kernel *k, int buf, uint32_t at)
+/* The stage for which a copy of the buffer that is made for stage `at` is old: behind the first that writes the buffer. */
+static uint32_t old_from(const Kernel *k, int buf, uint32_t at)
 {
-    for (uint32_t i = at + 1; i < k->stage.n; i++)
-        if (stage_writes(k, &k->stage.at[i], buf)) return i;
+    for (uint32_t i = at; i < k->stage.n; i++)
+        if (stage_writes(k, &k->stage.at[i], buf)) return i + 1;
     return k->stage.n;
 }
 
@@ -442,7 +442,7 @@ static bool add_halo(Layer *l, uint32_t at, Expr guard)
         want.layout = channels_last(want.rank); /* words of bytes need it */
     h.to = kernel_buf(k, want);
     bool grows = alone && !is_part(&h) && can_grow(l, h.from);
-    uint32_t end = grows ? k->stage.n : written_after(k, h.from, at);
+    uint32_t end = grows ? k->stage.n : old_from(k, h.from, at);
     for (uint32_t i = at; i < end; i++)
         if (expr_reads(k, k->stage.at[i].value, h.from)) unguard(l, &k->stage.at[i], &h);
     const Loc *loc = k->stage.at[at].loc;

@@ -10,7 +10,8 @@
  *      3        6      about 2^-25: as float32 itself
  *
  * Weights are split here, planes of one panel beside each other. Activations keep their f32 form for whoever else reads them, and a copy
- * of their planes is made once for all sums that read them, until somebody writes there again (the next part of a concatenation); with one plane, what only such sums read is stored as bf16 to begin with.
+ * of their planes is made once for all sums that read them, until somebody writes there again (the next part of a concatenation); with one
+ * plane, what only such sums read is stored as bf16 to begin with.
  * Sums inside groups of stages (attention in blocks) and over factors that are computed while they are read stay exact.
  *
  * Source: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations". */
