@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""fuzz.py FIRST LAST [--octet PROGRAM] [--keep FOLDER]: random models, numbered, against ONNX Runtime.
+"""fuzz.py FIRST LAST [--octet PROGRAM] [--levels "LEVEL ..."] [--keep FOLDER]: random models, numbered, against ONNX Runtime.
 
-Number N is always the same model, compiled in the same way. Its operators follow and join each other as they come: convolutions, products, attention,
+Number N is always the same model, compiled with the same options for one of the levels. Its operators follow and join each other as they come: convolutions, products, attention,
 recurrent layers, moves, reductions, updates in place, parts of what another reads. It is compiled as it is (results must agree), with a
 precision and options (the signal must stay above the noise), or after some of its values were put between QuantizeLinear pairs and its weights
 behind DequantizeLinear of several kinds (both engines compute the same codes, but for those beside a tie). Sizes that may be free are free in some, and runs use others;
@@ -25,7 +25,6 @@ except ImportError as missing:
 
 CHANNELS, SIZES = [1, 2, 3, 8, 16, 17, 24, 33, 48, 64], [1, 2, 5, 8, 9, 14, 16, 17, 28]
 ACTIVATIONS = ['Relu', 'Sigmoid', 'Tanh', 'HardSwish', 'LeakyRelu', 'Elu', 'Gelu', 'Softplus', 'Mish', 'HardSigmoid']
-LEVELS = ['native', 'portable', 'avx2', 'avxvnni', 'avx512', 'avx512vnni', 'avx512bf16', 'amx']
 WEIGHTED = ('Conv', 'ConvTranspose', 'MatMul', 'Gemm')
 
 
@@ -52,11 +51,11 @@ class Model:
     def weights(self, *shape):
         return self.constant(self.numbers.standard_normal(shape) / max(1, np.prod(shape[1:])) ** .5)
 
-    def node(self, op, inputs, outputs=1, **attributes):
+    def node(self, op, inputs, **attributes):
         self.count += 1
-        names = ['%s_%d' % (op, self.count) + ('' if i == 0 else '_%d' % i) for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, names, names[0], **attributes))
-        return names[0]
+        name = '%s_%d' % (op, self.count)
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
 
     def add(self, name, shape):
         if np.prod(shape) <= 200000: self.values.append(Value(name, shape))
@@ -284,7 +283,7 @@ def session(model):
 
 def how_compiled(dice, folder):
     """Options, and the least SQNR in dB; None: results must agree."""
-    precision = dice.choice([None, None, None, 'int8', 'int8', 'int4', 'int8-weights', 'fp8', 'bf16', 'fp16', '--fp32'])
+    precision = dice.choice([None, None, None, 'int8', 'int8', 'int4', 'int8-weights', 'fp8', 'fp8-e5m2', 'bf16', 'fp16', '--fp32'])
     if not precision: return [], None
     if precision == '--fp32':
         policy = dice.choice(['bf16', 'bf16x2', 'bf16x3'])
@@ -294,7 +293,7 @@ def how_compiled(dice, folder):
         options += ['--calibrate', folder + '/samples']
         if dice.random() < .3: options += ['--weights', dice.choice(['mse', 'seqmse', 'gptq', 'adaround'])]
     if precision not in ('bf16', 'fp16') and dice.random() < .2: options += ['--equalize', 'on']
-    return options, {'int8': 12, 'int4': 4, 'int8-weights': 20, 'fp8': 10, 'bf16': 15, 'fp16': 35}[precision]
+    return options, {'int8': 12, 'int4': 4, 'int8-weights': 20, 'fp8': 10, 'fp8-e5m2': 5, 'bf16': 15, 'fp16': 35}[precision]
 
 
 def ranges_of(m, feeds):
@@ -324,7 +323,7 @@ def run(octet, path, feeds, folder, threads):
     return results
 
 
-def compare(octet, number, folder):
+def compare(octet, levels, number, folder):
     """What is wrong with a model; None: nothing."""
     dice = random.Random(number)
     m = Model(dice)
@@ -343,7 +342,7 @@ def compare(octet, number, folder):
     model, path = serialized(m, outputs), folder + '/model.so'
     with open(folder + '/model.onnx', 'wb') as f: f.write(model)
     want = [session(model).run(outputs, f) for f in feeds]
-    command = [octet, 'compile', folder + '/model.onnx', '-o', path, '--quiet', '--target', dice.choice(LEVELS), *options]
+    command = [octet, 'compile', folder + '/model.onnx', '-o', path, '--quiet', '--target', dice.choice(levels), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode: return ' '.join(command[4:]) + ': ' + done.stderr.strip()
     got = run(octet, path, feeds, folder, 1)
@@ -364,12 +363,13 @@ def main():
     p.add_argument('first', type=int)
     p.add_argument('last', type=int)
     p.add_argument('--octet', default='octet')
+    p.add_argument('--levels', default='native portable', help='what --target may be: levels that this machine runs')
     p.add_argument('--keep', help='copy the models that fail there')
     args = p.parse_args()
     failed = 0
     for number in range(args.first, args.last):
         with tempfile.TemporaryDirectory() as folder:
-            wrong = compare(args.octet, number, folder)
+            wrong = compare(args.octet, args.levels.split(), number, folder)
             if wrong and args.keep: shutil.copytree(folder, os.path.join(args.keep, str(number)))
         if wrong: print(f'FAIL {number}: {wrong.replace(folder + "/", "")}', flush=True)
         failed += wrong is not None
