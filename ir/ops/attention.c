@@ -47,6 +47,30 @@ static const char *read_sizes(Dims *d, const Node *n, const Type *q, const Type 
     return NULL;
 }
 
+/* The past of K or V, [B, H, P, E]. */
+static bool cache_fits(Infer *c, uint32_t in, const Heads *h, Dim past)
+{
+    if (!in_has(c, in)) return true;
+    if (in_rank(c, in) != 4) return infer_error(c, "the past has rank %d, expected 4", in_rank(c, in));
+    return require_eq(c, in_dim(c, in, 0), h->batch, "batches of the past and of the new part") &&
+           require_eq(c, in_dim(c, in, 1), DIM(c, h->heads), "heads of the past and of the new part") &&
+           require_eq(c, in_dim(c, in, 2), past, "lengths of past_key and past_value") &&
+           require_eq(c, in_dim(c, in, 3), h->width, "head sizes of the past and of the new part");
+}
+
+/* A mask is aligned with the last dimensions of [B, H, S, T]: each 1 or that size, the last one possibly shorter. */
+static bool mask_fits(Infer *c, const Sizes *s)
+{
+    int rank = in_has(c, 3) ? in_rank(c, 3) : 0;
+    const Dim want[] = {s->q.batch, DIM(c, s->q.heads), s->q.length};
+    for (int i = 0; i < rank - 1; i++) {
+        Dim is = in_dim(c, 3, i);
+        if (!dim_is(c->d, is, 1) && !require_eq(c, is, want[4 - rank + i], "sizes of attn_mask and of the scores"))
+            return false;
+    }
+    return !rank || require_ge(c, s->total, in_dim(c, 3, rank - 1), "keys of attn_mask");
+}
+
 static bool infer_attention(Infer *c)
 {
     Sizes s;
@@ -57,7 +81,14 @@ static bool infer_attention(Infer *c)
     if (in_has(c, 3) && (in_rank(c, 3) < 1 || in_rank(c, 3) > 4))
         return infer_error(c, "attn_mask has rank %d", in_rank(c, 3));
     if (!require_eq(c, s.q.width, s.k.width, "head sizes of Q and K") ||
-        !require_eq(c, s.k.length, s.v.length, "lengths of K and V"))
+        !require_eq(c, s.k.length, s.v.length, "lengths of K and V") ||
+        !require_eq(c, s.q.batch, s.k.batch, "batches of Q and K") ||
+        !require_eq(c, s.q.batch, s.v.batch, "batches of Q and V") || !cache_fits(c, 4, &s.k, s.past) ||
+        !cache_fits(c, 5, &s.v, s.past) || !mask_fits(c, &s))
+        return false;
+    if (in_has(c, 6) && in_rank(c, 6) != 1)
+        return infer_error(c, "nonpad_kv_seqlen has rank %d, expected 1", in_rank(c, 6));
+    if (in_has(c, 6) && !require_eq(c, in_dim(c, 6, 0), s.q.batch, "entries of nonpad_kv_seqlen and of the batch"))
         return false;
     Dim hq = DIM(c, s.q.heads), hk = DIM(c, s.k.heads);
     if (s.q.flat) out_shape(c, 0, 3, (Dim[]){s.q.batch, s.q.length, dim_mul(c->d, hq, s.v.width)});
@@ -221,7 +252,24 @@ static bool infer_rotary(Infer *c)
     int64_t all, turned = node_int(c->n, "rotary_embedding_dim");
     if (!dim_is_const(c->d, width, &all) || turned > all || turned % 2 || (turned == 0 && all % 2))
         return infer_error(c, "the head size must be known, even and at least rotary_embedding_dim");
-    if (in_rank(c, 1) != (in_has(c, 3) ? 2 : 3)) return infer_error(c, "cos_cache has rank %d", in_rank(c, 1));
+    Dim length = x->dim[x->rank - 2], angles = DIM(c, (turned ? turned : all) / 2);
+    for (uint32_t i = 1; i < 3; i++) {
+        int rank = in_has(c, 3) ? 2 : 3;
+        if (in_rank(c, i) != rank)
+            return infer_error(c, "%s has rank %d, expected %d", i == 1 ? "cos_cache" : "sin_cache", in_rank(c, i),
+                               rank);
+        if (!require_ge(c, in_dim(c, i, -1), angles, "columns of cos_cache and sin_cache")) return false;
+        if (rank == 3 && (!require_eq(c, in_dim(c, i, 0), x->dim[0], "entries of cos_cache and of the batch") ||
+                          !require_eq(c, in_dim(c, i, 1), length, "rows of cos_cache and of X")))
+            return false;
+    }
+    if (!in_has(c, 3)) return out_like(c, 0, 0);
+    if (in_rank(c, 3) != 2) return infer_error(c, "position_ids has rank %d, expected 2", in_rank(c, 3));
+    if (!require_eq(c, in_dim(c, 1, 0), in_dim(c, 2, 0), "rows of cos_cache and sin_cache") ||
+        !require_eq(c, in_dim(c, 3, 1), length, "position_ids and rows of X") ||
+        (!dim_is(c->d, in_dim(c, 3, 0), 1) &&
+         !require_eq(c, in_dim(c, 3, 0), x->dim[0], "entries of position_ids and of the batch")))
+        return false;
     return out_like(c, 0, 0);
 }
 

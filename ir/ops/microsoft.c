@@ -648,42 +648,60 @@ static bool expand_simple_layer(Expand *x)
 }
 
 /* input_ids, segment_ids?, word, position, segment?, gamma, beta, mask?, position_ids? -> output, mask_index, sum */
-static bool infer_embed(Infer *c)
+static bool infer_embedded(Infer *c, DType t)
 {
     const Type *ids = in_type(c, 0), *word = in_type(c, 2);
-    for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o);
-    for (uint32_t o = 1; o < c->n->nout; o++) c->out[o].dtype = o == 1 ? DT_i32 : word->dtype;
+    for (uint32_t o = 0; o < c->n->nout; o++) out_unknown(c, o), c->out[o].dtype = o == 1 ? DT_i32 : t;
     if (ids->rank < 0 || word->rank < 0) return true;
     if (ids->rank != 2 || word->rank != 2)
-        return infer_error(c, "input_ids and word_embedding have rank %d and %d, expected 2", ids->rank, word->rank);
+        return infer_error(c, "input_ids and the table of words have rank %d and %d, expected 2", ids->rank, word->rank);
     Dim out[] = {ids->dim[0], ids->dim[1], word->dim[1]};
     if (c->n->nout > 1) out_shape(c, 1, 1, ids->dim);
     if (c->n->nout > 2) out_shape(c, 2, 3, out);
     return out_shape(c, 0, 3, out);
 }
 
-static bool expand_embed(Expand *x)
+static bool infer_embed(Infer *c) { return infer_embedded(c, in_type(c, 2)->dtype); }
+static bool infer_qembed(Infer *c) { return infer_embedded(c, DT_f32); }
+
+static bool embed(Expand *x, const Val in[9])
 {
-    const Val *in = x->in;
     Val sum = EX(x, "Gather", in[2], in[0]), place;
-    if (ex_has(x, 8)) place = EX(x, "Gather", in[3], in[8]);
+    if (in[8].id) place = EX(x, "Gather", in[3], in[8]);
     else {
         Val length = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 1), SET_INT("end", 2)}, 2, in, 1),
             zero = ex_ints(x, (int64_t[]){0}, 1);
         place = EX(x, "Slice", in[3], zero, length, zero);
     }
     sum = EX(x, "Add", sum, place);
-    if (ex_has(x, 1) && in[4].id) sum = EX(x, "Add", sum, EX(x, "Gather", in[4], in[1]));
+    if (in[1].id && in[4].id) sum = EX(x, "Add", sum, EX(x, "Gather", in[4], in[1]));
     AttrSet set[] = {SET_INT("axis", -1), SET_FLOAT("epsilon", node_float(x->n, "epsilon"))};
     x->out[0] = ex_op(x, NULL, "LayerNormalization", set, 2, (Val[]){sum, in[5], in[6]}, 3);
     if (x->n->nout > 2) x->out[2] = sum;
     if (x->n->nout < 2) return true;
-    if (ex_has(x, 7)) x->out[1] = ex_reduce(x, "ReduceSum", in[7], (int64_t[]){1}, 1, false);
+    if (in[7].id) x->out[1] = ex_reduce(x, "ReduceSum", in[7], (int64_t[]){1}, 1, false);
     else {
         Val batch = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 0), SET_INT("end", 1)}, 2, in, 1);
         x->out[1] = EX(x, "Expand", ex_scalar(x, DT_i32, 0), batch);
     }
     return true;
+}
+
+static bool expand_embed(Expand *x)
+{
+    Val in[9];
+    for (uint32_t i = 0; i < COUNT_OF(in); i++) in[i] = ex_in(x, i);
+    return embed(x, in);
+}
+
+/* The same inputs up to the mask as codes, then their scales and their zero points in the same order. */
+static bool expand_qembed(Expand *x)
+{
+    const Val *in = x->in;
+    Val all[9] = {in[0], in[1], [7] = in[7]};
+    for (uint32_t i = 2; i < 7; i++)
+        if (in[i].id) all[i] = dequantize(x, in[i], in[i + 6], in[i + 11]);
+    return embed(x, all);
 }
 
 #define MS      .domain = "com.microsoft", .since = 1
@@ -764,5 +782,12 @@ const OpDef ops_microsoft[] = {
               "position_ids:i32? -> output:T mask_index:i32? embedding_sum:T?",
        .T = "float", .attrs = "epsilon:float=1e-12 mask_index_type:int=0", .infer = infer_embed, .expand = expand_embed,
        .flags = OP_UNRANKED),
+    OP(QEmbedLayerNormalization, MS,
+       .sig = "input_ids:i32 segment_ids:i32? word_embedding_quant:U position_embedding_quant:U segment_embedding:U? "
+              "gamma_quant:U beta_quant:U mask:i32? word_embedding_scale:f32 position_embedding_scale:f32 "
+              "segment_embedding_scale:f32? gamma_scale:f32 beta_scale:f32 word_embedding_zero_point:U "
+              "position_embedding_zero_point:U segment_embedding_zero_point:U? gamma_zero_point:U beta_zero_point:U -> "
+              "layernorm_out:f32 mask_index_out:i32",
+       .U = Q8, .attrs = "epsilon:float=1e-12", .infer = infer_qembed, .expand = expand_qembed, .flags = OP_UNRANKED),
     {0},
 };

@@ -360,3 +360,42 @@ Test(ops2, attention_masks)
     EXPECT(b, op(b, NULL, "Attention", NULL, 0, 1, NULL, VALS(q, k, v)), 10 * p + 20 * (1 - p), 15);
     EXPECT(b, op(b, NULL, "Attention", SETS(INT("is_causal", 1)), 1, NULL, VALS(q, k, v)), 10, 10);
 }
+
+/* What a lowering would read beyond the end is refused. */
+Test(ops2, attention_checks_its_operands)
+{
+    Val none = {0};
+    for (int i = 0; i < 6; i++) {
+        Bench *b = bench();
+        Val x = K(b, f32, 4, D(2, 1, 3, 4), 1), mask = K(b, f32, 4, D(3, 1, 3, 3), 0), past = K(b, f32, 4, D(2, 1, 2, 4), 1);
+        Val less = K(b, f32, 4, D(2, 1, 1, 4), 1), count = K(b, i64, 1, D(3), 1);
+        if (i == 0) op(b, NULL, "Attention", NULL, 0, 1, NULL, VALS(x, x, x, mask));
+        if (i == 1) op(b, NULL, "Attention", NULL, 0, 1, NULL, VALS(x, x, x, none, past, less));
+        if (i == 2) op(b, NULL, "Attention", NULL, 0, 1, NULL, VALS(x, x, x, none, none, none, count));
+        Val narrow = K(b, f32, 2, D(5, 1), 1), wide = K(b, f32, 2, D(5, 2), 1), ids = K(b, i64, 2, D(2, 3), 1), few = K(b, i64, 2, D(2, 2), 1);
+        if (i == 3) op(b, NULL, "RotaryEmbedding", NULL, 0, 1, NULL, VALS(x, narrow, narrow, ids));
+        if (i == 4) op(b, NULL, "RotaryEmbedding", NULL, 0, 1, NULL, VALS(x, wide, wide, few));
+        if (i == 5) op(b, NULL, "RotaryEmbedding", NULL, 0, 1, NULL, VALS(x, wide, narrow, ids));
+        cr_expect(b->diag.errors == 1, "%d: %d errors", i, b->diag.errors);
+    }
+}
+
+/* Entries whose caches are filled to different lengths; one head of one element. */
+Test(ops2, rows_are_put_behind_a_cache)
+{
+    Bench *b = bench();
+    Val rows = K(b, f32, 3, D(2, 1, 1), 7, 8), start = K(b, i64, 1, D(2), 3, 1), size = K(b, i64, 0, D(0), 4), past = K(b, f32, 4, D(2, 1, 3, 1), 1, 2, 3, 4, 5, 6);
+    Val y = op(b, "octet", "KvAppend", SETS(INT("heads", 1)), 1, NULL, VALS(rows, start, size, past));
+    EXPECT(b, y, 1, 2, 3, 7, 4, 8, 0, 0);
+}
+
+/* A value that the model's attributes would change is not computed without them. */
+Test(ops2, group_attention_refuses_what_it_cannot_do)
+{
+    Bench *b = bench();
+    Val q = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 0), total = K(b, i32, 1, D(1), 1), none = {0};
+    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("smooth_softmax", 1)};
+    EXPECT(b, op(b, "com.microsoft", "GroupQueryAttention", heads, 2, 1, NULL, VALS(q, q, q, none, none, lengths, total)), 1, 1, 1, 1, 1, 1, 1, 1);
+    op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total));
+    cr_expect(b->diag.errors == 1);
+}

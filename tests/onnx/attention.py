@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""attention.py FIRST LAST [--octet PROGRAM] [--levels "LEVEL ..."] [--keep FOLDER]: com.microsoft's attention operators, beside ONNX Runtime.
+
+Number N is always the same node: Attention, QAttention, MultiHeadAttention, GroupQueryAttention, RotaryEmbedding or QEmbedLayerNormalization, with masks, pasts, biases and packed
+operands by chance. A whole language model of two layers is the last check: a prompt, steps with its cache, several entries. Prints what fails and ends with the totals.
+Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+try:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as missing:
+    print('skipped: %s' % missing)
+    sys.exit(0)
+
+MICROSOFT = 'com.microsoft'
+
+
+class Case:
+    """Inputs, constants and nodes of one model; feeds are what it is run with."""
+    def __init__(self, number):
+        self.dice, self.numbers = random.Random(number), np.random.default_rng(number)
+        self.constants, self.feeds, self.sizes, self.nodes, self.outputs, self.kept = [], [{}], {}, [], ['y'], None
+
+    def normal(self, *shape): return self.numbers.standard_normal(shape).astype(np.float32)
+    def chance(self, p): return self.dice.random() < p
+
+    def constant(self, value, dtype=np.float32):
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), 'c%d' % len(self.constants)))
+        return self.constants[-1].name
+
+    def input(self, name, value, sizes=None):
+        self.feeds[0][name], self.sizes[name] = value, sizes or list(value.shape)
+        return name
+
+    def node(self, op, inputs, outputs=None, domain=MICROSOFT, **attributes):
+        outputs = outputs or ['%s_%d' % (op, len(self.nodes))]
+        self.nodes.append(helper.make_node(op, inputs, outputs, '%s_%d' % (op, len(self.nodes)), domain=domain, **attributes))
+        return outputs[0]
+
+    def serialized(self):
+        kinds = [(n, helper.np_dtype_to_tensor_dtype(v.dtype), self.sizes[n]) for n, v in self.feeds[0].items()]
+        graph = helper.make_graph(self.nodes, 'attention', [helper.make_tensor_value_info(*k) for k in kinds],
+                                  [helper.make_tensor_value_info(o, TensorProto.INT32 if o == 'counts' else TensorProto.FLOAT, None) for o in self.outputs], self.constants)
+        opsets = [helper.make_opsetid('', 21), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def mask(c, batch, length, total, kinds):
+    """Lengths, ends and starts (each entry sees a key), keys, or keys for every query; '' for none."""
+    kind = c.dice.choice(kinds)
+    draw = lambda *shape: (c.numbers.random(shape) < .8).astype(np.int32)
+    if kind == 'lengths': return c.input('mask', c.numbers.integers(1, total + 1, batch).astype(np.int32))
+    if kind == 'ends': return c.input('mask', np.concatenate([c.numbers.integers(total // 2 + 1, total + 1, batch), c.numbers.integers(0, total // 2 + 1, batch)]).astype(np.int32))
+    if kind == 'keys': return c.input('mask', draw(batch, total))
+    if kind == 'scores': return c.input('mask', draw(batch, length, total))
+    return ''
+
+
+def scale(c): return {'scale': .3} if c.chance(.3) else {}
+
+
+def packed(c, quantized):
+    """Attention and QAttention: one product makes queries, keys and values."""
+    batch, length, heads, width, past = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32]), c.dice.choice([0, 0, 3])
+    columns, inner = heads * width, c.dice.choice([24, heads * width])
+    values = columns if past or quantized or c.chance(.7) else 16 * heads
+    more = {'unidirectional': c.dice.choice([0, 1]), 'num_heads': heads, **scale(c)}
+    before = lambda: c.input('past', c.normal(2, batch, heads, past, width)) if past else ''
+    if past: c.outputs.append('present')
+    masked = lambda: mask(c, batch, length, length + past, ['none', 'lengths', 'ends', 'keys', 'scores'])
+    if not quantized:
+        x = c.input('x', c.normal(batch, length, inner))
+        inputs = [x, c.constant(c.normal(inner, 2 * columns + values) * inner ** -.5), c.constant(c.normal(2 * columns + values)), masked(), before()]
+        inputs.append(c.input('bias', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, length)) if not past and c.chance(.3) else '')
+        if values != columns: more['qkv_hidden_sizes'] = [columns, columns, values]
+        c.node('Attention', inputs, c.outputs, **more)
+        return
+    each, signed = c.chance(.5), c.chance(.5)
+    x = c.input('x', c.numbers.integers(0, 255, (batch, length, inner)).astype(np.uint8))
+    codes = c.constant(c.numbers.integers(-100, 100, (inner, 3 * columns)) + (0 if signed else 128), np.int8 if signed else np.uint8)
+    zero = '' if signed and c.chance(.5) else c.constant(np.full(3 * columns if each else (), 0 if signed else 128), np.int8 if signed else np.uint8)
+    steps = c.constant(c.numbers.uniform(.001, .004, 3 * columns) if each else .003)
+    c.node('QAttention', [x, codes, c.constant(c.normal(3 * columns)), c.constant(.02), steps, masked(), c.constant(c.dice.choice([0, 120]), np.uint8), zero, before()], c.outputs, **more)
+
+
+def multi(c):
+    batch, length, heads, width = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32])
+    four, past = c.chance(.25), c.dice.choice([0, 0, 3])
+    if four: past = 0
+    keys = length if past or c.chance(.6) else c.dice.choice([1, 4, 9])
+    deep = width if past or four or c.chance(.7) else 16
+    total = keys + past
+    q = c.input('q', c.normal(batch, length, heads * width))
+    k = c.input('k', c.normal(batch, heads, keys, width) if four else c.normal(batch, keys, heads * width))
+    v = c.input('v', c.normal(batch, heads, keys, deep) if four else c.normal(batch, keys, heads * deep))
+    inputs = [q, k, v, c.constant(c.normal(heads * (2 * width + deep))) if not four and c.chance(.5) else '']
+    inputs.append(mask(c, batch, length, total, ['none', 'lengths', 'keys', 'scores']))
+    inputs.append(c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) else '')
+    if past: inputs += [c.input('past_k', c.normal(batch, heads, past, width)), c.input('past_v', c.normal(batch, heads, past, deep))]
+    causal = c.chance(.5) and keys == length
+    if past or (not four and c.chance(.3)): c.outputs += ['present_k', 'present_v'] + ['qk'] * (not causal and c.chance(.4))
+    c.node('MultiHeadAttention', inputs, c.outputs, num_heads=heads, unidirectional=int(causal), **scale(c))
+
+
+def group(c):
+    heads, width, step = c.dice.choice([1, 2, 4]), c.dice.choice([16, 32]), c.dice.choice(['prompt', 'token', 'more'])
+    shared = c.dice.choice([n for n in (1, 2, 4) if heads % n == 0])
+    batch = 1 if step == 'more' else c.dice.choice([1, 2, 3])
+    past, length = 0 if step == 'prompt' else c.dice.choice([3, 9]), 1 if step == 'token' else c.dice.choice([1, 2, 8, 17])
+    total = past + length
+    lengths = np.full(batch, total)
+    if step != 'more' and c.chance(.4): lengths[1:] = c.numbers.integers(1, total + 1, batch - 1)
+    if c.chance(.3): inputs = [c.input('q', c.normal(batch, length, (heads + 2 * shared) * width)), '', '']
+    else: inputs = [c.input('q', c.normal(batch, length, heads * width))] + [c.input(n, c.normal(batch, length, shared * width)) for n in 'kv']
+    inputs += [c.input('past_' + n, c.normal(batch, shared, past, width)) if past else '' for n in 'kv']
+    inputs += [c.input('lengths', (lengths - 1).astype(np.int32)), c.constant([total], np.int32)]
+    turned = c.dice.choice([0, width // 2, width // 2, 8])
+    angles = c.numbers.uniform(0, 6, (32, turned))
+    inputs += [c.constant(np.cos(angles)), c.constant(np.sin(angles))] if turned else ['', '']
+    inputs += ['', c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) else '']
+    more = {'local_window_size': c.dice.choice([2, 4])} if c.chance(.3) else {}
+    if c.chance(.2): more['softcap'] = 5.
+    c.outputs += ['present_k', 'present_v']
+    c.node('GroupQueryAttention', inputs, c.outputs, num_heads=heads, kv_num_heads=shared, do_rotary=int(turned > 0), rotary_interleaved=c.dice.choice([0, 1]), **more, **scale(c))
+    if step == 'prompt': c.kept = lengths  # rows behind an entry's length are anything
+
+
+def rotary(c):
+    batch, length, heads, width, four, partial = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16]), c.chance(.4), c.chance(.4)
+    x = c.input('x', c.normal(batch, heads, length, width) if four else c.normal(batch, length, heads * width))
+    ids = c.input('ids', np.array([c.dice.choice([0, 5])], np.int64) if c.chance(.5) else c.numbers.integers(0, 32, (batch, length)))
+    angles = c.numbers.uniform(0, 6, (32, width // (4 if partial else 2)))
+    more = {'rotary_embedding_dim': width // 2, 'num_heads': heads} if partial else {'num_heads': heads} if c.chance(.5) else {}
+    c.node('RotaryEmbedding', [x, ids, c.constant(np.cos(angles)), c.constant(np.sin(angles))], c.outputs, interleaved=c.dice.choice([0, 1]), **more)
+
+
+def embedding(c):
+    batch, length, width, kind, segments = c.dice.choice([1, 3]), c.dice.choice([1, 7]), c.dice.choice([8, 33]), c.dice.choice([np.uint8, np.int8]), c.chance(.5)
+    limits = np.iinfo(kind)
+    codes = lambda *shape: c.constant(c.numbers.integers(limits.min, limits.max, shape), kind)
+    draw = lambda name, most: c.input(name, c.numbers.integers(0, most, (batch, length)).astype(np.int32), ['batch', 'length'])
+    shapes = [(50, width), (16, width), (2, width), (width,), (width,)]
+    each = lambda make: ['' if i == 2 and not segments else make(s) for i, s in enumerate(shapes)]
+    inputs = [draw('ids', 50), draw('segments', 2) if segments else ''] + each(lambda s: codes(*s)) + [draw('mask', 2)]
+    c.outputs.append('counts')
+    c.node('QEmbedLayerNormalization', inputs + each(lambda s: c.constant(c.numbers.uniform(.005, .02))) + each(lambda s: codes()), c.outputs)
+
+
+def language_model(c):
+    """As exporters write them: 4-bit products, a cache that grows, lengths and the total from the attention mask."""
+    vocabulary, width, heads, shared, each = 97, 64, 4, 2, 16
+    of = lambda op, inputs, **attributes: c.node(op, inputs, domain='', **attributes)
+
+    def product(x, rows, columns):
+        codes = c.constant(c.numbers.integers(0, 256, (columns, rows // 32, 16)), np.uint8)
+        return c.node('MatMulNBits', [x, codes, c.constant(c.numbers.uniform(.005, .02, (columns, rows // 32)))], K=rows, N=columns, bits=4, block_size=32)
+
+    def normalized(x, more, name):
+        outputs = [name + s for s in ('', '_mean', '_deviation', '_sum')]
+        c.node('SkipSimplifiedLayerNormalization', [x, more, c.constant(c.numbers.uniform(.5, 1.5, width))], outputs, epsilon=1e-5)
+        return outputs[0], outputs[3]
+
+    total = of('Cast', [of('Gather', [of('Shape', ['attention_mask']), c.constant(1, np.int64)])], to=TensorProto.INT32)
+    last = of('Cast', [of('Sub', [of('ReduceSum', ['attention_mask', c.constant([1], np.int64)], keepdims=0), c.constant(1, np.int64)])], to=TensorProto.INT32)
+    angles = np.arange(64)[:, None] / 10000 ** (np.arange(each // 2) * 2 / each)
+    caches = [c.constant(np.cos(angles)), c.constant(np.sin(angles))]
+    x = of('Gather', [c.constant(c.normal(vocabulary, width)), 'input_ids'])
+    h = of('SimplifiedLayerNormalization', [x, c.constant(c.numbers.uniform(.5, 1.5, width))], axis=-1, epsilon=1e-5)
+    c.outputs, pasts = ['logits'], []
+    for layer in range(2):
+        parts = [product(h, width, n * each) for n in (heads, shared, shared)]
+        past = ['past.%d.%s' % (layer, n) for n in ('key', 'value')]
+        present = ['present.%d.%s' % (layer, n) for n in ('key', 'value')]
+        y = c.node('GroupQueryAttention', parts + past + [last, total] + caches, ['attended%d' % layer] + present, num_heads=heads, kv_num_heads=shared, do_rotary=1)
+        h, x = normalized(x, product(y, heads * each, width), 'a%d' % layer)
+        gate = product(h, width, 128)
+        f = of('Mul', [of('Mul', [gate, of('Sigmoid', [gate])]), product(h, width, 128)])
+        h, x = normalized(x, product(f, 128, width), 'b%d' % layer)
+        c.outputs, pasts = c.outputs + present, pasts + past
+    c.node('MatMul', [h, c.constant(c.normal(width, vocabulary) * .1)], ['logits'], domain='')
+    c.sizes = {'input_ids': ['batch', 'sequence'], 'attention_mask': ['batch', 'total'], **{p: ['batch', shared, 'past', each] for p in pasts}}
+    c.feeds = []
+    for batch, prompt in ((1, 7), (2, 5), (3, 1)):
+        length = 0
+        for step in (prompt, 1, 3 if batch == 1 else 1):
+            before, length = length, length + step
+            c.feeds.append({'input_ids': c.numbers.integers(0, vocabulary, (batch, step)), 'attention_mask': np.ones((batch, length), np.int64),
+                            **{p: c.normal(batch, shared, before, each) for p in pasts}})
+
+
+def cut(c, name, value):
+    for entry, length in enumerate(c.kept if c.kept is not None else []):
+        where = [slice(None)] * (value.ndim - 1)
+        where[0 if name == 'y' else 1] = slice(int(length), None)
+        value[entry][tuple(where)] = 0
+    return value
+
+
+def compare(octet, level, c, folder):
+    """What is wrong with a case; None: nothing."""
+    model, options = c.serialized(), onnxruntime.SessionOptions()
+    options.graph_optimization_level, options.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 4
+    with open(folder + '/model.onnx', 'wb') as f: f.write(model)
+    done = subprocess.run([octet, 'compile', folder + '/model.onnx', '-o', folder + '/model.so', '--quiet', '--target', level], capture_output=True, text=True)
+    if done.returncode: return level + ': ' + done.stderr.strip()
+    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    for feed in c.feeds:
+        np.savez(folder + '/in.npz', **feed)
+        done = subprocess.run([octet, 'run', folder + '/model.so', '--input', folder + '/in.npz', '--output', folder + '/out.npz'], capture_output=True, text=True)
+        if done.returncode: return done.stderr.strip()
+        with np.load(folder + '/out.npz') as made: got = {n: made[n] for n in c.outputs}
+        for name, want in zip(c.outputs, session.run(c.outputs, feed)):
+            if got[name].shape != want.shape: return f'{level}: {name} has shape {got[name].shape}, expected {want.shape}'
+            error = np.abs(cut(c, name, got[name]) - cut(c, name, want)).max(initial=0) / max(1e-3, np.abs(want).max(initial=0))
+            if not error < 3e-4: return f'{level}: {name} is off by {error:g} of the largest'
+    return None
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('first', type=int)
+    p.add_argument('last', type=int)
+    p.add_argument('--octet', default='octet')
+    p.add_argument('--levels', default='native portable', help='what --target may be: levels that this machine runs')
+    p.add_argument('--keep', help='copy the models that fail there')
+    args = p.parse_args()
+    makers = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding]
+    failed, levels = 0, args.levels.split()
+    for number in list(range(args.first, args.last)) + [-1]:
+        c = Case(abs(number))
+        makers[number % len(makers)](c) if number >= 0 else language_model(c)
+        with tempfile.TemporaryDirectory() as folder:
+            wrong = compare(args.octet, c.dice.choice(levels), c, folder)
+            if wrong and args.keep: shutil.copytree(folder, os.path.join(args.keep, str(number)))
+        if wrong: print(f'FAIL {number}: {wrong.replace(folder + "/", "")}', flush=True)
+        failed += wrong is not None
+    print(f'{args.last - args.first + 1 - failed} passed, {failed} failed')
+    sys.exit(1 if failed else 0)
+
+
+main()
