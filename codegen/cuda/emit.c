@@ -332,7 +332,7 @@ static void emit_store(Emit *x, const Stmt *s)
     uint32_t scope = x->order.n;
     DType t = x->k->buf.at[s->buf].type;
     fputs("{ ", x->f);
-    Expr address = buf_address(x->k, s->buf, s->at), v = s->value;
+    Expr address = expr_expand(x->k, buf_address(x->k, s->buf, s->at)), v = s->value;
     if (s->kind == S_UPDATE) v = expr_prim(x->k, s->how, expr_load(x->k, s->buf, s->at), v, 0);
     v = emit_value(x, v);
     define(x, address);

@@ -23,7 +23,7 @@ static bool at_results(const Emit *x, Expr at) { return x->it && is_wide(x->it) 
 
 Place place_of(Emit *x, int buf, const Expr *index)
 {
-    Place p = {.at = buf_address(x->k, buf, index)};
+    Place p = {.at = expr_expand(x->k, buf_address(x->k, buf, index))}; /* a store's index may be any arithmetic on data */
     if (x->lane_private[buf]) {
         Expr at = expr_mul(x->k, p.at, expr_index(x->k, x->lanes)), first = expr_index(x->k, x->lane_first);
         p.at = expr_add(x->k, at, expr_sub(x->k, expr_axis(x->k, x->lane_axis), first));

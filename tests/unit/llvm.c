@@ -240,6 +240,7 @@ CASES(indices,
     {"kernel pick(M) { in X: u8[5], I: i64[M] out Y: u8[M] Y[i] = X[I[i]] check (0 <= I[i]) && (I[i] < 5) schedule: split i 16; vectorize i.1 }", 0, 0, 0},
     {"kernel refused(M) { in X[4], I: i64[100] out Y[100] Y[i] = X[I[i]] check (0 <= I[i]) && (I[i] < 4) schedule: split i 16; vectorize i.1 }", 0, 0, 6},
     {"kernel scatter(M) { in X[M], I: i64[M] out Y[5] Y[d] = 0 Y[I[i]] for i: M add= X[i] schedule: split i 16; vectorize i.1 }", 60, 0, 0},
+    {"kernel anywhere(M) { in X[M], I: i64[M] out Y[5] Y[d] = 0 Y[abs(I[i]) % 5] for i: M add= X[i] schedule: split i 16; vectorize i.1 }", 60, 0, 0},
     {"kernel strided(M) { in X[2 * M], Z: u8[3 * M] out Y[M], U: u8[M] Y[i] = X[2 * i] U[i] = Z[3 * i + 1] schedule: split i 16; parallel i.0; vectorize i.1 }", 0, 0, 0},
     {"kernel cumulate(N, M) { in X[N, M] out Y[N, M] Y[i, j] = X[i, j] + guard(0 < i, Y[i - 1, j], 0.0) scan i schedule: split j 16; vectorize j.1 }", 60, 0, 0},
     {"kernel flat(N) { in X[N, 3, 5] out Y[N * 15] Y[q] = X[q / 15, q % 15 / 5, q % 5] schedule: split q 16; vectorize q.1 }", 0, 0, 0})
