@@ -55,6 +55,13 @@ static bool failed(Bench *b, Diag *d, OctetStatus s)
            !diag_error(d, NULL, "the artefact refused the run (code %d) %s", s, b->api->error_text(b->context));
 }
 
+static OctetStatus work_memory(Bench *b)
+{
+    OctetStatus s = b->api->prepare(b->context, b->in, b->out, &b->arena_bytes);
+    if (s == OCTET_OK) b->arena = arena_alloc(b->mem, b->arena_bytes);
+    return s;
+}
+
 static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
 {
     const OctetApi *api = b->api;
@@ -84,14 +91,26 @@ static bool prepare(Bench *b, Runner *r, const Options *o, Diag *d)
     }
     b->level = o->value[OPT_isa] ? r->level : api->cpu_level(api->model);
     api->context_level(b->context, b->level);
-    if (failed(b, d, api->prepare(b->context, b->in, b->out, &b->arena_bytes))) return false;
-    b->arena = arena_alloc(b->mem, b->arena_bytes);
+    if (failed(b, d, work_memory(b))) return false;
     for (int32_t i = 0; i < api->outputs; i++) {
         size_t bytes = (size_t)dtypes[api->output[i].dtype].bytes;
-        for (int k = 0; k < api->output[i].rank; k++) bytes *= (size_t)b->out[i].dim[k];
-        b->out[i].data = arena_alloc(b->mem, bytes);
+        bool known = true; /* others are placed in the work memory by every run */
+        for (int k = 0; k < api->output[i].rank; k++)
+            known = known && b->out[i].dim[k] >= 0, bytes *= (size_t)b->out[i].dim[k];
+        if (known) b->out[i].data = arena_alloc(b->mem, bytes);
     }
     return true;
+}
+
+/* The same data every time: how much memory sizes that depend on it need is known after the first run, one phase after the other. */
+static OctetStatus first_run(Bench *b)
+{
+    OctetStatus s = b->api->run(b->context, b->in, b->out, b->arena, b->arena_bytes);
+    for (int again = 0; s == OCTET_ERR_ARENA && again < 64; again++) {
+        s = work_memory(b);
+        if (s == OCTET_OK) s = b->api->run(b->context, b->in, b->out, b->arena, b->arena_bytes);
+    }
+    return s;
 }
 
 static int by_value(const void *a, const void *b)
@@ -105,7 +124,7 @@ static bool measure(Bench *b, const Options *o, Diag *d)
     const OctetApi *api = b->api;
     double start = seconds_now();
     for (int i = 0; i < 3 && (i == 0 || seconds_now() - start < BUDGET); i++) {
-        if (failed(b, d, api->run(b->context, b->in, b->out, b->arena, b->arena_bytes))) return false;
+        if (failed(b, d, first_run(b))) return false;
         if (i == 0) b->first = seconds_now() - start;
     }
     if (o->value[OPT_profile])

@@ -679,6 +679,8 @@ check kept-the-old cmp digits.so "$work/kept.so"
 bench_sizes() { octet bench digits.so --dim "$1" --runs 1 --threads 1 > "$work/sizes" 2>&1 && ! grep 'is 1 (--dim)' "$work/sizes"; }
 check bench-dim bench_sizes batch=3
 check bench-dim-of-axis bench_sizes image:0=3
+# What no size says, how much memory a run needs, its first run finds out.
+check bench-of-data-sizes octet bench "$root/tests/data/nonzero.onnx" --dim N=100 --runs 1
 refused bench-dim-unknown 1 '--dim height: no input' octet bench digits.so --dim height=3
 refused bench-dim-wrong 2 'expected NAME=VALUE' octet bench digits.so --dim batch
 refused run-no-input 1 'image' octet run digits.so --output r.npz

@@ -36,6 +36,8 @@ save('blockers', [n('Mystery', ['x'], ['a'], name='one'), n('Neg', ['a'], ['b'])
                   n('TreeEnsemble', ['c'], ['d'], name='tree', domain='ai.onnx.ml'), n('SequenceConstruct', ['d'], ['s'], name='seq'),
                   n('SequenceAt', ['s', 'i'], ['y'], name='at')], [x, h.make_tensor_value_info('i', T.INT64, [])], [y],
      domains=[('ai.onnx.ml', 5)])
+save('nonzero', [n('NonZero', ['x'], ['at']), n('Transpose', ['at'], ['rows']), n('GatherND', ['x', 'rows'], ['some']), n('NonZero', ['some'], ['y'])], [x],
+     [h.make_tensor_value_info('y', T.INT64, [1, 'count'])])
 save('cycle', [n('Add', ['x', 'b'], ['a'], name='first'), n('Neg', ['a'], ['b'], name='second')], [x], [f32('b', 'N', 4)])
 save('undefined', [n('Add', ['x', 'ghost'], ['y'], name='sum')], [x], [y])
 save('twice', [n('Neg', ['x'], ['y'], name='first'), n('Abs', ['x'], ['y'], name='second')], [x], [y])
