@@ -20,7 +20,8 @@
 
 enum { LARGE = 4096, MANY = 16, DEEP = 4, FEW = 8 };
 
-#define F16_MAX 65504.0
+#define F16_MAX  65504.0
+#define BF16_MAX 3.38953138925153547590470800371487866880e38
 
 typedef struct Store {
     Kernel *k;
@@ -234,19 +235,46 @@ static void choose(Store *s)
 }
 
 /* ---- how ---- */
-/* The largest finite f16 stands for everything above it: activations that f32 holds must not become infinite. */
-static Expr rounded(Kernel *k, DType t, Expr e)
+/* The largest finite number of the type stands for everything above it: what f32 holds must not become infinite. f16 is bounded wherever it is
+ * stored. bf16 has the range of f32 but for its last binade's end, where nothing lies but what hides: masks of -FLT_MAX, and a row that is
+ * masked as a whole would be a softmax of infinities. */
+typedef struct Rounding {
+    DType type;
+    double most; /* 0: no bound is needed */
+} Rounding;
+
+static Expr rounded(Kernel *k, Rounding r, Expr e)
 {
     ExprNode n = *expr_node(k, e);
-    if (n.type == t) return e;
-    if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == t) return n.arg[0]; /* a copy */
+    if (n.type == r.type) return e;
+    if (n.kind == E_PRIM && n.prim == P_cast && expr_node(k, n.arg[0])->type == r.type) return n.arg[0]; /* a copy */
     if (n.kind == E_PRIM && prim_chooses(n.prim))
-        return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(k, t, n.arg[1]), rounded(k, t, n.arg[2]));
-    if (t == DT_f16) {
-        Expr most = expr_float(k, DT_f32, F16_MAX), least = expr_float(k, DT_f32, -F16_MAX);
+        return expr_prim(k, (Prim)n.prim, n.arg[0], rounded(k, r, n.arg[1]), rounded(k, r, n.arg[2]));
+    if (r.most > 0) {
+        Expr most = expr_float(k, DT_f32, r.most), least = expr_float(k, DT_f32, -r.most);
         e = expr_prim(k, P_min, expr_prim(k, P_max, e, least, 0), most, 0);
     }
-    return expr_cast(k, t, e);
+    return expr_cast(k, r.type, e);
+}
+
+/* Which buffers may hold what bf16 does not: inputs, constants that do, and f32 that is made of such; per stage, whether it computes such. */
+static bool *huge_stages(Kernel *k, Arena *mem, const bool *narrow)
+{
+    bool *huge = NEW_ARRAY(mem, bool, k->buf.n), *stage = NEW_ARRAY(mem, bool, k->stage.n + 1);
+    for (uint32_t b = 1; b < k->buf.n; b++) {
+        const Buf *buf = &k->buf.at[b];
+        bool constant = buf->kind == BUF_CONST && buf->type == DT_f32 && buf->data && !narrow[b];
+        huge[b] = buf->kind == BUF_IN || (constant && !holds(DT_bf16, buf->data));
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *c = &k->stage.at[i];
+        LoadList loads = {0};
+        loads_of(k, mem, c->value, &loads), loads_of(k, mem, c->epilogue, &loads);
+        for (uint32_t l = 0; l < loads.at.n; l++) stage[i] = stage[i] || huge[expr_node(k, loads.at.at[l])->id];
+        stage[i] = stage[i] || fmax(expr_largest(k, c->value), expr_largest(k, c->epilogue)) > BF16_MAX;
+        if (!narrow[c->out]) huge[c->out] = huge[c->out] || stage[i];
+    }
+    return stage;
 }
 
 static Expr widened(Kernel *k, Expr e, const LoadList *loads, const bool *narrow)
@@ -259,7 +287,7 @@ static Expr widened(Kernel *k, Expr e, const LoadList *loads, const bool *narrow
     return e;
 }
 
-static void store_stage(Kernel *k, Arena *mem, Compute *c, DType t, const bool *narrow)
+static void store_stage(Kernel *k, Arena *mem, Compute *c, Rounding r, const bool *narrow)
 {
     LoadList loads = {0};
     stage_loads(k, mem, c, &loads);
@@ -267,8 +295,8 @@ static void store_stage(Kernel *k, Arena *mem, Compute *c, DType t, const bool *
     for (size_t i = 0; i < COUNT_OF(e); i++) *e[i] = widened(k, *e[i], &loads, narrow);
     for (int d = 0; d < k->buf.at[c->out].rank; d++) c->at[d] = widened(k, c->at[d], &loads, narrow);
     if (!narrow[c->out]) return;
-    if (!c->how) c->value = rounded(k, t, c->value);
-    else c->epilogue = rounded(k, t, c->epilogue ? c->epilogue : expr_it(k, DT_f32));
+    if (!c->how) c->value = rounded(k, r, c->value);
+    else c->epilogue = rounded(k, r, c->epilogue ? c->epilogue : expr_it(k, DT_f32));
 }
 
 /* What a group stores of a kept place leaves it through another buffer: the last stage of the group writes there. */
@@ -329,12 +357,16 @@ static const Tensor *converted(Kernel *k, DType t, const Tensor *from)
 void program_narrow(Kernel *k, DType t, const bool *narrow)
 {
     Arena scratch = {0};
+    const bool *huge = huge_stages(k, &scratch, narrow);
     for (uint32_t b = 1; b < k->buf.n; b++) {
         if (!narrow[b]) continue;
         k->buf.at[b].type = t;
         if (k->buf.at[b].kind == BUF_CONST) k->buf.at[b].data = converted(k, t, k->buf.at[b].data);
     }
-    for (uint32_t i = 0; i < k->stage.n; i++) store_stage(k, &scratch, &k->stage.at[i], t, narrow);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        double most = t == DT_f16 ? F16_MAX : huge[i] ? BF16_MAX : 0;
+        store_stage(k, &scratch, &k->stage.at[i], (Rounding){t, most}, narrow);
+    }
     arena_drop(&scratch);
 }
 

@@ -403,6 +403,21 @@ static bool is_not_it(void *ctx, const Kernel *k, Expr e)
 
 bool expr_uses_it(const Kernel *k, Expr e) { return !expr_visit(k, e, 0, is_not_it, NULL); }
 
+static bool note_constant(void *ctx, const Kernel *k, Expr e)
+{
+    const ExprNode *n = expr_node(k, e);
+    double *most = ctx;
+    if (n->kind == E_FLOAT && isfinite(n->u.f)) *most = fmax(*most, fabs(n->u.f));
+    return true;
+}
+
+double expr_largest(const Kernel *k, Expr e)
+{
+    double most = 0;
+    expr_visit(k, e, 0, note_constant, &most);
+    return most;
+}
+
 static bool add_cost(void *ctx, const Kernel *k, Expr e)
 {
     const ExprNode *n = expr_node(k, e);

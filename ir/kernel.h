@@ -201,6 +201,7 @@ Expr expr_inline(Kernel *k, Expr e, const Compute *def);     /* loads of def's o
 Expr expr_split(Kernel *k, Expr e);                          /* split axes replaced by their parts */
 int expr_cost(const Kernel *k, Expr e);                      /* in plain operations; a polynomial is a dozen */
 int expr_reads(const Kernel *k, Expr e, int buf);            /* how many loads of buf */
+double expr_largest(const Kernel *k, Expr e);                /* magnitude of the finite float constants in it; 0: none */
 /* Every load in e, depth first; visit returns false to stop. */
 bool expr_loads(const Kernel *k, Expr e, bool (*visit)(void *ctx, Expr load), void *ctx);
 Expr expr_expand(Kernel *k, Expr e);                         /* f32 prims with an expansion replaced by it */

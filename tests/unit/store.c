@@ -131,6 +131,22 @@ Test(store, rounded_sums_stay)
     program_drop(p);
 }
 
+/* A row that is masked as a whole is a softmax of what hides; bf16 has no number as large as the lowest float, and its difference to itself is 0. */
+Test(store, what_hides_stays_finite)
+{
+    static const char *const masks[] = {"select(r < 9, X[r, c] * 2, -3.4028234e38)", "X[r, c] * 2 + select(r < 9, 0.0, -3.4028234e38)", "X[r, c] * 2 + M[r, c]"};
+    for (size_t i = 0; i < COUNT_OF(masks); i++) {
+        char text[600];
+        snprintf(text, sizeof text,
+                 "kernel k() { in X[12, 40] const W[40, 16] out Y[12, 16] tmp M[12, 40], x[12, 40], m[12], s[12], e[12, 40]"
+                 " M[r, c] = select(r < 9, X[r, c], -3.4028234e38) x[r, c] = %s m[r] = max(c: 40) x[r, c] share 1"
+                 " s[r] = sum(c: 40) exp(x[r, c] - m[r]) keep e[r, c] then 1 / it share 1 e[r, c] = e[r, c] * s[r] share 1"
+                 " Y[r, n] = sum(c: 40) e[r, c] * W[c, n] }",
+                 masks[i]);
+        program_drop(stored(text, DT_bf16, 0.05));
+    }
+}
+
 /* 1001 has no 16-bit form that tells it from 1000. */
 Test(store, positions_stay)
 {
