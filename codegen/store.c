@@ -11,6 +11,7 @@
  *   places kept       a place that receives values while they are summed; what leaves the group is stored narrow in its last stage
  *   states            of scans, and targets of scattered updates: rounded again in every step, they would drift
  *   positions         what is made of integers alone (ranges, masks, angles of rotary embeddings): 16 bits do not hold 1001
+ *   places            where elements are looked up, and what such are computed from element by element
  *   statistics        sums over many elements that no contraction reads, but under no window: there are few of them
  *   small constants   biases and scales: there are few of them (weights of contractions and windows are factors like any other)
  *   weights of few bits, which are widened where they are used, and their scales
@@ -142,6 +143,26 @@ static void note_stage(Store *s, const Compute *c)
     }
     if (c->keep) s->wide[expr_node(k, c->keep)->id] = true;
     note_operands(s, c);
+}
+
+/* Where elements are looked up (a grid of samples, offsets of a deformed window): in 16 bits 50.3 is 50.25 at best. */
+static void note_places(Store *s)
+{
+    Kernel *k = s->k;
+    bool *place = NEW_ARRAY(s->mem, bool, k->buf.n);
+    for (uint32_t i = k->stage.n; i-- > 0;) {
+        const Compute *c = &k->stage.at[i];
+        LoadList loads = {0}, at = {0};
+        stage_loads(k, s->mem, c, &loads);
+        for (int d = 0; d < k->buf.at[c->out].rank; d++) loads_of(k, s->mem, c->at[d], &at);
+        for (uint32_t l = 0; l < loads.at.n; l++) {
+            ExprNode n = *expr_node(k, loads.at.at[l]);
+            for (int d = 0; d < k->buf.at[n.id].rank; d++) loads_of(k, s->mem, n.arg[d], &at);
+            if (place[c->out] && !c->how) place[n.id] = true;
+        }
+        for (uint32_t l = 0; l < at.at.n; l++) place[expr_node(k, at.at.at[l])->id] = true;
+    }
+    for (uint32_t b = 1; b < k->buf.n; b++) s->wide[b] = s->wide[b] || place[b];
 }
 
 /* Weights made of codes (widen.c) are widened beside their product; scales keep their type. */
@@ -382,6 +403,7 @@ void program_store(Kernel *k, const Storage *store)
     s.data = NEW_ARRAY(&scratch, bool, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n; i++) note_stage(&s, &k->stage.at[i]);
     note_widened(&s);
+    note_places(&s);
     choose(&s);
     program_narrow(k, t, s.narrow);
     arena_drop(&scratch);

@@ -131,6 +131,20 @@ Test(store, rounded_sums_stay)
     program_drop(p);
 }
 
+/* Coordinates, and what they are made of; what is looked up is narrow. */
+Test(store, places_stay)
+{
+    Program *p = stored("kernel k() { in X[8, 40], G[12, 40] out Y[12, 40], Z[12, 40] tmp x[8, 40], g[12, 40], p[12, 40]"
+                        " x[r, c] = tanh(X[r, c]) g[i, j] = tanh(G[i, j]) p[i, j] = (g[i, j] + 1) * 4 + g[i, 39 - j] * 0.25"
+                        " Y[i, j] = guard(0 <= i64(p[i, j]) && i64(p[i, j]) < 8, x[i64(p[i, j]), j], 0.0) + x[0, j]"
+                        " Z[i, j] = p[i, j] * g[i, 39 - j] }",
+                        DT_bf16, 0.02);
+    cr_expect_eq(type_named(p, "x"), DT_bf16);
+    cr_expect_eq(type_named(p, "g"), DT_f32);
+    cr_expect_eq(type_named(p, "p"), DT_f32);
+    program_drop(p);
+}
+
 /* A row that is masked as a whole is a softmax of what hides; bf16 has no number as large as the lowest float, and its difference to itself is 0. */
 Test(store, what_hides_stays_finite)
 {
