@@ -84,21 +84,30 @@ static void ends_find(Image *im)
            "lower_graph: a buffer for every input and output, in order");
 }
 
+static void symbols_note(const Dims *d, Dim size, Arena *mem, bool *used)
+{
+    const DimCode *code;
+    uint32_t length = dim_code(d, size, mem, &code);
+    for (uint32_t i = 0; i < length; i++)
+        if (code[i].op == DIMOP_SYM) used[code[i].arg] = true;
+}
+
 /* A symbol that stands for an element of a computed value is read from that value's buffer, which therefore must
- * exist: it is treated like an output. Only values whose symbols some size of the program needs. */
+ * exist: it is treated like an output. Only values whose symbols some size of the program needs, or a guard: what was learnt from one
+ * (the size is 4) is taken for granted everywhere else. */
 static void data_sizes_find(Image *im)
 {
     const Graph *g = im->g;
     Kernel *p = im->program;
+    const Guard *guard;
     bool *used = NEW_ARRAY(im->mem, bool, dim_symbols(p->dim) + 1);
     for (Expr e = 1; e <= expr_count(p); e++) {
-        const DimCode *code;
         const ExprNode *n = expr_node(p, e);
-        if (n->kind != E_SYM || !dim_has_data(p->dim, (Dim){n->id})) continue;
-        uint32_t length = dim_code(p->dim, dim_canon(p->dim, (Dim){n->id}), im->mem, &code);
-        for (uint32_t i = 0; i < length; i++)
-            if (code[i].op == DIMOP_SYM) used[code[i].arg] = true;
+        if (n->kind == E_SYM && dim_has_data(p->dim, (Dim){n->id}))
+            symbols_note(p->dim, dim_canon(p->dim, (Dim){n->id}), im->mem, used);
     }
+    for (uint32_t i = 0, n = dim_guards(p->dim, &guard); i < n; i++)
+        symbols_note(p->dim, guard[i].a, im->mem, used), symbols_note(p->dim, guard[i].b, im->mem, used);
     for (uint32_t v = 1; v < g->val.n; v++) {
         const Value *val = &g->val.at[v];
         int b = im->buf_of[v];

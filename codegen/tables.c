@@ -179,10 +179,11 @@ static void guard_collect(Tables *t, const Guard *g)
     Dim a = g->a, b = g->b;
     guard_sides(d, g, &a, &b);
     bool raw = symbols_defined(t, a) && symbols_defined(t, b);
-    if (!raw && (dim_has_data(d, a) || dim_has_data(d, b)))
-        return; /* of a value that a pass replaced: it has a guard of its own */
-    row.a = raw ? size_ref_raw(t->z, a) : size_ref(t->z, a);
-    row.b = raw ? size_ref_raw(t->z, b) : size_ref(t->z, b);
+    if (!raw) { /* of a value that a pass replaced: of what stands for it, if that is a size of its own */
+        a = dim_canon(d, a), b = dim_canon(d, b);
+        if (dim_same(a, b) || !symbols_defined(t, a) || !symbols_defined(t, b)) return;
+    }
+    row.a = size_ref_raw(t->z, a), row.b = size_ref_raw(t->z, b);
     const char *condition =
         arena_printf(t->mem, "%s %s %s", dim_text(d, g->a, t->mem), guard_words[g->kind], dim_text(d, g->b, t->mem));
     if (g->why && strlen(condition) > LONG_CONDITION)

@@ -58,6 +58,21 @@ static bool check_sizes(const Graph *g, const Tensor *const *in, const int64_t *
     return true;
 }
 
+/* Does a size depend on what only running tells? Sizes and elements of inputs are known. */
+static bool is_told_by_data(const Graph *g, const Kernel *k, Expr e)
+{
+    ExprNode n = *expr_node(k, e);
+    Arena scratch = {0};
+    const DimCode *code;
+    bool told = false;
+    uint32_t length = n.kind == E_SYM ? dim_code(k->dim, dim_canon(k->dim, (Dim){n.id}), &scratch, &code) : 0;
+    for (uint32_t i = 0; i < length; i++)
+        told = told || (code[i].op == DIMOP_SYM && !graph_knows(g, (uint32_t)code[i].arg));
+    for (int i = 0; n.kind == E_PRIM && i < prims[n.prim].arity; i++) told = told || is_told_by_data(g, k, n.arg[i]);
+    arena_drop(&scratch);
+    return told;
+}
+
 /* A size of a buffer: an expression over sizes only. */
 static bool eval_size(const Kernel *k, Expr e, const int64_t *symbol, int64_t *v)
 {
@@ -85,12 +100,12 @@ static bool eval_size(const Kernel *k, Expr e, const int64_t *symbol, int64_t *v
 }
 
 /* A zeroed tensor with the sizes of a buffer in this call. */
-static Tensor *buffer_tensor(const Kernel *k, int buf, const int64_t *symbol, Arena *mem, Diag *d)
+static Tensor *buffer_tensor(const Graph *g, const Kernel *k, int buf, const int64_t *symbol, Arena *mem, Diag *d)
 {
     const Buf *b = &k->buf.at[buf];
     int64_t dim[MAX_RANK], count = 1;
     for (int i = 0; i < b->rank; i++) {
-        if (!eval_size(k, b->dim[i], symbol, &dim[i]) || dim[i] < 0)
+        if (is_told_by_data(g, k, b->dim[i]) || !eval_size(k, b->dim[i], symbol, &dim[i]) || dim[i] < 0)
             return diag_error(d, NULL, "sizes that depend on data cannot be interpreted"), NULL;
         if (dim[i] && count > LIMIT / 16 / dim[i]) return diag_error(d, NULL, "a tensor is too large"), NULL;
         count *= dim[i];
@@ -132,7 +147,7 @@ bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, c
         if (kind == BUF_IN) data[b] = (void *)in[inputs++]->data;
         else if (kind == BUF_CONST) data[b] = (void *)k->buf.at[b].data->data;
         else if (!written[b] && kind != BUF_OUT) continue;
-        else if (!(made[b] = buffer_tensor(k, (int)b, symbol, mem, d))) return false;
+        else if (!(made[b] = buffer_tensor(g, k, (int)b, symbol, mem, d))) return false;
         else data[b] = (void *)made[b]->data;
         if (kind == BUF_OUT) out[outputs++] = made[b];
     }

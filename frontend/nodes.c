@@ -263,15 +263,21 @@ static bool decided_before(const Import *im, Val v, Dim *condition)
     return known;
 }
 
-/* Outputs of one rank may differ in sizes where the condition is a size: then so are they. */
+/* One rank; sizes may differ where the condition is a size (sizes_too): then so are they. Else they must be equal: proven, or two free sizes of
+ * inputs, which the model means to be. Nothing else is taken to be equal. */
 static bool may_select(Import *im, Val a, Val b, bool sizes_too, const Loc *loc)
 {
     const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
     bool same = a.id && b.id && s->dtype == t->dtype && s->rank == t->rank && s->rank >= 0;
     Dims *d = im->g->module->dim;
     Dim before = dim_assume(d, (Dim){loc->when});
-    for (int i = 0; same && !sizes_too && i < s->rank; i++)
-        same = dim_require(d, GUARD_EQ, s->dim[i], t->dim[i], loc, "the branches of If give one size");
+    for (int i = 0; same && !sizes_too && i < s->rank; i++) {
+        uint32_t a_symbol, b_symbol;
+        Dim x = dim_canon(d, s->dim[i]), y = dim_canon(d, t->dim[i]);
+        if (dim_same(x, y)) continue;
+        same = dim_is_symbol(d, x, &a_symbol) && dim_is_symbol(d, y, &b_symbol) && !dim_has_data(d, x) &&
+               !dim_has_data(d, y) && dim_require(d, GUARD_EQ, x, y, loc, "the branches of If give one size");
+    }
     dim_assume(d, before);
     return same;
 }
@@ -298,6 +304,13 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
     return true;
 }
 
+static bool differ_in_size(Import *im, NodeIn *x, const Val *yes, const Val *no)
+{
+    for (size_t i = 0; i < x->n->n_output; i++)
+        if (may_select(im, yes[i], no[i], true, x->loc) && !may_select(im, yes[i], no[i], false, x->loc)) return true;
+    return false;
+}
+
 /* One of two branches by what is known only when the model is called (docs/adr/0002). Decided before it runs, `octet.Choose` keeps the
  * branches apart and only one is computed; decided by data, both are, which pure operators allow, and each output selects: an index
  * that is out of range in either branch is an error of the call then. */
@@ -315,26 +328,54 @@ static bool select_outputs(Import *im, NodeIn *x, bool decided, const Val *yes, 
     return true;
 }
 
-static bool call_if(Import *im, NodeIn *x)
+static Val cast(Import *im, Val v, DType to, const Loc *loc)
 {
-    Call *c = x->call;
-    bool known;
-    Dim condition = {0}, otherwise = {0};
-    const Onnx__GraphProto *yes = graph_attr(x->n, "then_branch"), *no = graph_attr(x->n, "else_branch");
-    if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
-    if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
-    if (known_condition(im->g, c->in.at[0], &known)) return branch_import(im, x, known ? yes : no, (Dim){0}, c->out);
+    const OpDef *op = op_find(NULL, "Cast");
+    Attr *attr = op_attr_defaults(im->mem, op);
+    attr_set_int(op, attr, "to", to);
+    return graph_emit(im->g, op, attr, &v, 1, 1, loc, NULL);
+}
+
+/* A condition of computed data as one that sizes may depend on: they are known when it is. */
+static Val tracked_condition(Import *im, Val v, const Loc *loc)
+{
+    Val whole = cast(im, v, DT_i64, loc);
+    graph_track(im->g, whole);
+    return cast(im, whole, DT_bool, loc);
+}
+
+static bool import_branches(Import *im, NodeIn *x, Dim condition, Val *yes, Val *no)
+{
+    Dim otherwise = condition.id ? dim_not(im->g->module->dim, condition) : condition;
     unsigned errors = im->diag->errors;
-    Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
-    bool decided = decided_before(im, c->in.at[0], &condition);
-    if (decided) otherwise = dim_not(im->g->module->dim, condition);
-    else condition = otherwise;
-    bool ok = branch_import(im, x, yes, condition, a) && branch_import(im, x, no, otherwise, b);
+    bool ok = branch_import(im, x, graph_attr(x->n, "then_branch"), condition, yes) &&
+              branch_import(im, x, graph_attr(x->n, "else_branch"), otherwise, no);
     if (im->diag->errors > errors)
         diag_note(
             im->diag,
             "it is in a branch of an If that is decided while the model runs: --freeze or --dim decides it before");
-    return ok && select_outputs(im, x, decided, a, b);
+    return ok;
+}
+
+static bool call_if(Import *im, NodeIn *x)
+{
+    Call *c = x->call;
+    bool known;
+    Dim condition = {0};
+    const Onnx__GraphProto *yes = graph_attr(x->n, "then_branch"), *no = graph_attr(x->n, "else_branch");
+    if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
+    if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
+    if (known_condition(im->g, c->in.at[0], &known)) return branch_import(im, x, known ? yes : no, (Dim){0}, c->out);
+    Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
+    if (!decided_before(im, c->in.at[0], &condition)) condition = (Dim){0};
+    Val tracked = condition.id ? c->in.at[0]
+                               : tracked_condition(im, c->in.at[0], x->loc); /* comes before what may depend on it */
+    if (!import_branches(im, x, condition, a, b)) return false;
+    if (!condition.id && differ_in_size(im, x, a, b)) {
+        c->in.at[0] = tracked, condition = graph_condition(im->g, tracked);
+        if (!import_branches(im, x, condition, a, b)) return false;
+    }
+    return select_outputs(im, x, condition.id, a, b);
 }
 
 /* A plain tensor given where an optional value may stand. */

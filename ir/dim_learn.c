@@ -145,10 +145,30 @@ bool dim_require(Dims *d, GuardKind kind, Dim a, Dim b, const Loc *loc, const ch
     return false;
 }
 
+/* The guard that said what became of a size. */
+static const Guard *guard_of(const Dims *d, Dim a)
+{
+    for (uint32_t i = 0; i < d->guard.n; i++) {
+        const Guard *g = &d->guard.at[i];
+        if (g->kind == GUARD_EQ && (g->a.id == a.id || g->b.id == a.id)) return g;
+    }
+    return NULL;
+}
+
+/* What data tells was learnt to be something else, under a guard that will find the size gone: its twin must be that, too. */
+static void guard_twin(Dims *d, Dim gone, Dim is, Dim twin)
+{
+    if (!dim_has_data(d, gone) || dim_has_data(d, is) || !dim_has_data(d, twin)) return;
+    const Guard *g = guard_of(d, gone);
+    guard_record(d, GUARD_EQ, twin, is, g ? g->loc : NULL, g ? g->why : NULL);
+}
+
 void dim_unify(Dims *d, Dim a, Dim b)
 {
-    Dim p = dim_sub(d, dim_canon(d, a), dim_canon(d, b));
-    if (p.id > 1) learn_eq(d, p.id);
+    Dim x = dim_canon(d, a), y = dim_canon(d, b), p = dim_sub(d, x, y);
+    if (p.id <= 1) return;
+    guard_twin(d, a, x, y), guard_twin(d, b, y, x);
+    learn_eq(d, p.id);
 }
 
 /* Neither is guessed: whichever is 1 gives way, at run time. */

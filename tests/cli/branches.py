@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """branches.py FOLDER: a model whose branches of If need other sizes than each other, with the calls that take each of them.
 
-Writes branches.onnx, call-I.npz and want-I.npz for the calls that fit, and misfit.npz, whose size fits the branch that it does not take."""
+Writes branches.onnx, call-I.npz and want-I.npz for the calls that fit, and misfit.npz, whose size fits the branch that it does not take; data.onnx, data-I.npz
+and results-I.npz, where data decides, and sizes of data with it; and count.onnx, which takes four numbers that are not 0."""
 import struct
 import sys
 
@@ -50,6 +51,27 @@ def the_model():
     return model(graph(nodes, inputs, [value('y', 2, 4), value('zr', 'Z')], tensors))
 
 
+def cast(x, y, to): return node('Cast', [x], [y], text(1, 'to') + number(3, to) + number(20, 2))
+
+
+def data_model():
+    """Where the sum of x is negative: no numbers and all twice; else the places of those that are not 0, and all."""
+    places = [node('NonZero', ['x'], ['at']), node('Squeeze', ['at', 'axis'], ['row']), cast('row', 'u_e', FLOAT)]
+    twice = [node('Concat', ['x', 'x'], ['v_t'], text(1, 'axis') + number(3, 0) + number(20, 2))]
+    nodes = [
+        node('ReduceSum', ['x'], ['sum'], text(1, 'keepdims') + number(3, 0) + number(20, 2)), node('Less', ['sum', 'zero'], ['negative']),
+        choose('negative', 'u', [node('Identity', ['none'], ['u_t'])], places), choose('negative', 'v', twice, [node('Identity', ['x'], ['v_e'])]),
+        node('Relu', ['u'], ['ur']), node('Relu', ['v'], ['vr']),
+    ]
+    tensors = [number(2, FLOAT) + text(8, 'zero') + text(9, bytes(4)), number(1, 0) + number(2, FLOAT) + text(8, 'none') + text(9, b''), ints('axis', 0)]
+    return model(graph(nodes, [value('x', 'N')], [value('ur', 'U'), value('vr', 'V')], tensors))
+
+
+def count_model():
+    nodes = [node('NonZero', ['x'], ['at']), cast('at', 'row', FLOAT), node('MatMul', ['row', 'w'], ['y'])]
+    return model(graph(nodes, [value('x', 'N')], [value('y', 1, 2)], [weights('w', 4, 2)]))
+
+
 def array(shape, v):
     return npy('<f4', shape, struct.pack(f'<{len(v)}f', *v))
 
@@ -75,6 +97,17 @@ def main(out):
         call(f'{out}/call-{i}.npz', x, s, flag)
         sample(f'{out}/want-{i}.npz', y=array((2, 4), y), zr=array((len(z),), z))
     call(f'{out}/misfit.npz', [1.0] * 6, 7, 0)
+    with open(f'{out}/data.onnx', 'wb') as f:
+        f.write(data_model())
+    for i, x in enumerate([[1.0, 0, 2, 3], [-5.0, 1, 0, 0, 2], [0.0] * 3, [-1.0]]):
+        u = [] if sum(x) < 0 else [float(k) for k, v in enumerate(x) if v]
+        v = [max(v, 0.0) for v in (x + x if sum(x) < 0 else x)]
+        sample(f'{out}/data-{i}.npz', x=array((len(x),), x))
+        sample(f'{out}/results-{i}.npz', ur=array((len(u),), u), vr=array((len(v),), v))
+    with open(f'{out}/count.onnx', 'wb') as f:
+        f.write(count_model())
+    for n in (4, 5):
+        sample(f'{out}/count-{n}.npz', x=array((6,), [1.0] * n + [0.0] * (6 - n)))
 
 
 main(sys.argv[1])

@@ -23,8 +23,8 @@ def main():
     tolerance, first = float(sys.argv[1]), floats(sys.argv[2])
     for other in sys.argv[3:]:
         for name, values in floats(other).items():
-            bound = tolerance * max(abs(v) for v in first[name])
-            worst = max(abs(a - b) for a, b in zip(first[name], values, strict=True))
+            bound = tolerance * max((abs(v) for v in first[name]), default=0)
+            worst = max((abs(a - b) for a, b in zip(first[name], values, strict=True)), default=0)
             if not worst <= bound:
                 sys.exit(f'{other}: {name} differs from {sys.argv[2]} by {worst}, at most {bound} is allowed')
 

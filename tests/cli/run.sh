@@ -43,20 +43,28 @@ refused() {
 }
 
 # ---- branches ----
+# branches MODEL CALL WANT HOW...: calls 0 to 3 of the folder, by the artefact b.so, or the model interpreted.
 branches() {
-  local i
-  octet compile "$work/branches/branches.onnx" -o "$work/branches/b.so" --quiet || return 1
+  local i from model=$1 call=$2 want=$3
+  shift 3
+  octet compile "$work/branches/$model.onnx" -o "$work/branches/b.so" --quiet || return 1
   for i in 0 1 2 3; do
-    for from in b.so "branches.onnx --interp"; do
+    for from in "$@"; do
       # shellcheck disable=SC2086
-      (cd "$work/branches" && octet run $from --input call-$i.npz --output got.npz && python3 "$root/tests/cli/close.py" 1e-6 want-$i.npz got.npz) || return 1
+      (cd "$work/branches" && octet run $from --input "$call-$i.npz" --output got.npz && python3 "$root/tests/cli/close.py" 1e-6 "$want-$i.npz" got.npz) || return 1
     done
   done
 }
 mkdir -p "$work/branches"
 check branches-written python3 "$root/tests/cli/branches.py" "$work/branches"
-check only-the-branch-taken branches
+check data-decides-sizes branches data data results b.so
+refused data-sizes-interpreted 1 'sizes that depend on data cannot be interpreted' octet run "$work/branches/data.onnx" --interp --input "$work/branches/data-0.npz" --output -
+check only-the-branch-taken branches branches call want b.so 'branches.onnx --interp'
 refused branch-that-does-not-fit 1 'N must equal 8 (6 and 8)' octet run "$work/branches/b.so" --input "$work/branches/misfit.npz" --output -
+# What data turns out to be is compared with what the model took it for.
+counts() { octet compile "$work/branches/count.onnx" -o "$work/branches/c.so" --quiet && octet run "$work/branches/c.so" --input "$work/branches/count-4.npz" --output "$work/branches/got.npz"; }
+check data-size-that-fits counts
+refused data-size-that-does-not-fit 1 'must equal 4 (5 and 4)' octet run "$work/branches/c.so" --input "$work/branches/count-5.npz" --output -
 
 # ---- artefacts ----
 check compile-so octet compile "$digits" -o digits.so --quiet

@@ -19,6 +19,21 @@ TestSuite(dim, .init = setup, .fini = teardown);
 #define SAME(x, y) cr_expect(dim_same(x, y), "%s against %s", dim_text(d, x, &mem), dim_text(d, y, &mem))
 static Dim num(int64_t v) { return dim_const(d, v); }
 
+/* A pass makes a size of data anew: what a guard said of the old one holds of the new one under a guard of its own. */
+Test(dim, twins_of_learnt_sizes_are_guarded)
+{
+    const Guard *g;
+    Dim found = dim_fresh(d, "found", DIM_DATA), again = dim_fresh(d, "found", DIM_DATA), plain = dim_fresh(d, "found", DIM_DATA);
+    cr_assert(dim_require(d, GUARD_EQ, found, num(4), NULL, "rows"));
+    dim_unify(d, again, found);
+    TEXT(dim_canon(d, again), "4");
+    cr_assert_eq(dim_guards(d, &g), 2);
+    cr_expect(g[1].kind == GUARD_EQ && dim_same(g[1].a, again) && dim_same(g[1].b, num(4)));
+    cr_expect_str_eq(g[1].why, "rows");
+    dim_unify(d, dim_fresh(d, "found", DIM_DATA), plain);
+    cr_expect_eq(dim_guards(d, &g), 2, "nothing was learnt of it");
+}
+
 Test(dim, equal_expressions_are_one_handle)
 {
     SAME(dim_mul(d, dim_add(d, N, M), dim_add(d, N, M)),
