@@ -1,10 +1,12 @@
 /* simplify.c - rules that hold for every target: what does nothing goes, pairs that cancel go, constant affine maps behind a
- * convolution fold into its weights, layer normalization written out in small operators becomes one.
+ * convolution fold into its weights, taps that see padding alone go, layer normalization written out in small operators becomes one.
  *
  * The folds of constants into weights change rounding by an ulp of the weights, as every inference engine does. */
+#include "ir/ops/window.h"
 #include "passes/passes.h"
 #include "passes/rewrite.h"
 #include <math.h>
+#include <string.h>
 
 /* ---- guards ---- */
 static bool same_type(const Type *a, const Type *b)
@@ -107,6 +109,73 @@ static Val fold_into_conv(Match *m, bool scales)
 static Val scale_conv(Match *m) { return fold_into_conv(m, true); }
 static Val shift_conv(Match *m) { return fold_into_conv(m, false); }
 
+/* Taps of a wide window on a small image (dilation 24 on 9 pixels) that look at padding wherever the window stands. */
+typedef struct Taps {
+    int64_t first, end, lo, hi; /* those that see the image; padding that is left */
+} Taps;
+
+static bool taps_seen(Dims *d, const Window *w, int i, Taps *t)
+{
+    int64_t in, out, n, lo, hi, step = w->stride[i], far = w->dilation[i];
+    if (!dim_is_const(d, w->in[i], &in) || !dim_is_const(d, w->out[i], &out) || !dim_is_const(d, w->kernel[i], &n) ||
+        !dim_is_const(d, w->lo[i], &lo) || !dim_is_const(d, w->hi[i], &hi))
+        return false;
+    *t = (Taps){.first = n};
+    for (int64_t k = 0; k < n; k++) {
+        int64_t before = lo - k * far, at = before > 0 ? (before + step - 1) / step
+                                                       : 0; /* the first window whose tap is not before the image */
+        if (at < out && at * step - before < in) t->first = k < t->first ? k : t->first, t->end = k + 1;
+    }
+    t->lo = lo - t->first * far, t->hi = hi - (n - t->end) * far;
+    return t->first < t->end && t->lo >= 0 && t->hi >= 0;
+}
+
+/* Elements of w at the taps that are seen; there is at least one. */
+static const Tensor *weights_seen(const Match *m, const Tensor *w, const Taps *t)
+{
+    int64_t dim[MAX_RANK], at[MAX_RANK] = {0}, bytes = dtypes[w->type].bytes;
+    for (int i = 0; i < w->rank; i++) dim[i] = i < 2 ? w->dim[i] : t[i - 2].end - t[i - 2].first;
+    Tensor *to = tensor_new(m->out->mem, w->type, w->rank, dim);
+    for (int64_t n = 0, all = tensor_count(to); n < all; n++) {
+        int64_t from = 0;
+        for (int i = 0; i < w->rank; i++) from = from * w->dim[i] + at[i] + (i < 2 ? 0 : t[i - 2].first);
+        memcpy((char *)(uintptr_t)to->data + n * bytes, (const char *)w->data + from * bytes, (size_t)bytes);
+        for (int i = w->rank; i-- > 0 && ++at[i] == dim[i];) at[i] = 0;
+    }
+    return to;
+}
+
+static Val seen_taps(Match *m)
+{
+    const Node *conv = match_root(m);
+    const Tensor *w = constant(m, "w");
+    const Type *x = val_type(m->in, match_old(m, "x"));
+    Dims *d = m->in->module->dim;
+    Dim kernel[MAX_RANK];
+    Taps taps[MAX_SPATIAL];
+    Window window;
+    const char *why = NULL;
+    if (x->rank != w->rank || w->rank < 3) return (Val){0};
+    for (int i = 2; i < w->rank; i++) kernel[i - 2] = dim_const(d, w->dim[i]);
+    if (!window_read(&window, d, conv, x, kernel, &why)) return (Val){0};
+    bool fewer = false;
+    int64_t pads[2 * MAX_SPATIAL], shape[MAX_SPATIAL], far[MAX_SPATIAL];
+    for (int i = 0; i < window.n; i++) {
+        if (!taps_seen(d, &window, i, &taps[i])) return (Val){0};
+        pads[i] = taps[i].lo, pads[i + window.n] = taps[i].hi, shape[i] = taps[i].end - taps[i].first;
+        far[i] = shape[i] > 1 ? window.dilation[i] : 1;
+        fewer = fewer || shape[i] < w->dim[i + 2];
+    }
+    if (!fewer) return (Val){0};
+    uint32_t n = (uint32_t)window.n;
+    Attr *attr = arena_copy(m->out->mem, conv->attr, op_attrs(conv->op) * sizeof *attr);
+    attr_set_str(conv->op, attr, "auto_pad", "NOTSET"), attr_set_ints(conv->op, attr, "pads", pads, 2 * n);
+    attr_set_ints(conv->op, attr, "kernel_shape", shape, n), attr_set_ints(conv->op, attr, "dilations", far, n);
+    const char *name = graph_val(m->in, match_old(m, "w"))->name;
+    Val in[] = {match_new(m, "x"), graph_const(m->out, weights_seen(m, w, taps), name), match_new(m, "b")};
+    return graph_emit(m->out, conv->op, attr, in, in[2].id ? 3 : 2, 1, conv->loc, NULL);
+}
+
 /* LayerNormalization over the last axis: both means over it, keepdims, the square as Pow 2. */
 static bool is_last_axis(const Match *m, const char *axes, int rank)
 {
@@ -199,6 +268,7 @@ const Rule rules_simplify[] = {
     {"conv-mul",       "Mul(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             scale_conv},
     {"add-conv",       "Add(!c@Conv(x, #w, b?), #k)",     NULL, NULL,             shift_conv},
     {"conv-add",       "Add(#k, !c@Conv(x, #w, b?))",     NULL, NULL,             shift_conv},
+    {"conv-taps",      "Conv(x, #w, b?)",                 NULL, NULL,             seen_taps},
     {"div-two",        "Div(x, #k)",                      NULL, divides_by_powers, times_reciprocal},
     {"div-product",    "Div(MatMul(a, b), #k)",           NULL, NULL,             times_reciprocal},
     {"div-erf",        "Erf(Div(x, #k))",                 NULL, NULL,             erf_of_product},
