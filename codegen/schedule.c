@@ -745,18 +745,32 @@ static void add_parts(Nest *x, int a, bool shared)
     }
 }
 
-/* An order that names only axes of this stage was meant for it; others say something of it when they name some. */
-static void add_orders(Nest *x, bool whole)
+static int own_axes(const Nest *x, const Step *t)
+{
+    int own = 0;
+    for (int i = 0; t->what == STEP_ORDER && i < t->n; i++) own += has(x, t->axis[i]);
+    return own;
+}
+
+static void add_order(Nest *x, const Step *t)
+{
+    for (int i = 0; i < t->n; i++)
+        if (!axis_of(x, t->axis[i])->parts && has(x, t->axis[i]))
+            add_axis(x, t->axis[i]); /* a split axis has no loop of its own */
+}
+
+/* An order that names only axes of this stage was meant for it, of several the one that names most (rows of a block are axes of all
+ * stages of a group); others say something of it when they name some. */
+static void add_orders(Nest *x)
 {
     const Schedule *s = &x->k->schedule;
-    for (const Step *t = s->step.at; t < s->step.at + s->step.n; t++) {
-        int own = 0;
-        if (t->what != STEP_ORDER) continue;
-        for (int i = 0; i < t->n; i++) own += has(x, t->axis[i]);
-        for (int i = 0; i < t->n && (own == t->n) == whole; i++)
-            if (!axis_of(x, t->axis[i])->parts && has(x, t->axis[i]))
-                add_axis(x, t->axis[i]); /* a split axis has no loop of its own */
-    }
+    const Step *best = NULL, *end = s->step.at + s->step.n;
+    for (const Step *t = s->step.at; t < end; t++)
+        if (t->what == STEP_ORDER && own_axes(x, t) == t->n && (!best || t->n > best->n)) best = t;
+    if (best) add_order(x, best);
+    for (int whole = 1; whole >= 0; whole--)
+        for (const Step *t = s->step.at; t < end; t++)
+            if (t->what == STEP_ORDER && (own_axes(x, t) == t->n) == whole) add_order(x, t);
 }
 
 static Nest nest_of(Kernel *k, const Compute *c, const char **error)
@@ -767,7 +781,7 @@ static Nest nest_of(Kernel *k, const Compute *c, const char **error)
             if (has(&x, t->axis[i]) && whole_of(k, t->axis[i]) != c->scan) add_parts(&x, t->axis[i], true);
     if (c->scan) add_parts(&x, c->scan, true);
     x.shared = x.n;
-    add_orders(&x, true), add_orders(&x, false);
+    add_orders(&x);
     for (int d = 0; d < c->rank; d++) add_parts(&x, c->space[d], false);
     for (int d = 0; d < c->reduces; d++) add_parts(&x, c->reduce[d], false);
     while (x.outer < x.n && !reduced(&x, x.loop[x.outer])) x.outer++;

@@ -1067,7 +1067,8 @@ static int line_axis(Tuner *u, const Contraction *r, const Order *o)
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
-    if (r.row && u->outer[r.row] && panel_word(k, &r, c->reduce[c->reduces - 1])) r.row = 0; /* a step's rows, one by one: words are summed by the tile alone */
+    if (r.row && u->outer[r.row] && (c->scan || panel_word(k, &r, c->reduce[c->reduces - 1])))
+        r.row = 0; /* a step's rows, one by one */
     if (u->outer[r.lane] || (r.row && u->outer[r.row]) || is_scattered(k, c)) return false;
     if (!fills_panels(k, c, &r, panel_word(k, &r, c->reduce[c->reduces - 1]))) return tune_sums(u, c, &r);
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
@@ -1180,6 +1181,7 @@ static void separate(Tuner *u)
  * stays in the cache. Yields the first part of the axis, or the axis. */
 static int share_blocks(Tuner *u, int axis)
 {
+    enum { SCAN_ROWS = 4 };
     Kernel *k = u->k;
     TileStep how = TILE_FUSED; /* what needs most: the rows are those of all */
     Contraction r, first = {0};
@@ -1194,7 +1196,7 @@ static int share_blocks(Tuner *u, int axis)
     Product p = product_of(k, &k->stage.at[at], &first, 1);
     p.tile = -1, p.how = how;
     Blocking s = blocking_vectors(&p, u->t);
-    int rows = s.rows;
+    int rows = k->stage.at[0].scan && s.rows > SCAN_ROWS ? SCAN_ROWS : s.rows;
     if (u->small) rows = one_form(u, axis, s.rows);
     int part = schedule_split(k, axis, &rows, 1);
     return u->inside[axis] = part + 1, part;
@@ -1246,8 +1248,7 @@ static void share(Tuner *u)
             put(&o, columns);
             continue;
         }
-        if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces)))
-            put(&o, scan ? axis[i] : share_blocks(u, axis[i]));
+        if (axis[i] != scan && (!lanes || (only && k->stage.at[0].reduces))) put(&o, share_blocks(u, axis[i]));
     }
     for (int i = 0; i < o.n; i++) u->outer[o.axis[i]] = true;
     if (scan) u->outer[scan] = true;

@@ -98,6 +98,35 @@ static bool is_parallel(const Kernel *k, const char *axis)
     return false;
 }
 
+/* A step of a recurrence reads its weights once for four entries of the batch, or for several vectors of columns of one; bytes, whose rows have stages of
+ * their own before the product, as well. */
+Test(tune, steps_read_weights_for_several_entries)
+{
+    static const char *const batches[] = {"8", "B", "1"};
+    for (size_t i = 0; i < COUNT_OF(batches); i++) {
+        char text[700];
+        snprintf(text, sizeof text,
+                 "kernel k(B) { in X[9, %1$s, 64] const W[64, 64] layout(1/16, 0, 1%%16) out Y[10, %1$s, 64] tmp g[9, %1$s, 64]"
+                 " g[t, b, j] = sum(k: 64) Y[t, b, k] * W[k, j] then it + X[t, b, j] scan t"
+                 " Y[t + 1, b, j] for t: 9, b: %1$s, j: 64 = min(max(g[t, b, j], -1), 1) scan t }",
+                 batches[i]);
+        Program *p = program_new(text);
+        Kernel *k = tuned(p, "avx512");
+        cr_expect(calls(k), "%s entries", batches[i]);
+        if (i < 2) cr_expect_eq(split_of(k, "b", 0), 4);
+        cr_expect_geq(split_of(k, "j", 0), 4);
+        program_drop(p);
+    }
+    Program *p = program_new("kernel k() { in X[9, 8, 64] const W: i8[64, 64] layout(0/16, 1/4, 0%16, 1%4) out Y[10, 8, 64] tmp m[9, 8], u: u8[9, 8, 64]"
+                             " m[t, b] = max(c: 64) Y[t, b, c] scan t u[t, b, i] = sat_u8(rint(Y[t, b, i] / m[t, b])) scan t"
+                             " Y[t + 1, b, j] for t: 9, b: 8, j: 64 = sum(k: 64) i32(u[t, b, k]) * i32(W[j, k]) then f32(it) * m[t, b] + X[t, b, j] scan t }");
+    Kernel *k = tuned(p, "avx512vnni");
+    const char *error = "";
+    cr_expect(calls(k) && split_of(k, "b", 0) == 4);
+    cr_expect(schedule_apply(k, &error), "%s", error);
+    program_drop(p);
+}
+
 /* Fewer columns than a panel has are outermost for tiles, and nothing to share out. */
 Test(tune, threads_share_rows_of_few_columns)
 {
