@@ -245,6 +245,15 @@ static int split_lanes(Tuner *u, int a, int wide, int most, int *part)
 }
 
 /* ---- maps ---- */
+static bool stores_run(Tuner *u, const Accesses *a, int axis) /* do stores go on by one? */
+{
+    for (uint32_t i = 0; i < a->at.n; i++) {
+        Expr by = a->at.at[i].store ? expr_step(u->k, a->at.at[i].address, axis) : 0;
+        if (by && expr_is(u->k, by, 1)) return true;
+    }
+    return false;
+}
+
 static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *axis, int n, int *cost)
 {
     Kernel *k = u->k;
@@ -257,6 +266,8 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
         int mine = lanes_cost(u, a, axis[i]) * 16;
         if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)
             mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
+        if (extent(k, axis[i]) < 0 && !stores_run(u, a, axis[i]))
+            mine += mine / 2; /* a batch of one is the usual one */
         if (mine < *cost || (mine == *cost && about(k, axis[i]) > about(k, best))) best = axis[i], *cost = mine;
     }
     return best;

@@ -269,13 +269,15 @@ static Expr roi_entry(Lower *l, int64_t i)
 static int64_t whole_factor(const Lower *l, const Sample *s)
 {
     static const char *const centred[] = {"half_pixel", "pytorch_half_pixel"};
-    int64_t in, out;
-    if (!dim_is_const(l->k->dim, s->in, &in) || !dim_is_const(l->k->dim, s->out, &out) || in < 1 || out % in) return 0;
-    if (s->scale != 0 && s->scale != (float)(out / in)) return 0;
+    int64_t times;
+    Dim q;
+    if (dim_is(l->k->dim, s->in, 0) || !dim_exact(l->k->dim, s->out, s->in, &q) || !dim_is_const(l->k->dim, q, &times))
+        return 0;
+    if (times < 1 || (s->scale != 0 && s->scale != (float)times)) return 0;
     const char *how = node_str(l->n, "coordinate_transformation_mode"), *round = node_str(l->n, "nearest_mode");
     for (size_t i = 0; i < COUNT_OF(centred); i++)
-        if (!strcmp(how, centred[i]) && !strncmp(round, "round_", 6)) return out / in;
-    return !strcmp(how, "asymmetric") && !strcmp(round, "floor") ? out / in : 0;
+        if (!strcmp(how, centred[i]) && !strncmp(round, "round_", 6)) return times;
+    return !strcmp(how, "asymmetric") && !strcmp(round, "floor") ? times : 0;
 }
 
 static void sampler_dims(Lower *l, Sampler *r, const Resize *z)

@@ -158,6 +158,18 @@ static const char *loop_at(const Kernel *k, int i) /* the axis that loop i of th
     return k->axis.at[k->axis.at[a].parent ? k->axis.at[a].parent : a].name;
 }
 
+/* Looked up in two directions, an image of a free batch and free sizes has its channels in lanes: of entries there is mostly one. */
+Test(tune, lanes_are_no_free_batch)
+{
+#define TAP(down, right) "X[b, c, max(min(I[h] + " down ", 23), 0), max(min(J[w] + " right ", 23), 0)]"
+    Program *p = program_new("kernel k(B, H, W) { in X[B, 32, 24, 24], I: i64[H], J: i64[W], U[W], V[H] out Y[B, 32, H, W] Y[b, c, h, w] = (" TAP("0", "0") " * (1 - U[w]) + " TAP("0", "1")
+                             " * U[w]) * (1 - V[h]) + (" TAP("1", "0") " * (1 - U[w]) + " TAP("1", "1") " * U[w]) * V[h] }");
+    Kernel *k = tuned(p, "avx512");
+    cr_expect_eq(split_of(k, "b", 0), -1);
+    cr_expect_gt(split_of(k, "c", 0), 1);
+    program_drop(p);
+}
+
 /* Rows of an image come before its channels, however wide it is. Weights of bf16 are widened for a row of results. */
 Test(tune, windows_go_along_rows)
 {
