@@ -4,5 +4,5 @@
 const OpDef *const op_tables[] = {
     ops_elementwise, ops_shape,    ops_index,  ops_reduce, ops_conv, ops_transposed, ops_matmul,
     ops_pool,        ops_norm,     ops_resize, ops_quant,  ops_rnn,  ops_microsoft,  ops_attention,
-    ops_microsoft_attention, ops_nms,         ops_winograd, ops_signal, ops_octet,  NULL,
+    ops_microsoft_attention, ops_nms, ops_region, ops_det, ops_winograd, ops_signal, ops_octet,  NULL,
 };

@@ -7,7 +7,10 @@
  * Weights are cut, reversed and reordered by Slice, Concat and Transpose, which fold where they are constants.
  *
  * What that cannot say (a phase without taps, sizes whose relation is not known) stays one sum over all taps: octet.ConvTransposeTaps
- * keeps those whose index y + p - i*d is a multiple of s. */
+ * keeps those whose index y + p - i*d is a multiple of s.
+ *
+ * Col2Im is the same sum without weights: columns, one a window, added where their elements came from. Without dilation the taps that
+ * meet a result are every s-th one, and only they are summed over. */
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -376,6 +379,117 @@ static void lower_taps(Lower *l)
     memcpy(s->at, to, sizeof to);
 }
 
+/* ---- Col2Im: X [N, C * taps, windows], image_shape, block_shape -> Y [N, C, image...] ---- */
+typedef struct Columns {
+    Window w; /* of the image; out: how many windows */
+    Dim channels, taps, windows;
+} Columns;
+
+static bool columns_read(Columns *c, Dims *d, const Node *n, const Type *x, const Dim *image, const Dim *block,
+                         int dims, const char **why)
+{
+    Type y = {.dtype = x->dtype, .rank = dims + 2, .dim = {x->dim[0], x->dim[1]}};
+    memcpy(y.dim + 2, image, (size_t)dims * sizeof *image);
+    if (!window_read(&c->w, d, n, &y, block, why)) return false;
+    c->taps = dim_product(d, block, dims), c->windows = dim_product(d, c->w.out, dims);
+    c->channels = dim_fdiv(d, x->dim[1], c->taps);
+    return true;
+}
+
+static bool known(const Dim *d, uint32_t n)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < n; i++) all = all && dim_known(d[i]);
+    return all;
+}
+
+/* The other way round than a convolution, an image that is cut off would be no smaller sum, but other windows. */
+static bool pads_are_pads(const Node *n)
+{
+    uint32_t count;
+    const int64_t *pads = node_ints(n, "pads", &count);
+    for (uint32_t i = 0; i < count; i++)
+        if (pads[i] < 0) return false;
+    return true;
+}
+
+static bool infer_col2im(Infer *c)
+{
+    const Type *x = in_type(c, 0);
+    uint32_t n, blocks;
+    const Dim *image = rule_sizes(c, 1, &n), *block = rule_sizes(c, 2, &blocks);
+    if (x->rank != 3) return infer_error(c, "input has rank %d, expected 3", x->rank);
+    if (!image || !block || !known(image, n) || !known(block, blocks)) return out_unknown(c, 0);
+    if (n != blocks || n < 1 || n > MAX_SPATIAL)
+        return infer_error(c, "image_shape and block_shape have %u and %u entries, expected as many, 1 to %d", n,
+                           blocks, (int)MAX_SPATIAL);
+    if (!pads_are_pads(c->n)) return infer_error(c, "pads must not be negative");
+    for (uint32_t i = 0; i < n; i++)
+        if (!require_ge(c, image[i], DIM(c, 0), "sizes of the image") ||
+            !require_ge(c, block[i], DIM(c, 1), "sizes of a block"))
+            return false;
+    Columns cols;
+    const char *why = NULL;
+    if (!columns_read(&cols, c->d, c->n, x, image, block, (int)n, &why)) return infer_error(c, "%s", why);
+    Dim out[MAX_RANK] = {x->dim[0], cols.channels};
+    for (uint32_t i = 0; i < n; i++) {
+        out[i + 2] = image[i];
+        if (!require_ge(c, cols.w.out[i], DIM(c, 0), "the block fits into the padded image")) return false;
+    }
+    return require_eq(c, dim_mul(c->d, cols.channels, cols.taps), x->dim[1],
+                      "rows of the columns and channels times the block") &&
+           require_eq(c, cols.windows, x->dim[2], "columns and places of the block") &&
+           out_shape(c, 0, (int)n + 2, out);
+}
+
+/* The tap of dimension i that `step`, a fresh axis, stands for, and which window has it at result `at`. */
+static Tap fold_tap(Lower *l, const Window *w, int i, int at, int *step, Expr *tap)
+{
+    Kernel *k = l->k;
+    if (w->dilation[i] > 1) {
+        Window columns = *w; /* what is read is the windows */
+        columns.in[i] = w->out[i];
+        *tap = expr_axis(k, *step = low_axis(l, expr_dim(k, w->kernel[i])));
+        return tap_of(l, &columns, i, at, *step);
+    }
+    Dim stride = dim_const(k->dim, w->stride[i]), taps = dim_cdiv(k->dim, w->kernel[i], stride);
+    Expr s = expr_index(k, w->stride[i]), y = expr_add(k, expr_axis(k, at), expr_dim(k, w->lo[i]));
+    Expr turn = expr_axis(k, *step = low_axis(l, expr_dim(k, taps)));
+    *tap = expr_add(k, expr_mod(k, y, s), expr_mul(k, turn, s));
+    Tap t = {.index = expr_sub(k, expr_div(k, y, s), turn)};
+    t.cond = expr_and(k, expr_le(k, expr_index(k, 0), t.index), expr_lt(k, t.index, expr_dim(k, w->out[i])));
+    bool whole = dim_same(dim_canon(k->dim, dim_mul(k->dim, taps, stride)), dim_canon(k->dim, w->kernel[i]));
+    if (!whole) t.cond = expr_and(k, t.cond, expr_lt(k, *tap, expr_dim(k, w->kernel[i])));
+    return t;
+}
+
+static void lower_col2im(Lower *l)
+{
+    if (!low_sized(l)) return;
+    Kernel *k = l->k;
+    int x = low_in(l, 0), y = low_out(l, 0), space[MAX_RANK], reduce[MAX_RANK];
+    DType t = low_type(l, x), acc = dtype_compute(t);
+    Columns c;
+    uint32_t n;
+    const char *why = NULL;
+    const Dim *image = low_out_type(l, 0)->dim + 2, *block = low_elems(l, 2, &n);
+    bool good = block && columns_read(&c, k->dim, l->n, low_in_type(l, 0), image, block, (int)n, &why);
+    assert(good && "infer accepted this node");
+    (void)good;
+    low_axes(l, y, space);
+    Expr row = expr_axis(k, space[1]), window = expr_index(k, 0), cond = 0;
+    for (int i = 0; i < c.w.n; i++) {
+        Expr tap;
+        Tap from = fold_tap(l, &c.w, i, space[i + 2], &reduce[i], &tap);
+        row = expr_add(k, expr_mul(k, row, expr_dim(k, c.w.kernel[i])), tap);
+        window = expr_add(k, expr_mul(k, window, expr_dim(k, c.w.out[i])), from.index);
+        cond = expr_and(k, cond, from.cond);
+    }
+    Expr load = expr_load(k, x, (Expr[MAX_RANK]){expr_axis(k, space[0]), row, window});
+    Expr value = expr_cast(k, acc, expr_guard(k, cond, load, low_const(l, t, 0)));
+    low_reduce(l, y, space, c.w.n + 2, reduce, c.w.n, P_add, value, low_store_as(l, y, expr_it(k, acc)));
+}
+
 const OpDef ops_transposed[] = {
     OP(ConvTranspose, .since = 1, .sig = "X:T W:T B:T? -> Y:T", .T = "float", .attrs = TRANSPOSED_ATTRS,
        .infer = infer_conv_transpose, .expand = expand_conv_transpose),
@@ -384,5 +498,7 @@ const OpDef ops_transposed[] = {
     OP(Interleave, .domain = "octet", .since = 1, .sig = "phases:T* -> Y:T", .T = "any",
        .attrs = "strides:ints! parts:ints! starts:ints!", .infer = infer_interleave, .lower = lower_interleave,
        .quant = QUANT_PASS),
+    OP(Col2Im, .since = 18, .sig = "input:T image_shape:i64 block_shape:i64 -> output:T", .T = "any",
+       .attrs = "dilations:ints pads:ints strides:ints", .infer = infer_col2im, .lower = lower_col2im),
     {0},
 };

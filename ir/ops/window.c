@@ -22,10 +22,12 @@ static bool read_ints(const Node *n, const char *name, int count, int64_t least,
     return true;
 }
 
+static bool has_attr(const Node *n, const char *name) { return op_attr_index(n->op, name) >= 0; }
+
 static bool read_kernel(Window *w, Dims *d, const Node *n, const Dim *kernel, const char **why)
 {
     uint32_t k = 0;
-    const int64_t *v = node_ints(n, "kernel_shape", &k);
+    const int64_t *v = has_attr(n, "kernel_shape") ? node_ints(n, "kernel_shape", &k) : NULL;
     if (k && k != (uint32_t)w->n) return fail(why, "kernel_shape must have one entry a spatial dimension");
     if (!k && !kernel) return fail(why, "kernel_shape is missing");
     for (int i = 0; i < w->n; i++) {
@@ -47,7 +49,7 @@ static bool read_common(Window *w, Dims *d, const Node *n, const Type *x, const 
     if (!read_ints(n, "strides", w->n, 1, w->stride, 1))
         return fail(why, "strides must be positive, one a spatial dimension");
     for (int i = 0; i < w->n; i++) w->in[i] = x->dim[i + 2], w->dilation[i] = 1;
-    if (op_attr_index(n->op, "dilations") >= 0 && !read_ints(n, "dilations", w->n, 1, w->dilation, 1))
+    if (has_attr(n, "dilations") && !read_ints(n, "dilations", w->n, 1, w->dilation, 1))
         return fail(why, "dilations must be positive, one a spatial dimension");
     return true;
 }
@@ -88,9 +90,9 @@ bool window_read(Window *w, Dims *d, const Node *n, const Type *x, const Dim *ke
 {
     *w = (Window){0};
     if (!read_common(w, d, n, x, kernel, why)) return false;
-    const char *mode = node_str(n, "auto_pad");
+    const char *mode = has_attr(n, "auto_pad") ? node_str(n, "auto_pad") : NULL;
     bool same = mode && !strncmp(mode, "SAME_", 5), valid = mode && !strcmp(mode, "VALID");
-    w->ceil = op_attr_index(n->op, "ceil_mode") >= 0 && node_int(n, "ceil_mode");
+    w->ceil = has_attr(n, "ceil_mode") && node_int(n, "ceil_mode");
     Dim zero = dim_const(d, 0), one = dim_const(d, 1);
     for (int i = 0; i < w->n; i++) w->lo[i] = w->hi[i] = zero;
     if (!same && !valid && !read_pads(w, d, n, why)) return false;

@@ -516,6 +516,7 @@ check export-techniques python3 "$root/tests/onnx/techniques.py"
 check joins-in-onnx-runtime python3 "$root/tests/onnx/joins.py"
 check random-models python3 "$root/tests/onnx/fuzz.py" 0 40 --levels "$usable"
 check attention-in-onnx-runtime python3 "$root/tests/onnx/attention.py" 0 40 --levels "$usable"
+check regions-in-onnx-runtime python3 "$root/tests/onnx/regions.py" 0 40 --levels "$usable"
 export_int4() {
   octet quantize "$digits" -o "$work/q4.onnx" --quantize int4 --group 16 --quiet && grep -aq block_size "$work/q4.onnx" && octet compile "$work/q4.onnx" -o "$work/q4.so" --quiet &&
     run_with "$work/q4.so" q4 && python3 "$root/tests/onnx/exported.py" "$digits" "$work/q4.onnx" "$images" "$root/samples/digits/labels.npy"

@@ -46,6 +46,11 @@ class Case:
         self.nodes.append(helper.make_node(op, inputs, outputs, '%s_%d' % (op, len(self.nodes)), domain=domain, **attributes))
         return outputs[0]
 
+    def session(self, model):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level, options.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 4
+        return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+
     def serialized(self):
         kinds = [(n, helper.np_dtype_to_tensor_dtype(v.dtype), self.sizes[n]) for n, v in self.feeds[0].items()]
         graph = helper.make_graph(self.nodes, 'attention', [helper.make_tensor_value_info(*k) for k in kinds],
@@ -207,12 +212,11 @@ def cut(c, name, value):
 
 def compare(octet, level, c, folder):
     """What is wrong with a case; None: nothing."""
-    model, options = c.serialized(), onnxruntime.SessionOptions()
-    options.graph_optimization_level, options.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 4
+    model = c.serialized()
     with open(folder + '/model.onnx', 'wb') as f: f.write(model)
     done = subprocess.run([octet, 'compile', folder + '/model.onnx', '-o', folder + '/model.so', '--quiet', '--target', level], capture_output=True, text=True)
     if done.returncode: return level + ': ' + done.stderr.strip()
-    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    session = c.session(model)
     for feed in c.feeds:
         np.savez(folder + '/in.npz', **feed)
         done = subprocess.run([octet, 'run', folder + '/model.so', '--input', folder + '/in.npz', '--output', folder + '/out.npz'], capture_output=True, text=True)
@@ -247,4 +251,4 @@ def main():
     sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == '__main__': main()

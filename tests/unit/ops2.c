@@ -34,6 +34,7 @@ typedef struct Set { const char *name; int64_t i; const int64_t *ints; uint32_t 
 #define INT(n_, v) {.name = n_, .i = v}
 #define INTS(n_, ...) {.name = n_, .ints = (const int64_t[]){__VA_ARGS__}, .n = sizeof((const int64_t[]){__VA_ARGS__}) / 8}
 #define STR(n_, v) {.name = n_, .s = v}
+#define FLOAT(n_, v) {.name = n_, .f = v}
 
 static Val op(Bench *b, const char *domain, const char *name, const Set *set, int nset, uint32_t nout, Val *out, int nin, const Val *in)
 {
@@ -43,6 +44,7 @@ static Val op(Bench *b, const char *domain, const char *name, const Set *set, in
     for (int i = 0; i < nset; i++) {
         if (set[i].ints) attr_set_ints(def, a, set[i].name, set[i].ints, set[i].n);
         else if (set[i].s) attr_set_str(def, a, set[i].name, set[i].s);
+        else if (set[i].f != 0) attr_set_float(def, a, set[i].name, (float)set[i].f);
         else attr_set_int(def, a, set[i].name, set[i].i);
     }
     return graph_emit(b->g, def, a, in, (uint32_t)nin, nout, NULL, out);
@@ -247,6 +249,83 @@ Test(ops2, resize_rules)
     EXPECT(b, op(b, NULL, "Resize", SETS(STR("mode", "linear")), 1, NULL, VALS(x, none, none, sizes)), 1, 1.5, 2.5, 3);
     EXPECT(b, op(b, NULL, "Resize", SETS(STR("mode", "linear"), STR("coordinate_transformation_mode", "align_corners")), 1, NULL,
                  VALS(x, none, none, sizes)), 1, 5.0 / 3, 7.0 / 3, 3);
+}
+
+/* Pixels that are 4 y + x, between which samples are too. */
+Test(ops2, regions_are_sampled)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 4, D(1, 1, 4, 4), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), first = K(b, i64, 1, D(1), 0), all = K(b, i64, 1, D(3), 0);
+    Val one = K(b, f32, 2, D(1, 4), .5, .5, 2.5, 2.5), far = K(b, f32, 2, D(3, 4), .5, .5, 2.5, 2.5, 90, 90, 95, 95, 2, 2, 1, 1);
+    Val huge = K(b, f32, 2, D(1, 4), -1e9, -1e9, 1e9, 1e9), turned = K(b, f32, 2, D(1, 4), 1, 1, 0, 0);
+    EXPECT(b, op(b, NULL, "RoiAlign", SETS(INT("output_height", 2), INT("output_width", 2)), 1, NULL, VALS(x, one, first)), 2.5, 3.5, 6.5, 7.5);
+    EXPECT(b, op(b, NULL, "RoiAlign", SETS(INT("output_height", 2), INT("output_width", 1), INT("sampling_ratio", 2)), 1, NULL, VALS(x, one, first)), 3, 7);
+    EXPECT(b, op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(x, far, all)), 5, 0, 0); /* beside the image; its end before its start */
+    EXPECT(b, op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(x, huge, first)), 0);    /* few of its samples are visited */
+    EXPECT(b, op(b, NULL, "RoiAlign", SETS(FLOAT("spatial_scale", .5)), 1, NULL, VALS(x, one, first)), 1.25);
+    EXPECT(b, op(b, NULL, "RoiAlign", SETS(STR("coordinate_transformation_mode", "output_half_pixel")), 1, NULL, VALS(x, turned, first)), 7.5); /* one pixel */
+}
+
+/* A bin of fewer samples than another one has no zeros instead; a sample beside the image is one. */
+Test(ops2, regions_have_maxima)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 4, D(1, 1, 4, 4), -1), two = K(b, f32, 2, D(3, 4), .5, .5, 1.5, 1.5, .5, .5, 2.5, 2.5, 2.5, .5, 8.5, 1.5), all = K(b, i64, 1, D(3), 0);
+    EXPECT(b, op(b, NULL, "RoiAlign", SETS(STR("mode", "max")), 1, NULL, VALS(x, two, all)), -.25, -.25, 0);
+    Val p = K(b, f32, 4, D(1, 1, 4, 4), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), rois = K(b, f32, 2, D(3, 5), 0, 0, 0, 3, 3, 0, 1.5, .4, 1.6, .4, 0, 9, 9, 9, 9);
+    EXPECT(b, op(b, NULL, "MaxRoiPool", SETS(INTS("pooled_shape", 2, 2)), 1, NULL, VALS(p, rois)), 5, 7, 13, 15, 2, 2, 2, 2, 0, 0, 0, 0);
+}
+
+Test(ops2, regions_of_no_image)
+{
+    for (int i = 0; i < 6; i++) {
+        Bench *b = bench();
+        Val x = K(b, f32, 4, D(2, 1, 4, 4), 1), rois = K(b, f32, 2, D(1, 4), 1, 1, 3, 3), three = K(b, f32, 2, D(1, 3), 1), at = K(b, i64, 1, D(1), 2), few = K(b, i64, 1, D(2), 0);
+        Val none = K(b, f32, 4, D(2, 1, 0, 4), 1), y = {0};
+        if (i == 0) y = op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(x, rois, at)); /* there are two */
+        if (i == 1) op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(x, three, at));
+        if (i == 2) op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(x, rois, few));
+        if (i == 3) op(b, NULL, "RoiAlign", NULL, 0, 1, NULL, VALS(none, rois, at));
+        if (i == 4) op(b, NULL, "RoiAlign", SETS(INT("sampling_ratio", -1)), 1, NULL, VALS(x, rois, at));
+        if (i == 5) op(b, NULL, "MaxRoiPool", SETS(INTS("pooled_shape", 2, 0)), 1, NULL, VALS(x, rois));
+        cr_expect(b->diag.errors == (i > 0), "%d: %d errors", i, b->diag.errors);
+        cr_expect(i || !graph_val(b->g, y)->konst);
+    }
+}
+
+Test(ops2, columns_are_added_where_they_came_from)
+{
+    Bench *b = bench();
+    Val image = K(b, i64, 1, D(2), 3, 3), block = K(b, i64, 1, D(2), 2, 2), x = K(b, f32, 3, D(1, 4, 4), 1), n = K(b, i8, 3, D(1, 4, 1), 1, 2, 3, 4);
+    EXPECT(b, op(b, NULL, "Col2Im", NULL, 0, 1, NULL, VALS(x, image, block)), 1, 2, 1, 2, 4, 2, 1, 2, 1);
+    EXPECT(b, op(b, NULL, "Col2Im", SETS(INTS("dilations", 2, 2)), 1, NULL, VALS(n, image, block)), 1, 0, 2, 0, 0, 0, 3, 0, 4);
+    Val line = K(b, i64, 1, D(1), 5), taps = K(b, i64, 1, D(1), 3), rows = K(b, f32, 3, D(1, 3, 3), 1, 2, 3, 10, 20, 30, 100, 200, 300);
+    EXPECT(b, op(b, NULL, "Col2Im", SETS(INTS("strides", 2), INTS("pads", 1, 1)), 1, NULL, VALS(rows, line, taps)), 10, 102, 20, 203, 30);
+    EXPECT(b, op(b, NULL, "Col2Im", SETS(INTS("strides", 2), INTS("dilations", 2), INTS("pads", 2, 2)), 1, NULL, VALS(rows, line, taps)), 12, 0, 123, 0, 230);
+    op(b, NULL, "Col2Im", SETS(INTS("pads", 0, 0, 1, 1)), 1, NULL, VALS(x, image, block));
+    cr_expect(b->diag.errors == 1);
+}
+
+/* Without offsets it is a convolution; half a pixel further it reads means, and zeros beside the image. */
+Test(ops2, taps_are_moved)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 4, D(1, 2, 1, 3), 1, 2, 3, 10, 20, 30), w = K(b, f32, 4, D(1, 2, 1, 2), 1, 2, 3, 4), o = K(b, f32, 4, D(1, 4, 1, 2), 0), bias = K(b, f32, 1, D(1), 7), none = {0};
+    EXPECT(b, op(b, NULL, "DeformConv", NULL, 0, 1, NULL, VALS(x, w, o, bias)), 122, 195);
+    Val point = K(b, f32, 4, D(2, 1, 1, 1), 1, 2), sets = K(b, f32, 4, D(1, 4, 1, 3), 0, 0, 0, .5, .5, .5, -.5, 0, 9, 0, 0, -1), mask = K(b, f32, 4, D(1, 2, 1, 3), 1, 1, 1, 2, 3, 4);
+    EXPECT(b, op(b, NULL, "DeformConv", SETS(INT("group", 2), INT("offset_group", 2)), 1, NULL, VALS(x, point, sets, none, mask)), 1.5, 2.5, 1.5, 20, 120, 0);
+    op(b, NULL, "DeformConv", SETS(INT("offset_group", 2)), 1, NULL, VALS(x, w, o));
+    cr_expect(b->diag.errors == 1);
+}
+
+Test(ops2, determinants)
+{
+    Bench *b = bench();
+    EXPECT(b, op(b, NULL, "Det", NULL, 0, 1, NULL, VALS(K(b, f32, 2, D(2, 2), 0, 2, 3, 4))), -6);
+    EXPECT(b, op(b, NULL, "Det", NULL, 0, 1, NULL, VALS(K(b, f64, 3, D(2, 3, 3), 2, 0, 1, 1, 3, 2, 1, 1, 4, 1, 2, 3, 2, 4, 6, 1, 1, 1))), 18, 0);
+    EXPECT(b, op(b, NULL, "Det", NULL, 0, 1, NULL, VALS(K(b, f32, 2, D(0, 0), 0))), 1);
+    op(b, NULL, "Det", NULL, 0, 1, NULL, VALS(K(b, f32, 2, D(2, 3), 0)));
+    cr_expect(b->diag.errors == 1);
 }
 
 Test(ops2, quantize_rounds_half_to_even)
