@@ -134,6 +134,19 @@ static bool *written_buffers(const Graph *g, Kernel *k, Arena *mem, const int64_
     return written;
 }
 
+/* Loops may be bounded by data where no size of a buffer is. */
+static bool know_loops(const Graph *g, const Kernel *k, const bool *written, Diag *d)
+{
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        bool told = false;
+        for (int a = 0; a < s->rank; a++) told = told || is_told_by_data(g, k, k->axis.at[s->space[a]].extent);
+        for (int a = 0; a < s->reduces; a++) told = told || is_told_by_data(g, k, k->axis.at[s->reduce[a]].extent);
+        if (told && written[s->out]) return diag_error(d, s->loc, "loops that depend on data cannot be interpreted");
+    }
+    return true;
+}
+
 bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, const Tensor **out, Diag *d)
 {
     int64_t *symbol = NEW_ARRAY(mem, int64_t, dim_symbols(g->module->dim) + 1);
@@ -151,6 +164,7 @@ bool interpret(const Graph *g, Kernel *k, Arena *mem, const Tensor *const *in, c
         else data[b] = (void *)made[b]->data;
         if (kind == BUF_OUT) out[outputs++] = made[b];
     }
+    if (!know_loops(g, k, written, d)) return false;
     int status = interp_compute(k, symbol, data);
     if (status)
         return diag_error(
