@@ -417,6 +417,8 @@ static const Rule grid_pads[] = {
      "/ 2) > 0.5;"
      "from = select(x < lo, select(odd, hi - q, lo + q), select(odd, lo + q, hi - q)); select(d > 0, from, x)"},
 };
+/* The taps of a cubic sample stop at the border, it does not (as in PyTorch and ONNX Runtime); from two pixels out on all four do. */
+static const char far_border[] = "max(min(x, size + 2), -3)";
 static const struct {
     const char *name;
     Mode mode;
@@ -459,10 +461,10 @@ typedef struct Grid {
     DType acc;
 } Grid;
 
-static Expr pad_coordinate(Lower *l, const Grid *g, int i, Expr x)
+static Expr padded(Lower *l, const Grid *g, const char *pad, int i, Expr x)
 {
     Expr arg[] = {x, g->lo[i], g->hi[i], g->size[i]};
-    return body(l, g->pad, (const char *const[]){"x", "lo", "hi", "size"}, arg, 4);
+    return body(l, pad, (const char *const[]){"x", "lo", "hi", "size"}, arg, 4);
 }
 
 /* The sum over the taps of dimension i and those after it; inside: 0, or that the taps chosen so far exist. */
@@ -479,7 +481,7 @@ static Expr grid_taps(Lower *l, Grid *g, int i, Expr inside)
     for (int t = 0; t < taps[g->mode]; t++) {
         Expr place = expr_add(k, base, low_const(l, DT_f32, first[g->mode] + t));
         Expr arg[] = {expr_prim(k, P_abs, expr_sub(k, x, place), 0, 0), low_const(l, DT_f32, -0.75)};
-        Expr whole = g->zeros ? place : expr_prim(k, P_rint, pad_coordinate(l, g, i, place), 0, 0), ok = inside;
+        Expr whole = g->zeros ? place : expr_prim(k, P_rint, padded(l, g, g->pad, i, place), 0, 0), ok = inside;
         /* Far coordinates are clamped before they become integers. */
         Expr bound = expr_prim(k, P_max, expr_prim(k, P_min, whole, g->size[i], 0), low_const(l, DT_f32, -1), 0);
         Expr index = expr_cast(k, DT_i64, bound);
@@ -504,6 +506,7 @@ static void lower_grid_sample(Lower *l)
     const char *pad = node_str(l->n, "padding_mode");
     bool corners = node_int(l->n, "align_corners");
     g.pad = find_rule(grid_pads, COUNT_OF(grid_pads), pad), g.zeros = !strcmp(pad, "zeros"), g.spatial = rank - 2;
+    const char *of_samples = g.mode == MODE_CUBIC && !strcmp(pad, "border") ? far_border : g.pad;
     /* The coordinates in pixels, once for all channels. The grid says the last dimension first. */
     Expr dim[MAX_RANK], at[MAX_RANK] = {0}, half = low_const(l, DT_f32, 0.5), one = low_const(l, DT_f32, 1);
     for (int i = 0; i < g.spatial; i++) {
@@ -521,7 +524,7 @@ static void lower_grid_sample(Lower *l)
         if (corners) x = expr_mul(k, expr_mul(k, v, half), expr_sub(k, g.size[i], one));
         else x = expr_mul(k, expr_sub(k, expr_mul(k, v, g.size[i]), one), half);
         if (g.mode == MODE_NEAREST) x = expr_prim(k, P_rint, x, 0, 0);
-        low_stage(l, coord[i], axis, rank - 1, pad_coordinate(l, &g, i, x));
+        low_stage(l, coord[i], axis, rank - 1, padded(l, &g, of_samples, i, x));
     }
     low_axes(l, y, axis), low_index(l, axis, rank, g.at);
     Expr place[MAX_RANK] = {g.at[0]};

@@ -478,3 +478,12 @@ Test(ops2, group_attention_refuses_what_it_cannot_do)
     op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total));
     cr_expect(b->diag.errors == 1);
 }
+
+/* Half a pixel beyond the last one: two taps at the border and the third weigh on it, the fourth does not; further out it is the border alone. */
+Test(ops2, cubic_samples_leave_the_border)
+{
+    Bench *b = bench();
+    Val x = K(b, f32, 4, D(1, 1, 1, 4), 0, 1, 2, 4), grid = K(b, f32, 4, D(1, 1, 2, 2), 7.0 / 3 - 1, 0, 9, 0);
+    Val y = op(b, NULL, "GridSample", SETS(STR("mode", "cubic"), STR("padding_mode", "border"), INT("align_corners", 1)), 1, NULL, VALS(x, grid));
+    EXPECT(b, y, 4.1875, 4);
+}
