@@ -322,6 +322,7 @@ static bool infer_loss(Infer *c)
     for (int i = 2; i < x->rank; i++) out[i - 1] = x->dim[i];
     for (int i = 0; i < x->rank - 1; i++)
         if (!require_eq(c, in_dim(c, 1, i), out[i], "sizes of input and target")) return false;
+    if (!rule_has_shape(c, 2, 1, &x->dim[1], "a weight for every class")) return false;
     if (c->n->nout > 1) out_like(c, 1, 0);
     if (!strcmp(how, "none")) return out_shape(c, 0, x->rank - 1, out);
     if (strcmp(how, "mean") && strcmp(how, "sum")) return infer_error(c, "reduction '%s' is unknown", how);

@@ -158,6 +158,9 @@ static bool infer_layer(Infer *c)
         for (int i = 0; i < x->rank; i++) out[i] = i < axis ? x->dim[i] : DIM(c, 1);
         out_shape(c, o, x->rank, out);
     }
+    if (!rule_lies_along(c, 1, x, "the scale and the normalized dimensions") ||
+        !rule_lies_along(c, 2, x, "the bias and the normalized dimensions"))
+        return false;
     return out_like(c, 0, 0);
 }
 

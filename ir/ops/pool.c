@@ -248,6 +248,7 @@ static bool infer_unpool(Infer *c)
     int n = x->rank - 2;
     Dim out[MAX_RANK] = {x->dim[0], x->dim[1]};
     uint32_t given = 0, count[3] = {0};
+    if (!rule_has_shape(c, 1, x->rank, x->dim, "an index for every element")) return false;
     if (in_has(c, 2)) {
         const Dim *size = rule_sizes(c, 2, &given);
         if (!size) return out_unknown(c, 0);

@@ -148,8 +148,9 @@ static bool infer_resize(Infer *c)
     if (!strcmp(how, "tf_crop_and_resize") && !in_has(c, 1)) return infer_error(c, "tf_crop_and_resize needs roi");
     Resize r = {0};
     if (!read_axes(c->n, x->rank, &r)) return infer_error(c, "axes do not fit rank %d", x->rank);
-    Dim out[MAX_RANK];
+    Dim out[MAX_RANK], corners = DIM(c, 2 * (int64_t)r.n);
     memcpy(out, x->dim, sizeof out);
+    if (!strcmp(how, "tf_crop_and_resize") && !rule_has_shape(c, 1, 1, &corners, "roi")) return false;
     if (in_has(c, 3) && in_type(c, 3)->rank == 1) return infer_sized(c, &r, out);
     if (in_has(c, 2) && has_elements(in_type(c, 2), c->d)) return infer_scaled(c, &r, out);
     return in_type(c, 2)->rank < 0 && in_type(c, 3)->rank < 0 && (in_has(c, 2) || in_has(c, 3))
@@ -543,7 +544,8 @@ static bool infer_affine_grid(Infer *c)
     Dim out[MAX_RANK] = {size[0]};
     for (uint32_t i = 2; i < n; i++) out[i - 1] = size[i];
     out[n - 1] = DIM(c, n - 2);
-    return out_shape(c, 0, (int)n, out);
+    Dim matrix[] = {size[0], DIM(c, n - 2), DIM(c, n - 1)};
+    return rule_has_shape(c, 0, 3, matrix, "theta and size") && out_shape(c, 0, (int)n, out);
 }
 
 static void lower_affine_grid(Lower *l)

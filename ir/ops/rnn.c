@@ -112,6 +112,14 @@ static bool infer_recurrent(Infer *c, const Cell *cell, uint32_t weights_axis, u
         !require_eq(c, x->dim[2], w->dim[weights_axis], "input size of X and W"))
         return false;
     Dim y[2][4] = {{steps, d, batch, h}, {batch, steps, d, h}}, last[2][3] = {{d, batch, h}, {batch, d, h}};
+    Dim rows = dim_mul(c->d, h, DIM(c, cell->gates)), wide[2] = {d, dim_mul(c->d, rows, DIM(c, 2))},
+        peep[2] = {d, dim_mul(c->d, h, DIM(c, 3))};
+    if (!require_eq(c, w->dim[3 - weights_axis], rows, "gates of W and the hidden size") ||
+        !require_eq(c, r->dim[3 - hidden_axis], rows, "gates of R and the hidden size") ||
+        !rule_has_shape(c, 3, 2, wide, "B") || !rule_has_shape(c, 4, 1, &batch, "sequence_lens") ||
+        !rule_has_shape(c, 5, 3, last[layout], "initial_h") || !rule_has_shape(c, 6, 3, last[layout], "initial_c") ||
+        !rule_has_shape(c, 7, 2, peep, "P"))
+        return false;
     if (c->n->nout > 0) out_shape(c, 0, 4, y[layout]);
     for (uint32_t o = 1; o < c->n->nout; o++) out_shape(c, o, 3, last[layout]);
     return true;
@@ -120,7 +128,18 @@ static bool infer_recurrent(Infer *c, const Cell *cell, uint32_t weights_axis, u
 static bool infer_lstm(Infer *c) { return infer_recurrent(c, &lstm, 2, 2); }
 static bool infer_gru(Infer *c) { return infer_recurrent(c, &gru, 2, 2); }
 static bool infer_rnn(Infer *c) { return infer_recurrent(c, &rnn, 2, 2); }
-static bool infer_dynamic_lstm(Infer *c) { return infer_recurrent(c, &lstm, 1, 1); }
+
+/* Scales and zero points of W and R: one a direction, or one a column. */
+static bool infer_dynamic_lstm(Infer *c)
+{
+    if (!infer_recurrent(c, &lstm, 1, 1)) return false;
+    if (in_rank(c, 1) < 0 || in_rank(c, 2) < 0) return true;
+    for (uint32_t i = 8; i < 12; i++)
+        if (!rule_has_shape(c, i, in_rank(c, i) == 1 ? 1 : 2, (Dim[]){in_dim(c, 1, 0), in_dim(c, 1, 2)},
+                            "scales and zero points of weights"))
+            return false;
+    return true;
+}
 
 /* ---- expansion ---- */
 /* Entry d of the leading dimension, without it: a view of constants. */

@@ -74,6 +74,29 @@ Dim rule_elem(Infer *c, uint32_t i, uint32_t at)
     return e && at < n ? dim_canon(c->d, e[at]) : (Dim){0};
 }
 
+static bool rule_fits(Infer *c, uint32_t i, int rank, const Dim *dim, bool spread, const char *why)
+{
+    int own = in_has(c, i) ? in_rank(c, i) : -1;
+    if (own < 0) return true;
+    if (spread ? own > rank : own != rank)
+        return infer_error(c, "%s: input %s has rank %d, expected %s%d", why, op_schema(c->n->op)->in[i].name, own,
+                           spread ? "at most " : "", rank);
+    for (int a = 0; a < own; a++) {
+        Dim is = in_dim(c, i, a), to = dim[rank - own + a];
+        if (!(spread && dim_is(c->d, is, 1)) && !require_eq(c, is, to, why)) return false;
+    }
+    return true;
+}
+
+bool rule_lies_along(Infer *c, uint32_t i, const Type *t, const char *why)
+{
+    return rule_fits(c, i, t->rank, t->dim, true, why);
+}
+bool rule_has_shape(Infer *c, uint32_t i, int rank, const Dim *dim, const char *why)
+{
+    return rule_fits(c, i, rank, dim, false, why);
+}
+
 static bool all_const(Arena *mem, Dims *d, const Dim *e, uint32_t n, const int64_t **v)
 {
     int64_t *k = NEW_ARRAY(mem, int64_t, n + 1);

@@ -19,6 +19,10 @@ bool rule_move(Infer *c, uint32_t o, uint32_t i, const int64_t *from, uint32_t n
  * sizes. */
 int64_t broadcast_from(const Dims *d, const Type *out, const Type *t, int64_t flat);
 bool tracks_values(DType t); /* elements of this type are followed as sizes */
+/* Input i, where it is given, lies along the last dimensions of a tensor of type t: each of its sizes is 1 or that one; reports. */
+bool rule_lies_along(Infer *c, uint32_t i, const Type *t, const char *why);
+bool rule_has_shape(Infer *c, uint32_t i, int rank, const Dim *dim,
+                    const char *why); /* the same for all of its sizes, none of them free to be 1 */
 /* Shape and, with the row's value column, elements of an elementwise operator. */
 bool infer_elementwise(Infer *c);
 bool infer_same(Infer *c); /* every output has the dims of input 0 */

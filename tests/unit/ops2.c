@@ -487,3 +487,23 @@ Test(ops2, cubic_samples_leave_the_border)
     Val y = op(b, NULL, "GridSample", SETS(STR("mode", "cubic"), STR("padding_mode", "border"), INT("align_corners", 1)), 1, NULL, VALS(x, grid));
     EXPECT(b, y, 4.1875, 4);
 }
+
+/* Operands that a lowering reads at the places of others have the sizes of these. */
+Test(ops2, operands_fit_each_other)
+{
+    for (int i = 0; i < 8; i++) {
+        Bench *b = bench();
+        Val x = K(b, f32, 3, D(2, 3, 4), 1), short_one = K(b, f32, 1, D(3), 1), one = K(b, f32, 1, D(4), 1), w = K(b, f32, 3, D(1, 8, 4), 1), r = K(b, f32, 3, D(1, 8, 2), 1),
+            narrow = K(b, f32, 3, D(1, 7, 4), 1), h = K(b, f32, 3, D(1, 3, 2), 1), wrong = K(b, f32, 3, D(1, 2, 2), 1), none = {0};
+        if (i == 0) op(b, NULL, "LayerNormalization", NULL, 0, 1, NULL, VALS(x, short_one));
+        if (i == 1) op(b, NULL, "LayerNormalization", NULL, 0, 1, NULL, VALS(x, one, short_one));
+        if (i == 2) op(b, NULL, "RMSNormalization", NULL, 0, 1, NULL, VALS(x, short_one));
+        if (i == 3) op(b, NULL, "LSTM", NULL, 0, 1, NULL, VALS(x, narrow, r));
+        if (i == 4) op(b, NULL, "LSTM", NULL, 0, 1, NULL, VALS(x, w, r, none, none, wrong));
+        if (i == 5) op(b, NULL, "LSTM", NULL, 0, 1, NULL, VALS(x, w, r, none, none, h, h, wrong));
+        Val theta = K(b, f32, 3, D(1, 2, 2), 1), size = K(b, i64, 1, D(4), 1, 1, 5, 5), log = K(b, f32, 2, D(2, 3), 1), class = K(b, i64, 1, D(2), 0), two = K(b, f32, 1, D(2), 1);
+        if (i == 6) op(b, NULL, "AffineGrid", NULL, 0, 1, NULL, VALS(theta, size));
+        if (i == 7) op(b, NULL, "NegativeLogLikelihoodLoss", NULL, 0, 1, NULL, VALS(log, class, two));
+        cr_expect(b->diag.errors == 1, "%d: %d errors", i, b->diag.errors);
+    }
+}
