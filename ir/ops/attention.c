@@ -50,12 +50,7 @@ static const char *read_sizes(Dims *d, const Node *n, const Type *q, const Type 
 /* The past of K or V, [B, H, P, E]. */
 static bool cache_fits(Infer *c, uint32_t in, const Heads *h, Dim past)
 {
-    if (!in_has(c, in)) return true;
-    if (in_rank(c, in) != 4) return infer_error(c, "the past has rank %d, expected 4", in_rank(c, in));
-    return require_eq(c, in_dim(c, in, 0), h->batch, "batches of the past and of the new part") &&
-           require_eq(c, in_dim(c, in, 1), DIM(c, h->heads), "heads of the past and of the new part") &&
-           require_eq(c, in_dim(c, in, 2), past, "lengths of past_key and past_value") &&
-           require_eq(c, in_dim(c, in, 3), h->width, "head sizes of the past and of the new part");
+    return rule_has_shape(c, in, 4, (Dim[]){h->batch, DIM(c, h->heads), past, h->width}, "the past and the new part");
 }
 
 /* A mask is aligned with the last dimensions of [B, H, S, T]: each 1 or that size, the last one possibly shorter. */
@@ -86,10 +81,7 @@ static bool infer_attention(Infer *c)
         !require_eq(c, s.q.batch, s.v.batch, "batches of Q and V") || !cache_fits(c, 4, &s.k, s.past) ||
         !cache_fits(c, 5, &s.v, s.past) || !mask_fits(c, &s))
         return false;
-    if (in_has(c, 6) && in_rank(c, 6) != 1)
-        return infer_error(c, "nonpad_kv_seqlen has rank %d, expected 1", in_rank(c, 6));
-    if (in_has(c, 6) && !require_eq(c, in_dim(c, 6, 0), s.q.batch, "entries of nonpad_kv_seqlen and of the batch"))
-        return false;
+    if (!rule_has_shape(c, 6, 1, &s.q.batch, "nonpad_kv_seqlen and the batch")) return false;
     Dim hq = DIM(c, s.q.heads), hk = DIM(c, s.k.heads);
     if (s.q.flat) out_shape(c, 0, 3, (Dim[]){s.q.batch, s.q.length, dim_mul(c->d, hq, s.v.width)});
     else out_shape(c, 0, 4, (Dim[]){s.q.batch, hq, s.q.length, s.v.width});

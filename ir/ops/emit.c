@@ -57,6 +57,11 @@ Val ex_cast(Expand *x, Val v, DType to)
     return ex_op(x, NULL, "Cast", (AttrSet[]){SET_INT("to", to)}, 1, &v, 1);
 }
 
+Val ex_size(Expand *x, Val v, int axis)
+{
+    return ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", axis), SET_INT("end", axis + 1)}, 2, &v, 1);
+}
+
 Val ex_reshape(Expand *x, Val v, const int64_t *dim, int n) { return EX(x, "Reshape", v, ex_ints(x, dim, n)); }
 
 Val ex_transpose(Expand *x, Val v, const int64_t *perm, int n)

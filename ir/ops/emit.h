@@ -48,6 +48,7 @@ Val ex_tensor(Expand *x, const Tensor *t);
 Val ex_scalar(Expand *x, DType t, double v);
 Val ex_ints(Expand *x, const int64_t *v, int64_t n);
 Val ex_cast(Expand *x, Val v, DType to); /* itself when it has that type */
+Val ex_size(Expand *x, Val v, int axis); /* one size of v: i64 [1] */
 Val ex_reshape(Expand *x, Val v, const int64_t *dim, int n);
 Val ex_transpose(Expand *x, Val v, const int64_t *perm, int n);
 Val ex_reduce(Expand *x, const char *op, Val v, const int64_t *axes, int n, bool keep);

@@ -669,9 +669,8 @@ static bool embed(Expand *x, const Val in[9])
     Val sum = EX(x, "Gather", in[2], in[0]), place;
     if (in[8].id) place = EX(x, "Gather", in[3], in[8]);
     else {
-        Val length = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 1), SET_INT("end", 2)}, 2, in, 1),
-            zero = ex_ints(x, (int64_t[]){0}, 1);
-        place = EX(x, "Slice", in[3], zero, length, zero);
+        Val zero = ex_ints(x, (int64_t[]){0}, 1);
+        place = EX(x, "Slice", in[3], zero, ex_size(x, in[0], 1), zero);
     }
     sum = EX(x, "Add", sum, place);
     if (in[1].id && in[4].id) sum = EX(x, "Add", sum, EX(x, "Gather", in[4], in[1]));
@@ -681,8 +680,7 @@ static bool embed(Expand *x, const Val in[9])
     if (x->n->nout < 2) return true;
     if (in[7].id) x->out[1] = ex_reduce(x, "ReduceSum", in[7], (int64_t[]){1}, 1, false);
     else {
-        Val batch = ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", 0), SET_INT("end", 1)}, 2, in, 1);
-        x->out[1] = EX(x, "Expand", ex_scalar(x, DT_i32, 0), batch);
+        x->out[1] = EX(x, "Expand", ex_scalar(x, DT_i32, 0), ex_size(x, in[0], 0));
     }
     return true;
 }

@@ -28,9 +28,7 @@ static void attend(Expand *x, const Core *c, uint32_t nout, Val *out)
     graph_emit(x->g, op, attr, (Val[]){c->q, c->k, c->v, c->mask, c->past_k, c->past_v}, 6, nout, x->loc, out);
 }
 
-/* One size of v, as an i64 vector of one element or as a scalar. */
-static Val size_of(Expand *x, Val v, int axis) { return ex_op(x, NULL, "Shape", (AttrSet[]){SET_INT("start", axis), SET_INT("end", axis + 1)}, 2, &v, 1); }
-static Val scalar_size(Expand *x, Val v, int axis) { return ex_squeeze(x, size_of(x, v, axis), (int64_t[]){0}, 1); }
+static Val scalar_size(Expand *x, Val v, int axis) { return ex_squeeze(x, ex_size(x, v, axis), (int64_t[]){0}, 1); }
 static Val count_to(Expand *x, Val n) { return EX(x, "Range", ex_scalar(x, DT_i64, 0), n, ex_scalar(x, DT_i64, 1)); }
 
 /* Columns of the last dimension. */
@@ -57,14 +55,14 @@ static bool visible_keys(Expand *x, Val mask, Val total, Dim batch, Val *visible
     if (t->rank == 2) *visible = ex_unsqueeze(x, EX(x, "Greater", mask, zero), (int64_t[]){1, 2}, 2);
     else if (t->rank == 3) *visible = ex_unsqueeze(x, EX(x, "Greater", mask, zero), (int64_t[]){1}, 1);
     else if (t->rank == 1) {
-        Val key = ex_cast(x, count_to(x, total), t->dtype), end = mask, start = {0};
-        if (is_twice(d, t->dim[0], batch)) {
-            Val halves = ex_reshape(x, mask, (int64_t[]){2, -1}, 2);
-            end = ex_slice(x, halves, 0, 0, 1), start = ex_unsqueeze(x, ex_slice(x, halves, 0, 1, 2), (int64_t[]){2, 3}, 2);
-            end = ex_squeeze(x, end, (int64_t[]){0}, 1), start = ex_transpose(x, start, (int64_t[]){1, 0, 2, 3}, 4);
-        }
-        *visible = EX(x, "Less", key, ex_unsqueeze(x, end, (int64_t[]){1, 2, 3}, 3));
-        if (start.id) *visible = EX(x, "And", *visible, EX(x, "GreaterOrEqual", key, start));
+        bool both_ends = is_twice(d, t->dim[0], batch);
+        Val key = ex_cast(x, count_to(x, total), t->dtype);
+        Val ends = ex_reshape(x, mask, (int64_t[]){both_ends ? 2 : 1, -1, 1, 1, 1}, 5),
+            end = ex_squeeze(x, ex_slice(x, ends, 0, 0, 1), (int64_t[]){0}, 1);
+        *visible = EX(x, "Less", key, end);
+        if (both_ends)
+            *visible = EX(x, "And", *visible,
+                          EX(x, "GreaterOrEqual", key, ex_squeeze(x, ex_slice(x, ends, 0, 1, 2), (int64_t[]){0}, 1)));
     } else {
         return expand_error(x, "a mask of rank %d is not supported, expected 1 to 3", t->rank);
     }
@@ -363,11 +361,11 @@ static bool infer_append(Infer *c)
     Dim width, size = rule_elem(c, 2, 0);
     if (in_rank(c, 0) != 3 || heads < 1 || !dim_exact(c->d, in_dim(c, 0, 2), DIM(c, heads), &width)) return infer_error(c, "rows of whole heads are expected");
     if (!dim_known(size)) size = dim_fresh(c->d, "present", DIM_DATA);
-    if (in_has(c, 3) && (!require_eq(c, in_dim(c, 3, 0), in_dim(c, 0, 0), "entries of the cache and of the batch") || !require_eq(c, in_dim(c, 3, 1), DIM(c, heads), "heads of the cache and kv_num_heads") ||
-                         !require_eq(c, in_dim(c, 3, 3), width, "head sizes of the cache and of the key")))
+    Dim batch = in_dim(c, 0, 0), cache[] = {batch, DIM(c, heads), in_has(c, 3) ? in_dim(c, 3, 2) : size, width};
+    if (!rule_has_shape(c, 3, 4, cache, "the cache and the rows put behind it") ||
+        !rule_has_shape(c, 1, 1, &batch, "seqlens_k and the batch"))
         return false;
-    if (!require_eq(c, in_dim(c, 1, 0), in_dim(c, 0, 0), "entries of seqlens_k and of the batch")) return false;
-    return out_shape(c, 0, 4, (Dim[]){in_dim(c, 0, 0), DIM(c, heads), size, width});
+    return out_shape(c, 0, 4, (Dim[]){batch, cache[1], size, width});
 }
 
 static void lower_append(Lower *l)

@@ -49,13 +49,9 @@ static Expr overlaps(Lower *l, const Expr *a, const Expr *b, Expr t)
     static const char area[] = "both = max(min(ab, bb) - max(at, bt), 0) * max(min(ar, br) - max(al, bl), 0);"
                                "one = (ab - at) * (ar - al) + (bb - bt) * (br - bl) - both;"
                                "(both > 0) && (one > 0) && (both / one > t)";
-    const char *error = NULL,
-               *text = arena_printf(l->k->mem, "%s%s", node_int(l->n, "center_point_box") ? centres : corners, area);
+    const char *text = arena_printf(l->k->mem, "%s%s", node_int(l->n, "center_point_box") ? centres : corners, area);
     Expr arg[] = {a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], t};
-    Expr e = scalar_parse(l->k, text, (const char *const[]){"a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "t"}, arg,
-                          9, &error);
-    assert(e && !error);
-    return e;
+    return low_formula(l, text, (const char *const[]){"a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "t"}, arg, 9);
 }
 
 static void lower_keep(Lower *l)

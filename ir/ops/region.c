@@ -15,13 +15,6 @@
 #include <math.h>
 #include <string.h>
 
-static Expr formula(Lower *l, const char *text, const char *const *name, const Expr *arg, int n)
-{
-    const char *error = NULL;
-    Expr e = scalar_parse(l->k, text, name, arg, n, &error);
-    assert(e && !error);
-    return e;
-}
 #define NAMES(...)                                                                                                     \
     (const char *const[]) { __VA_ARGS__ }
 #define ARGS(...) (const Expr[]){__VA_ARGS__}, (int)(sizeof((const Expr[]){__VA_ARGS__}) / sizeof(Expr))
@@ -103,7 +96,7 @@ static Side side_of(Lower *l, int rois, Expr r, Expr side)
     if (!half) length = expr_prim(k, P_max, length, low_const(l, t, 1), 0);
     s.bin = expr_div(k, length, expr_cast(k, t, bins));
     /* Counts that f32 has exactly; a region that is no number has no samples. */
-    s.grid = formula(l, "n = ceil(b); select(n > 0, min(n, 0x1p22), 0)", NAMES("b"), ARGS(s.bin));
+    s.grid = low_formula(l, "n = ceil(b); select(n > 0, min(n, 0x1p22), 0)", NAMES("b"), ARGS(s.bin));
     int64_t ratio = node_int(l->n, "sampling_ratio");
     if (ratio) s.grid = low_const(l, t, (double)ratio);
     return s;
@@ -180,16 +173,16 @@ static void place_sample(Lower *l, Samples *s, Expr bin)
     Expr p = expr_cast(k, t, bin), size = expr_cast(k, t, s->size), turn = expr_cast(k, t, expr_axis(k, s->axis));
     Place *at = &s->at;
     if (!node_int(l->n, "sampling_ratio")) { /* from the last one before the image on */
-        Expr first = formula(l, "i = floor((-1 - s - p * b) * g / b - 0.5) - 1; max(min(i, g - 1), 0)",
-                             NAMES("s", "p", "b", "g"), ARGS(s->of.start, p, s->of.bin, s->of.grid));
+        Expr first = low_formula(l, "i = floor((-1 - s - p * b) * g / b - 0.5) - 1; max(min(i, g - 1), 0)",
+                                 NAMES("s", "p", "b", "g"), ARGS(s->of.start, p, s->of.bin, s->of.grid));
         turn = expr_add(k, turn, first);
         at->counts = expr_prim(k, P_not, expr_le(k, s->of.grid, turn), 0, 0); /* no number is beside the image */
     }
-    Expr x = formula(l, "s + p * b + (i + 0.5) * b / g", NAMES("s", "p", "b", "g", "i"),
-                     ARGS(s->of.start, p, s->of.bin, s->of.grid, turn));
+    Expr x = low_formula(l, "s + p * b + (i + 0.5) * b / g", NAMES("s", "p", "b", "g", "i"),
+                         ARGS(s->of.start, p, s->of.bin, s->of.grid, turn));
     Expr last = expr_sub(k, s->size, expr_index(k, 1)),
-         near = formula(l, "max(min(x, n), 0)", NAMES("x", "n"), ARGS(x, size));
-    at->exists = expr_and(k, at->counts, formula(l, "(x >= -1) && (x <= n)", NAMES("x", "n"), ARGS(x, size)));
+         near = low_formula(l, "max(min(x, n), 0)", NAMES("x", "n"), ARGS(x, size));
+    at->exists = expr_and(k, at->counts, low_formula(l, "(x >= -1) && (x <= n)", NAMES("x", "n"), ARGS(x, size)));
     at->low = expr_prim(k, P_min, low_i64(l, near), last, 0);
     at->high = expr_prim(k, P_min, expr_add(k, at->low, expr_index(k, 1)), last, 0);
     Expr edge = expr_prim(k, P_eq, at->low, last, 0);
@@ -289,9 +282,9 @@ static Span span_of(Lower *l, int rois, Expr r, Expr side)
     Expr end[2], scale = low_const(l, t, node_float(l->n, "spatial_scale"));
     for (int i = 0; i < 2; i++) {
         Expr x = low_load(l, rois, (Expr[MAX_RANK]){r, expr_sub(k, expr_index(k, i ? 4 : 2), side)});
-        end[i] = formula(l, rounded, NAMES("x", "scale"), ARGS(x, scale));
+        end[i] = low_formula(l, rounded, NAMES("x", "scale"), ARGS(x, scale));
     }
-    return (Span){end[0], formula(l, "max(b - a + 1, 1) / n", NAMES("a", "b", "n"), ARGS(end[0], end[1], bins))};
+    return (Span){end[0], low_formula(l, "max(b - a + 1, 1) / n", NAMES("a", "b", "n"), ARGS(end[0], end[1], bins))};
 }
 
 /* The most pixels that a bin of any region touches, down and across: i64 [2]. */
@@ -303,7 +296,8 @@ static void lower_pixels_most(Lower *l)
     int out = low_out(l, 0), rois = low_in(l, 0), side = low_axis(l, expr_index(k, 2)),
         r = low_axis(l, low_dim(l, rois, 0));
     Span s = span_of(l, rois, expr_axis(k, r), expr_axis(k, side));
-    Expr pixels = formula(l, "min(ceil(h), 0x1p30) + 2", NAMES("h"), ARGS(s.bin)); /* both ends, and what is rounded */
+    Expr pixels =
+        low_formula(l, "min(ceil(h), 0x1p30) + 2", NAMES("h"), ARGS(s.bin)); /* both ends, and what is rounded */
     low_reduce(l, out, &side, 1, &r, 1, P_max, expr_sat(k, DT_i64, pixels),
                expr_prim(k, P_max, expr_it(k, DT_i64), expr_index(k, 0), 0));
 }
@@ -324,8 +318,8 @@ static int pixel_table(Lower *l, int rois, int side, Expr bins, Expr size, bool 
     Span s = span_of(l, rois, expr_axis(k, axis[0]), expr_index(k, side));
     DType t = (DType)expr_node(k, s.bin)->type;
     Expr p = expr_cast(k, t, expr_axis(k, axis[1])), n = expr_cast(k, t, size);
-    Expr at = formula(l, end ? "max(min(ceil((p + 1) * h) + a, n), 0)" : "max(min(floor(p * h) + a, n), 0)",
-                      NAMES("a", "p", "h", "n"), ARGS(s.start, p, s.bin, n));
+    Expr at = low_formula(l, end ? "max(min(ceil((p + 1) * h) + a, n), 0)" : "max(min(floor(p * h) + a, n), 0)",
+                          NAMES("a", "p", "h", "n"), ARGS(s.start, p, s.bin, n));
     low_stage(l, buf, axis, 2, expr_prim(k, P_min, expr_sat(k, DT_i64, at), size, 0));
     return buf;
 }
@@ -476,7 +470,8 @@ static Expr corners(Lower *l, Corners *c, int i, Expr exists)
     Kernel *k = l->k;
     Expr none = low_const(l, low_type(l, c->x), 0), sum = 0;
     if (i == c->n) return expr_cast(k, c->acc, expr_guard(k, exists, expr_load(k, c->x, c->at), none));
-    Expr near = formula(l, "max(min(x, n), -1)", NAMES("x", "n"), ARGS(c->place[i], expr_cast(k, c->acc, c->size[i])));
+    Expr near =
+        low_formula(l, "max(min(x, n), -1)", NAMES("x", "n"), ARGS(c->place[i], expr_cast(k, c->acc, c->size[i])));
     Expr low = expr_prim(k, P_floor, near, 0, 0), part = expr_sub(k, near, low);
     for (int far = 0; far < 2; far++) {
         Expr pixel = expr_add(k, low_i64(l, low), expr_index(k, far)),
@@ -543,7 +538,8 @@ static Expr column_places(Lower *l, Columns *c)
         Expr place =
             expr_add(k, expr_cast(k, c->at.acc, expr_add(k, start, step)), of_tap(l, c, DEFORM_OFFSET, w->n, i));
         exists = expr_and(
-            k, exists, formula(l, "(x > -1) && (x < n)", NAMES("x", "n"), ARGS(place, expr_cast(k, c->at.acc, size))));
+            k, exists,
+            low_formula(l, "(x > -1) && (x < n)", NAMES("x", "n"), ARGS(place, expr_cast(k, c->at.acc, size))));
         c->at.place[i] = place, c->at.size[i] = size;
         rest = expr_div(k, rest, taps);
     }

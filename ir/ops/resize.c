@@ -10,14 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-static Expr body(Lower *l, const char *text, const char *const *name, const Expr *arg, int n)
-{
-    const char *error = NULL;
-    Expr e = scalar_parse(l->k, text, name, arg, n, &error);
-    assert(e && !error);
-    return e;
-}
-
 /* ---- what Resize is asked for ---- */
 typedef struct Rule {
     const char *name, *body;
@@ -184,7 +176,7 @@ static Expr source(Lower *l, const Sampler *r, const Sample *s, int axis)
     Expr in = f32(l, expr_dim(k, s->in)), out = f32(l, expr_dim(k, s->out)),
          length = r->scaled ? expr_mul(k, s->s, in) : out;
     Expr arg[] = {f32(l, expr_axis(k, axis)), s->s, in, out, length, s->a, s->b};
-    return body(l, r->coordinate, (const char *const[]){"x", "s", "in", "out", "length", "a", "b"}, arg, 7);
+    return low_formula(l, r->coordinate, (const char *const[]){"x", "s", "in", "out", "length", "a", "b"}, arg, 7);
 }
 
 static Expr floor_of(Lower *l, Expr e) { return expr_prim(l->k, P_floor, e, 0, 0); }
@@ -205,7 +197,7 @@ static void nearest_table(Lower *l, const Sampler *r, Sample *s)
     Kernel *k = l->k;
     Expr out = expr_dim(k, s->out);
     int axis = low_axis(l, out);
-    Expr x = source(l, r, s, axis), at = body(l, r->nearest, (const char *const[]){"x"}, &x, 1);
+    Expr x = source(l, r, s, axis), at = low_formula(l, r->nearest, (const char *const[]){"x"}, &x, 1);
     s->first = table(l, DT_i64, out, 0);
     low_stage(l, s->first, &axis, 1, clamp_index(l, expr_cast(k, DT_i64, at), s->in));
 }
@@ -239,7 +231,7 @@ static void tap_tables(Lower *l, const Sampler *r, Sample *s)
     Expr u = expr_prim(k, P_abs, expr_sub(k, x, f32(l, place)), 0, 0);
     u = expr_mul(k, u, low_const(l, DT_f32, shrink));
     Expr arg[] = {u, low_const(l, DT_f32, node_float(l->n, "cubic_coeff_a"))};
-    Expr w = body(l, kernels[r->mode], (const char *const[]){"u", "A"}, arg, 2);
+    Expr w = low_formula(l, kernels[r->mode], (const char *const[]){"u", "A"}, arg, 2);
     if (r->outside) {
         Expr in = expr_and(k, expr_le(k, expr_index(k, 0), place), expr_lt(k, place, expr_dim(k, s->in)));
         w = low_select(l, in, w, low_const(l, DT_f32, 0));
@@ -465,7 +457,7 @@ typedef struct Grid {
 static Expr padded(Lower *l, const Grid *g, const char *pad, int i, Expr x)
 {
     Expr arg[] = {x, g->lo[i], g->hi[i], g->size[i]};
-    return body(l, pad, (const char *const[]){"x", "lo", "hi", "size"}, arg, 4);
+    return low_formula(l, pad, (const char *const[]){"x", "lo", "hi", "size"}, arg, 4);
 }
 
 /* The sum over the taps of dimension i and those after it; inside: 0, or that the taps chosen so far exist. */
@@ -492,8 +484,9 @@ static Expr grid_taps(Lower *l, Grid *g, int i, Expr inside)
         g->at[i + 2] = g->zeros ? index : clamp_index(l, index, size);
         Expr value = grid_taps(l, g, i + 1, ok);
         if (kernels[g->mode])
-            value = expr_mul(k, value,
-                             expr_cast(k, g->acc, body(l, kernels[g->mode], (const char *const[]){"u", "A"}, arg, 2)));
+            value = expr_mul(
+                k, value,
+                expr_cast(k, g->acc, low_formula(l, kernels[g->mode], (const char *const[]){"u", "A"}, arg, 2)));
         sum = sum ? expr_add(k, sum, value) : value;
     }
     return sum;
@@ -560,8 +553,8 @@ static void lower_affine_grid(Lower *l)
     for (int j = 0; j < spatial; j++) {
         int d = spatial - 1 - j; /* x first */
         Expr arg[] = {expr_cast(k, acc, expr_axis(k, axis[d + 1])), expr_cast(k, acc, low_dim(l, y, d + 1))};
-        Expr base = body(l, corners ? "2 * i / max(n - 1, 1) - 1" : "(2 * i + 1) / n - 1",
-                         (const char *const[]){"i", "n"}, arg, 2);
+        Expr base = low_formula(l, corners ? "2 * i / max(n - 1, 1) - 1" : "(2 * i + 1) / n - 1",
+                                (const char *const[]){"i", "n"}, arg, 2);
         at[2] = expr_index(k, j);
         sum = expr_add(k, sum, expr_mul(k, expr_cast(k, acc, expr_load(k, theta, at)), base));
     }

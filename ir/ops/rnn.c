@@ -380,10 +380,7 @@ static Expr apply(Lower *l, uint32_t i, Expr x)
     const Activation *row = find_activation(node_attr(l->n, "activations")->strings[i]);
     Expr arg[] = {x, low_const(l, t, node_attr(l->n, "alpha")->floats[i]),
                   low_const(l, t, node_attr(l->n, "beta")->floats[i])};
-    const char *error = NULL;
-    Expr e = scalar_parse(k, t == DT_f32 && row->f32 ? row->f32 : row->body, (const char *const[]){"x", "a", "b"}, arg, 3, &error);
-    assert(e && !error);
-    return e;
+    return low_formula(l, t == DT_f32 && row->f32 ? row->f32 : row->body, (const char *const[]){"x", "a", "b"}, arg, 3);
 }
 
 /* The same on a gate, which is clipped first where the node says so (the cell is not, as in ONNX Runtime). */

@@ -1,5 +1,6 @@
 /* Shared parts of the operator rows: see rules.h. */
 #include "ir/ops/rules.h"
+#include "ir/scalar.h"
 #include <assert.h>
 #include <math.h>
 
@@ -278,6 +279,14 @@ Expr low_load(Lower *l, int buf, const Expr *at)
 Expr low_store_as(Lower *l, int buf, Expr value) { return expr_cast(l->k, low_type(l, buf), value); }
 Expr low_select(Lower *l, Expr cond, Expr a, Expr b) { return expr_prim(l->k, P_select, cond, a, b); }
 Expr low_i64(Lower *l, Expr e) { return expr_cast(l->k, DT_i64, e); }
+
+Expr low_formula(Lower *l, const char *text, const char *const *name, const Expr *arg, int n)
+{
+    const char *error = NULL;
+    Expr e = scalar_parse(l->k, text, name, arg, n, &error);
+    assert(e && !error);
+    return e;
+}
 
 Compute *low_move(Lower *l, int out, const int *axis, int in, const Expr *at)
 {

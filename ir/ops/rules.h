@@ -41,6 +41,8 @@ Expr low_load(Lower *l, int buf, const Expr *at);              /* at the type ar
 Expr low_store_as(Lower *l, int buf, Expr value);              /* value converted to the buffer's type */
 Expr low_select(Lower *l, Expr cond, Expr a, Expr b);
 Expr low_i64(Lower *l, Expr e);
+/* A formula of the scalar language (IR.md) over arg[i], which it names name[i]; a text that does not parse is a bug. */
+Expr low_formula(Lower *l, const char *text, const char *const *name, const Expr *arg, int n);
 /* A copy stage: out[axes over out] = in[at]. */
 Compute *low_move(Lower *l, int out, const int *axis, int in, const Expr *at);
 /* An index as ONNX gives it (negative counts from the end) made positive; *check gets the condition that it is in
