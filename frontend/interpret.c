@@ -62,14 +62,8 @@ static bool check_sizes(const Graph *g, const Tensor *const *in, const int64_t *
 static bool is_told_by_data(const Graph *g, const Kernel *k, Expr e)
 {
     ExprNode n = *expr_node(k, e);
-    Arena scratch = {0};
-    const DimCode *code;
-    bool told = false;
-    uint32_t length = n.kind == E_SYM ? dim_code(k->dim, dim_canon(k->dim, (Dim){n.id}), &scratch, &code) : 0;
-    for (uint32_t i = 0; i < length; i++)
-        told = told || (code[i].op == DIMOP_SYM && !graph_knows(g, (uint32_t)code[i].arg));
+    bool told = n.kind == E_SYM && !graph_knows_size(g, (Dim){n.id});
     for (int i = 0; n.kind == E_PRIM && i < prims[n.prim].arity; i++) told = told || is_told_by_data(g, k, n.arg[i]);
-    arena_drop(&scratch);
     return told;
 }
 

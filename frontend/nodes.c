@@ -246,40 +246,54 @@ static bool branch_import(Import *im, NodeIn *x, const Onnx__GraphProto *g, Dim 
 enum { CONDITION_CODE = 32 }; /* operations of a condition at most: it is multiplied with those of the Ifs inside */
 
 /* The condition as a size, when what is known before the model runs decides it: sizes of inputs, and elements of inputs that are
- * tracked. */
-static bool decided_before(const Import *im, Val v, Dim *condition)
+ * tracked. id 0: it does not. */
+static Dim decided_before(const Import *im, Val v)
 {
     Dims *d = im->g->module->dim;
     const Value *x = graph_val(im->g, v);
-    if (!x->elem || x->elems != 1 || !dim_known(x->elem[0])) return false;
-    *condition = dim_canon(d, x->elem[0]);
+    if (!x->elem || x->elems != 1 || !dim_known(x->elem[0])) return (Dim){0};
+    Dim condition = dim_canon(d, x->elem[0]);
     Arena scratch = {0};
     const DimCode *code;
-    uint32_t n = dim_code(d, *condition, &scratch, &code);
-    bool known = n <= CONDITION_CODE;
-    for (uint32_t i = 0; i < n && known; i++)
-        known = code[i].op != DIMOP_SYM || graph_knows(im->g, (uint32_t)code[i].arg);
+    bool known = dim_code(d, condition, &scratch, &code) <= CONDITION_CODE && graph_knows_size(im->g, condition);
     arena_drop(&scratch);
-    return known;
+    return known ? condition : (Dim){0};
 }
 
-/* One rank; sizes may differ where the condition is a size (sizes_too): then so are they. Else they must be equal: proven, or two free sizes of
- * inputs, which the model means to be. Nothing else is taken to be equal. */
+static bool same_kind(const Import *im, Val a, Val b)
+{
+    if (!a.id || !b.id) return false;
+    const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
+    return s->dtype == t->dtype && s->rank == t->rank && s->rank >= 0;
+}
+
+/* Proven to be equal, or two free sizes of inputs, which the model means to be; nothing else is taken to be equal. */
+static bool same_sizes(const Import *im, Val a, Val b)
+{
+    Dims *d = im->g->module->dim;
+    const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
+    for (int i = 0; i < s->rank; i++) {
+        uint32_t symbol;
+        Dim x = dim_canon(d, s->dim[i]), y = dim_canon(d, t->dim[i]);
+        bool free =
+            dim_is_symbol(d, x, &symbol) && dim_is_symbol(d, y, &symbol) && !dim_has_data(d, x) && !dim_has_data(d, y);
+        if (!dim_same(x, y) && !free) return false;
+    }
+    return true;
+}
+
+/* Sizes may differ where the condition is a size (sizes_too): then so are they. */
 static bool may_select(Import *im, Val a, Val b, bool sizes_too, const Loc *loc)
 {
+    if (!same_kind(im, a, b) || (!sizes_too && !same_sizes(im, a, b))) return false;
     const Type *s = val_type(im->g, a), *t = val_type(im->g, b);
-    bool same = a.id && b.id && s->dtype == t->dtype && s->rank == t->rank && s->rank >= 0;
     Dims *d = im->g->module->dim;
     Dim before = dim_assume(d, (Dim){loc->when});
-    for (int i = 0; same && !sizes_too && i < s->rank; i++) {
-        uint32_t a_symbol, b_symbol;
-        Dim x = dim_canon(d, s->dim[i]), y = dim_canon(d, t->dim[i]);
-        if (dim_same(x, y)) continue;
-        same = dim_is_symbol(d, x, &a_symbol) && dim_is_symbol(d, y, &b_symbol) && !dim_has_data(d, x) &&
-               !dim_has_data(d, y) && dim_require(d, GUARD_EQ, x, y, loc, "the branches of If give one size");
-    }
+    bool equal = true;
+    for (int i = 0; equal && !sizes_too && i < s->rank; i++)
+        equal = dim_require(d, GUARD_EQ, s->dim[i], t->dim[i], loc, "the branches of If give one size");
     dim_assume(d, before);
-    return same;
+    return equal;
 }
 
 /* Branches that differ in shape: where sizes decide (a squeeze of what may have one element, as PyTorch exports it) the first is
@@ -287,8 +301,8 @@ static bool may_select(Import *im, Val a, Val b, bool sizes_too, const Loc *loc)
 static bool first_branch(Import *im, NodeIn *x, const Val *yes)
 {
     Dims *d = im->g->module->dim;
-    Dim condition;
-    if (!decided_before(im, x->call->in.at[0], &condition) || dim_has_data(d, condition)) {
+    Dim condition = decided_before(im, x->call->in.at[0]);
+    if (!condition.id || dim_has_data(d, condition)) {
         block(im, "", "If",
               "the data decides between branches whose results differ in shape; --freeze fixes the condition", x->loc);
         return false;
@@ -304,10 +318,10 @@ static bool first_branch(Import *im, NodeIn *x, const Val *yes)
     return true;
 }
 
-static bool differ_in_size(Import *im, NodeIn *x, const Val *yes, const Val *no)
+static bool differ_in_size(const Import *im, const NodeIn *x, const Val *yes, const Val *no)
 {
     for (size_t i = 0; i < x->n->n_output; i++)
-        if (may_select(im, yes[i], no[i], true, x->loc) && !may_select(im, yes[i], no[i], false, x->loc)) return true;
+        if (same_kind(im, yes[i], no[i]) && !same_sizes(im, yes[i], no[i])) return true;
     return false;
 }
 
@@ -361,13 +375,12 @@ static bool call_if(Import *im, NodeIn *x)
 {
     Call *c = x->call;
     bool known;
-    Dim condition = {0};
     const Onnx__GraphProto *yes = graph_attr(x->n, "then_branch"), *no = graph_attr(x->n, "else_branch");
     if (!yes || !no) return diag_error(im->diag, x->loc, "If needs a then_branch and an else_branch");
     if (c->in.n != 1 || !c->in.at[0].id) return diag_error(im->diag, x->loc, "If needs one input");
     if (known_condition(im->g, c->in.at[0], &known)) return branch_import(im, x, known ? yes : no, (Dim){0}, c->out);
     Val *a = NEW_ARRAY(im->mem, Val, x->n->n_output), *b = NEW_ARRAY(im->mem, Val, x->n->n_output);
-    if (!decided_before(im, c->in.at[0], &condition)) condition = (Dim){0};
+    Dim condition = decided_before(im, c->in.at[0]);
     Val tracked = condition.id ? c->in.at[0]
                                : tracked_condition(im, c->in.at[0], x->loc); /* comes before what may depend on it */
     if (!import_branches(im, x, condition, a, b)) return false;

@@ -118,6 +118,7 @@ void graph_stand_for(Graph *g, Val v, const Value *old);
 void graph_track(Graph *g, Val v);
 
 bool graph_knows(const Graph *g, uint32_t symbol);                    /* before it runs: a size of an input, or a tracked element of one */
+bool graph_knows_size(const Graph *g, Dim size);                      /* all symbols of it, with what was learnt */
 /* The single element of a condition as a size that is 1 or 0; id 0: not known as one. */
 Dim graph_condition(const Graph *g, Val v);
 /* Where v counts: 1 there; id 0: always. */

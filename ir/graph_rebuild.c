@@ -115,6 +115,18 @@ bool graph_knows(const Graph *g, uint32_t symbol)
     return false;
 }
 
+bool graph_knows_size(const Graph *g, Dim size)
+{
+    Dims *d = g->module->dim;
+    Arena scratch = {0};
+    const DimCode *code;
+    bool known = true;
+    uint32_t n = dim_code(d, dim_canon(d, size), &scratch, &code);
+    for (uint32_t i = 0; i < n && known; i++) known = code[i].op != DIMOP_SYM || graph_knows(g, (uint32_t)code[i].arg);
+    arena_drop(&scratch);
+    return known;
+}
+
 Dim graph_condition(const Graph *g, Val v)
 {
     const Value *x = graph_val(g, v);
