@@ -378,14 +378,14 @@ static const Tensor *converted(Kernel *k, DType t, const Tensor *from)
 void program_narrow(Kernel *k, DType t, const bool *narrow)
 {
     Arena scratch = {0};
-    const bool *huge = huge_stages(k, &scratch, narrow);
+    const bool *huge = t == DT_bf16 ? huge_stages(k, &scratch, narrow) : NULL;
     for (uint32_t b = 1; b < k->buf.n; b++) {
         if (!narrow[b]) continue;
         k->buf.at[b].type = t;
         if (k->buf.at[b].kind == BUF_CONST) k->buf.at[b].data = converted(k, t, k->buf.at[b].data);
     }
     for (uint32_t i = 0; i < k->stage.n; i++) {
-        double most = t == DT_f16 ? F16_MAX : huge[i] ? BF16_MAX : 0;
+        double most = t == DT_f16 ? F16_MAX : huge && huge[i] ? BF16_MAX : 0;
         store_stage(k, &scratch, &k->stage.at[i], (Rounding){t, most}, narrow);
     }
     arena_drop(&scratch);
