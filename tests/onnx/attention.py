@@ -4,13 +4,11 @@
 Number N is always the same node: Attention, QAttention, MultiHeadAttention, GroupQueryAttention, RotaryEmbedding or QEmbedLayerNormalization, with masks, pasts, biases and packed
 operands by chance. A whole language model of two layers is the last check: a prompt, steps with its cache, several entries. Prints what fails and ends with the totals.
 Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
-import argparse
-import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
+
+import campaign
 
 try:
     import numpy as np
@@ -229,26 +227,14 @@ def compare(octet, level, c, folder):
     return None
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('first', type=int)
-    p.add_argument('last', type=int)
-    p.add_argument('--octet', default='octet')
-    p.add_argument('--levels', default='native portable', help='what --target may be: levels that this machine runs')
-    p.add_argument('--keep', help='copy the models that fail there')
-    args = p.parse_args()
-    makers = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding]
-    failed, levels = 0, args.levels.split()
-    for number in list(range(args.first, args.last)) + [-1]:
-        c = Case(abs(number))
-        makers[number % len(makers)](c) if number >= 0 else language_model(c)
-        with tempfile.TemporaryDirectory() as folder:
-            wrong = compare(args.octet, c.dice.choice(levels), c, folder)
-            if wrong and args.keep: shutil.copytree(folder, os.path.join(args.keep, str(number)))
-        if wrong: print(f'FAIL {number}: {wrong.replace(folder + "/", "")}', flush=True)
-        failed += wrong is not None
-    print(f'{args.last - args.first + 1 - failed} passed, {failed} failed')
-    sys.exit(1 if failed else 0)
+MAKERS = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding]
+LANGUAGE_MODEL = -1
 
 
-if __name__ == '__main__': main()
+def check(octet, levels, number, folder):
+    c = Case(abs(number))
+    language_model(c) if number == LANGUAGE_MODEL else MAKERS[number % len(MAKERS)](c)
+    return compare(octet, c.dice.choice(levels), c, folder)
+
+
+if __name__ == '__main__': campaign.main(__doc__, check, [LANGUAGE_MODEL])

@@ -6,13 +6,12 @@ recurrent layers, moves, reductions, updates in place, parts of what another rea
 precision and options (the signal must stay above the noise), or after some of its values were put between QuantizeLinear pairs and its weights
 behind DequantizeLinear of several kinds (both engines compute the same codes, but for those beside a tie). Sizes that may be free are free in some, and runs use others;
 one and three threads must give the same bytes. Prints what fails and ends with the totals. Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
-import argparse
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
+
+import campaign
 
 try:
     import numpy as np
@@ -358,23 +357,4 @@ def compare(octet, levels, number, folder):
     return None
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('first', type=int)
-    p.add_argument('last', type=int)
-    p.add_argument('--octet', default='octet')
-    p.add_argument('--levels', default='native portable', help='what --target may be: levels that this machine runs')
-    p.add_argument('--keep', help='copy the models that fail there')
-    args = p.parse_args()
-    failed = 0
-    for number in range(args.first, args.last):
-        with tempfile.TemporaryDirectory() as folder:
-            wrong = compare(args.octet, args.levels.split(), number, folder)
-            if wrong and args.keep: shutil.copytree(folder, os.path.join(args.keep, str(number)))
-        if wrong: print(f'FAIL {number}: {wrong.replace(folder + "/", "")}', flush=True)
-        failed += wrong is not None
-    print(f'{args.last - args.first - failed} passed, {failed} failed')
-    sys.exit(1 if failed else 0)
-
-
-main()
+if __name__ == '__main__': campaign.main(__doc__, compare)

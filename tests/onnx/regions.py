@@ -3,20 +3,11 @@
 
 Number N is always the same model: RoiAlign, MaxRoiPool, DeformConv or Col2Im, in every form that ONNX Runtime has, with regions beside the image, empty and turned ones; or
 Det. Sizes are free by chance. Prints what fails and ends with the totals. Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
-import argparse
-import os
-import shutil
-import sys
-import tempfile
-
-import attention
-
-try:
-    import numpy as np
-    from onnx import helper
-    from onnx.reference import ReferenceEvaluator
-except ImportError:
-    sys.exit(0)
+import attention  # without numpy, onnx and onnxruntime it says so and ends here
+import campaign
+import numpy as np
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 
 class Case(attention.Case):
@@ -119,25 +110,13 @@ def det(c):
     c.of('Det', [c.given('x', x)])
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('first', type=int)
-    p.add_argument('last', type=int)
-    p.add_argument('--octet', default='octet')
-    p.add_argument('--levels', default='native portable', help='what --target may be: levels that this machine runs')
-    p.add_argument('--keep', help='copy the models that fail there')
-    args = p.parse_args()
-    makers, failed, levels = [roi_align, max_roi_pool, deform_conv, col2im, det], 0, args.levels.split()
-    for number in range(args.first, args.last):
-        c = Case(number)
-        makers[number % len(makers)](c)
-        with tempfile.TemporaryDirectory() as folder:
-            wrong = attention.compare(args.octet, c.dice.choice(levels), c, folder)
-            if wrong and args.keep: shutil.copytree(folder, os.path.join(args.keep, str(number)))
-        if wrong: print(f'FAIL {number} {makers[number % len(makers)].__name__}: {wrong.replace(folder + "/", "")}', flush=True)
-        failed += wrong is not None
-    print(f'{args.last - args.first - failed} passed, {failed} failed')
-    sys.exit(1 if failed else 0)
+MAKERS = [roi_align, max_roi_pool, deform_conv, col2im, det]
 
 
-if __name__ == '__main__': main()
+def check(octet, levels, number, folder):
+    c = Case(number)
+    MAKERS[number % len(MAKERS)](c)
+    return attention.compare(octet, c.dice.choice(levels), c, folder)
+
+
+if __name__ == '__main__': campaign.main(__doc__, check)
