@@ -541,6 +541,9 @@ static void node_import(Import *im, Scope *s, const Onnx__NodeProto *n, int inde
                  .used = used};
     NodeIn x = {s, n, loc, &call};
     bool ok = call_make(im, &x);
+    for (size_t i = 0; i < n->n_output; i++)
+        if (ok && used[i] && !call.out[i].id)
+            ok = diag_error(im->diag, loc, "output '%s' is one more than the operator has", n->output[i]);
     if (!ok) im->g->failed = true;
     for (size_t i = 0; i < n->n_output; i++) {
         Val v = ok ? call.out[i] : (Val){0};

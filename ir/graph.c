@@ -320,6 +320,8 @@ static bool check_arity(Infer *c, const OpSchema *s)
     if (n->nout > s->nout && !more_out) return infer_error(c, "%u outputs, at most %u expected", n->nout, s->nout);
     for (uint32_t i = 0; i < s->nin; i++)
         if (!s->in[i].optional && !node_in(c->g, n, i).id) return infer_error(c, "input %s is missing", s->in[i].name);
+    for (uint32_t i = s->nin; i < n->nin; i++)
+        if (!node_in(c->g, n, i).id) return infer_error(c, "input %u of %s is missing", i - s->nin + 1, s->in[s->nin - 1].name);
     for (uint32_t i = 0; i < s->nattr; i++) {
         if (s->attr[i].required && !n->attr[i].kind) return infer_error(c, "attribute %s is missing", s->attr[i].name);
         assert(!n->attr[i].kind || n->attr[i].kind == s->attr[i].kind);

@@ -161,6 +161,12 @@ Test(import, cycles_undefined_names_and_duplicates_are_errors)
     node(&twice.graph, 1, "Neg", "x", "y", NULL, NULL), node(&twice.graph, 1, "Abs", "x", "y", NULL, NULL);
     output(&twice.graph, "y");
     refuses(&twice, "defined twice");
+    Model more = with_input();
+    node(&more.graph, 1, "OptionalHasElement", "x", ",y", NULL, NULL), output(&more.graph, "y");
+    refuses(&more, "output 'y' is one more than the operator has");
+    Model hole = with_input();
+    node(&hole.graph, 1, "Min", "x,,x", "y", NULL, NULL), output(&hole.graph, "y");
+    refuses(&hole, "input 1 of inputs is missing");
     Model nothing = with_input();
     output(&nothing.graph, "y");
     refuses(&nothing, "not computed");
