@@ -119,13 +119,13 @@ static Val sink(Integer *x, const Node *n)
     return graph_emit(x->out, first->op, first->attr, dq, dq[2].id ? 3 : 2, 1, n->loc, NULL);
 }
 
-/* The positions along an axis, as a tensor of the shape of `t`. */
-static Tensor *positions(Arena *mem, const Tensor *t, int axis)
+/* The positions along an axis, the first being `base`, as a tensor of the shape of `t`. */
+static Tensor *positions(Arena *mem, const Tensor *t, int axis, DType type, int64_t base)
 {
-    Tensor *p = tensor_new(mem, t->dim[axis] <= INT16_MAX ? DT_i16 : DT_i32, t->rank, t->dim);
+    Tensor *p = tensor_new(mem, type, t->rank, t->dim);
     int64_t inner = 1, n = tensor_count(t);
     for (int d = axis + 1; d < t->rank; d++) inner *= t->dim[d];
-    for (int64_t i = 0; i < n; i++) dtype_store_int(p->type, (void *)p->data, i, i / inner % t->dim[axis]);
+    for (int64_t i = 0; i < n; i++) dtype_store_int(p->type, (void *)p->data, i, base + i / inner % t->dim[axis]);
     return p;
 }
 
@@ -164,34 +164,88 @@ static const Tensor *channel_codes(const Graph *g, const Node *dq, int *axis)
     return zeros && count_of(g, node_in(g, dq, 1)) == t->dim[*axis] && tensor_count(t) ? t : NULL;
 }
 
-static Val moved_constant(Integer *x, const Node *n, const Tensor *t)
+/* What a row that moves elements moves: constant codes with scales along an axis, all of one kind. */
+typedef struct ChannelCodes {
+    const Node *first;    /* DQ */
+    const Tensor **codes; /* per operand; NULL: it is no data, and constant */
+    int *axis;
+    Tensor *vector
+        [3]; /* by operand of DQ: scales, and zero points where there are any, of all operands one after the other */
+    DType position;
+} ChannelCodes;
+
+/* All codes, scales and zero points have the types of the first. */
+static bool alike(const Graph *g, const Node *a, const Node *b)
+{
+    for (uint32_t i = 0; i < 3; i++) {
+        Val u = node_in(g, a, i), v = node_in(g, b, i);
+        if (!u.id != !v.id || (u.id && (!graph_val(g, v)->konst || val_type(g, u)->dtype != val_type(g, v)->dtype)))
+            return false;
+    }
+    return true;
+}
+
+static bool channels_of(const Integer *x, const Node *n, ChannelCodes *c)
+{
+    const Graph *g = x->in;
+    Arena *mem = x->ctx->mem;
+    int64_t all = 0, at = 0;
+    *c = (ChannelCodes){.codes = NEW_ARRAY(mem, const Tensor *, n->nin), .axis = NEW_ARRAY(mem, int, n->nin)};
+    for (uint32_t i = 0; i < n->nin; i++) {
+        Val v = node_in(g, n, i);
+        const Node *dq = def_of(g, v);
+        if (!is_data(n, i) && v.id && !graph_val(g, v)->konst) return false;
+        if (!is_data(n, i)) continue;
+        if (!c->first) c->first = dq;
+        c->codes[i] = channel_codes(g, dq, &c->axis[i]);
+        if (!c->codes[i] || !alike(g, c->first, dq)) return false;
+        all += c->codes[i]->dim[c->axis[i]];
+    }
+    c->position = all <= INT16_MAX ? DT_i16 : DT_i32;
+    for (uint32_t k = 1; k < 3 && node_in(g, c->first, k).id; k++, at = 0) {
+        c->vector[k] = tensor_new(x->out->mem, val_type(g, node_in(g, c->first, k))->dtype, 1, &all);
+        for (uint32_t i = 0; i < n->nin; i++) {
+            if (!c->codes[i]) continue;
+            const Tensor *part = graph_val(g, node_in(g, def_of(g, node_in(g, n, i)), k))->konst;
+            memcpy((uint8_t *)c->vector[k]->data + at, part->data, tensor_bytes(part)),
+                at += (int64_t)tensor_bytes(part);
+        }
+    }
+    return true;
+}
+
+/* P of constants in place of its data. */
+static Val moved_constants(Integer *x, const Node *n, const Tensor *const *t)
 {
     Val *arg = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
-    for (uint32_t i = 1; i < n->nin; i++) arg[i] = x->map[node_in(x->in, n, i).id];
-    arg[0] = graph_const(x->out, t, NULL);
+    for (uint32_t i = 0; i < n->nin; i++)
+        arg[i] = t[i] ? graph_const(x->out, t[i], NULL) : x->map[node_in(x->in, n, i).id];
     return graph_emit(x->out, n->op, n->attr, arg, n->nin, 1, n->loc, NULL);
 }
 
 /* Where an axis goes is read off from what P makes of the positions along it. */
 static Val channels(Integer *x, const Node *n)
 {
-    int axis;
-    const Node *dq = moves(x->in, n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
-    const Tensor *t = dq ? channel_codes(x->in, dq, &axis) : NULL;
-    for (uint32_t i = 1; t && i < n->nin; i++)
-        if (is_data(n, i) || (node_in(x->in, n, i).id && !graph_val(x->in, node_in(x->in, n, i))->konst)) t = NULL;
-    const Tensor *from = t ? positions(x->ctx->mem, t, axis) : NULL;
-    if (!t || !op_takes(n->op, 0, t->type) || !op_takes(n->op, 0, from->type)) return (Val){0};
-    const Tensor *where = graph_val(x->out, moved_constant(x, n, from))->konst;
+    ChannelCodes c;
+    if (!moves(x->in, n) || !channels_of(x, n, &c)) return (Val){0};
+    if (!op_takes(n->op, 0, val_type(x->in, node_in(x->in, c.first, 0))->dtype) || !op_takes(n->op, 0, c.position))
+        return (Val){0};
+    const Tensor **from = NEW_ARRAY(x->ctx->mem, const Tensor *, n->nin);
+    int64_t base = 0;
+    for (uint32_t i = 0; i < n->nin; i++) {
+        if (!c.codes[i]) continue;
+        from[i] = positions(x->ctx->mem, c.codes[i], c.axis[i], c.position, base), base += c.codes[i]->dim[c.axis[i]];
+    }
+    const Tensor *where = graph_val(x->out, moved_constants(x, n, from))->konst;
     int to = where && tensor_count(where) ? varying_axis(where) : -1;
     if (to < 0) return (Val){0};
-    Val in[3] = {moved_constant(x, n, t)};
-    for (uint32_t i = 1; i < 3 && node_in(x->in, dq, i).id; i++)
-        in[i] = graph_const(x->out, picked(x->out->mem, graph_val(x->in, node_in(x->in, dq, i))->konst, where, to), NULL);
+    Val in[3] = {moved_constants(x, n, c.codes)};
+    for (uint32_t k = 1; k < 3 && c.vector[k]; k++)
+        in[k] = graph_const(x->out, picked(x->out->mem, c.vector[k], where, to), NULL);
     if (!graph_val(x->out, in[0])->konst) return (Val){0};
-    Attr *attr = arena_copy(x->out->mem, dq->attr, sizeof *attr * op_attrs(dq->op));
-    attr_set_int(dq->op, attr, "axis", to);
-    return graph_emit(x->out, dq->op, attr, in, in[2].id ? 3 : 2, 1, dq->loc, NULL);
+    Attr *attr = arena_copy(x->out->mem, c.first->attr, sizeof *attr * op_attrs(c.first->op));
+    attr_set_int(c.first->op, attr, "axis", to);
+    return graph_emit(x->out, c.first->op, attr, in, in[2].id ? 3 : 2, 1, c.first->loc, NULL);
 }
 
 static Val hoist(Integer *x, const Node *n)

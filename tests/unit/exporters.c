@@ -70,6 +70,14 @@ static const Form forms[] = {
      "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48], %6 \"b\": i32[48], %12 \"s3\": f32[]) -> (%15 \"y\") {\n"
      "  %16 = const i32[] {0}\n  %7 = QuantizeLinear(%1, %2, %3)\n  %8 = DequantizeLinear(%7, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=1}\n"
      "  %10 = MatMul(%8, %9)\n  %11 = DequantizeLinear(%6, %12, %16)\n  %15 = Add(%10, %11)\n}\n"},
+    {"brevitas: a transposed convolution whose windows do not meet, scales of each output channel", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,16,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,16,2,2], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %13 = ConvTranspose(%7, %9) {strides=[2,2]}\n}\n"},
+    {"queries, keys and values put together, each with its scales", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48], %6 \"w2\": i8[64,16], %7 \"s3\": f32[16]) -> (%13 \"y\") {\n"
+     "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = DequantizeLinear(%4, %5) {axis=1}\n"
+     "  %11 = DequantizeLinear(%6, %7) {axis=1}\n  %12 = Concat(%10, %11) {axis=1}\n  %13 = MatMul(%9, %12)\n}\n"},
     {"onnxruntime: QLinearConv", 1, 0, 0, 0,
      "graph \"g\" (%1 \"x\": u8[1,8,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,8,3,3], %5 \"s2\": f32[16], %6 \"z2\": i8[16]) -> (%11 \"y\") {\n"
      "  %7 = const i8[] {0}\n  %11 = QLinearConv(%1, %2, %3, %4, %5, %7, %2, %3)\n}\n"},
