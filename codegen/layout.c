@@ -104,9 +104,22 @@ static Compute copy_stage(Kernel *k, int to, int from, const Loc *loc)
     return c;
 }
 
-/* A convolution into a graph output: its channels come from a constant, and the output has them second. */
-static bool is_turned(Kernel *k, const Compute *s)
+static void find_widened(Layer *l) { l->widened = widened_buffers(l->k, l->mem), l->bufs = (int)l->k->buf.n; }
+
+/* What a stage makes of constant codes (widen.c). */
+static bool is_widened(const Layer *l, Expr e)
 {
+    const ExprNode *n = expr_node(l->k, e);
+    return n->kind == E_LOAD && (int)n->id < l->bufs && l->widened[n->id];
+}
+
+/* Weights: a constant, or what is made of constant codes. */
+static bool is_weights(const Layer *l, Expr e) { return is_constant_load(l->k, e) || is_widened(l, e); }
+
+/* A convolution into a graph output: its channels come from weights, and the output has them second. */
+static bool is_turned(const Layer *l, const Compute *s)
+{
+    Kernel *k = l->k;
     const Buf *b = &k->buf.at[s->out];
     Contraction c;
     if (b->kind != BUF_OUT || b->rank < 3 || s->scan || !contraction_of(k, s, &c)) return false;
@@ -114,8 +127,8 @@ static bool is_turned(Kernel *k, const Compute *s)
     for (int d = 0; d < s->rank; d++)
         if (expr_uses(k, s->at[1], s->space[d])) channel = channel ? -1 : s->space[d];
     if (channel <= 0) return false;
-    bool by_left = is_constant_load(k, c.left) && expr_uses(k, c.left, channel) && !expr_uses(k, c.right, channel);
-    bool by_right = is_constant_load(k, c.right) && expr_uses(k, c.right, channel) && !expr_uses(k, c.left, channel);
+    bool by_left = is_weights(l, c.left) && expr_uses(k, c.left, channel) && !expr_uses(k, c.right, channel);
+    bool by_right = is_weights(l, c.right) && expr_uses(k, c.right, channel) && !expr_uses(k, c.left, channel);
     return by_left || by_right;
 }
 
@@ -126,23 +139,63 @@ static Layout channels_last(int rank)
     return order(rank, dim);
 }
 
+/* `buf` with its channels last. */
+static int turned_buffer(Kernel *k, int buf)
+{
+    Buf b = k->buf.at[buf];
+    b.kind = BUF_TMP, b.name = arena_printf(k->mem, "%s.last", b.name), b.source = 0, b.layout = channels_last(b.rank);
+    return kernel_buf(k, b);
+}
+
+/* Does a stage that reads several places of an image for each result have its channels, lanes full of them, side by side in these? Row-major,
+ * they would be gathered at every place. */
+static bool walks_channels(Kernel *k, const Compute *s, const LoadList *loads, int image)
+{
+    uint32_t places = 0;
+    Expr at = buf_address(k, s->out, s->at);
+    if (s->how || s->scan || k->buf.at[image].rank < 3) return false;
+    for (uint32_t i = 0; i < loads->at.n; i++) {
+        const ExprNode *n = expr_node(k, loads->at.at[i]);
+        int channel = (int)n->id == image ? axis_of_index(k, n->arg[1]) : 0;
+        if ((int)n->id != image) continue;
+        if (!channel || !step_is(k, at, channel, 1) || expr_constant(k, k->axis.at[channel].extent, 0) < PANEL)
+            return false;
+        places++;
+    }
+    return places > 1;
+}
+
+/* A stage reads inputs that it walks in copies with their channels last; last: per buffer, its copy or 0. */
+static void turn_inputs(Layer *l, Compute *s, int *last, uint32_t bufs)
+{
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t b = 1; b < bufs; b++) {
+        if (k->buf.at[b].kind != BUF_IN || !walks_channels(k, s, &loads, (int)b)) continue;
+        if (!last[b]) last[b] = turned_buffer(k, (int)b), append(l, copy_stage(k, last[b], (int)b, s->loc));
+        for (uint32_t i = 0; i < loads.at.n; i++) {
+            ExprNode n = *expr_node(k, loads.at.at[i]);
+            if (n.id == b) stage_replace(k, s, loads.at.at[i], expr_load(k, last[b], n.arg));
+        }
+    }
+}
+
 static void settle_contract(Layer *l)
 {
     Kernel *k = l->k;
-    uint32_t *writers = NEW_ARRAY(l->mem, uint32_t, k->buf.n);
+    uint32_t *writers = NEW_ARRAY(l->mem, uint32_t, k->buf.n), bufs = k->buf.n;
+    int *last = NEW_ARRAY(l->mem, int, bufs);
+    find_widened(l);
     for (uint32_t i = 0; i < k->stage.n; i++) writers[k->stage.at[i].out]++;
-    for (uint32_t b = 1; b < k->buf.n; b++)
+    for (uint32_t b = 1; b < bufs; b++)
         if (k->buf.at[b].kind == BUF_IN || k->buf.at[b].kind == BUF_OUT) k->buf.at[b].layout.n = 0;
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         int to = s.out;
-        bool turn = writers[to] == 1 && is_turned(k, &s);
-        if (turn) {
-            Buf b = k->buf.at[to];
-            b.kind = BUF_TMP, b.name = arena_printf(k->mem, "%s.last", b.name), b.source = 0,
-            b.layout = channels_last(b.rank);
-            s.out = kernel_buf(k, b);
-        }
+        bool turn = writers[to] == 1 && is_turned(l, &s);
+        if (turn) s.out = turned_buffer(k, to);
+        turn_inputs(l, &s, last, bufs);
         append(l, s);
         if (turn) append(l, copy_stage(k, to, s.out, s.loc));
     }
@@ -790,12 +843,6 @@ static void round_operand(Layer *l, Compute *s, Contraction *c)
     }
 }
 
-static bool is_widened(const Layer *l, Expr e)
-{
-    const ExprNode *n = expr_node(l->k, e);
-    return n->kind == E_LOAD && (int)n->id < l->bufs && l->widened[n->id];
-}
-
 static void settle_contraction(Layer *l, Compute *s, Contraction *c)
 {
     Kernel *k = l->k;
@@ -963,7 +1010,7 @@ static void settle_operands(Layer *l)
 {
     Kernel *k = l->k;
     l->readers = count_readers(l), l->counted = k->buf.n;
-    l->widened = widened_buffers(k, l->mem), l->bufs = (int)k->buf.n;
+    find_widened(l);
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         Contraction c;

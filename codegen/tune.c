@@ -24,7 +24,8 @@ enum {
     ITEMS = 48,
     UNKNOWN = 64,
     GATHER = 24,
-    STRIDED = 6,
+    STRIDED = 6, /* lanes at most STRIDED_MOST elements apart */
+    STRIDED_MOST = 4,
     LEAST = 2048,
     MOST_CHOICES = 8,
     MOST_ROWS = 30,
@@ -105,7 +106,7 @@ static int lanes_cost(Tuner *u, const Accesses *a, int axis)
         if (!by) by = expr_step(k, expr_map(k, a->at.at[i].address, map), u->lane); /* panels are adjacent within one */
         int64_t n = by ? expr_constant(k, by, 1000) : -1;
         if (n == 0 && !a->at.at[i].store) continue;
-        int mine = n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= 4 ? STRIDED : LANES;
+        int mine = n == 1 || n == 0 ? 1 : n < 0 ? GATHER : n <= STRIDED_MOST ? STRIDED : LANES;
         cost += a->at.at[i].store ? mine * 3 / 2 : mine; /* stores one by one cost more than loads */
     }
     return cost;
@@ -268,23 +269,38 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
             mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
         if (extent(k, axis[i]) < 0 && !stores_run(u, a, axis[i]))
             mine += mine / 2; /* a batch of one is the usual one */
-        if (mine < *cost || (mine == *cost && about(k, axis[i]) > about(k, best))) best = axis[i], *cost = mine;
+        bool runs = mine == *cost && stores_run(u, a, axis[i]) > stores_run(u, a, best);
+        bool longer =
+            mine == *cost && stores_run(u, a, axis[i]) == stores_run(u, a, best) && about(k, axis[i]) > about(k, best);
+        if (mine < *cost || runs || longer) best = axis[i], *cost = mine;
     }
     return best;
 }
 
-static int loaded_lanes(Tuner *u, const Accesses *a, const int *axis, int n,
-                        int but) /* an axis along which a load is contiguous */
+static bool is_among(const Order *o, int axis)
+{
+    for (int i = 0; i < o->n; i++)
+        if (o->axis[i] == axis) return true;
+    return false;
+}
+
+static bool is_apart(Kernel *k, Expr address, int axis) /* do lanes over it load one by one? */
+{
+    Expr by = expr_step(k, address, axis);
+    return by ? expr_constant(k, by, 1000) > STRIDED_MOST : expr_uses(k, address, axis);
+}
+
+/* An axis along which a load is contiguous that is not along `but`; 0: there is none. */
+static int loaded_lanes(Tuner *u, const Accesses *a, const Order *o, int but)
 {
     Kernel *k = u->k;
-    for (int i = 0; i < n; i++) {
-        if (axis[i] == but || u->outer[axis[i]] || k->axis.at[axis[i]].parent ||
-            (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES))
-            continue;
+    for (int i = 0; i < o->n; i++) {
+        int axis = o->axis[i];
+        bool narrow = extent(k, axis) >= 0 && extent(k, axis) < LANES;
+        if (axis == but || u->outer[axis] || k->axis.at[axis].parent || narrow) continue;
         for (uint32_t j = 0; j < a->at.n; j++) {
-            Expr mine = expr_step(k, a->at.at[j].address, axis[i]), other = expr_step(k, a->at.at[j].address, but);
-            if (!a->at.at[j].store && mine && other && expr_is(k, mine, 1) && expr_constant(k, other, 1000) > 4)
-                return axis[i];
+            Expr by = a->at.at[j].store ? 0 : expr_step(k, a->at.at[j].address, axis);
+            if (by && expr_is(k, by, 1) && is_apart(k, a->at.at[j].address, but)) return axis;
         }
     }
     return 0;
@@ -440,11 +456,8 @@ static void choices_in_lanes(Tuner *u, const Compute *c, const Order *o, int lan
     Kernel *k = u->k;
     Order loops = {0};
     int part = schedule_split(k, lane, (int[]){vector_lanes(u)}, 1);
-    for (int i = 0; i < o->n; i++) {
-        bool picked = false;
-        for (int j = 0; j < pick->n; j++) picked = picked || o->axis[i] == pick->axis[j];
-        if (o->axis[i] != lane && !picked) put(&loops, o->axis[i]);
-    }
+    for (int i = 0; i < o->n; i++)
+        if (o->axis[i] != lane && !is_among(pick, o->axis[i])) put(&loops, o->axis[i]);
     put(&loops, part);
     int outer = loops.n;
     for (int j = 0; j < pick->n; j++) put(&loops, pick->axis[j]), mark(k, LOOP_UNROLL, pick->axis[j]);
@@ -504,19 +517,29 @@ static bool is_plain_fill(Tuner *u, const Compute *c, const Accesses *a, int lan
     return u->small && a->at.n == 1 && lane && !step_is(k, buf_address(k, c->out, c->at), lane, 1);
 }
 
+/* An axis that chooses among formulas would have lanes of all of them: it is taken if there is no other. */
+static int map_lanes(Tuner *u, const Compute *c, const Accesses *a, const Order *o, const Order *pick)
+{
+    Order rest = {0};
+    int cost;
+    for (int i = 0; i < o->n; i++)
+        if (!is_among(pick, o->axis[i])) put(&rest, o->axis[i]);
+    int lane = best_lanes(u, c, a, rest.axis, rest.n, &cost);
+    return lane ? lane : best_lanes(u, c, a, o->axis, o->n, &cost);
+}
+
 static void tune_map(Tuner *u, const Compute *c)
 {
     Kernel *k = u->k;
     if (tune_columns(u, c)) return;
     Accesses a = accesses_of(u, c, false);
     Order o, loops = {0}, pick = {0};
-    int cost;
     space_order(u, c, &o);
     bool ordered = is_scattered(k, c);
     for (int i = 0; i < o.n; i++)
         if (extent(k, o.axis[i]) > 1 && extent(k, o.axis[i]) <= MOST_CHOICES && chooses(k, c->value, o.axis[i]))
             put(&pick, o.axis[i]);
-    int lane = a.odd || ordered ? 0 : best_lanes(u, c, &a, o.axis, o.n, &cost);
+    int lane = a.odd || ordered ? 0 : map_lanes(u, c, &a, &o, &pick);
     if (ordered) return; /* points in order, one after the other: the plain loops */
     if (is_plain_fill(u, c, &a, lane)) lane = 0;
     else if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
@@ -529,7 +552,7 @@ static void tune_map(Tuner *u, const Compute *c)
         choices_in_lanes(u, c, &o, lane, &pick);
         return;
     }
-    int across = loaded_lanes(u, &a, o.axis, o.n, lane), part[3], tile[2] = {0};
+    int across = loaded_lanes(u, &a, &o, lane), part[3], tile[2] = {0};
     if (across) {
         tile[0] = schedule_split(k, across, (int[]){LANES}, 1), tile[1] = tile[0] + 1;
         int vector = schedule_split(k, lane, (int[]){LANES}, 1);

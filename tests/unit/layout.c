@@ -168,6 +168,32 @@ Test(layout, convolutions_are_channels_last_inside)
     program_drop(p);
 }
 
+/* Weights that are stored as codes are weights: the output is computed with its channels last too. */
+Test(layout, outputs_of_codes_are_turned)
+{
+    Program *p =
+        laid_out("kernel k() { in X[1, 16, 9, 9] const Q: i8[32, 16, 3, 3] out Y[1, 32, 7, 7] tmp W[32, 16, 3, 3]"
+                 " W[o, c, i, j] = f32(Q[o, c, i, j]) - 3"
+                 " Y[n, o, h, w] = sum(c: 16, i: 3, j: 3) X[n, c, h + i, w + j] * W[o, c, i, j] }");
+    expect_order(buf_named(p, "Y.last"), 4, (LayoutAxis[]){{0, 1, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}});
+    program_drop(p);
+}
+
+/* Channels that a result has side by side lie so in the image too, if it is read in several places and they fill lanes. */
+Test(layout, inputs_that_are_walked_are_turned)
+{
+#define WALK(channels)                                                                                                 \
+    "kernel k() { in X[1, " channels ", 9, 9] tmp T[8, 8, " channels "] out Y[8, 8, " channels                         \
+    "] T[h, w, c] = X[0, c, h, w] + X[0, c, h + 1, w + 1]"                                                             \
+    " Y[h, w, c] = T[h, w, c] * 2 }"
+    Program *p = laid_out(WALK("32"));
+    expect_order(buf_named(p, "X.last"), 4, (LayoutAxis[]){{0, 1, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}});
+    program_drop(p);
+    p = laid_out(WALK("3"));
+    for (uint32_t b = 1; b < p->k->buf.n; b++) cr_expect_str_neq(p->k->buf.at[b].name, "X.last");
+    program_drop(p);
+}
+
 Test(layout, one_halo_serves_all_windows)
 {
     Program *p = laid_out("kernel k() { in X[1, 4, 6, 6] out Y[1, 4, 6, 6], Z[1, 4, 6, 6] tmp a[1, 4, 6, 6]"

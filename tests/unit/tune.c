@@ -236,6 +236,27 @@ Test(tune, what_interleaves_is_woven)
     program_drop(p);
 }
 
+/* An image with its channels last, enlarged into rows: lanes store rows, and blocks of channels around them read lines once. */
+Test(tune, what_turns_and_repeats_is_tiled)
+{
+    Program *p = program_new(
+        "kernel k() { in X[32, 16, 16] layout(1, 2, 0) out Y[32, 32, 32] Y[c, h, w] = X[c, h / 2, w / 2] }");
+    Kernel *k = tuned(p, "avx512");
+    cr_assert(split_of(k, "w", 0) == 16 && split_of(k, "c", 0) == 16);
+    program_drop(p);
+}
+
+/* Lanes of an axis that chooses among formulas would compute all of them. */
+Test(tune, choices_are_no_lanes)
+{
+    Program *p = program_new("kernel k() { in X[16, 32] out Y[32, 16, 4] Y[c, t, i] = guard(i == 0, X[t, c] + 1, "
+                             "guard(i == 1, X[t, c] * 2, X[t, c])) }");
+    Kernel *k = tuned(p, "avx512");
+    cr_assert_eq(split_of(k, "i", 0), -1);
+    cr_assert_gt(split_of(k, "c", 0), 1);
+    program_drop(p);
+}
+
 /* Both planes of an image of few channels: the lanes of each are its columns, so the loop over columns is not shared. */
 Test(tune, stages_that_interleave_keep_their_lanes)
 {
