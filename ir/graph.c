@@ -245,6 +245,7 @@ static bool type_in_class(DType t, const char *word, size_t n)
         {"int", {[DC_INT] = true, [DC_UINT] = true}},
         {"uint", {[DC_UINT] = true}},
         {"bool", {[DC_BOOL] = true}},
+        {"number", {[DC_FLOAT] = true, [DC_INT] = true, [DC_UINT] = true, [DC_BOOL] = true}},
         {"any", {true, true, true, true, true, true}},
     };
     for (uint32_t i = 0; i < COUNT_OF(classes); i++)
@@ -321,7 +322,8 @@ static bool check_arity(Infer *c, const OpSchema *s)
     for (uint32_t i = 0; i < s->nin; i++)
         if (!s->in[i].optional && !node_in(c->g, n, i).id) return infer_error(c, "input %s is missing", s->in[i].name);
     for (uint32_t i = s->nin; i < n->nin; i++)
-        if (!node_in(c->g, n, i).id) return infer_error(c, "input %u of %s is missing", i - s->nin + 1, s->in[s->nin - 1].name);
+        if (!node_in(c->g, n, i).id)
+            return infer_error(c, "input %u of %s is missing", i - s->nin + 1, s->in[s->nin - 1].name);
     for (uint32_t i = 0; i < s->nattr; i++) {
         if (s->attr[i].required && !n->attr[i].kind) return infer_error(c, "attribute %s is missing", s->attr[i].name);
         assert(!n->attr[i].kind || n->attr[i].kind == s->attr[i].kind);
@@ -379,10 +381,14 @@ static bool infer_node(Infer *c)
     if (!check_types(c, s)) return false;
     bool call = inputs_ranked(c) || c->n->op->flags & OP_UNRANKED;
     if (call && !infer_shapes(c)) return false;
-    for (uint32_t o = 0; o < c->n->nout; o++)
-        if (!c->out[o].dtype)
-            return infer_error(c, "the element type of output %s is not known",
-                               s->out[o < s->nout ? o : s->nout - 1].name);
+    for (uint32_t o = 0; o < c->n->nout; o++) {
+        const OpArg *arg = &s->out[o < s->nout ? o : s->nout - 1];
+        const char *allowed = is_type_variable(arg->type) ? allowed_types(c->n->op, arg->type) : NULL;
+        DType t = c->out[o].dtype;
+        if (!t) return infer_error(c, "the element type of output %s is not known", arg->name);
+        if (allowed && !type_allowed(t, allowed))
+            return infer_error(c, "output %s is %s, expected one of: %s", arg->name, dtypes[t].name, allowed);
+    }
     return true;
 }
 

@@ -218,7 +218,8 @@ static void lower_attention(Lower *l)
     int out = low_out(l, 0), result[] = {b, h, q, v};
     Expr channel = expr_axis(k, v), weight = expr_load(k, probs, at);
     right = load_head(l, values, &s.v, at[0], key_head, at[3], channel);
-    Compute *y = low_reduce(l, out, result, 4, &j, 1, P_add, expr_mul(k, weight, right), low_store_as(l, out, it));
+    Compute *y = low_reduce(l, out, result, 4, &j, 1, P_add, expr_mul(k, weight, expr_cast(k, acc, right)),
+                            low_store_as(l, out, it));
     if (s.q.flat) {
         memset(y->at, 0, sizeof y->at);
         y->at[0] = at[0], y->at[1] = at[2];

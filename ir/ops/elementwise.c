@@ -123,18 +123,16 @@ static bool infer_floor(Infer *c)
 
 static bool infer_cast(Infer *c)
 {
-    int64_t to = node_int(c->n, "to");
-    if (to <= DT_NONE || to >= DT_COUNT) return infer_error(c, "to is %d, not an element type", (int)to);
-    c->out[0].dtype = (DType)to;
-    DType from = in_type(c, 0)->dtype;
+    if (!rule_type(c, 0, node_int(c->n, "to"))) return false;
+    DType from = in_type(c, 0)->dtype, to = c->out[0].dtype;
     out_like(c, 0, 0);
     uint32_t n;
     const Dim *e = rule_elems(c, 0, &n);
     bool known = false;
     for (uint32_t j = 0; e && j < n; j++) known |= dim_known(e[j]);
-    if (!known && dtype_is_int((DType)to)) scaled_value(c);
+    if (!known && dtype_is_int(to)) scaled_value(c);
     if (!known) return true;
-    if (!tracks_values(from) || !tracks_values((DType)to)) return true;
+    if (!tracks_values(from) || !tracks_values(to)) return true;
     if (to != DT_bool) return out_elems(c, 0, e, n);
     Dim *b = NEW_ARRAY(c->g->mem, Dim, n + 1);
     for (uint32_t j = 0; j < n; j++)
@@ -202,10 +200,8 @@ static bool infer_dropout(Infer *c)
 
 static bool infer_bitcast(Infer *c)
 {
-    int64_t to = node_int(c->n, "to");
-    if (to <= DT_NONE || to >= DT_COUNT) return infer_error(c, "to is %d, not an element type", (int)to);
-    c->out[0].dtype = (DType)to;
-    DType from = in_type(c, 0)->dtype;
+    if (!rule_type(c, 0, node_int(c->n, "to"))) return false;
+    DType from = in_type(c, 0)->dtype, to = c->out[0].dtype;
     if (from && dtypes[from].bits != dtypes[to].bits)
         return infer_error(c, "%s has %d bits, %s has %d", dtypes[from].name, dtypes[from].bits, dtypes[to].name,
                            dtypes[to].bits);
@@ -507,11 +503,11 @@ const OpDef ops_elementwise[] = {
     OP(IsInf, .since = 10, .sig = "X:T -> Y:bool", .T = "float", .attrs = "detect_negative:int=1 detect_positive:int=1",
        .body = "isinf(X) && select(X > 0, detect_positive, detect_negative) != 0"),
 
-    OP(Cast, .since = 6, .sig = "input:T -> output:U", .T = "any", .U = "any", .attrs = "to:int! saturate:int=1 round_mode:string=up",
+    OP(Cast, .since = 6, .sig = "input:T -> output:U", .T = "number", .U = "number", .attrs = "to:int! saturate:int=1 round_mode:string=up",
        .infer = infer_cast, .lower = lower_cast, .flags = OP_VALUES | OP_UNRANKED),
-    OP(CastLike, .since = 15, .sig = "input:T target_type:U -> output:U", .T = "any", .U = "any",
+    OP(CastLike, .since = 15, .sig = "input:T target_type:U -> output:U", .T = "number", .U = "number",
        .attrs = "saturate:int=1 round_mode:string=up", .infer = infer_cast_like, .lower = lower_cast),
-    OP(BitCast, .since = 26, .sig = "input:T -> output:U", .T = "any", .U = "any", .attrs = "to:int!", .infer = infer_bitcast,
+    OP(BitCast, .since = 26, .sig = "input:T -> output:U", .T = "number", .U = "number", .attrs = "to:int!", .infer = infer_bitcast,
        .lower = lower_bitcast, .flags = OP_UNRANKED),
     OP(Identity, .since = 1, .sig = "input:T -> output:T", .T = "any", .infer = infer_elementwise, .value = v_same,
        .lower = lower_identity, .flags = OP_VALUES, .quant = QUANT_PASS),

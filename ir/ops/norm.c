@@ -215,7 +215,7 @@ static bool infer_channels(Infer *c)
     if (x->rank < 0) return out_unknown(c, 0);
     if (x->rank < 2) return infer_error(c, "X has rank %d, expected at least 2", x->rank);
     for (uint32_t i = 1; i < 3; i++)
-        if (in_rank(c, i) == 1 && !require_eq(c, in_dim(c, i, 0), x->dim[1], "parameters a channel")) return false;
+        if (!rule_has_shape(c, i, 1, &x->dim[1], "parameters a channel")) return false;
     return out_like(c, 0, 0);
 }
 

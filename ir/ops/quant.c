@@ -47,8 +47,7 @@ static bool check_params(Infer *c, uint32_t scale, uint32_t zero)
 static bool infer_quantize(Infer *c)
 {
     int64_t to = node_int(c->n, "output_dtype");
-    if (in_has(c, 2)) c->out[0].dtype = in_type(c, 2)->dtype;
-    else c->out[0].dtype = to ? (DType)to : DT_u8;
+    if (!rule_type(c, 0, in_has(c, 2) ? in_type(c, 2)->dtype : to ? to : DT_u8)) return false;
     if (!node_int(c->n, "saturate") && dtype_is_float(c->out[0].dtype))
         return infer_error(c, "QuantizeLinear to %s without saturation is not supported", dtypes[c->out[0].dtype].name);
     return check_params(c, 1, 2) && out_like(c, 0, 0);
@@ -57,8 +56,7 @@ static bool infer_quantize(Infer *c)
 static bool infer_dequantize(Infer *c)
 {
     int64_t to = node_int(c->n, "output_dtype");
-    c->out[0].dtype = to ? (DType)to : in_type(c, 1)->dtype;
-    return check_params(c, 1, 2) && out_like(c, 0, 0);
+    return rule_type(c, 0, to ? to : in_type(c, 1)->dtype) && check_params(c, 1, 2) && out_like(c, 0, 0);
 }
 
 /* The scale or zero point that belongs to the element at `axis`. */
@@ -343,15 +341,15 @@ static bool infer_matmul_integer(Infer *c) { return infer_product(c, 0, 1); }
 
 #define QTYPES "u8 i8 u16 i16 u4 i4 u2 i2 f8e4m3fn f8e4m3fnuz f8e5m2 f8e5m2fnuz f4e2m1"
 const OpDef ops_quant[] = {
-    OP(QuantizeLinear, .since = 10, .sig = "x:X y_scale:S y_zero_point:T? -> y:Y", .T = QTYPES,
+    OP(QuantizeLinear, .since = 10, .sig = "x:X y_scale:S y_zero_point:T? -> y:T", .T = QTYPES,
        .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0 precision:int=0 saturate:int=1",
        .infer = infer_quantize, .lower = lower_quantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED),
-    OP(DequantizeLinear, .since = 10, .sig = "x:T x_scale:S x_zero_point:T? -> y:Y", .T = QTYPES " i32",
+    OP(DequantizeLinear, .since = 10, .sig = "x:T x_scale:S x_zero_point:T? -> y:U", .T = QTYPES " i32", .U = "float",
        .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize, .lower = lower_dequantize,
        .quant = QUANT_EDGE, .flags = OP_UNRANKED),
-    OP(Dequantize, .domain = "octet", .since = 1, .sig = "x:T x_scale:S x_zero_point:Z? -> y:Y", .T = QTYPES,
-       .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize, .lower = lower_dequantize,
-       .quant = QUANT_EDGE, .flags = OP_UNRANKED), /* zero points that are no codes */
+    OP(Dequantize, .domain = "octet", .since = 1, .sig = "x:T x_scale:S x_zero_point:Z? -> y:U", .T = QTYPES,
+       .U = "float", .attrs = "axis:int=1 block_size:int=0 output_dtype:int=0", .infer = infer_dequantize,
+       .lower = lower_dequantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED), /* zero points that are no codes */
     OP(DynamicQuantizeLinear, .since = 11, .sig = "x:f32 -> y:u8 y_scale:f32 y_zero_point:u8", .infer = infer_dynamic,
        .lower = lower_dynamic, .quant = QUANT_EDGE),
     OP(QLinearConv, .since = 10,
@@ -369,7 +367,8 @@ const OpDef ops_quant[] = {
     OP(High, .domain = "octet", .since = 1, .sig = "X:u16 -> Y:u8", .body = "u8(shr(X, 8))"),
     OP(Low, .domain = "octet", .since = 1, .sig = "X:u16 -> Y:u8", .body = "u8(X)"),
     OP(JoinHalves, .domain = "octet", .since = 1, .sig = "H:i32 L:i32 -> Y:f32",
-       .body = "f32(H + shr(L, 8)) * 256 + f32(and(L, 255))"), /* of 256 H + L: no part of it cancels, so at most its last bit is off */
+       .body =
+           "f32(H + shr(L, 8)) * 256 + f32(and(L, 255))"), /* of 256 H + L: no part of it cancels, so at most its last bit is off */
     OP(Requant, .domain = "octet", .since = 1, .sig = "X:i32 scale:f32 zero:T -> Y:T", .T = "u8 i8 u16 i16",
        .infer = infer_elementwise, .lower = lower_requant),
     {0},

@@ -98,6 +98,13 @@ bool rule_has_shape(Infer *c, uint32_t i, int rank, const Dim *dim, const char *
     return rule_fits(c, i, rank, dim, false, why);
 }
 
+bool rule_type(Infer *c, uint32_t o, int64_t code)
+{
+    if (code <= DT_NONE || code >= DT_COUNT) return infer_error(c, "%lld is not an element type", (long long)code);
+    c->out[o].dtype = (DType)code;
+    return true;
+}
+
 static bool all_const(Arena *mem, Dims *d, const Dim *e, uint32_t n, const int64_t **v)
 {
     int64_t *k = NEW_ARRAY(mem, int64_t, n + 1);

@@ -152,8 +152,7 @@ static bool infer_eye(Infer *c)
 {
     const Attr *a = node_attr(c->n, "dtype");
     if (in_rank(c, 0) >= 0 && in_rank(c, 0) != 2) return infer_error(c, "input has rank %d, expected 2", in_rank(c, 0));
-    c->out[0].dtype = a->kind == ATTR_NONE ? in_type(c, 0)->dtype : (DType)a->i;
-    return out_like(c, 0, 0);
+    return rule_type(c, 0, a->kind == ATTR_NONE ? in_type(c, 0)->dtype : a->i) && out_like(c, 0, 0);
 }
 
 static void lower_eye(Lower *l)
@@ -1093,7 +1092,7 @@ const OpDef ops_shape[] = {
        .infer = infer_constant, .expand = expand_constant),
     OP(ConstantOfShape, .since = 9, .sig = "input:i64 -> output:T", .T = "any", .attrs = "value:tensor",
        .infer = infer_constant_of_shape, .lower = lower_constant_of_shape, .flags = OP_VALUES | OP_UNRANKED),
-    OP(EyeLike, .since = 9, .sig = "input:T -> output:U", .T = "any", .U = "any", .attrs = "dtype:int k:int=0",
+    OP(EyeLike, .since = 9, .sig = "input:T -> output:U", .T = "any", .U = "number", .attrs = "dtype:int k:int=0",
        .infer = infer_eye, .lower = lower_eye, .flags = OP_SHAPE_ONLY | OP_UNRANKED),
     OP(Range, .since = 11, .sig = "start:T limit:T delta:T -> output:T", .T = "int float", .attrs = "stash_type:int=1",
        .infer = infer_range, .lower = lower_range, .flags = OP_VALUES),

@@ -106,7 +106,7 @@ static bool infer_window(Infer *c)
     Dim n = rule_elem(c, 0, 0);
     if (in_rank(c, 0) > 1) return infer_error(c, "size has rank %d, expected a scalar", in_rank(c, 0));
     if (dim_known(n)) n = dim_max(c->d, n, DIM(c, 0)); /* as Range counts */
-    c->out[0].dtype = (DType)node_int(c->n, "output_datatype");
+    if (!rule_type(c, 0, node_int(c->n, "output_datatype"))) return false;
     return dim_known(n) ? out_shape(c, 0, 1, &n)
                         : infer_error(c, "its size is known only when it has been computed (--freeze)");
 }

@@ -13,7 +13,7 @@ Test(closed, every_operator_has_exactly_one_meaning)
 
 static bool is_class(const char *w)
 {
-    static const char *const classes[] = {"float", "int", "uint", "bool", "any"};
+    static const char *const classes[] = {"float", "int", "uint", "bool", "number", "any"};
     for (size_t i = 0; i < COUNT_OF(classes); i++)
         if (!strcmp(classes[i], w)) return true;
     return dtype_find(w, (int)strlen(w)) != DT_NONE;
