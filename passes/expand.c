@@ -39,7 +39,7 @@ static bool expand_node(const Graph *in, Graph *out, uint32_t i, Val *map, Own *
     Node mapped = *n;
     Expand x = {.g = out, .m = ctx->module, .n = &mapped, .in = arg, .out = result, .loc = n->loc};
     assert(n->nout <= MAX_OUT);
-    if (!n->op->expand(&x)) return true; /* reported: the graph is not used */
+    if (!n->op->expand(&x)) return false; /* reported: the graph is not used, but what comes after it has types */
     if (ctx->standard) own_update(own, out, ctx->scratch);
     for (uint32_t k = 0; ctx->standard && k < n->nout; k++)
         if (is_own(own, out, result[k])) return false;
