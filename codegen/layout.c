@@ -530,12 +530,18 @@ static bool step_is_one(Kernel *k, Expr load, int axis)
     return step && expr_is(k, step, 1);
 }
 
-/* The summed axis along which the left operand is contiguous, or 0. */
+/* The summed axis along which the left operand is contiguous, or 0; one tap is no axis where there is another. */
 static int word_axis(Kernel *k, const Compute *s, Expr left)
 {
-    for (int i = s->reduces; i--;)
-        if (step_is_one(k, left, s->reduce[i])) return s->reduce[i];
-    return 0;
+    int single = 0, longer = 0;
+    for (int i = s->reduces; i--;) {
+        bool one = expr_is(k, k->axis.at[s->reduce[i]].extent, 1);
+        longer += !one;
+        if (!step_is_one(k, left, s->reduce[i])) continue;
+        if (!one) return s->reduce[i];
+        single = s->reduce[i];
+    }
+    return longer ? 0 : single;
 }
 
 static bool fits_panel(Kernel *k, Expr index, int lane) /* index / 16 and index % 16 fold when lane is split by 16 */

@@ -114,6 +114,16 @@ Test(layout, taps_of_a_first_layer_share_words)
     program_drop(p);
 }
 
+/* One tap is no word: an image that came row-major is turned for its channels. */
+Test(layout, one_tap_is_no_word)
+{
+    Program *p = laid_out("kernel k() { in X: u8[1, 64, 8, 8] const W: i8[32, 64, 1, 1] out Y: i32[1, 8, 8, 32]"
+                          " Y[n, h, w, o] = sum(c: 64, i: 1, j: 1) i32(X[n, c, h + i, w + j]) * i32(W[o, c, i, j]) }");
+    expect_order(buf_named(p, "W"), 6,
+                 (LayoutAxis[]){{0, 16, 0}, {2, 1, 0}, {3, 1, 0}, {1, 4, 0}, {0, 1, 16}, {1, 1, 4}});
+    program_drop(p);
+}
+
 /* Words of narrow floats hold nothing but channels and zeros: a neighbour may be infinite. Whoever makes the image stores the zeros. */
 Test(layout, few_channels_fill_words)
 {
