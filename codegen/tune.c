@@ -495,13 +495,15 @@ static bool tune_columns(Tuner *u, const Compute *c)
         found = 0, find_period(k, c->value, a, &found);
         if (found || !period) inner = a, period = found;
     }
-    put(&loops, u->columns[lane] + 1);
     for (int i = 0; i < c->rank; i++)
         if (c->space[i] != lane && c->space[i] != inner && !u->outer[c->space[i]]) put(&loops, c->space[i]);
     if (inner) {
         int few = TOGETHER, run = (int)(period / few);
         int part = run > 1 ? schedule_split(k, inner, (int[]){run, few}, 2) : schedule_split(k, inner, &few, 1);
-        for (int i = 0; i < k->axis.at[inner].parts; i++) put(&loops, part + i);
+        for (int i = 0; i < k->axis.at[inner].parts; i++) {
+            if (i == k->axis.at[inner].parts - 1) put(&loops, u->columns[lane] + 1);
+            put(&loops, part + i);
+        }
         mark(k, LOOP_UNROLL, part + k->axis.at[inner].parts - 1);
     }
     put(&loops, u->columns[lane] + 2);
