@@ -509,6 +509,8 @@ static bool call_make(Import *im, NodeIn *x)
     if (!read_inputs(im, x)) return false;
     if (f) return call_function(im, x, f);
     x->call->opset = opset_version(x->scope->opset, domain);
+    if (!x->call->opset && !strcmp(domain, "com.microsoft"))
+        x->call->opset = MICROSOFT_OPSET; /* some quantizers forget to import it */
     if (!x->call->opset)
         return diag_error(im->diag, x->loc, "the model imports no opset of %s", *domain ? domain : "ai.onnx");
     if (!read_attrs(im, x, own && own->graphs)) return false;

@@ -44,6 +44,7 @@ struct OpDef {
     void (*lower)(Lower *);
     bool (*expand)(Expand *);    /* false: reported */
     Quant quant;
+    bool (*moves)(const Node *); /* QUANT_PASS: does this node move elements? NULL: always */
     const char *integer;         /* QUANT_INTEGER: the ai.onnx row of the same product on integers, (x, w, x_zero, w_zero) -> i32 */
     int8_t w_channel, y_channel; /* QUANT_INTEGER: the axis of output channels in input 1 (QUANT_STATE too) and in the output */
     int8_t x_input, w_input;     /* QUANT_INTEGER: the axis of input channels in input 0 and in input 1 (one group; QUANT_STATE too) */

@@ -2,8 +2,9 @@
  * contractions, a quarter of the time. For any graph with Q and DQ: ours (quantize.c) and the user's.
  *
  *   cancel    Q(DQ(x, s, z), s, z)            = x
- *   sink      P(DQ(x), ...)                   = DQ(P(x, ...))           P moves elements (QUANT_PASS), all with one scale
+ *   sink      P(DQ(x), ...)                   = DQ(P(x, ...))           P moves elements (QUANT_PASS), all with one scale, and may fill in numbers that have codes
  *   hoist     Q(P(y, ...))                    = P(Q(y), ...)            so that producers store 8 bits
+ *   bound     f(DQ(x))                        = DQ(min(max(x, lo), hi))  f a unary row whose results all have codes (Relu)
  *   table     Q(f(DQ(x)))                     = table[x]                f a chain of unary rows (QUANT_LUT) that costs more than a look-up
  *   channels  P(DQ(constant, scales of an axis))  = DQ(P(constant), the same scales where P puts them)
  *   codes     float(c), DQ(c, 1) - z, DQ(c, 1) * s  = DQ(c, s, z)         weights that a cast and arithmetic dequantize
@@ -34,6 +35,7 @@ typedef struct Integer {
     Val *map;
     const uint16_t *uses;
     const Val *floats;   /* per Val: what a DequantizeLinear makes of it */
+    const bool *quantized; /* per Val: a QuantizeLinear reads it */
     const bool *numbers; /* finish: per Val, somebody needs it as numbers, not as codes */
 } Integer;
 
@@ -78,10 +80,20 @@ static bool is_data(const Node *n, uint32_t i)
     return !strcmp(s->in[k].type, s->in[0].type);
 }
 
-/* A row that moves elements of all its data inputs and makes none up. */
+/* A node that moves elements of its data inputs to all its results; where one of these is absent, it may make up zeros. */
+static bool moves_or_fills(const Node *n)
+{
+    if (!n || n->op->quant != QUANT_PASS || (n->op->moves && !n->op->moves(n))) return false;
+    const OpSchema *s = op_schema(n->op);
+    for (uint32_t o = 0; o < n->nout; o++)
+        if (strcmp(s->out[o < s->nout ? o : s->nout - 1].type, s->in[0].type) != 0) return false;
+    return true;
+}
+
+/* One that has one result and makes nothing up. */
 static bool moves(const Graph *g, const Node *n)
 {
-    if (!n || n->op->quant != QUANT_PASS || n->nout != 1) return false;
+    if (!moves_or_fills(n) || n->nout != 1) return false;
     const OpSchema *s = op_schema(n->op);
     for (uint32_t i = 1; i < s->nin; i++) /* an absent optional operand stands for a float zero */
         if (is_data(n, i) && !s->in[i].variadic && !node_in(g, n, i).id) return false;
@@ -98,70 +110,118 @@ static Val cancel(Integer *x, const Node *n)
                                                                                                    : (Val){0};
 }
 
-static Val sink(Integer *x, const Node *n)
+/* The codes whose numbers a tensor holds, of type t with this scale and zero point; NULL: there are none for some of them. */
+static const Tensor *exact_codes(Arena *mem, const Tensor *numbers, DType t, double scale, double zero)
 {
-    const Node *first = moves(x->in, n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
-    if (!is_dq(first) || !per_tensor(x->in, first)) return (Val){0};
-    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
-    DType t = val_type(x->in, node_in(x->in, first, 0))->dtype;
-    if (!op_takes(n->op, 0, t)) return (Val){0};
-    for (uint32_t i = 0; i < n->nin; i++) {
-        Val v = node_in(x->in, n, i);
-        const Node *dq = def_of(x->in, v);
-        arg[i] = x->map[v.id];
-        if (!is_data(n, i)) continue;
-        if (!is_dq(dq) || !same_affine(x->in, first, dq, t, val_type(x->in, node_in(x->in, dq, 0))->dtype))
-            return (Val){0};
-        arg[i] = x->map[node_in(x->in, dq, 0).id];
+    Tensor *codes = tensor_new(mem, t, numbers->rank, numbers->dim);
+    for (int64_t i = 0, n = tensor_count(numbers); i < n; i++) {
+        double is = dtype_load(numbers->type, numbers->data, i), code = rint(is / scale) + zero;
+        if (!(code >= dtype_min(t) && code <= dtype_max(t)) || (float)(code - zero) * (float)scale != (float)is)
+            return NULL;
+        dtype_store_int(t, (void *)codes->data, i, (int64_t)code);
     }
-    Val moved = graph_emit(x->out, n->op, n->attr, arg, n->nin, 1, n->loc, NULL);
-    Val dq[3] = {moved, x->map[node_in(x->in, first, 1).id], x->map[node_in(x->in, first, 2).id]};
-    return graph_emit(x->out, first->op, first->attr, dq, dq[2].id ? 3 : 2, 1, n->loc, NULL);
+    return codes;
 }
 
-/* The positions along an axis, the first being `base`, as a tensor of the shape of `t`. */
+/* The codes in operand i of a node that moves those of `dq`: dequantized the same way, a number that has a code, or the zeros that an absent one
+ * stands for. Id 0: none of these. */
+static Val operand_codes(Integer *x, const Node *n, uint32_t i, const Node *dq)
+{
+    Val v = node_in(x->in, n, i);
+    const Node *def = def_of(x->in, v);
+    DType t = val_type(x->in, node_in(x->in, dq, 0))->dtype;
+    if (is_dq(def))
+        return same_affine(x->in, dq, def, t, val_type(x->in, node_in(x->in, def, 0))->dtype)
+                   ? x->map[node_in(x->in, def, 0).id]
+                   : (Val){0};
+    const Tensor *k = v.id ? graph_val(x->in, v)->konst : tensor_scalar(x->ctx->mem, DT_f32, 0);
+    if (!k || tensor_count(k) != 1 || !eight_bits(t)) return (Val){0};
+    k = exact_codes(x->out->mem, k, t, number(x->in, node_in(x->in, dq, 1)), number(x->in, node_in(x->in, dq, 2)));
+    return k ? graph_const(x->out, k, NULL) : (Val){0};
+}
+
+static uint32_t operands_most(const Node *n) /* with those at the end that are absent */
+{
+    const OpSchema *s = op_schema(n->op);
+    return n->nin > s->nin ? n->nin : s->nin;
+}
+
+static bool may_be_absent(const Node *n, uint32_t i) /* and stand for nothing */
+{
+    const OpSchema *s = op_schema(n->op);
+    return !is_data(n, i) || s->in[i < s->nin ? i : s->nin - 1].variadic;
+}
+
+static Val sink(Integer *x, const Node *n)
+{
+    const Node *first = moves_or_fills(n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    if (!is_dq(first) || !per_tensor(x->in, first)) return (Val){0};
+    uint32_t nin = operands_most(n);
+    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, nin), *made = NEW_ARRAY(x->ctx->scratch, Val, n->nout);
+    if (!op_takes(n->op, 0, val_type(x->in, node_in(x->in, first, 0))->dtype)) return (Val){0};
+    for (uint32_t i = 0; i < nin; i++) {
+        arg[i] = x->map[node_in(x->in, n, i).id];
+        if (!is_data(n, i) || (i >= n->nin && may_be_absent(n, i))) continue;
+        arg[i] = operand_codes(x, n, i, first);
+        if (!arg[i].id) return (Val){0};
+    }
+    while (nin > n->nin && !arg[nin - 1].id) nin--;
+    graph_emit(x->out, n->op, n->attr, arg, nin, n->nout, n->loc, made);
+    for (uint32_t o = 0; o < n->nout; o++) {
+        Val dq[3] = {made[o], x->map[node_in(x->in, first, 1).id], x->map[node_in(x->in, first, 2).id]};
+        made[o] = graph_emit(x->out, first->op, first->attr, dq, dq[2].id ? 3 : 2, 1, n->loc, NULL);
+        if (o) x->map[node_out(n, o).id] = made[o];
+    }
+    return made[0];
+}
+
+/* Which scale each element of `t` has, the first being number `base`, as a tensor of its shape: they go along an axis, or there is one (-1). */
 static Tensor *positions(Arena *mem, const Tensor *t, int axis, DType type, int64_t base)
 {
     Tensor *p = tensor_new(mem, type, t->rank, t->dim);
-    int64_t inner = 1, n = tensor_count(t);
-    for (int d = axis + 1; d < t->rank; d++) inner *= t->dim[d];
-    for (int64_t i = 0; i < n; i++) dtype_store_int(p->type, (void *)p->data, i, base + i / inner % t->dim[axis]);
+    int64_t inner = 1, n = tensor_count(t), along = axis < 0 ? 1 : t->dim[axis];
+    for (int d = axis + 1; axis >= 0 && d < t->rank; d++) inner *= t->dim[d];
+    for (int64_t i = 0; i < n; i++) dtype_store_int(p->type, (void *)p->data, i, base + i / inner % along);
     return p;
 }
 
-/* The axis along which alone a tensor differs; -1: there is none. */
+/* The axis along which alone a tensor differs; NOWHERE: it does not differ. */
+enum { NOWHERE = -1, SEVERAL = -2 };
 static int varying_axis(const Tensor *t)
 {
-    int64_t inner = 1, n = tensor_count(t);
-    for (int d = t->rank - 1; d >= 0; inner *= t->dim[d--]) {
-        bool only = t->dim[d] > 1;
+    int64_t n = tensor_count(t);
+    for (int d = NOWHERE; d < t->rank; d++) {
+        int64_t inner = 1, along = d < 0 ? 1 : t->dim[d];
+        for (int e = d + 1; d >= 0 && e < t->rank; e++) inner *= t->dim[e];
+        bool only = true;
         for (int64_t i = 0; only && i < n; i++)
-            only = dtype_load_int(t->type, t->data, i) == dtype_load_int(t->type, t->data, i / inner % t->dim[d] * inner);
+            only = dtype_load_int(t->type, t->data, i) == dtype_load_int(t->type, t->data, i / inner % along * inner);
         if (only) return d;
     }
-    return -1;
+    return SEVERAL;
 }
 
-/* The elements of a vector at the positions that `where` holds along its axis. */
+/* The elements of a vector at the positions that `where` holds along its axis, or the one that it holds everywhere. */
 static const Tensor *picked(Arena *mem, const Tensor *v, const Tensor *where, int axis)
 {
-    int64_t inner = 1, size = dtypes[v->type].bytes;
-    Tensor *t = tensor_new(mem, v->type, 1, &where->dim[axis]);
+    int64_t inner = 1, n = axis < 0 ? 1 : where->dim[axis], size = dtypes[v->type].bytes;
+    Tensor *t = tensor_new(mem, v->type, axis < 0 ? 0 : 1, &n);
     for (int d = axis + 1; d < where->rank; d++) inner *= where->dim[d];
-    for (int64_t i = 0; i < t->dim[0]; i++)
+    for (int64_t i = 0; i < n; i++)
         memcpy((uint8_t *)t->data + i * size,
                (const uint8_t *)v->data + dtype_load_int(where->type, where->data, i * inner) * size, (size_t)size);
     return t;
 }
 
-/* The constant codes of a DQ whose scales go along an axis; NULL: it is something else. */
+/* The constant codes of a DQ, and the axis that its scales go along (-1: there is one); NULL: it is something else. */
 static const Tensor *channel_codes(const Graph *g, const Node *dq, int *axis)
 {
     const Tensor *t = is_dq(dq) ? graph_val(g, node_in(g, dq, 0))->konst : NULL;
-    if (!t || node_int(dq, "block_size") || count_of(g, node_in(g, dq, 1)) < 2) return NULL;
-    *axis = (int)node_int(dq, "axis") + (node_int(dq, "axis") < 0 ? t->rank : 0);
-    bool zeros = !node_in(g, dq, 2).id || count_of(g, node_in(g, dq, 2)) == t->dim[*axis];
-    return zeros && count_of(g, node_in(g, dq, 1)) == t->dim[*axis] && tensor_count(t) ? t : NULL;
+    if (!t || node_int(dq, "block_size") || !tensor_count(t)) return NULL;
+    int64_t scales = count_of(g, node_in(g, dq, 1));
+    bool zeros = !node_in(g, dq, 2).id || count_of(g, node_in(g, dq, 2)) == scales;
+    *axis = scales == 1 ? -1 : (int)axis_at((int)node_int(dq, "axis"), t->rank);
+    return zeros && scales == (scales == 1 ? 1 : t->dim[*axis]) ? t : NULL;
 }
 
 /* What a row that moves elements moves: constant codes with scales along an axis, all of one kind. */
@@ -199,7 +259,7 @@ static bool channels_of(const Integer *x, const Node *n, ChannelCodes *c)
         if (!c->first) c->first = dq;
         c->codes[i] = channel_codes(g, dq, &c->axis[i]);
         if (!c->codes[i] || !alike(g, c->first, dq)) return false;
-        all += c->codes[i]->dim[c->axis[i]];
+        all += count_of(g, node_in(g, dq, 1));
     }
     c->position = all <= INT16_MAX ? DT_i16 : DT_i32;
     for (uint32_t k = 1; k < 3 && node_in(g, c->first, k).id; k++, at = 0) {
@@ -234,17 +294,18 @@ static Val channels(Integer *x, const Node *n)
     int64_t base = 0;
     for (uint32_t i = 0; i < n->nin; i++) {
         if (!c.codes[i]) continue;
-        from[i] = positions(x->ctx->mem, c.codes[i], c.axis[i], c.position, base), base += c.codes[i]->dim[c.axis[i]];
+        from[i] = positions(x->ctx->mem, c.codes[i], c.axis[i], c.position, base),
+        base += c.axis[i] < 0 ? 1 : c.codes[i]->dim[c.axis[i]];
     }
     const Tensor *where = graph_val(x->out, moved_constants(x, n, from))->konst;
-    int to = where && tensor_count(where) ? varying_axis(where) : -1;
-    if (to < 0) return (Val){0};
+    int to = where && tensor_count(where) ? varying_axis(where) : SEVERAL;
+    if (to == SEVERAL) return (Val){0};
     Val in[3] = {moved_constants(x, n, c.codes)};
     for (uint32_t k = 1; k < 3 && c.vector[k]; k++)
         in[k] = graph_const(x->out, picked(x->out->mem, c.vector[k], where, to), NULL);
     if (!graph_val(x->out, in[0])->konst) return (Val){0};
     Attr *attr = arena_copy(x->out->mem, c.first->attr, sizeof *attr * op_attrs(c.first->op));
-    attr_set_int(c.first->op, attr, "axis", to);
+    attr_set_int(c.first->op, attr, "axis", to < 0 ? 0 : to);
     return graph_emit(x->out, c.first->op, attr, in, in[2].id ? 3 : 2, 1, c.first->loc, NULL);
 }
 
@@ -252,15 +313,21 @@ static Val hoist(Integer *x, const Node *n)
 {
     Val from = node_in(x->in, n, 0);
     const Node *p = is_q(n) ? def_of(x->in, from) : NULL;
-    if (!moves(x->in, p) || !op_takes(p->op, 0, val_type(x->in, n->out)->dtype)) return (Val){0};
+    if (!moves_or_fills(p) || p->nout != 1 || !op_takes(p->op, 0, val_type(x->in, n->out)->dtype)) return (Val){0};
     if (!per_tensor(x->in, n) || x->uses[from.id] != 1) return (Val){0};
-    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, p->nin), q[3] = {{0}};
+    uint32_t nin = operands_most(p);
+    Val *arg = NEW_ARRAY(x->ctx->scratch, Val, nin), q[3] = {{0}}, zero = {0};
     q[1] = x->map[node_in(x->in, n, 1).id], q[2] = x->map[node_in(x->in, n, 2).id];
-    for (uint32_t i = 0; i < p->nin; i++) {
+    for (uint32_t i = 0; i < nin; i++) {
         q[0] = arg[i] = x->map[node_in(x->in, p, i).id];
-        if (is_data(p, i)) arg[i] = graph_emit(x->out, n->op, n->attr, q, q[2].id ? 3 : 2, 1, n->loc, NULL);
+        if (!is_data(p, i) || (!q[0].id && may_be_absent(p, i))) continue;
+        if (!q[0].id && !zero.id)
+            zero = graph_const(x->out, tensor_scalar(x->out->mem, val_type(x->in, from)->dtype, 0), NULL);
+        if (!q[0].id) q[0] = zero;
+        arg[i] = graph_emit(x->out, n->op, n->attr, q, q[2].id ? 3 : 2, 1, n->loc, NULL);
     }
-    return graph_emit(x->out, p->op, p->attr, arg, p->nin, 1, p->loc, NULL);
+    while (nin > p->nin && !arg[nin - 1].id) nin--;
+    return graph_emit(x->out, p->op, p->attr, arg, nin, 1, p->loc, NULL);
 }
 
 /* The chain of unary rows from n's input down to a DQ, nearest to n first; 0: it ends elsewhere. */
@@ -298,6 +365,19 @@ static const Tensor *quantize_codes(Arena *mem, const Tensor *f, DType t, double
     return q;
 }
 
+/* A unary row of other numbers; id 0: not with constants alone. */
+static Val apply(Integer *x, const Node *f, Val numbers)
+{
+    Val arg[MAX_CHAIN] = {numbers};
+    if (f->nin > MAX_CHAIN) return (Val){0};
+    for (uint32_t i = 1; i < f->nin; i++) {
+        Val v = node_in(x->in, f, i);
+        if (v.id && count_of(x->in, v) != 1) return (Val){0};
+        arg[i] = x->map[v.id];
+    }
+    return graph_emit(x->out, f->op, f->attr, arg, f->nin, 1, f->loc, NULL);
+}
+
 static Val table(Integer *x, const Node *n)
 {
     const Node *chain[MAX_CHAIN], *dq;
@@ -311,17 +391,39 @@ static Val table(Integer *x, const Node *n)
     Val v = graph_const(
         x->out, codes(x->ctx->mem, t, number(x->in, node_in(x->in, dq, 1)), number(x->in, node_in(x->in, dq, 2))),
         NULL);
-    for (uint32_t i = len; i-- > 0;) {
-        Val arg[MAX_CHAIN] = {v};
-        for (uint32_t k = 1; k < chain[i]->nin && k < MAX_CHAIN; k++) arg[k] = x->map[node_in(x->in, chain[i], k).id];
-        v = graph_emit(x->out, chain[i]->op, chain[i]->attr, arg, chain[i]->nin, 1, n->loc, NULL);
-    }
-    const Tensor *f = graph_val(x->out, v)->konst;
+    for (uint32_t i = len; i-- > 0 && v.id;) v = apply(x, chain[i], v);
+    const Tensor *f = v.id ? graph_val(x->out, v)->konst : NULL;
     if (!f) return (Val){0};
     const Tensor *q =
         quantize_codes(x->ctx->mem, f, to, number(x->in, node_in(x->in, n, 1)), number(x->in, node_in(x->in, n, 2)));
     Val arg[2] = {x->map[from.id], graph_const(x->out, q, NULL)};
     return graph_emit(x->out, op_find("octet", "Table"), NULL, arg, 2, 1, n->loc, NULL);
+}
+
+/* f(DQ(x)) that bounds numbers by others that have codes: as a bound of codes. A quantizer behind it makes a table of it all. */
+static Val bound(Integer *x, const Node *n)
+{
+    const Node *dq = n->op->quant == QUANT_LUT && n->nout == 1 ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    if (!is_dq(dq) || (x->uses[n->out.id] == 1 && x->quantized[n->out.id])) return (Val){0};
+    Val from = node_in(x->in, dq, 0);
+    DType t = val_type(x->in, from)->dtype;
+    if (!per_tensor(x->in, dq) || !eight_bits(t) || val_type(x->in, dq->out)->dtype != DT_f32) return (Val){0};
+    double scale = number(x->in, node_in(x->in, dq, 1)), zero = number(x->in, node_in(x->in, dq, 2));
+    Val v = apply(x, n, graph_const(x->out, codes(x->ctx->mem, t, scale, zero), NULL));
+    const Tensor *f = v.id ? graph_val(x->out, v)->konst : NULL,
+                 *to = f ? exact_codes(x->ctx->mem, f, t, scale, zero) : NULL;
+    if (!to) return (Val){0};
+    int64_t least = dtype_load_int(t, to->data, 0), most = dtype_load_int(t, to->data, to->dim[0] - 1);
+    for (int64_t i = 0; i < to->dim[0]; i++) {
+        int64_t code = i + dtype_min(t), bounded = code < least ? least : code > most ? most : code;
+        if (dtype_load_int(t, to->data, i) != bounded) return (Val){0};
+    }
+    Val lo = graph_const(x->out, tensor_scalar(x->out->mem, t, (double)least), NULL),
+        hi = graph_const(x->out, tensor_scalar(x->out->mem, t, (double)most), NULL);
+    Val in[3] = {least > dtype_min(t) || most < dtype_max(t) ? emit(x->out, "Clip", n->loc, 3, x->map[from.id], lo, hi)
+                                                             : x->map[from.id]};
+    for (uint32_t i = 1; i < 3; i++) in[i] = x->map[node_in(x->in, dq, i).id];
+    return graph_emit(x->out, dq->op, dq->attr, in, in[2].id ? 3 : 2, 1, n->loc, NULL);
 }
 
 static const Tensor *evaluate(Integer *x, const Graph *g, const Node *n)
@@ -708,7 +810,9 @@ static Val join_codes(Integer *x, const Node *n)
     const OpDef *op = NULL;
     for (size_t i = 0; f && i < COUNT_OF(joins); i++)
         if (node_is(f, joins[i].floats)) op = op_find("com.microsoft", joins[i].codes);
-    if (!op || x->uses[from.id] != 1 || f->nin > 2 || (to == DT_i8 && !read_once(x, n->out))) return (Val){0};
+    if (!op || val_type(x->in, from)->dtype != DT_f32 || x->uses[from.id] != 1 || f->nin > 2 ||
+        (to == DT_i8 && !read_once(x, n->out)))
+        return (Val){0};
     const Node *dq[2] = {def_of(x->in, node_in(x->in, f, 0)), f->nin > 1 ? def_of(x->in, node_in(x->in, f, 1)) : NULL};
     for (uint32_t i = 0; i < f->nin; i++) {
         if (!is_dq(dq[i]) || !per_tensor(x->in, dq[i]) || val_type(x->in, node_in(x->in, dq[i], 0))->dtype != to) return (Val){0};
@@ -769,6 +873,14 @@ static const Val *dequantized(const Graph *g, Arena *mem) /* by one of its reade
     return floats;
 }
 
+static const bool *quantized_by(const Graph *g, Arena *mem)
+{
+    bool *quantized = NEW_ARRAY(mem, bool, g->val.n + 1);
+    for (uint32_t i = 0; i < g->node.n; i++)
+        if (is_q(&g->node.at[i])) quantized[node_in(g, &g->node.at[i], 0).id] = true;
+    return quantized;
+}
+
 /* ---- the passes ---- */
 typedef Val Move(Integer *, const Node *);
 
@@ -776,7 +888,8 @@ static Graph *steps_round(const Graph *in, PassCtx *ctx, Move *const *step, uint
 {
     Integer x = {
         .ctx = ctx, .in = in, .out = graph_new(ctx->module, ctx->mem, in->name), .uses = graph_uses(in, ctx->scratch)};
-    x.map = graph_begin(x.out, in, ctx->scratch), x.numbers = needs_numbers(in, ctx->scratch), x.floats = dequantized(in, ctx->scratch);
+    x.map = graph_begin(x.out, in, ctx->scratch), x.numbers = needs_numbers(in, ctx->scratch),
+    x.floats = dequantized(in, ctx->scratch), x.quantized = quantized_by(in, ctx->scratch);
     const bool *live = graph_live(in, ctx->scratch);
     for (uint32_t i = 0; i < in->node.n; i++) {
         const Node *n = &in->node.at[i];
@@ -878,7 +991,7 @@ static void note_contractions(const Graph *g, const PassCtx *ctx)
 
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
-    static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table};
+    static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table, bound};
     static Move *const integer[] = {requantize, join_codes, contract};
     if (!has_edges(in)) {
         if (ctx->integer) note_contractions(in, ctx);

@@ -561,13 +561,20 @@ static void lower_affine_grid(Lower *l)
     low_stage(l, y, axis, rank, low_store_as(l, y, sum));
 }
 
+/* Nearest elements are moved; the crop may reach beyond the image, where a number stands. */
+static bool is_nearest(const Node *n)
+{
+    return find_mode(node_str(n, "mode")) == MODE_NEAREST &&
+           strcmp(node_str(n, "coordinate_transformation_mode"), "tf_crop_and_resize") != 0;
+}
+
 const OpDef ops_resize[] = {
     OP(Resize, .since = 11, .sig = "X:T roi:U? scales:f32? sizes:i64? -> Y:T", .T = "float int uint bool", .U = "float",
        .attrs = "antialias:int=0 axes:ints coordinate_transformation_mode:string=half_pixel cubic_coeff_a:float=-0.75 "
                 "exclude_outside:int=0 extrapolation_value:float=0 keep_aspect_ratio_policy:string=stretch "
                 "mode:string=nearest "
                 "nearest_mode:string=round_prefer_floor",
-       .infer = infer_resize, .lower = lower_resize),
+       .infer = infer_resize, .lower = lower_resize, .quant = QUANT_PASS, .moves = is_nearest),
     OP(GridSample, .since = 16, .sig = "X:T grid:U -> Y:T", .T = "float", .U = "float",
        .attrs = "align_corners:int=0 mode:string=linear padding_mode:string=zeros", .infer = infer_grid_sample,
        .lower = lower_grid_sample),

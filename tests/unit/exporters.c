@@ -78,6 +78,30 @@ static const Form forms[] = {
      "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[64,48], %5 \"s2\": f32[48], %6 \"w2\": i8[64,16], %7 \"s3\": f32[16]) -> (%13 \"y\") {\n"
      "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = DequantizeLinear(%4, %5) {axis=1}\n"
      "  %11 = DequantizeLinear(%6, %7) {axis=1}\n  %12 = Concat(%10, %11) {axis=1}\n  %13 = MatMul(%9, %12)\n}\n"},
+    {"nncf: a branch takes part of dequantized channels", 2, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,32,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,16,3,3], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %10, %11 = Split(%7) {axis=1, num_outputs=2}\n  %12 = Conv(%10, %9)\n  %14 = Conv(%11, %9)\n  %13 = Add(%12, %14)\n}\n"},
+    {"activations bounded behind their codes", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,16,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,16,3,3], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %10 = Relu(%7)\n  %13 = Conv(%10, %9)\n}\n"},
+    {"activations padded behind their codes", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,16,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,16,3,3], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %14 = const i64[8] {0, 0, 1, 1, 0, 0, 1, 1}\n  %10 = Pad(%7, %14)\n  %13 = Conv(%10, %9)\n}\n"},
+    {"activations enlarged behind their codes", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[1,16,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,16,3,3], %5 \"s2\": f32[16]) -> (%13 \"y\") {\n"
+     "  %6 = QuantizeLinear(%1, %2, %3)\n  %7 = DequantizeLinear(%6, %2, %3)\n  %9 = DequantizeLinear(%4, %5) {axis=0}\n"
+     "  %14 = const f32[4] {1, 1, 2, 2}\n  %10 = Resize(%7, _, %14) {coordinate_transformation_mode=\"asymmetric\", nearest_mode=\"floor\"}\n  %13 = Conv(%10, %9)\n}\n"},
+    {"weights put together, one scale each", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[64,48], %5 \"s2\": f32[], %6 \"w2\": i8[64,16], %7 \"s3\": f32[]) -> (%13 \"y\") {\n"
+     "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = DequantizeLinear(%4, %5)\n"
+     "  %11 = DequantizeLinear(%6, %7)\n  %12 = Concat(%10, %11) {axis=1}\n  %13 = MatMul(%9, %12)\n}\n"},
+    {"modelopt: a product of two in float16 between codes", 0, 0, 0, 2e-2,
+     "graph \"g\" (%1 \"x\": f16[5,64], %2 \"s\": f16[], %3 \"z\": u8[], %4 \"s2\": f16[]) -> (%13 \"y\") {\n"
+     "  %8 = QuantizeLinear(%1, %2, %3)\n  %9 = DequantizeLinear(%8, %2, %3)\n  %10 = Mul(%9, %9)\n"
+     "  %12 = QuantizeLinear(%10, %4, %3)\n  %13 = DequantizeLinear(%12, %4, %3)\n}\n"},
     {"onnxruntime: QLinearConv", 1, 0, 0, 0,
      "graph \"g\" (%1 \"x\": u8[1,8,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,8,3,3], %5 \"s2\": f32[16], %6 \"z2\": i8[16]) -> (%11 \"y\") {\n"
      "  %7 = const i8[] {0}\n  %11 = QLinearConv(%1, %2, %3, %4, %5, %7, %2, %3)\n}\n"},
