@@ -20,13 +20,14 @@ static Val quantize(Expand *x, Val v, Val scale, Val zero, DType to)
 
 static Val as_float(Expand *x, Val zero) { return zero.id ? ex_cast(x, zero, DT_f32) : ex_scalar(x, DT_f32, 0); }
 
-/* A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero */
+/* A, A_scale, A_zero, B, B_scale, B_zero, C_scale, C_zero. The zero points are put together as ONNX Runtime's kernel does, with one rounding less: many
+ * sums lie on ties. */
 static bool expand_qlinear_add(Expand *x)
 {
     const Val *in = x->in;
     Val ra = EX(x, "Div", in[1], in[6]), rb = EX(x, "Div", in[4], in[6]);
     Val za = as_float(x, in[2]), zb = as_float(x, in[5]), zc = as_float(x, ex_in(x, 7));
-    Val shift = EX(x, "Sub", zc, EX(x, "Add", EX(x, "Mul", ra, za), EX(x, "Mul", rb, zb)));
+    Val shift = EX(x, "Sub", zc, EX_OCTET(x, "Fma", ra, za, EX(x, "Mul", rb, zb)));
     x->out[0] = EX_OCTET(x, "ScaledSum", in[0], ra, in[3], rb, shift);
     return true;
 }
@@ -140,9 +141,8 @@ static bool out_channels(Infer *c, Type t, bool last)
     return out_shape(c, 0, r.rank, r.dim);
 }
 
-static bool infer_qlinear_average(Infer *c)
+static bool infer_window(Infer *c, bool last)
 {
-    bool last = node_int(c->n, "channels_last");
     if (in_rank(c, 0) < 3)
         return in_rank(c, 0) < 0 ? out_unknown(c, 0) : infer_error(c, "X has rank %d", in_rank(c, 0));
     Type t = channels_first(in_type(c, 0), last);
@@ -151,6 +151,40 @@ static bool infer_qlinear_average(Infer *c)
     if (!window_read(&w, c->d, c->n, &t, NULL, &why)) return infer_error(c, "%s", why);
     for (int i = 0; i < w.n; i++) t.dim[i + 2] = w.out[i];
     return out_channels(c, t, last);
+}
+
+static bool infer_qlinear_average(Infer *c) { return infer_window(c, node_int(c->n, "channels_last")); }
+
+/* What ONNX Runtime makes of its own graphs: images with their channels last, weights as ever. */
+static bool infer_nhwc_max_pool(Infer *c) { return infer_window(c, true); }
+
+static bool expand_nhwc_max_pool(Expand *x)
+{
+    if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "x has no known rank of at least 3");
+    Val v = move_channels(x, x->in[0], false);
+    x->out[0] = move_channels(x, ex_op_like(x, NULL, "MaxPool", &v, 1), true);
+    return true;
+}
+
+static bool infer_conv_codes(Infer *c)
+{
+    bool last = node_int(c->n, "channels_last");
+    if (in_rank(c, 0) < 0 || in_rank(c, 3) < 0) return out_unknown(c, 0);
+    Type t = channels_first(in_type(c, 0), last);
+    return rule_qlinear_conv(c, &t, t.dim) && out_channels(c, t, last);
+}
+
+static bool expand_conv_codes(Expand *x)
+{
+    enum { OPERANDS = 9 };
+    bool last = node_int(x->n, "channels_last");
+    Val in[OPERANDS];
+    if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "x has no known rank of at least 3");
+    for (uint32_t i = 0; i < OPERANDS; i++) in[i] = ex_in(x, i);
+    if (last) in[0] = move_channels(x, in[0], false);
+    Val y = ex_op_like(x, NULL, "QLinearConv", in, OPERANDS - !in[OPERANDS - 1].id);
+    x->out[0] = last ? move_channels(x, y, true) : y;
+    return true;
 }
 
 static bool infer_qlinear_global(Infer *c)
@@ -711,18 +745,24 @@ const OpDef ops_microsoft[] = {
     OP(QLinearAdd, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_add),
     OP(QLinearMul, MS, .sig = BINARY, .T = Q8, .infer = infer_qlinear_binary, .expand = expand_qlinear_mul),
     OP(QLinearWhere, MS, .T = Q8, .infer = infer_qlinear_where, .expand = expand_qlinear_where,
-       .sig = "condition:bool X:T x_scale:f32 x_zero_point:T Y:T y_scale:f32 y_zero_point:T z_scale:f32 z_zero_point:T -> Z:T"),
+       .sig = "condition:bool X:T x_scale:f32 x_zero_point:T Y:T y_scale:f32 y_zero_point:T z_scale:f32 z_zero_point:T "
+              "-> Z:T"),
     OP(QLinearSigmoid, MS, .sig = UNARY, .T = Q8, .infer = infer_qlinear_unary, .expand = expand_qlinear_sigmoid),
     OP(QLinearLeakyRelu, MS, .sig = UNARY, .T = Q8, .attrs = "alpha:float=0.01", .infer = infer_qlinear_unary,
        .expand = expand_qlinear_leaky_relu),
     OP(QLinearSoftmax, MS, .sig = UNARY, .T = Q8, .attrs = "axis:int=-1 opset:int=13", .infer = infer_qlinear_unary,
        .expand = expand_qlinear_softmax),
     OP(QLinearAveragePool, MS, .sig = UNARY, .T = Q8,
-       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 dilations:ints kernel_shape:ints! "
+       .attrs = "auto_pad:string=NOTSET ceil_mode:int=0 channels_last:int=0 count_include_pad:int=0 dilations:ints "
+                "kernel_shape:ints! "
                 "pads:ints strides:ints",
        .infer = infer_qlinear_average, .expand = expand_qlinear_average),
     OP(QLinearGlobalAveragePool, MS, .sig = UNARY, .T = Q8, .attrs = "channels_last:int=0",
        .infer = infer_qlinear_global, .expand = expand_qlinear_global),
+    OP(QLinearConv, MS, .sig = QLINEAR_CONV, .T = Q8, .U = Q8, .V = Q8,
+       .attrs = WINDOW_ATTRS "channels_last:int=0 group:int=1", .infer = infer_conv_codes, .expand = expand_conv_codes),
+    OP(NhwcMaxPool, MS, .sig = "x:T -> y:T", .T = Q8, .attrs = WINDOW_ATTRS "ceil_mode:int=0",
+       .infer = infer_nhwc_max_pool, .expand = expand_nhwc_max_pool),
     OP(QLinearConcat, MS,
        .sig = "Y_scale:f32 Y_zero_point:V x0:V s0:f32 z0:V" PART("1") PART("2") PART("3") PART("4") PART("5")
            PART("6") " -> Y:V",
@@ -747,9 +787,9 @@ const OpDef ops_microsoft[] = {
     OP(MatMulNBits, MS, .sig = "A:T B:u8 scales:T zero_points:Z? g_idx:i32? bias:T? -> Y:T", .T = "f32 f16 bf16",
        .attrs = "K:int! N:int! accuracy_level:int=0 bits:int=4 block_size:int! weight_prepacked:int=0",
        .infer = infer_nbits, .expand = expand_nbits),
-    OP(GatherBlockQuantized, MS, .sig = "data:U indices:Z scales:T zero_points:U? -> Y:T", .T = "f32 f16 bf16", .U = "u8 u4 i4",
-       .attrs = "bits:int=4 block_size:int=128 gather_axis:int=0 quantize_axis:int=1", .infer = infer_gather_blocks,
-       .expand = expand_gather_blocks),
+    OP(GatherBlockQuantized, MS, .sig = "data:U indices:Z scales:T zero_points:U? -> Y:T", .T = "f32 f16 bf16",
+       .U = "u8 u4 i4", .attrs = "bits:int=4 block_size:int=128 gather_axis:int=0 quantize_axis:int=1",
+       .infer = infer_gather_blocks, .expand = expand_gather_blocks),
     OP(FusedConv, MS, .sig = "X:T W:T B:T? Z:T? -> Y:T", .T = "float",
        .attrs = WINDOW_ATTRS "activation:string activation_params:floats group:int=1", .infer = infer_fused_conv,
        .expand = expand_fused_conv),

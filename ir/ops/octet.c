@@ -108,6 +108,7 @@ const OpDef ops_octet[] = {
        .infer = infer_quantize_by, .lower = lower_quantize_by, .quant = QUANT_EDGE),
     OP(Table,      .domain = "octet", .since = 1, .sig = "x:T table:U -> y:U", .T = "u8 i8", .U = "u8 i8",
        .infer = infer_quantize_by, .lower = lower_table),
+    OP(Fma,        .domain = "octet", .since = 1, .sig = "a:T b:T c:T -> y:T", .T = "f32", .body = "fma(a, b, c)"),
     OP(ScaledSum,  .domain = "octet", .since = 1, .sig = "a:T ra:f32 b:T rb:f32 shift:f32 -> y:T", .T = "u8 i8",
        .infer = infer_scaled, .lower = lower_scaled_sum),
     OP(ScaledProduct, .domain = "octet", .since = 1, .sig = "a:T za:f32 b:T zb:f32 ratio:f32 shift:f32 -> y:T", .T = "u8 i8",

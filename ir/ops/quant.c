@@ -254,10 +254,9 @@ static Val scale_of(Expand *x, Val a, Val b, Val y)
     return EX(x, "Div", EX(x, "Mul", ex_cast(x, a, DT_f32), ex_cast(x, b, DT_f32)), ex_cast(x, y, DT_f32));
 }
 
-static bool infer_qlinear_conv(Infer *c)
+bool rule_qlinear_conv(Infer *c, const Type *x, Dim *out)
 {
-    const Type *x = in_type(c, 0), *wt = in_type(c, 3);
-    if (x->rank < 0 || wt->rank < 0) return out_unknown(c, 0);
+    const Type *wt = in_type(c, 3);
     if (wt->rank != x->rank) return infer_error(c, "w has rank %d, expected %d, the rank of x", wt->rank, x->rank);
     Window w;
     const char *why = NULL;
@@ -265,9 +264,17 @@ static bool infer_qlinear_conv(Infer *c)
     if (!require_eq(c, x->dim[1], dim_mul(c->d, wt->dim[1], DIM(c, node_int(c->n, "group"))),
                     "channels of x and of w times group"))
         return false;
-    Dim out[MAX_RANK] = {x->dim[0], wt->dim[0]};
+    out[0] = x->dim[0], out[1] = wt->dim[0];
     for (int i = 0; i < w.n; i++) out[i + 2] = w.out[i];
-    return out_shape(c, 0, x->rank, out);
+    return true;
+}
+
+static bool infer_qlinear_conv(Infer *c)
+{
+    const Type *x = in_type(c, 0);
+    Dim out[MAX_RANK];
+    if (x->rank < 0 || in_rank(c, 3) < 0) return out_unknown(c, 0);
+    return rule_qlinear_conv(c, x, out) && out_shape(c, 0, x->rank, out);
 }
 
 static bool expand_qlinear_conv(Expand *x)
@@ -352,10 +359,8 @@ const OpDef ops_quant[] = {
        .lower = lower_dequantize, .quant = QUANT_EDGE, .flags = OP_UNRANKED), /* zero points that are no codes */
     OP(DynamicQuantizeLinear, .since = 11, .sig = "x:f32 -> y:u8 y_scale:f32 y_zero_point:u8", .infer = infer_dynamic,
        .lower = lower_dynamic, .quant = QUANT_EDGE),
-    OP(QLinearConv, .since = 10,
-       .sig = "x:T x_scale:f32 x_zero_point:T w:U w_scale:f32 w_zero_point:U y_scale:f32 y_zero_point:V B:i32? -> y:V",
-       .T = "u8 i8", .U = "u8 i8", .V = "u8 i8", .attrs = WINDOW_ATTRS "group:int=1", .infer = infer_qlinear_conv,
-       .expand = expand_qlinear_conv),
+    OP(QLinearConv, .since = 10, .sig = QLINEAR_CONV, .T = "u8 i8", .U = "u8 i8", .V = "u8 i8",
+       .attrs = WINDOW_ATTRS "group:int=1", .infer = infer_qlinear_conv, .expand = expand_qlinear_conv),
     OP(MatMulInteger, .since = 10, .sig = "A:T B:U a_zero_point:T? b_zero_point:U? -> Y:i32", .T = "u8 i8",
        .U = "u8 i8", .infer = infer_matmul_integer, .expand = expand_matmul_integer),
     OP(QLinearMatMul, .since = 10,

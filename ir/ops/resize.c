@@ -202,19 +202,21 @@ static void nearest_table(Lower *l, const Sampler *r, Sample *s)
     low_stage(l, s->first, &axis, 1, clamp_index(l, expr_cast(k, DT_i64, at), s->in));
 }
 
+/* The place before x and what the one behind it weighs; at the end both are the last one, half each. */
 static void linear_tables(Lower *l, const Sampler *r, Sample *s)
 {
     Kernel *k = l->k;
-    Expr out = expr_dim(k, s->out), zero = low_const(l, DT_f32, 0);
-    int axis = low_axis(l, out);
+    Expr out = expr_dim(k, s->out), zero = low_const(l, DT_f32, 0), half = low_const(l, DT_f32, 0.5), x[2], down[2];
     Expr last = f32(l, expr_dim(k, dim_sub(k->dim, s->in, dim_const(k->dim, 1))));
-    Expr x = expr_prim(k, P_max, expr_prim(k, P_min, source(l, r, s, axis), last, 0), zero, 0);
+    int axis[2];
+    for (int i = 0; i < 2; i++) {
+        axis[i] = low_axis(l, out);
+        x[i] = expr_prim(k, P_max, expr_prim(k, P_min, source(l, r, s, axis[i]), last, 0), zero, 0);
+        down[i] = floor_of(l, x[i]);
+    }
     s->first = table(l, DT_i64, out, 0), s->weight = table(l, DT_f32, out, 0);
-    low_stage(l, s->first, &axis, 1, clamp_index(l, expr_cast(k, DT_i64, floor_of(l, x)), s->in));
-    int again = low_axis(l, out);
-    Expr map_x = source(l, r, s, again);
-    map_x = expr_prim(k, P_max, expr_prim(k, P_min, map_x, last, 0), zero, 0);
-    low_stage(l, s->weight, &again, 1, expr_sub(k, map_x, floor_of(l, map_x)));
+    low_stage(l, s->first, &axis[0], 1, clamp_index(l, expr_cast(k, DT_i64, down[0]), s->in));
+    low_stage(l, s->weight, &axis[1], 1, low_select(l, expr_lt(k, down[1], last), expr_sub(k, x[1], down[1]), half));
 }
 
 /* Weights of all taps around floor(x), normalized where taps outside do not count or the kernel is stretched. */
@@ -301,21 +303,27 @@ static void sampler_dims(Lower *l, Sampler *r, const Resize *z)
     }
 }
 
-/* Linear: both taps of dimension i, of every dimension after it. */
-static Expr linear_taps(Lower *l, const Sampler *r, int i, int x, const int *axis, Expr *at)
+/* Linear: the corners around a place, the last dimension's two first, each times its weights multiplied from that dimension on, summed in this order: as
+ * ONNX Runtime does, since halves and quarters of codes make many ties. */
+static Expr linear_taps(Lower *l, const Sampler *r, int x, const int *axis, Expr *at)
 {
     Kernel *k = l->k;
-    if (i == r->n) return expr_cast(k, dtype_compute(low_type(l, x)) == DT_f64 ? DT_f64 : DT_f32, expr_load(k, x, at));
-    const Sample *s = &r->at[i];
-    Expr place[MAX_RANK] = {expr_axis(k, axis[s->dim])};
-    Expr first = expr_load(k, s->first, place), w = expr_load(k, s->weight, place);
-    at[s->dim] = clamp_index(l, first, s->in);
-    Expr lo = linear_taps(l, r, i + 1, x, axis, at);
-    at[s->dim] = clamp_index(l, expr_add(k, first, expr_index(k, 1)), s->in);
-    Expr hi = linear_taps(l, r, i + 1, x, axis, at);
-    w = expr_cast(k, (DType)expr_node(k, lo)->type, w);
-    return expr_add(k, expr_mul(k, lo, expr_sub(k, low_const(l, (DType)expr_node(k, lo)->type, 1), w)),
-                    expr_mul(k, hi, w));
+    DType acc = dtype_compute(low_type(l, x)) == DT_f64 ? DT_f64 : DT_f32;
+    Expr one = low_const(l, acc, 1), sum = 0;
+    for (unsigned corner = 0; corner < 1u << r->n; corner++) {
+        Expr weight = 0;
+        for (int i = r->n; i-- > 0;) {
+            const Sample *s = &r->at[i];
+            Expr place[MAX_RANK] = {expr_axis(k, axis[s->dim])}, first = expr_load(k, s->first, place);
+            Expr w = expr_cast(k, acc, expr_load(k, s->weight, place));
+            bool second = corner >> (r->n - 1 - i) & 1;
+            at[s->dim] = clamp_index(l, second ? expr_add(k, first, expr_index(k, 1)) : first, s->in);
+            w = second ? w : expr_sub(k, one, w), weight = weight ? expr_mul(k, weight, w) : w;
+        }
+        Expr value = expr_cast(k, acc, expr_load(k, x, at));
+        value = weight ? expr_mul(k, weight, value) : value, sum = sum ? expr_add(k, sum, value) : value;
+    }
+    return sum;
 }
 
 static Expr outside_crop(Lower *l, const Sampler *r, const int *axis, Expr value, DType t)
@@ -361,7 +369,7 @@ static void sample_image(Lower *l, Sampler *r, int x, int y)
         return;
     }
     Expr value;
-    if (r->mode == MODE_LINEAR) value = linear_taps(l, r, 0, x, axis, at);
+    if (r->mode == MODE_LINEAR) value = linear_taps(l, r, x, axis, at);
     else {
         for (int i = 0; i < r->n; i++) {
             const Sample *s = &r->at[i];

@@ -24,6 +24,7 @@ bool rule_lies_along(Infer *c, uint32_t i, const Type *t, const char *why);
 bool rule_has_shape(Infer *c, uint32_t i, int rank, const Dim *dim,
                     const char *why); /* the same for all of its sizes, none of them free to be 1 */
 bool rule_type(Infer *c, uint32_t o, int64_t code); /* output o has the element type that an attribute says */
+bool rule_qlinear_conv(Infer *c, const Type *x, Dim *out); /* sizes of a QLinearConv of such an image, channels second; reports */
 /* Shape and, with the row's value column, elements of an elementwise operator. */
 bool infer_elementwise(Infer *c);
 bool infer_same(Infer *c); /* every output has the dims of input 0 */

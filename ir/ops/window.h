@@ -8,6 +8,8 @@
 enum { MAX_SPATIAL = MAX_RANK - 2 };
 #define WINDOW_ATTRS "auto_pad:string=NOTSET dilations:ints kernel_shape:ints pads:ints strides:ints "
 
+#define QLINEAR_CONV "x:T x_scale:f32 x_zero_point:T w:U w_scale:f32 w_zero_point:U y_scale:f32 y_zero_point:V B:i32? -> y:V"
+
 typedef struct Window {
     int n; /* spatial dimensions */
     Dim in[MAX_SPATIAL], out[MAX_SPATIAL], kernel[MAX_SPATIAL], lo[MAX_SPATIAL], hi[MAX_SPATIAL];

@@ -60,6 +60,7 @@ def image(m): return m.values([2, 16, 20, 20], -3.1, 4.3)
 TABLE = {
     'Add': (lambda m: m.node('Add', [m.values([64, 500], -2, 2), m.values([64, 500], -2, 2)]), -4, 4, 0),
     'Add, one broadcast': (lambda m: m.node('Add', [m.values([64, 500], -3.1, 4.3), m.values([1, 500], -1, 2)]), -4.2, 6.1, 0),
+    'Add, scales in no ratio': (lambda m: m.node('Add', [m.values([256, 500], -125 * .04121948, 130 * .04121948), m.values([256, 500], -142 * .03904352, 113 * .03904352)]), -120 * .05760615319, 135 * .05760615319, 0),
     'Mul': (lambda m: m.node('Mul', [m.values([64, 500], -3.1, 4.3), m.values([64, 500], -1, 2)]), -6.2, 8.6, 0),
     'Mul by a gate': (lambda m: m.node('Mul', [image(m), m.values([2, 16, 1, 1], 0, 255 / 256)]), -3.1, 4.3, 0),
     'Sigmoid': (lambda m: m.node('Sigmoid', [image(m)]), 0, 255 / 256, 0),
@@ -69,6 +70,8 @@ TABLE = {
     'AveragePool, counting its padding': (lambda m: m.node('AveragePool', [image(m)], kernel_shape=[2, 3], pads=[0, 1, 0, 1], count_include_pad=1), -3.1, 4.3, 0),
     'AveragePool of a sequence': (lambda m: m.node('AveragePool', [m.values([2, 16, 60], -3.1, 4.3)], kernel_shape=[4], strides=[2]), -2, 3, 0),
     'GlobalAveragePool': (lambda m: m.node('GlobalAveragePool', [m.values([20, 64, 8, 8], 0, 6)]), 0, 6, 0),
+    'Resize, linear': (lambda m: m.node('Resize', [image(m), '', m.constant(np.float32([1, 1, 2, 2]))], mode='linear'), -3.1, 4.3, 0),
+    'Resize, linear, to an odd size': (lambda m: m.node('Resize', [image(m), '', '', m.constant(np.int64([2, 16, 33, 47]))], mode='linear', coordinate_transformation_mode='align_corners'), -3.1, 4.3, 0),
     'Concat': (lambda m: m.node('Concat', [m.values([64, 100], -3.1, 4.3), m.values([64, 200], -1, 2)], axis=1), -3.1, 4.3, 0),
     'Softmax to 256 steps': (lambda m: m.node('Softmax', [m.values([64, 100], -3.1, 4.3)]), 0, 255 / 256, 0),
     'MatMul': (lambda m: m.node('MatMul', [m.values([64, 96], -3.1, 4.3), m.weights(96, 200)]), -20, 20, 0),

@@ -105,6 +105,10 @@ static const Form forms[] = {
     {"onnxruntime: QLinearConv", 1, 0, 0, 0,
      "graph \"g\" (%1 \"x\": u8[1,8,6,6], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,8,3,3], %5 \"s2\": f32[16], %6 \"z2\": i8[16]) -> (%11 \"y\") {\n"
      "  %7 = const i8[] {0}\n  %11 = QLinearConv(%1, %2, %3, %4, %5, %7, %2, %3)\n}\n"},
+    {"onnxruntime: a graph it wrote optimized, channels last", 1, 0, 0, 0,
+     "graph \"g\" (%1 \"x\": u8[1,6,6,8], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": i8[16,8,3,3], %5 \"s2\": f32[16], %6 \"z2\": i8[16]) -> (%11 \"y\") {\n"
+     "  %7 = const i8[] {0}\n  %10 = com.microsoft.QLinearConv(%1, %2, %3, %4, %5, %7, %2, %3) {channels_last=1}\n"
+     "  %11 = com.microsoft.NhwcMaxPool(%10) {kernel_shape=[2,2]}\n}\n"},
     {"onnxruntime: QLinearMatMul", 1, 0, 0, 0,
      "graph \"g\" (%1 \"x\": u8[5,64], %2 \"s\": f32[], %3 \"z\": u8[], %4 \"w\": u8[64,48], %5 \"s2\": f32[], %6 \"z2\": u8[]) -> (%11 \"y\") {\n"
      "  %11 = QLinearMatMul(%1, %2, %3, %4, %5, %6, %2, %3)\n}\n"},
