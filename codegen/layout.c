@@ -16,7 +16,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { PANEL = 16, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
+enum { PANEL = 16, PAIR = 2, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
 
 typedef struct Halo {
     int from, to;
@@ -147,6 +147,8 @@ static int turned_buffer(Kernel *k, int buf)
     return kernel_buf(k, b);
 }
 
+static bool fills_lanes(Kernel *k, int axis) { return axis && expr_constant(k, k->axis.at[axis].extent, 0) >= PANEL; }
+
 /* Does a stage that reads several places of an image for each result have its channels, lanes full of them, side by side in these? Row-major,
  * they would be gathered at every place. */
 static bool walks_channels(Kernel *k, const Compute *s, const LoadList *loads, int image)
@@ -158,11 +160,30 @@ static bool walks_channels(Kernel *k, const Compute *s, const LoadList *loads, i
         const ExprNode *n = expr_node(k, loads->at.at[i]);
         int channel = (int)n->id == image ? axis_of_index(k, n->arg[1]) : 0;
         if ((int)n->id != image) continue;
-        if (!channel || !step_is(k, at, channel, 1) || expr_constant(k, k->axis.at[channel].extent, 0) < PANEL)
-            return false;
+        if (!fills_lanes(k, channel) || !step_is(k, at, channel, 1)) return false;
         places++;
     }
     return places > 1;
+}
+
+/* The same for an output: what is read in several places has its channels side by side, and the output would be stored one by one. That is slow where
+ * its planes begin in the same few places of a cache. */
+static bool fills_channels(Layer *l, const Compute *s)
+{
+    enum { APART = 256 }; /* elements, of which planes are a multiple */
+    Kernel *k = l->k;
+    LoadList loads = {0};
+    uint32_t places = 0;
+    int channel = k->buf.at[s->out].rank >= 3 ? axis_of_index(k, s->at[1]) : 0;
+    if (k->buf.at[s->out].kind != BUF_OUT || s->how || s->scan || s->update || !fills_lanes(k, channel)) return false;
+    Expr plane = expr_step(k, buf_address(k, s->out, s->at), channel);
+    if (!plane || expr_constant(k, plane, 0) % APART) return false;
+    stage_loads(k, l->mem, s, &loads);
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        const ExprNode *n = expr_node(k, loads.at.at[i]);
+        places += step_is(k, buf_address(k, (int)n->id, n->arg), channel, 1);
+    }
+    return places > PAIR;
 }
 
 /* A stage reads inputs that it walks in copies with their channels last; last: per buffer, its copy or 0. */
@@ -193,7 +214,7 @@ static void settle_contract(Layer *l)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         int to = s.out;
-        bool turn = writers[to] == 1 && is_turned(l, &s);
+        bool turn = writers[to] == 1 && (is_turned(l, &s) || fills_channels(l, &s));
         if (turn) s.out = turned_buffer(k, to);
         turn_inputs(l, &s, last, bufs);
         append(l, s);
