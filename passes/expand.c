@@ -31,7 +31,7 @@ static void own_update(Own *own, const Graph *g, Arena *scratch)
 }
 
 /* Whether the composite was replaced: map has its outputs then. */
-static bool expand_node(const Graph *in, Graph *out, uint32_t i, Val *map, Own *own, PassCtx *ctx)
+static bool expand_node(const Graph *in, Graph *out, uint32_t i, const uint16_t *uses, Val *map, Own *own, PassCtx *ctx)
 {
     const Node *n = &in->node.at[i];
     Val *arg = NEW_ARRAY(ctx->scratch, Val, n->nin + 1), result[MAX_OUT] = {{0}};
@@ -40,6 +40,10 @@ static bool expand_node(const Graph *in, Graph *out, uint32_t i, Val *map, Own *
     Expand x = {.g = out, .m = ctx->module, .n = &mapped, .in = arg, .out = result, .loc = n->loc};
     assert(n->nout <= MAX_OUT);
     if (!n->op->expand(&x)) return false; /* reported: the graph is not used, but what comes after it has types */
+    for (uint32_t k = 0; k < n->nout; k++)
+        if (!result[k].id && uses[n->out.id + k])
+            return diag_error(ctx->module->diag, n->loc, "output %s is not computed",
+                              op_schema(n->op)->out[k < op_schema(n->op)->nout ? k : op_schema(n->op)->nout - 1].name);
     if (ctx->standard) own_update(own, out, ctx->scratch);
     for (uint32_t k = 0; ctx->standard && k < n->nout; k++)
         if (is_own(own, out, result[k])) return false;
@@ -57,10 +61,11 @@ static Graph *expand_round(const Graph *in, PassCtx *ctx, bool *changed)
     Graph *out = graph_new(ctx->module, ctx->mem, in->name);
     Val *map = graph_begin(out, in, ctx->scratch);
     const bool *live = graph_live(in, ctx->scratch);
+    const uint16_t *uses = graph_uses(in, ctx->scratch);
     Own own = {{0}};
     for (uint32_t i = 0; i < in->node.n; i++) {
         if (!live[i]) continue;
-        if (is_composite(&in->node.at[i]) && expand_node(in, out, i, map, &own, ctx)) *changed = true;
+        if (is_composite(&in->node.at[i]) && expand_node(in, out, i, uses, map, &own, ctx)) *changed = true;
         else graph_copy_node(out, in, i, map);
     }
     graph_end(out, in, map);

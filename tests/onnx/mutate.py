@@ -17,7 +17,7 @@ import onnx
 import regions
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-SECONDS, BYTES = 60, 8 << 30
+SECONDS, BYTES, OUT_OF_MEMORY = 60, 8 << 30, 70
 INTS = [0, 1, -1, 2, 3, -2, 7, 64, 1 << 31, -(1 << 31), (1 << 63) - 1, -(1 << 63)]
 FLOATS = [0., 1., -1., .5, 1e-30, -1e30, 3e38, float('inf'), float('nan')]
 
@@ -197,6 +197,7 @@ def octet(*command):
     try: done = subprocess.run(command, capture_output=True, text=True, errors='replace', timeout=SECONDS, preexec_fn=limited)
     except subprocess.TimeoutExpired: return 1, '', 'took more than %d s' % SECONDS
     text = done.stderr.strip()
+    if done.returncode == OUT_OF_MEMORY and 'out of memory' in text: return 1, text, None
     if done.returncode not in (0, 1): return 1, text, f'exit code {done.returncode}: {text[-300:]}'
     if done.returncode and not text: return 1, text, 'fails without a message'
     if 'interpreter failed' in text or 'out of range of' in text: return 1, text, text
