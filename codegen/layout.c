@@ -147,6 +147,13 @@ static int turned_buffer(Kernel *k, int buf)
     return kernel_buf(k, b);
 }
 
+static bool reduces_any(Kernel *k, const Compute *s, Expr e)
+{
+    for (int i = 0; i < s->reduces; i++)
+        if (expr_uses(k, e, s->reduce[i])) return true;
+    return false;
+}
+
 static bool fills_lanes(Kernel *k, int axis) { return axis && expr_constant(k, k->axis.at[axis].extent, 0) >= PANEL; }
 
 /* Does a stage that reads several places of an image for each result have its channels, lanes full of them, side by side in these? Row-major,
@@ -166,8 +173,9 @@ static bool walks_channels(Kernel *k, const Compute *s, const LoadList *loads, i
     return places > 1;
 }
 
-/* The same for an output: what is read in several places has its channels side by side, and the output would be stored one by one. That is slow where
- * its planes begin in the same few places of a cache. */
+/* The same for an output: what is read in several places has its channels side by side, and the output would be stored one by one. Where a window moves
+ * over the image lanes would be gathered for each of its taps instead; where the places are written out, stores are slow if planes begin in the
+ * same few places of a cache. */
 static bool fills_channels(Layer *l, const Compute *s)
 {
     enum { APART = 256 }; /* elements, of which planes are a multiple */
@@ -175,15 +183,18 @@ static bool fills_channels(Layer *l, const Compute *s)
     LoadList loads = {0};
     uint32_t places = 0;
     int channel = k->buf.at[s->out].rank >= 3 ? axis_of_index(k, s->at[1]) : 0;
-    if (k->buf.at[s->out].kind != BUF_OUT || s->how || s->scan || s->update || !fills_lanes(k, channel)) return false;
+    if (k->buf.at[s->out].kind != BUF_OUT || s->scan || s->update || !fills_lanes(k, channel)) return false;
+    Contraction c;
     Expr plane = expr_step(k, buf_address(k, s->out, s->at), channel);
-    if (!plane || expr_constant(k, plane, 0) % APART) return false;
+    if (!plane || expr_is(k, plane, 1) || contraction_of(k, s, &c)) return false;
     stage_loads(k, l->mem, s, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) {
         const ExprNode *n = expr_node(k, loads.at.at[i]);
-        places += step_is(k, buf_address(k, (int)n->id, n->arg), channel, 1);
+        if (!step_is(k, buf_address(k, (int)n->id, n->arg), channel, 1)) continue;
+        if (s->how && reduces_any(k, s, loads.at.at[i])) return true;
+        places++;
     }
-    return places > PAIR;
+    return places > PAIR && expr_constant(k, plane, 0) % APART == 0;
 }
 
 /* A stage reads inputs that it walks in copies with their channels last; last: per buffer, its copy or 0. */
@@ -236,13 +247,6 @@ static bool is_halo_guard(const Kernel *k, const ExprNode *n) /* a guarded load,
     const ExprNode *v = expr_node(k, n->arg[1]), *other = expr_node(k, n->arg[2]);
     if (v->kind == E_PRIM && v->prim == P_cast) v = expr_node(k, v->arg[0]);
     return v->kind == E_LOAD && (other->kind == E_FLOAT || other->kind == E_INT);
-}
-
-static bool reduces_any(Kernel *k, const Compute *s, Expr e)
-{
-    for (int i = 0; i < s->reduces; i++)
-        if (expr_uses(k, e, s->reduce[i])) return true;
-    return false;
 }
 
 static Expr guarded_load(const Kernel *k, Expr guard)

@@ -204,6 +204,21 @@ Test(layout, outputs_of_walks_are_turned)
     program_drop(p);
 }
 
+/* And what a window reads, whatever the planes. One place for each channel is side by side already. */
+Test(layout, outputs_of_windows_are_turned)
+{
+#define POOL(size)                                                                                                     \
+    "kernel k() { in F[1, 32, 33, 33] out Y[1, 32, " size ", " size                                                    \
+    "] tmp T[1, 32, 33, 33] layout(0, 2, 3, 1) T[n, c, h, w] = tanh(F[n, c, h, w])"                                    \
+    " Y[n, c, i, j] = max(a: 3, b: 3) T[n, c, i + a, j + b] }"
+    Program *p = laid_out(POOL("31"));
+    expect_order(buf_named(p, "Y.last"), 4, (LayoutAxis[]){{0, 1, 0}, {2, 1, 0}, {3, 1, 0}, {1, 1, 0}});
+    program_drop(p);
+    p = laid_out(POOL("1"));
+    for (uint32_t b = 1; b < p->k->buf.n; b++) cr_expect_str_neq(p->k->buf.at[b].name, "Y.last");
+    program_drop(p);
+}
+
 /* Channels that a result has side by side lie so in the image too, if it is read in several places and they fill lanes. */
 Test(layout, inputs_that_are_walked_are_turned)
 {
