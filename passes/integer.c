@@ -8,6 +8,7 @@
  *   table     Q(f(DQ(x)))                     = table[x]                f a chain of unary rows (QUANT_LUT) that costs more than a look-up
  *   channels  P(DQ(constant, scales of an axis))  = DQ(P(constant), the same scales where P puts them)
  *   codes     float(c), DQ(c, 1) - z, DQ(c, 1) * s  = DQ(c, s, z)         weights that a cast and arithmetic dequantize
+ *   regain    C(DQ(x), w, b)                  = C(DQ(x), DQ(codes), b)   weights that are whole parts of the largest of their channel: rounding folded
  *   contract  C(DQ(x), DQ(w), b)              = float(Ci(x, w)) * (sx * sw) + b     C has an integer form Ci; sx is one, or one for each
  *                                                                                  row that is summed over
  *   requant   Q(C(DQ(x), DQ(w), DQ(b)))   = sat(rint(float(Ci(x, w) + b) * (sx * sw / s)) + z)     in models that came quantized: what
@@ -589,6 +590,28 @@ static bool per_row(const Graph *g, const Node *dq, const Node *n)
            node_int(dq, "block_size") >= size;
 }
 
+static bool is_all_one(const Tensor *t) /* one number */
+{
+    int64_t n = tensor_count(t), least = n ? dtype_load_int(t->type, t->data, 0) : 0;
+    for (int64_t i = 1; i < n; i++)
+        if (dtype_load_int(t->type, t->data, i) != least) return false;
+    return n > 0;
+}
+
+/* A scale for each channel, and n sums each channel by itself: the scale is a factor of its sums. Zero points are one. */
+static bool per_channel(const Graph *g, const Node *dq, const Node *n)
+{
+    const Type *t = val_type(g, node_in(g, dq, 0)), *w = val_type(g, node_in(g, n, 1));
+    if (!n->op->w_taps || node_int(dq, "block_size") || t->rank != w->rank) return false;
+    int axis = axis_at(n->op->x_input, t->rank);
+    const Tensor *s = graph_val(g, node_in(g, dq, 1))->konst,
+                 *z = node_in(g, dq, 2).id ? graph_val(g, node_in(g, dq, 2))->konst : NULL;
+    bool zeros = !node_in(g, dq, 2).id || (z && is_all_one(z));
+    return s && zeros && axis_at((int)node_int(dq, "axis"), t->rank) == axis &&
+           dim_is(g->module->dim, t->dim[axis], tensor_count(s)) && dim_is(g->module->dim, w->dim[n->op->w_input], 1) &&
+           dim_is(g->module->dim, w->dim[channel_of(n, w->rank)], tensor_count(s));
+}
+
 static bool sixteen_bits(DType t) { return t == DT_u16 || t == DT_i16; }
 
 /* Do 32 bits hold the sums of all channels, whatever the activations are? Where the zero point of weights is not 0 it counts too. Of codes of
@@ -656,8 +679,67 @@ static const char *why_float(const Graph *g, const Node *n, const PassCtx *ctx)
     if (sixteen_bits(t) && few_channels(g, n, dw))
         return "its activations are of 16 bits, and float32 multiplies so few channels as fast as two integer products";
     if (val_type(g, node_in(g, dx, 0))->rank < 1) return "its first operand is a number";
-    if (!one_scale(g, dx) && !per_row(g, dx, n)) return "its activations have several scales";
+    if (!one_scale(g, dx) && !per_row(g, dx, n) && !per_channel(g, dx, n)) return "its activations have several scales";
     return why_weights(g, n, dx, dw);
+}
+
+/* ---- weights that are codes times a scale, though the model has the products alone ---- */
+static int64_t channel_at(const Tensor *w, int axis, int64_t i) /* of element i; there is one where the axis is none */
+{
+    for (int d = axis + 1; axis >= 0 && d < w->rank; d++) i /= w->dim[d];
+    return axis < 0 ? 0 : i % w->dim[axis];
+}
+
+/* Steps of which 127 are the largest of each channel. */
+static const Tensor *channel_steps(Arena *mem, const Tensor *w, int axis)
+{
+    const float MOST = 127;
+    int64_t one = 1;
+    Tensor *scale = tensor_new(mem, DT_f32, axis < 0 ? 0 : 1, axis < 0 ? &one : &w->dim[axis]);
+    float *s = (float *)(uintptr_t)scale->data;
+    for (int64_t i = 0; i < tensor_count(scale); i++) s[i] = 0;
+    for (int64_t i = 0, n = tensor_count(w); i < n; i++) {
+        float *most = &s[channel_at(w, axis, i)];
+        *most = fmaxf(*most, fabsf(((const float *)w->data)[i]));
+    }
+    for (int64_t i = 0; i < tensor_count(scale); i++) s[i] = isnormal(s[i]) ? s[i] / MOST : 1;
+    return scale;
+}
+
+/* Trained with rounded weights and exported with the rounding folded: each is a whole number of steps, within the rounding of float32. Of other
+ * weights that are not a few some are not. NULL: of these. */
+static const Tensor *step_codes(Arena *mem, const Tensor *w, int axis, const Tensor *scale)
+{
+    const float ROOM = 1e-4F; /* of a step */
+    int64_t n = tensor_count(w);
+    Tensor *code = tensor_new(mem, DT_i8, w->rank, w->dim);
+    for (int64_t i = 0; i < n; i++) {
+        float is = ((const float *)w->data)[i] / ((const float *)scale->data)[channel_at(w, axis, i)],
+              whole = rintf(is);
+        if (!(fabsf(is - whole) <= ROOM)) return NULL;
+        dtype_store_int(DT_i8, (void *)(uintptr_t)code->data, i, (int64_t)whole);
+    }
+    return n ? code : NULL;
+}
+
+static Val regain(Integer *x, const Node *n)
+{
+    if (x->ctx->quant || n->op->quant != QUANT_INTEGER || !n->op->integer) return (Val){0};
+    const Node *dx = def_of(x->in, node_in(x->in, n, 0));
+    const Tensor *w = graph_val(x->in, node_in(x->in, n, 1))->konst;
+    if (!is_dq(dx) || !eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !w || w->type != DT_f32 ||
+        w->rank < 2)
+        return (Val){0};
+    const Tensor *scale = NULL, *code = NULL;
+    int axis[] = {channel_of(n, w->rank), -1}, tries = 0;
+    for (; !code && tries < 2; tries++)
+        scale = channel_steps(x->out->mem, w, axis[tries]), code = step_codes(x->out->mem, w, axis[tries], scale);
+    if (!code) return (Val){0};
+    const char *name = graph_val(x->in, node_in(x->in, n, 1))->name;
+    Val *in = NEW_ARRAY(x->ctx->scratch, Val, n->nin);
+    for (uint32_t i = 0; i < n->nin; i++) in[i] = x->map[node_in(x->in, n, i).id];
+    in[1] = dequantize(x, n, graph_const(x->out, code, name), scale, NULL, axis[tries - 1]);
+    return graph_emit(x->out, n->op, n->attr, in, n->nin, 1, n->loc, NULL);
 }
 
 static bool meets_codes(const Graph *g, const Node *n)
@@ -707,6 +789,12 @@ static Val sums_of_halves(Integer *x, const Node *n, const Val *in)
     return octet_row(x, "JoinHalves", sum, 2, n->loc);
 }
 
+static Val one_of(Integer *x, Val v) /* the number that a constant holds everywhere */
+{
+    const Tensor *t = graph_val(x->out, v)->konst;
+    return graph_const(x->out, tensor_scalar(x->out->mem, t->type, dtype_load(t->type, t->data, 0)), NULL);
+}
+
 static Val contract(Integer *x, const Node *n)
 {
     if (!meets_codes(x->in, n) || why_float(x->in, n, x->ctx)) return (Val){0};
@@ -718,6 +806,7 @@ static Val contract(Integer *x, const Node *n)
     for (int i = 0; i < 2; i++)
         in[i] = x->map[node_in(x->in, from[i], 0).id], in[2 + i] = x->map[node_in(x->in, from[i], 2).id];
     bool halves = sixteen_bits(val_type(x->out, in[0])->dtype);
+    if (in[2].id && count_of(x->in, node_in(x->in, dx, 2)) > 1) in[2] = one_of(x, in[2]);
     Val y = halves ? sums_of_halves(x, n, in) : cast_to(x, sums(x, n, in), DT_f32, n->loc);
     DType to = val_type(x->in, n->out)->dtype; /* where that is 16 bits wide, the sums are scaled before they are rounded */
     Val scale = wide(x, x->map[node_in(x->in, dw, 1).id], n->loc), scale_x = wide(x, x->map[node_in(x->in, dx, 1).id], n->loc);
@@ -991,7 +1080,8 @@ static void note_contractions(const Graph *g, const PassCtx *ctx)
 
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
-    static Move *const moving[] = {cancel, sink, channels, codes_cast, codes_shift, codes_scale, hoist, table, bound};
+    static Move *const moving[] = {cancel,      sink,  channels, codes_cast, codes_shift,
+                                   codes_scale, hoist, table,    bound,      regain};
     static Move *const integer[] = {requantize, join_codes, contract};
     if (!has_edges(in)) {
         if (ctx->integer) note_contractions(in, ctx);
