@@ -858,6 +858,7 @@ static bool infer_pad(Infer *c)
     if (pad_mode(c->n) == PAD_MODES) return infer_error(c, "mode '%s' is unknown", node_str(c->n, "mode"));
     if (in_has(c, 3) && (!rule_axes(c, 3, rank, axis, &n) || !rule_ints(c, 3, &axes, &n))) return false;
     const Dim *pads = rule_sizes(c, 1, &np);
+    if (!pads && in_rank(c, 1) > 1) return infer_error(c, "pads has rank %d, expected 1", in_rank(c, 1));
     if (pads && np != 2 * n) return infer_error(c, "%u pads, expected %u", np, 2 * n);
     if (!pads || !pad_borders(c->d, pads, axes, n, rank, b)) {
         for (int a = 0; a < rank; a++) out[a] = dim_fresh(c->d, "pad", DIM_DATA);
