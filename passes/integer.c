@@ -301,14 +301,6 @@ static bool per_row(const Graph *g, const Node *dq, const Node *n)
            node_int(dq, "block_size") >= size;
 }
 
-static bool is_all_one(const Tensor *t) /* one number */
-{
-    int64_t n = tensor_count(t), least = n ? dtype_load_int(t->type, t->data, 0) : 0;
-    for (int64_t i = 1; i < n; i++)
-        if (dtype_load_int(t->type, t->data, i) != least) return false;
-    return n > 0;
-}
-
 /* A scale for each channel, and n sums each channel by itself: the scale is a factor of its sums. Zero points are one. */
 static bool per_channel(const Graph *g, const Node *dq, const Node *n)
 {
@@ -317,7 +309,7 @@ static bool per_channel(const Graph *g, const Node *dq, const Node *n)
     int axis = axis_at(n->op->x_input, t->rank);
     const Tensor *s = graph_val(g, node_in(g, dq, 1))->konst,
                  *z = node_in(g, dq, 2).id ? graph_val(g, node_in(g, dq, 2))->konst : NULL;
-    bool zeros = !node_in(g, dq, 2).id || (z && is_all_one(z));
+    bool zeros = !node_in(g, dq, 2).id || (z && tensor_is_all(z, number(g, node_in(g, dq, 2))));
     return s && zeros && axis_at((int)node_int(dq, "axis"), t->rank) == axis &&
            dim_is(g->module->dim, t->dim[axis], tensor_count(s)) && dim_is(g->module->dim, w->dim[n->op->w_input], 1) &&
            dim_is(g->module->dim, w->dim[channel_of(n, w->rank)], tensor_count(s));
@@ -730,8 +722,8 @@ static void note_contractions(const Graph *g, const PassCtx *ctx)
 
 Graph *pass_integer(const Graph *in, PassCtx *ctx)
 {
-    static Move *const moving[] = {cancel,     sink,  step_channels, step_cast, step_shift,
-                                   step_scale, hoist, table,         bound,     step_regain};
+    static Move *const moving[] = {cancel, sink, step_channels, step_cast, step_shift, step_scale, hoist, table, bound};
+    static Move *const folded[] = {step_regain}; /* behind the moves: it reads all float weights */
     static Move *const integer[] = {requantize, join_codes, contract};
     if (!has_edges(in)) {
         if (ctx->integer) note_contractions(in, ctx);
@@ -739,6 +731,7 @@ Graph *pass_integer(const Graph *in, PassCtx *ctx)
     }
     if (!ctx->quant) in = rewrite(in, ctx, rules_saturation, NULL);
     const Graph *g = steps_run(in, ctx, moving, COUNT_OF(moving));
+    if (!ctx->quant) g = steps_run(g, ctx, folded, COUNT_OF(folded));
     if (ctx->integer) note_contractions(g, ctx);
     return steps_run(g, ctx, integer, COUNT_OF(integer));
 }
@@ -798,7 +791,7 @@ static Val scale_behind(Integer *x, const Node *n)
     if (!is_dq(dq) || x->numbers[dq->out.id] || !is_channelwise(x->in, n) || node_in(x->in, dq, 2).id) return (Val){0};
     const Tensor *s = graph_val(x->in, node_in(x->in, dq, 1))->konst;
     const Type *w = val_type(x->in, dq->out), *y = val_type(x->in, n->out);
-    if (!s || s->type != DT_f32 || s->rank != 1 || tensor_all_ones(s) || y->dtype != DT_f32 || y->rank < 1)
+    if (!s || s->type != DT_f32 || s->rank != 1 || tensor_is_all(s, 1) || y->dtype != DT_f32 || y->rank < 1)
         return (Val){0};
     if (axis_at(n->op->w_channel, w->rank) != axis_at((int)node_int(dq, "axis"), w->rank) || node_int(dq, "block_size")) return (Val){0};
     Val one = graph_const(x->out, tensor_scalar(x->out->mem, DT_f32, 1), NULL), arg[3];

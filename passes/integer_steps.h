@@ -47,9 +47,9 @@ static inline double number(const Graph *g, Val v)
 /* The axis of output channels in the weights of a contraction. */
 static inline int channel_of(const Node *n, int rank) { return axis_at(n->op->w_channel, rank); }
 
-bool node_is_data(const Node *n, uint32_t i);           /* is operand i of the type of the first, of a row that moves elements? */
-bool node_moves(const Graph *g, const Node *n);         /* elements of all data operands to one result, and makes nothing up */
-bool tensor_all_ones(const Tensor *t);
+bool node_is_data(const Node *n, uint32_t i); /* is operand i of the type of the first, of a row that moves elements? */
+bool node_moves(const Graph *g, const Node *n); /* elements of all data operands to one result, and makes nothing up */
+bool tensor_is_all(const Tensor *t, double v);  /* NULL and no elements: false */
 
 /* ---- steps of weight_codes.c ---- */
 Move step_channels, step_cast, step_shift, step_scale, step_regain;

@@ -62,8 +62,7 @@ typedef struct ChannelCodes {
     const Node *first;    /* DQ */
     const Tensor **codes; /* per operand; NULL: it is no data, and constant */
     int *axis;
-    Tensor *vector
-        [3]; /* by operand of DQ: scales, and zero points where there are any, of all operands one after the other */
+    Tensor *vector[3]; /* by operand of DQ: scales, and zero points, if any, of all operands one after the other */
     DType position;
 } ChannelCodes;
 
@@ -143,11 +142,11 @@ Val step_channels(Integer *x, const Node *n)
 }
 
 /* ---- weights that a cast and arithmetic dequantize ---- */
-bool tensor_all_ones(const Tensor *t)
+bool tensor_is_all(const Tensor *t, double v)
 {
     int64_t n = t ? tensor_count(t) : 0;
     for (int64_t i = 0; i < n; i++)
-        if (dtype_load(t->type, t->data, i) != 1) return false;
+        if (dtype_load(t->type, t->data, i) != v) return false;
     return n > 0;
 }
 
@@ -171,7 +170,7 @@ static const Node *plain_codes(const Integer *x, const Node *n, uint32_t *how)
     for (*how = 0; *how < 2; ++*how) {
         const Node *dq = def_of(x->in, node_in(x->in, n, *how));
         if (is_dq(dq) && graph_val(x->in, node_in(x->in, dq, 0))->konst &&
-            tensor_all_ones(graph_val(x->in, node_in(x->in, dq, 1))->konst))
+            tensor_is_all(graph_val(x->in, node_in(x->in, dq, 1))->konst, 1))
             return dq;
     }
     return NULL;
@@ -279,25 +278,30 @@ static const Tensor *channel_steps(Arena *mem, const Tensor *w, int axis)
     return scale;
 }
 
+static float in_steps(const Tensor *w, int axis, const Tensor *scale, int64_t i)
+{
+    return ((const float *)w->data)[i] / ((const float *)scale->data)[channel_at(w, axis, i)];
+}
+
 /* Trained with rounded weights and exported with the rounding folded: each is a whole number of steps, within the rounding of float32. Of other
  * weights that are not a few some are not. NULL: of these. */
 static const Tensor *step_codes(Arena *mem, const Tensor *w, int axis, const Tensor *scale)
 {
     const float ROOM = 1e-4F; /* of a step */
     int64_t n = tensor_count(w);
-    Tensor *code = tensor_new(mem, DT_i8, w->rank, w->dim);
     for (int64_t i = 0; i < n; i++) {
-        float is = ((const float *)w->data)[i] / ((const float *)scale->data)[channel_at(w, axis, i)],
-              whole = rintf(is);
-        if (!(fabsf(is - whole) <= ROOM)) return NULL;
-        dtype_store_int(DT_i8, (void *)(uintptr_t)code->data, i, (int64_t)whole);
+        float is = in_steps(w, axis, scale, i);
+        if (!(fabsf(is - rintf(is)) <= ROOM)) return NULL;
     }
+    Tensor *code = tensor_new(mem, DT_i8, w->rank, w->dim);
+    for (int64_t i = 0; i < n; i++)
+        dtype_store_int(DT_i8, (void *)(uintptr_t)code->data, i, (int64_t)rintf(in_steps(w, axis, scale, i)));
     return n ? code : NULL;
 }
 
 Val step_regain(Integer *x, const Node *n)
 {
-    if (x->ctx->quant || n->op->quant != QUANT_INTEGER || !n->op->integer) return (Val){0};
+    if (n->op->quant != QUANT_INTEGER || !n->op->integer) return (Val){0};
     const Node *dx = def_of(x->in, node_in(x->in, n, 0));
     const Tensor *w = graph_val(x->in, node_in(x->in, n, 1))->konst;
     if (!is_dq(dx) || !eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !w || w->type != DT_f32 ||
