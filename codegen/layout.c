@@ -3,7 +3,8 @@
  * Comes in: the clustered program; lowerings of convolutions and pools have left the channels-last order on the buffers they walk pixel
  * by pixel. Goes out: the same program, a layout on every buffer, and a few more stages that copy. In order:
  *
- *   1. Graph inputs and outputs are row-major: that is their contract. An output a sum computes channels-last gets a temporary before it.
+ *   1. Graph inputs and outputs are row-major: that is their contract. An output that is computed channels-last gets a temporary before it, and an
+ *      input that is walked so one behind it.
  *   2. The channels-last order spreads along stages that work point by point.
  *   3. Halo: a sum that reads its operand under a guard (padding) reads a padded temporary without one. Where the operand is a
  *      temporary, its producers store into the padded one and only the border is filled.
@@ -16,7 +17,7 @@
 #include "codegen/analyse.h"
 #include <assert.h>
 
-enum { PANEL = 16, PAIR = 2, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
+enum { PANEL = 16, TILE_WORDS = 16, FEW_CHANNELS = 8, MOST_REPEATED = 65536 };
 
 typedef struct Halo {
     int from, to;
@@ -178,7 +179,7 @@ static bool walks_channels(Kernel *k, const Compute *s, const LoadList *loads, i
  * same few places of a cache. */
 static bool fills_channels(Layer *l, const Compute *s)
 {
-    enum { APART = 256 }; /* elements, of which planes are a multiple */
+    enum { PAIR = 2, APART = 256 }; /* places; elements, of which planes are a multiple */
     Kernel *k = l->k;
     LoadList loads = {0};
     uint32_t places = 0;
@@ -198,36 +199,35 @@ static bool fills_channels(Layer *l, const Compute *s)
 }
 
 /* A stage reads inputs that it walks in copies with their channels last; last: per buffer, its copy or 0. */
-static void turn_inputs(Layer *l, Compute *s, int *last, uint32_t bufs)
+static void turn_inputs(Layer *l, Compute *s, int *last)
 {
     Kernel *k = l->k;
     LoadList loads = {0};
     stage_loads(k, l->mem, s, &loads);
-    for (uint32_t b = 1; b < bufs; b++) {
-        if (k->buf.at[b].kind != BUF_IN || !walks_channels(k, s, &loads, (int)b)) continue;
-        if (!last[b]) last[b] = turned_buffer(k, (int)b), append(l, copy_stage(k, last[b], (int)b, s->loc));
-        for (uint32_t i = 0; i < loads.at.n; i++) {
-            ExprNode n = *expr_node(k, loads.at.at[i]);
-            if (n.id == b) stage_replace(k, s, loads.at.at[i], expr_load(k, last[b], n.arg));
-        }
+    for (uint32_t i = 0; i < loads.at.n; i++) {
+        ExprNode n = *expr_node(k, loads.at.at[i]);
+        int from = (int)n.id;
+        if (k->buf.at[from].kind != BUF_IN || !walks_channels(k, s, &loads, from)) continue;
+        if (!last[from]) last[from] = turned_buffer(k, from), append(l, copy_stage(k, last[from], from, s->loc));
+        stage_replace(k, s, loads.at.at[i], expr_load(k, last[from], n.arg));
     }
 }
 
 static void settle_contract(Layer *l)
 {
     Kernel *k = l->k;
-    uint32_t *writers = NEW_ARRAY(l->mem, uint32_t, k->buf.n), bufs = k->buf.n;
-    int *last = NEW_ARRAY(l->mem, int, bufs);
+    uint32_t *writers = NEW_ARRAY(l->mem, uint32_t, k->buf.n);
+    int *last = NEW_ARRAY(l->mem, int, k->buf.n);
     find_widened(l);
     for (uint32_t i = 0; i < k->stage.n; i++) writers[k->stage.at[i].out]++;
-    for (uint32_t b = 1; b < bufs; b++)
+    for (uint32_t b = 1; b < k->buf.n; b++)
         if (k->buf.at[b].kind == BUF_IN || k->buf.at[b].kind == BUF_OUT) k->buf.at[b].layout.n = 0;
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
         int to = s.out;
         bool turn = writers[to] == 1 && (is_turned(l, &s) || fills_channels(l, &s));
         if (turn) s.out = turned_buffer(k, to);
-        turn_inputs(l, &s, last, bufs);
+        turn_inputs(l, &s, last);
         append(l, s);
         if (turn) append(l, copy_stage(k, to, s.out, s.loc));
     }
