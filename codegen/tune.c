@@ -48,11 +48,16 @@ typedef struct Order {
     int n, axis[MAX_STEP];
 } Order;
 
-static void put(Order *o, int a)
+static bool is_among(const Order *o, int axis)
 {
     for (int i = 0; i < o->n; i++)
-        if (o->axis[i] == a) return;
-    if (a && o->n < MAX_STEP) o->axis[o->n++] = a;
+        if (o->axis[i] == axis) return true;
+    return false;
+}
+
+static void put(Order *o, int a)
+{
+    if (a && !is_among(o, a) && o->n < MAX_STEP) o->axis[o->n++] = a;
 }
 
 static void step(Kernel *k, StepKind what, LoopKind loop, const int *axis, int n, const char *name)
@@ -258,7 +263,7 @@ static bool stores_run(Tuner *u, const Accesses *a, int axis) /* do stores go on
 static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *axis, int n, int *cost)
 {
     Kernel *k = u->k;
-    int best = 0;
+    int best = 0, runs = 0;
     *cost = INT32_MAX;
     (void)c;
     for (int i = 0; i < n; i++) {
@@ -267,21 +272,12 @@ static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *
         int mine = lanes_cost(u, a, axis[i]) * 16;
         if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)
             mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
-        if (extent(k, axis[i]) < 0 && !stores_run(u, a, axis[i]))
-            mine += mine / 2; /* a batch of one is the usual one */
-        bool runs = mine == *cost && stores_run(u, a, axis[i]) > stores_run(u, a, best);
-        bool longer =
-            mine == *cost && stores_run(u, a, axis[i]) == stores_run(u, a, best) && about(k, axis[i]) > about(k, best);
-        if (mine < *cost || runs || longer) best = axis[i], *cost = mine;
+        int run = stores_run(u, a, axis[i]);
+        if (extent(k, axis[i]) < 0 && !run) mine += mine / 2; /* a batch of one is the usual one */
+        bool better = run != runs ? run > runs : about(k, axis[i]) > about(k, best);
+        if (mine < *cost || (mine == *cost && better)) best = axis[i], *cost = mine, runs = run;
     }
     return best;
-}
-
-static bool is_among(const Order *o, int axis)
-{
-    for (int i = 0; i < o->n; i++)
-        if (o->axis[i] == axis) return true;
-    return false;
 }
 
 static bool is_apart(Kernel *k, Expr address, int axis) /* do lanes over it load one by one? */
