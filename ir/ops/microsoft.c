@@ -115,17 +115,17 @@ static Val pool_all(Expand *x, Val v)
     return EX_OCTET(x, "Requant", sum, scale, zero.id ? zero : ex_scalar(x, t, 0));
 }
 
-static bool expand_qlinear_pool(Expand *x, Val (*pool)(Expand *, Val))
+/* What is made of an image with its channels second, where they may be last. */
+static bool expand_image(Expand *x, bool last, Val (*make)(Expand *, Val))
 {
-    bool last = node_int(x->n, "channels_last");
     if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "X has no known rank of at least 3");
-    Val v = pool(x, last ? move_channels(x, x->in[0], false) : x->in[0]);
+    Val v = make(x, last ? move_channels(x, x->in[0], false) : x->in[0]);
     x->out[0] = last ? move_channels(x, v, true) : v;
     return true;
 }
 
-static bool expand_qlinear_average(Expand *x) { return expand_qlinear_pool(x, pool_window); }
-static bool expand_qlinear_global(Expand *x) { return expand_qlinear_pool(x, pool_all); }
+static bool expand_qlinear_average(Expand *x) { return expand_image(x, node_int(x->n, "channels_last"), pool_window); }
+static bool expand_qlinear_global(Expand *x) { return expand_image(x, node_int(x->n, "channels_last"), pool_all); }
 
 static Type channels_first(const Type *t, bool last)
 {
@@ -158,13 +158,8 @@ static bool infer_qlinear_average(Infer *c) { return infer_window(c, node_int(c-
 /* What ONNX Runtime makes of its own graphs: images with their channels last, weights as ever. */
 static bool infer_nhwc_max_pool(Infer *c) { return infer_window(c, true); }
 
-static bool expand_nhwc_max_pool(Expand *x)
-{
-    if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "x has no known rank of at least 3");
-    Val v = move_channels(x, x->in[0], false);
-    x->out[0] = move_channels(x, ex_op_like(x, NULL, "MaxPool", &v, 1), true);
-    return true;
-}
+static Val max_pool(Expand *x, Val v) { return ex_op_like(x, NULL, "MaxPool", &v, 1); }
+static bool expand_nhwc_max_pool(Expand *x) { return expand_image(x, true, max_pool); }
 
 static bool infer_conv_codes(Infer *c)
 {
@@ -174,18 +169,15 @@ static bool infer_conv_codes(Infer *c)
     return rule_qlinear_conv(c, &t, t.dim) && out_channels(c, t, last);
 }
 
-static bool expand_conv_codes(Expand *x)
+static Val conv_codes(Expand *x, Val v)
 {
     enum { OPERANDS = 9 };
-    bool last = node_int(x->n, "channels_last");
-    Val in[OPERANDS];
-    if (ex_type(x, x->in[0])->rank < 3) return expand_error(x, "x has no known rank of at least 3");
-    for (uint32_t i = 0; i < OPERANDS; i++) in[i] = ex_in(x, i);
-    if (last) in[0] = move_channels(x, in[0], false);
-    Val y = ex_op_like(x, NULL, "QLinearConv", in, OPERANDS - !in[OPERANDS - 1].id);
-    x->out[0] = last ? move_channels(x, y, true) : y;
-    return true;
+    Val in[OPERANDS] = {v};
+    for (uint32_t i = 1; i < OPERANDS; i++) in[i] = ex_in(x, i);
+    return ex_op_like(x, NULL, "QLinearConv", in, OPERANDS - !in[OPERANDS - 1].id);
 }
+
+static bool expand_conv_codes(Expand *x) { return expand_image(x, node_int(x->n, "channels_last"), conv_codes); }
 
 static bool infer_qlinear_global(Infer *c)
 {
