@@ -206,6 +206,60 @@ Expr uncast(const Kernel *k, Expr e, DType acc)
     return n->kind == E_PRIM && n->prim == P_cast && n->type == acc ? n->arg[0] : e;
 }
 
+static bool is_prim(const Kernel *k, Expr e, Prim p, DType t, ExprNode *n)
+{
+    *n = *expr_node(k, e);
+    return n->kind == E_PRIM && n->prim == p && n->type == t;
+}
+
+static bool is_load_of(const Kernel *k, Expr e, DType t)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_LOAD && n->type == t;
+}
+
+/* i32(byte), or (i32(byte) >> shift) & mask; yields the byte's load, or 0. */
+static Expr code_load(const Kernel *k, Expr e, InByte *p)
+{
+    ExprNode n, at;
+    *p = (InByte){0};
+    if (is_prim(k, e, P_and, DT_i32, &n) && expr_node(k, n.arg[1])->kind == E_INT) {
+        p->mask = expr_node(k, n.arg[1])->u.i, e = n.arg[0];
+        if (is_prim(k, e, P_shr, DT_i32, &at)) p->shift = at.arg[1], e = at.arg[0];
+    }
+    e = uncast(k, e, DT_i32);
+    return is_load_of(k, e, DT_u8) ? e : 0;
+}
+
+/* Codes of signed values times codes of weights without a sign, less their zero point. */
+static bool block_factors(const Kernel *k, Expr product, Summand *f)
+{
+    ExprNode p, minus;
+    if (!is_prim(k, product, P_mul, DT_i32, &p)) return false;
+    for (int i = 0; i < 2; i++) {
+        Expr a = uncast(k, p.arg[i], DT_i32), code = p.arg[!i];
+        f->zero = 0;
+        if (!is_load_of(k, a, DT_i8)) continue;
+        if (is_prim(k, code, P_sub, DT_i32, &minus)) code = minus.arg[0], f->zero = minus.arg[1];
+        f->a = a, f->b = code_load(k, code, &f->packed), f->acc = DT_i32;
+        if (f->b) return true;
+    }
+    return false;
+}
+
+bool summand_of(const Kernel *k, Expr value, Summand *f)
+{
+    ExprNode v = *expr_node(k, value);
+    if (v.kind != E_PRIM || v.prim != P_mul || (v.type != DT_f32 && v.type != DT_i32)) return false;
+    for (int i = 0; i < 2 && v.type == DT_f32; i++) {
+        *f = (Summand){.scale = v.arg[!i]};
+        if (block_factors(k, uncast(k, v.arg[i], DT_f32), f)) return true;
+    }
+    DType t = (DType)v.type;
+    *f = (Summand){.a = uncast(k, v.arg[0], t), .b = uncast(k, v.arg[1], t), .acc = t};
+    return true;
+}
+
 /* The axis that moves only `by`, not `other`: the one innermost in the output if there is a choice. */
 static int only_axis(Kernel *k, const Compute *c, Expr by, Expr other)
 {
@@ -249,13 +303,27 @@ static bool slides(Kernel *k, const Compute *c, Expr e, int lane)
 
 static bool is_single(const Kernel *k, int axis) { return expr_is(k, k->axis.at[axis].extent, 1); }
 
+/* Of the axes that are summed, the first ones choose scale and zero point, the others do not; rows have no zero points of weights. */
+static bool blocks_lead(Kernel *k, const Compute *c, const Summand *f)
+{
+    bool inside = false;
+    for (int i = 0; i < c->reduces; i++) {
+        bool chooses = expr_uses(k, f->scale, c->reduce[i]) || (f->zero && expr_uses(k, f->zero, c->reduce[i]));
+        if (chooses && inside) return false;
+        inside = inside || !chooses;
+    }
+    for (int i = 0; i < c->rank; i++)
+        if (f->zero && expr_uses(k, f->zero, c->space[i]) && !expr_uses(k, f->b, c->space[i])) return false;
+    return inside;
+}
+
 /* An image under a window is never the right factor: of a convolution with one result a place, it may seem so, for they lie side by side. */
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
 {
-    if (c->how != P_add || !c->reduces || c->keep || c->where || c->update) return false;
-    ExprNode v = *expr_node(k, c->value);
-    if (v.kind != E_PRIM || v.prim != P_mul || (v.type != DT_f32 && v.type != DT_i32)) return false;
-    Expr a = uncast(k, v.arg[0], (DType)v.type), b = uncast(k, v.arg[1], (DType)v.type);
+    Summand f;
+    if (c->how != P_add || !c->reduces || c->keep || c->where || c->update || !summand_of(k, c->value, &f))
+        return false;
+    Expr a = f.a, b = f.b;
     bool both = false;
     for (int i = 0; i < c->reduces; i++)
         both = both || (expr_uses(k, a, c->reduce[i]) && expr_uses(k, b, c->reduce[i]));
@@ -277,16 +345,19 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
                        .right = swap ? a : b,
                        .lane = swap ? lane_a : lane_b,
                        .row = swap ? lane_b : lane_a,
-                       .acc = (DType)v.type};
-    return true;
+                       .acc = f.acc,
+                       .scale = f.scale,
+                       .zero = f.zero,
+                       .few_bits = f.packed.mask != 0};
+    return !f.scale || (r->right == f.b && blocks_lead(k, c, &f));
 }
 
-/* Rows of the dot products that levels may have: u8 x i8 into i32, bf16 x bf16 into f32. */
+/* Rows of the dot products that levels may have: bytes of which one has a sign into i32, bf16 x bf16 into f32. */
 typedef struct Dot {
     DType left, right, acc;
     int word;
 } Dot;
-static const Dot dots[] = {{DT_u8, DT_i8, DT_i32, 4}, {DT_bf16, DT_bf16, DT_f32, 2}};
+static const Dot dots[] = {{DT_u8, DT_i8, DT_i32, 4}, {DT_i8, DT_u8, DT_i32, 4}, {DT_bf16, DT_bf16, DT_f32, 2}};
 
 int word_of(const Kernel *k, Expr left, Expr right, DType acc)
 {

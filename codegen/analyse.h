@@ -34,13 +34,27 @@ int innermost_dim(const Buf *b);                             /* the dimension wh
 bool is_rereading(Kernel *k, const Compute *c, Expr load, bool reduced);
 void spread_order(Kernel *k);                                /* layout.c: layouts spread along stages that work point by point */
 
+/* Codes of fewer bits than a byte, several in each: (byte >> shift) & mask. */
+typedef struct InByte { Expr shift; int64_t mask; } InByte;  /* mask 0: a byte is one code */
+/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * (i32(b) - zero)) * scale, where the scale and the zero point stay the
+ * same through the inner loops of the sum: integers are summed there. */
+typedef struct Summand {
+    Expr a, b;               /* without casts to the type they are multiplied in; of codes in blocks loads, b those of weights */
+    DType acc;
+    Expr scale, zero;        /* of codes in blocks; else 0. zero is an i32, 0: none */
+    InByte packed;
+} Summand;
+Expr uncast(const Kernel *k, Expr e, DType acc);             /* e without a cast to acc around it */
+bool summand_of(const Kernel *k, Expr value, Summand *f);    /* false: it is no product */
+
 /* A sum of products. left varies along rows, right along lanes. */
 typedef struct Contraction {
     Expr left, right;        /* without casts to the accumulator's type */
     int lane, row;           /* space axes: lane moves only right, row only left; row 0: there is none */
     DType acc;
+    Expr scale, zero;        /* of codes in blocks (Summand); the first axes that are summed may choose them, the others do not */
+    bool few_bits;           /* these are 4 or 2 */
 } Contraction;
-Expr uncast(const Kernel *k, Expr e, DType acc);              /* e without a cast to acc around it */
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
 int word_of(const Kernel *k, Expr left, Expr right, DType acc);

@@ -52,9 +52,12 @@ const Target *target_at(uint32_t i);                 /* all rows, worst first; N
 const Target *target_find(const char *name);         /* NULL: no such level */
 /* Does one instruction sum the products of a word (four bytes, two bf16)? Else both sides are taken apart into halves. */
 bool target_sums_words(const Target *t, DType left, DType right);
+/* Does one instruction add two neighbouring products of bytes, as far as 16 bits hold them: of codes of 4 bits they do? */
+bool target_pairs_bytes(const Target *t);
 /* How a register tile takes a step: one instruction multiplies and adds, or two do, or words are taken apart into halves first. */
 typedef enum TileStep { TILE_FUSED, TILE_APART, TILE_HALVES } TileStep;
-bool target_tile_fits(const Target *t, int rows, int panels, TileStep step); /* the sums, and what a step needs beside them */
+/* The sums, `ones` more for each row (of codes in blocks), and what a step needs beside them. */
+bool target_tile_fits(const Target *t, int rows, int panels, int ones, TileStep step);
 uint64_t target_host_features(void);                 /* OCTET_CPU_* of this machine (shares rt's detection) */
 
 /* How values between kernels and weights are stored, and what float products are made of; sums are f32 in every case. */

@@ -184,6 +184,7 @@ static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to,
     if (t->line == from) t->line = to;
     if (t->row == from) t->row = to;
     t->left = mapped(k, t->left, map), t->right = mapped(k, t->right, map), t->epilogue = mapped(k, t->epilogue, map);
+    t->scale = mapped(k, t->scale, map);
     t->line_guard = mapped(k, t->line_guard, map);
     t->row_guard = mapped(k, t->row_guard, map), t->lane_guard = mapped(k, t->lane_guard, map);
     return copy;
@@ -517,6 +518,7 @@ static void take_start(Kernel *k, const Compute *c, Tile *t)
 {
     Expr it = expr_it(k, t->acc);
     int uses = 0;
+    if (t->scale) return;
     int64_t depth = t->depths == 1 ? expr_constant(k, k->axis.at[t->depth[0]].extent, 0) : 0;
     bool matrix = t->block == 256 && t->acc == DT_f32 && !t->dot && c->rank == 2 && k->buf.at[c->out].rank == 2;
     bool words = t->dot && t->acc == DT_f32;
@@ -563,12 +565,21 @@ static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
     return true;
 }
 
+/* The loops that choose scale and zero point come first (contraction_of()). */
+static void take_blocks(Kernel *k, const Summand *p, Tile *t)
+{
+    t->scale = p->scale, t->zero = p->zero, t->shift = p->packed.shift, t->mask = p->packed.mask;
+    for (int d = 0; d < t->depths; d++)
+        if (expr_uses(k, t->scale, t->depth[d]) || (t->zero && expr_uses(k, t->zero, t->depth[d]))) t->blocks = d + 1;
+}
+
 static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)
 {
     Kernel *k = x->k;
-    const ExprNode v = *expr_node(k, x->c->value);
-    if (v.kind != E_PRIM || v.prim != P_mul || x->c->how != P_add || !tile_of_loops(x, in, n, t)) return false;
-    t->left = uncast(k, v.arg[0], t->acc), t->right = uncast(k, v.arg[1], t->acc);
+    Summand p;
+    if (x->c->how != P_add || !summand_of(k, x->c->value, &p) || !tile_of_loops(x, in, n, t)) return false;
+    t->left = p.a, t->right = p.b, t->acc = p.acc;
+    if (p.scale) take_blocks(k, &p, t);
     int inner = t->depths ? t->depth[t->depths - 1] : 0, whole = inner ? k->axis.at[inner].parent : 0;
     bool last = whole && inner == k->axis.at[whole].part + k->axis.at[whole].parts - 1;
     if (last && is_word(k, t, inner)) t->dot = inner;
@@ -601,7 +612,9 @@ static bool contract_match(const Nest *x, const Nest *in, Tile *t)
 {
     Kernel *k = x->k;
     if (!tile_of_products(x, in, 3, t)) return false;
-    if (expr_uses(k, t->left, t->lane) || expr_uses(k, t->left, t->col)) swap_factors(t);
+    bool crossed = expr_uses(k, t->left, t->lane) || expr_uses(k, t->left, t->col);
+    if (t->scale && (crossed || (t->zero && expr_uses(k, t->zero, t->row)))) return false;
+    if (crossed) swap_factors(t);
     t->block = block_of(k, x->c, t);
     take_start(k, x->c, t), take_pass(x, t);
     if (expr_uses(k, t->right, t->line)) return false;
@@ -611,7 +624,7 @@ static bool contract_match(const Nest *x, const Nest *in, Tile *t)
 static bool window_match(const Nest *x, const Nest *in, Tile *t)
 {
     Kernel *k = x->k;
-    if (!tile_of_products(x, in, 2, t)) return false;
+    if (!tile_of_products(x, in, 2, t) || t->scale) return false;
     if (expr_uses(k, t->right, t->row)) swap_factors(t);
     take_start(k, x->c, t);
     return expr_uses(k, t->left, t->lane) && expr_uses(k, t->right, t->lane) && !expr_uses(k, t->right, t->row);

@@ -42,16 +42,19 @@ const Target *target_find(const char *name)
 bool target_sums_words(const Target *t, DType left, DType right)
 {
     if (left == DT_bf16) return t->pair == PAIR_DPBF16;
-    if (left != DT_u8 || right != DT_i8) return false;
+    bool bytes = (left == DT_u8 && right == DT_i8) || (left == DT_i8 && right == DT_u8);
+    if (!bytes) return false;
     return t->dot == DOT_VNNI512 || t->dot == DOT_VNNI256 || t->dot == DOT_AMX;
 }
 
+bool target_pairs_bytes(const Target *t) { return t->dot == DOT_AVX2 || t->dot == DOT_AVX512; }
+
 /* Halves are kept of the side that has fewer registers, the other side's pass: two of them, a product, and one for what takes a
  * signed word apart or a mask. */
-bool target_tile_fits(const Target *t, int rows, int panels, TileStep step)
+bool target_tile_fits(const Target *t, int rows, int panels, int ones, TileStep step)
 {
-    enum { PANEL = 16, PASSING = 5 };
-    int registers = PANEL / t->lanes, sums = rows * panels * registers, right = panels * registers;
+    enum { PANEL = 16, PASSING = 5, CODES = 3 }; /* CODES: ones, and a mask of codes */
+    int registers = PANEL / t->lanes, right = panels * registers, sums = rows * (right + ones) + (ones ? CODES : 0);
     if (rows * panels == 1) return true;
     if (step == TILE_HALVES) return sums + 2 * (rows < right ? rows : right) + PASSING <= t->registers;
     return sums + right + (registers > 1) <= t->registers - (step == TILE_FUSED && t->fma ? 1 : 2);

@@ -962,7 +962,7 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
     bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
-    if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
+    if (!has || r->scale || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth < (word == 4 ? LEAST_BYTES : LEAST_PAIRED)) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
@@ -1035,7 +1035,8 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
 static TileStep tile_step(Tuner *u, const Contraction *r, int word)
 {
     DType left = (DType)expr_node(u->k, r->left)->type, right = (DType)expr_node(u->k, r->right)->type;
-    if (word) return target_sums_words(u->t, left, right) ? TILE_FUSED : TILE_HALVES;
+    if (word && target_sums_words(u->t, left, right)) return TILE_FUSED;
+    if (word) return r->few_bits && target_pairs_bytes(u->t) ? TILE_APART : TILE_HALVES;
     return r->acc == DT_f32 && u->t->fma ? TILE_FUSED : TILE_APART;
 }
 
@@ -1112,7 +1113,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     bool tiles = suits_tiles(u, c, &r, word);
     int block = u->inside[r.row];
     Product p = product_of(k, c, &r, word ? word : 1);
-    p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word);
+    p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word), p.codes = r.scale != 0;
     Order o, loops = {0};
     space_order(u, c, &o);
     int line = tiles && !block ? line_axis(u, &r, &o) : 0;

@@ -357,11 +357,24 @@ static bool join(Widen *w, Compute *s, const Contraction *r, Expr factor)
     return true;
 }
 
+/* Codes that are multiplied as they are: their scales and zero points lie as the codes do. */
+static void lay_blocks(Widen *w, Compute *s, const Contraction *r)
+{
+    Expr of[] = {r->scale, r->zero};
+    for (int i = 0; i < 2; i++) {
+        if (!of[i]) continue;
+        Expr now = simplify(w, of[i]);
+        s->value = expr_replace(w->k, s->value, of[i], now);
+        lay_panels(w, now, r->lane, NULL, 0);
+    }
+}
+
 static void take(Widen *w, Compute s)
 {
     Kernel *k = w->k;
     Contraction r;
     ExprNode load = {0};
+    if (w->join && contraction_of(k, &s, &r) && r.scale) lay_blocks(w, &s, &r);
     if (contraction_of(k, &s, &r)) load = *expr_node(k, r.right);
     if (load.kind == E_LOAD && load.id < w->bufs && w->def[load.id]) {
         Expr factor = expr_inline(k, r.right, &k->stage.at[w->def[load.id] - 1]);

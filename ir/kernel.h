@@ -116,10 +116,14 @@ typedef struct Tile {
     int row, col, lane;      /* axes: rows of the register tile, its panels (0: none), the lanes of a panel (16) */
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
     int dot;                 /* 0, or the innermost reduction axis that one instruction sums: 4 bytes or 2 bf16, the elements of a word of 32 bits */
-    Expr left, right;        /* the factors, without their casts to the accumulator's type */
+    Expr left, right;        /* the factors, without their casts to the type they are multiplied in */
+    Expr scale, zero;        /* of codes in blocks, f32(i32(left) * (i32(right) - zero)) * scale; else 0 */
+    int blocks;              /* of these: the first so many loops choose the block, inside them integers are summed */
+    Expr shift;              /* right holds several codes: (byte >> shift) & mask */
+    int64_t mask;            /* 0: a byte is one code */
     Expr epilogue;           /* over E_IT */
     Expr line_guard, row_guard, lane_guard; /* 0, or hold where the point exists */
-    DType acc;               /* f32 or i32 */
+    DType acc;               /* in which products are summed: f32 or i32; sums in blocks become f32 */
     int block;               /* f32: products are summed in blocks of so many, each from zero, and the blocks added */
     Expr pass, passes;       /* of a product: which of how many tiles that have the same panels, */
     int ahead;               /* while this axis, which moves the panels, keeps its value; 0: there is none */

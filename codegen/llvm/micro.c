@@ -6,6 +6,7 @@
  * differ in their rounding.
  *
  *   f32    acc += splat(left) * right, fused where the target has it; long sums in blocks that are added up
+ *   blocks codes of weights in blocks with a scale each: words are summed within a block, the sums times the scale are the float sum
  *   words  left: consecutive elements of a row as one word, right: a panel of 16 lanes x one word
  *          bytes  VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
  *          bf16   vdpbf16ps.  Others: both sides split into even and odd elements widened to f32, then f32 sums.
@@ -47,10 +48,11 @@ typedef struct Micro {
     V rest;                              /* how many elements its last, partial word has; NULL: this is a whole one */
     TileSum in_tiles;                    /* the same for tile registers */
     V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
-    T acc_type;
+    T acc_type, total_type;              /* of the sums at hand, inside blocks integers; of what `it` is */
+    bool inside;             /* a block, whose last column sums the rows themselves where there are zero points */
     V waiting;               /* memory for the sums of a block */
     struct Pending *pending; /* results of the call before; NULL: none wait */
-    V acc[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    V acc[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
 } Micro;
 
 static V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
@@ -138,7 +140,7 @@ static bool match(Micro *m)
     m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
     m->left_type = (DType)expr_node(k, t->left)->type, m->right_type = (DType)expr_node(k, t->right)->type;
     match_left(m);
-    if (t->dot && !match_dot(m)) return false;
+    if ((t->dot || t->scale) && !(t->dot && match_dot(m))) return false;
     m->right_padded = is_padded(k, t->right, m->lanes, t->dot != 0);
     if (t->dot && t->lane_guard && !m->right_padded) return false;
     for (int d = 0; d < t->depths; d++) {
@@ -234,11 +236,14 @@ static int round_of(const Micro *m)
     return steps_at_once(m, m->depths - 1, m->x->k->axis.at[m->t->depth[m->depths - 1]].extent);
 }
 
-static int64_t all_steps(const Micro *m) /* 0: not known */
+static bool is_shift(const Micro *m, int axis) { return m->t->shift && expr_uses(m->x->k, m->t->shift, axis); }
+
+static int64_t all_steps(const Micro *m) /* that read other words; 0: not known */
 {
     const Kernel *k = m->x->k;
     int64_t n = m->depths > 0;
-    for (int d = 0; d < m->depths; d++) n *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, 0);
+    for (int d = 0; d < m->depths; d++)
+        if (!is_shift(m, m->t->depth[d])) n *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, 0);
     return n;
 }
 
@@ -394,7 +399,7 @@ static V left_half(Micro *m)
     return word_cast(m, LLVMBuildAnd(x->b, one, LLVMConstVector(keep, 2 * lanes), ""), x->i32, 1);
 }
 
-/* The instruction that sums a word's products, or NULL: by halves. */
+/* The instruction that sums a word's products, or NULL: by halves. Of bytes, those without a sign come first. */
 static const char *dot_instruction(const Micro *m)
 {
     if (!target_sums_words(m->x->target, m->left_type, m->right_type)) return NULL;
@@ -434,22 +439,49 @@ static V pair_sums(Micro *m, V a, V b) /* i32 sums of two products of i16 */
     return sum;
 }
 
+/* Is there a register for each word of codes beside those of one code in each byte, and the sums? */
+static bool keeps_words(const Micro *m)
+{
+    enum { BESIDE = 6 }; /* halves of a row, ones, masks, what is between */
+    int panels = (int)(m->cols * m->parts), sums = m->rows * (panels + (m->t->zero != 0));
+    return sums + 2 * panels + BESIDE <= m->x->target->registers;
+}
+
 static V right_words(Micro *m, unsigned part)
 {
     Emit *x = m->x;
     unsigned lanes = m->lanes / m->parts;
     V p = emit_address(x, m->right_buf, m->right_at), by = int64(x, (int64_t)part * lanes * WORD_BYTES);
     V v = LLVMBuildLoad2(x->b, LLVMVectorType(x->i32, lanes), LLVMBuildInBoundsGEP2(x->b, x->i8, p, &by, 1, ""), "");
+    LLVMSetVolatile(v, m->t->shift && !keeps_words(m)); /* else each code of a byte loads it anew */
     LLVMSetAlignment(v, 1);
     return v;
 }
 
+/* Columns that are summed: those of the tile, and one of ones. */
+static unsigned summed_cols(const Micro *m) { return m->cols + (m->inside && m->t->zero); }
+static unsigned parts_of(const Micro *m, unsigned j) { return j < m->cols ? m->parts : 1; }
+
+/* One code in each byte: what a word has above its bytes' bits is masked. */
+static V unpacked(Micro *m, V words)
+{
+    enum { EACH_BYTE = 0x01010101 };
+    Emit *x = m->x;
+    T type = LLVMTypeOf(words);
+    if (!m->t->mask) return words;
+    if (m->t->shift)
+        words = LLVMBuildLShr(x->b, words, splat(x, emit_scalar(x, m->t->shift), LLVMGetVectorSize(type)), "");
+    return LLVMBuildAnd(x->b, words, int_of(type, m->t->mask * EACH_BYTE), "");
+}
+
 static V right_panel(Micro *m, unsigned j, unsigned part)
 {
+    enum { ONES = 0x01010101 };
     Emit *x = m->x;
+    if (j == m->cols) return int_of(LLVMVectorType(x->i32, m->lanes / m->parts), ONES);
     x->var[m->t->lane] = x->var[m->t->dot] = int64(x, 0), x->var[m->t->col] = m->col[j];
     forget_all(x);
-    return right_words(m, part);
+    return unpacked(m, right_words(m, part));
 }
 
 static V left_row(Micro *m, int i)
@@ -465,21 +497,25 @@ static void step_words(Micro *m, const char *name)
     Emit *x = m->x;
     T element = m->left_type == DT_bf16 ? LLVMBFloatTypeInContext(x->c) : x->i8;
     unsigned word = (unsigned)m->word;
-    V right[MAX_COLS][MAX_PARTS];
-    for (unsigned j = 0; j < m->cols; j++)
-        for (unsigned p = 0; p < m->parts; p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
+    unsigned cols = summed_cols(m);
+    V right[MAX_COLS + 1][MAX_PARTS];
+    for (unsigned j = 0; j < cols; j++)
+        for (unsigned p = 0; p < parts_of(m, j); p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
     for (int i = 0; i < m->rows; i++) {
         V left = word_cast(m, left_row(m, i), element, word);
-        for (unsigned j = 0; j < m->cols; j++)
-            for (unsigned p = 0; p < m->parts; p++)
-                m->acc[i][j][p] = intrinsic(x, name, NULL, 0, (V[]){m->acc[i][j][p], left, right[j][p]}, 3);
+        for (unsigned j = 0; j < cols; j++)
+            for (unsigned p = 0; p < parts_of(m, j); p++) {
+                bool swap = m->left_type == DT_i8;
+                V in[3] = {m->acc[i][j][p], swap ? right[j][p] : left, swap ? left : right[j][p]};
+                m->acc[i][j][p] = intrinsic(x, name, NULL, 0, in, 3);
+            }
     }
 }
 
 /* Both sides are needed as even and odd halves; the side that needs fewer registers is kept, the other one streamed. */
 static void step_halves(Micro *m)
 {
-    unsigned rights = m->cols * m->parts, lefts = (unsigned)m->rows;
+    unsigned rights = m->cols * m->parts + (summed_cols(m) - m->cols), lefts = (unsigned)m->rows;
     bool keep_right = rights <= lefts;
     unsigned kept = keep_right ? rights : lefts, streamed = keep_right ? lefts : rights;
     int halves = m->rest && m->word == 2 ? 1 : 2; /* the other half of a partial word is zero on the left */
@@ -503,19 +539,45 @@ static void step_halves(Micro *m)
     }
 }
 
+/* Two products of a byte and a code of few bits fit 16 bits: one instruction adds them, a second one the two sums of a word. */
+static V code_sums(Micro *m, V codes, V left)
+{
+    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddubs.w.512",
+                                                    "llvm.x86.avx2.pmadd.ub.sw"};
+    Emit *x = m->x;
+    V pairs = intrinsic(x, name[m->parts], NULL, 0, (V[]){codes, left}, 2);
+    return pair_sums(m, pairs, int_of(LLVMTypeOf(pairs), 1));
+}
+
+static void step_codes(Micro *m)
+{
+    Emit *x = m->x;
+    V right[MAX_COLS + 1][MAX_PARTS];
+    for (unsigned j = 0; j < summed_cols(m); j++)
+        for (unsigned p = 0; p < parts_of(m, j); p++)
+            right[j][p] = word_cast(m, right_panel(m, j, p), x->i8, (unsigned)m->word);
+    for (int i = 0; i < m->rows; i++) {
+        V left = word_cast(m, left_row(m, i), x->i8, (unsigned)m->word);
+        for (unsigned j = 0; j < summed_cols(m); j++)
+            for (unsigned p = 0; p < parts_of(m, j); p++)
+                m->acc[i][j][p] = LLVMBuildAdd(x->b, m->acc[i][j][p], code_sums(m, right[j][p], left), "");
+    }
+}
+
 static void step_dot(Micro *m)
 {
     const char *name = dot_instruction(m);
     find_rows(m);
     if (name) step_words(m, name);
+    else if (m->t->mask && target_pairs_bytes(m->x->target)) step_codes(m);
     else step_halves(m);
 }
 
 /* ---- the loops of the sum, accumulators as phis ---- */
 #define EACH_ACC(m, i, j, p)                                                                                           \
     for (int i = 0; i < (m)->rows; i++)                                                                                \
-        for (unsigned j = 0; j < (m)->cols; j++)                                                                       \
-            for (unsigned p = 0; p < (m)->parts; p++)
+        for (unsigned j = 0; j < summed_cols(m); j++)                                                                  \
+            for (unsigned p = 0; p < parts_of(m, j); p++)
 
 static void depth_loop(Micro *m, int d);
 
@@ -527,7 +589,7 @@ static void partial_step(Micro *m, int axis)
     Expr extent = k->axis.at[m->whole].extent, word = expr_index(k, m->word);
     Expr rest = expr_mod(k, extent, word);
     if (expr_is(k, rest, 0)) return;
-    V before[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    V before[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
     memcpy(before, m->acc, sizeof before);
     x->var[axis] = emit_scalar(x, expr_div(k, extent, word));
     V any = emit_scalar(x, expr_lt(k, expr_index(k, 0), rest));
@@ -555,7 +617,7 @@ static void sum_range(Micro *m, int d, V from, V to, int steps)
 {
     Emit *x = m->x;
     int axis = m->t->depth[d];
-    V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    V phi[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
     Loop l = loop_head(x, from, to);
     EACH_ACC(m, i, j, p)
     {
@@ -640,10 +702,102 @@ static void sum_loop(Micro *m, int d, Expr from, Expr extent)
     else sum_range(m, d, emit_scalar(m->x, from), emit_scalar(m->x, extent), steps);
 }
 
+static V part_of(Micro *m, V all, unsigned part) /* the lanes of one register */
+{
+    V index[64];
+    unsigned lanes = m->lanes / m->parts;
+    if (m->parts == 1) return all;
+    for (unsigned i = 0; i < lanes; i++) index[i] = LLVMConstInt(m->x->i32, part * lanes + i, 0);
+    return LLVMBuildShuffleVector(m->x->b, all, LLVMGetUndef(LLVMTypeOf(all)), LLVMConstVector(index, lanes), "");
+}
+
+/* The totals of sums in blocks: registers while these are enough for them beside a block's sums, else volatile memory, or they would be moved
+ * to and fro in the hot loop. */
+static V code_total(Micro *m, V totals, int i, unsigned j, unsigned p)
+{
+    V at = int64(m->x, (i * (int)m->cols + (int)j) * (int)m->parts + (int)p);
+    return LLVMBuildInBoundsGEP2(m->x->b, m->total_type, totals, &at, 1, "");
+}
+
+static bool totals_fit(const Micro *m)
+{
+    enum { BESIDE = 3 }; /* a row, ones, a mask */
+    int panels = (int)(m->cols * m->parts), sums = m->rows * (panels + (m->t->zero != 0));
+    return sums + m->rows * panels + panels + BESIDE <= m->x->target->registers;
+}
+
+/* Adds to the totals what a block sums to: (sum - zero * sum of the row) * scale. */
+static void add_block(Micro *m, V totals)
+{
+    Emit *x = m->x;
+    for (unsigned j = 0; j < m->cols; j++) {
+        x->var[m->t->col] = m->col[j];
+        V zero = m->t->zero ? in_lanes(m, m->mask[j], m->t->zero) : NULL;
+        for (int i = 0; i < m->rows; i++) {
+            tile_row(x, m->t, m->row[i]), x->var[m->t->col] = m->col[j];
+            V scale = in_lanes(m, m->mask[j], m->t->scale);
+            for (unsigned p = 0; p < m->parts; p++) {
+                V sum = m->acc[i][j][p], at = code_total(m, totals, i, j, p);
+                if (zero)
+                    sum =
+                        LLVMBuildSub(x->b, sum, LLVMBuildMul(x->b, part_of(m, zero, p), m->acc[i][m->cols][0], ""), "");
+                V number = LLVMBuildSIToFP(x->b, sum, m->total_type, ""),
+                  total = LLVMBuildLoad2(x->b, m->total_type, at, "");
+                V store = LLVMBuildStore(x->b, scalar_fma(x, number, part_of(m, scale, p), total), at);
+                LLVMSetVolatile(total, !totals_fit(m)), LLVMSetVolatile(store, !totals_fit(m));
+                LLVMSetAlignment(total, SCRATCH_ALIGN / m->parts), LLVMSetAlignment(store, SCRATCH_ALIGN / m->parts);
+            }
+        }
+    }
+}
+
+static void each_block(Micro *m, int d, V totals)
+{
+    Emit *x = m->x;
+    if (d == m->t->blocks) {
+        EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMConstNull(m->acc_type);
+        depth_loop(m, d);
+        add_block(m, totals);
+        return;
+    }
+    int axis = m->t->depth[d];
+    Loop l = loop_head(x, int64(x, 0), emit_scalar(x, x->k->axis.at[axis].extent));
+    loop_body(x, &l);
+    x->var[axis] = l.i;
+    each_block(m, d + 1, totals);
+    loop_close(x, &l, 1);
+}
+
+/* Sums of codes in blocks: integers inside a block, floats of blocks. */
+static void sum_codes(Micro *m)
+{
+    Emit *x = m->x;
+    T all = LLVMArrayType2(m->acc_type, (uint64_t)m->rows * m->cols * m->parts);
+    V totals = LLVMBuildAlloca(x->entry, all, "totals");
+    LLVMSetAlignment(totals, SCRATCH_ALIGN);
+    EACH_ACC(m, i, j, p) LLVMBuildStore(x->b, m->acc[i][j][p], code_total(m, totals, i, j, p));
+    m->acc_type = LLVMVectorType(x->i32, m->lanes / m->parts), m->inside = true;
+    each_block(m, 0, totals);
+    m->acc_type = m->total_type, m->inside = false;
+    EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMBuildLoad2(x->b, m->acc_type, code_total(m, totals, i, j, p), "");
+}
+
+/* The codes of a byte, one after the other. */
+static void shifted_steps(Micro *m, int d, int64_t n)
+{
+    bool far = m->far;
+    for (int64_t i = 0; i < n; i++) {
+        m->x->var[m->t->depth[d]] = int64(m->x, i), m->far = far && !i;
+        depth_loop(m, d + 1);
+    }
+    m->far = far;
+}
+
 static void depth_loop(Micro *m, int d)
 {
     Emit *x = m->x;
     Kernel *k = x->k;
+    int64_t codes;
     if (d == m->depths) {
         if (m->far) ask_ahead(m);
         if (m->t->dot) step_dot(m);
@@ -659,7 +813,8 @@ static void depth_loop(Micro *m, int d)
         depth_loop(m, d + 1);
         return;
     }
-    if (from != extent) sum_loop(m, d, from, extent);
+    if (is_shift(m, axis) && expr_is_index(k, extent, &codes)) shifted_steps(m, d, codes);
+    else if (from != extent) sum_loop(m, d, from, extent);
     if (partial) partial_step(m, axis);
 }
 
@@ -785,7 +940,7 @@ static void sums_put(Micro *m)
 static V sum_take(Micro *m, V row, V col)
 {
     Emit *x = m->x;
-    T all = LLVMVectorType(m->t->acc == DT_f32 ? x->f32 : x->i32, m->lanes);
+    T all = LLVMVectorType(LLVMGetElementType(m->acc_type), m->lanes);
     V v = LLVMBuildLoad2(x->b, all, sum_at(m, row, col, int64(x, 0)), "");
     LLVMSetAlignment(v, SCRATCH_ALIGN / m->parts);
     return v;
@@ -802,7 +957,7 @@ static void store_by_registers(Micro *m, V row, V col)
 {
     Emit *x = m->x;
     unsigned lanes = (unsigned)x->target->lanes;
-    T some = LLVMVectorType(m->t->acc == DT_f32 ? x->f32 : x->i32, lanes), element = LLVMGetElementType(some);
+    T some = LLVMVectorType(LLVMGetElementType(m->acc_type), lanes), element = LLVMGetElementType(some);
     Loop parts = loop_head(x, int64(x, 0), int64(x, m->lanes));
     loop_body(x, &parts), loop_runs(x, &parts, m->lanes / lanes);
     V at = LLVMBuildInBoundsGEP2(x->b, element, sum_at(m, row, col, int64(x, 0)), &parts.i, 1, "");
@@ -907,7 +1062,8 @@ static void block(Micro *m, V first)
     }
     plan_next(m, round_of(m));
     begin(m);
-    if (!m->sums || !is_summed(m)) depth_loop(m, 0);
+    if (m->t->scale) sum_codes(m);
+    else if (!m->sums || !is_summed(m)) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
         store_rows(m, first);
         return;
@@ -1215,8 +1371,8 @@ bool micro_contract(Emit *x, const Stmt *s)
         m->parts = zmm ? 1 : ymm ? 2 : 4;
     }
     m->far = is_far(m);
-    m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 ? x->f32 : x->i32, m->lanes / m->parts);
-    m->fixed_row = !s->tile.row_guard;
+    m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 || s->tile.scale ? x->f32 : x->i32, m->lanes / m->parts);
+    m->total_type = m->acc_type, m->fixed_row = !s->tile.row_guard;
     m->waiting = sums_new(m);
     panels(m);
     if (match_tiles(m)) call_tiles(m);

@@ -2,6 +2,9 @@
  *
  * MatMul: Y[b..., m, n] = sum over k of A[b..., m, k] * B[b..., k, n], batch dimensions broadcast, a one-dimensional operand without
  * its outer axis. MatMulDot (octet) is the same over u8/i8 with i32 sums of raw products.
+ * BlockProduct (octet) is the product of values that were rounded to 8 bits in blocks and weights in blocks of codes: A i8 [b..., blocks, size] with
+ * a scale for each block, W [blocks, size / 4 / n, 4, N] with n codes in a byte, those of four neighbours side by side (word w of a block in bits
+ * w % n of its bytes), a scale and a zero point for each block and column. Y = sum over blocks of (sum a * (w - zero)) * a_scale * w_scale.
  * Gemm becomes MatMul with alpha, beta and C around it: constant operands are transposed here (ex_swap), the rest folds.
  * Einsum is one reduction: the product of its operands at the indices that their letters name. */
 #include "ir/ops/emit.h"
@@ -50,6 +53,51 @@ static void lower_product(Lower *l, DType acc)
 
 static void lower_matmul(Lower *l) { lower_product(l, dtype_compute(low_type(l, low_in(l, 0)))); }
 static void lower_matmul_dot(Lower *l) { lower_product(l, DT_i32); }
+
+/* ---- BlockProduct ---- */
+enum { WORD = 4 };
+
+static bool infer_blocks(Infer *c)
+{
+    const Type *a = in_type(c, 0), *w = in_type(c, 2);
+    if (a->rank < 0) return out_unknown(c, 0);
+    int64_t codes = 8 / node_int(c->n, "bits");
+    if (a->rank < 2 || w->rank != 4)
+        return infer_error(c, "A and W have rank %d and %d, expected at least 2, and 4", a->rank, w->rank);
+    Dim out[MAX_RANK], size = dim_mul(c->d, w->dim[1], DIM(c, WORD * codes));
+    memcpy(out, a->dim, sizeof out);
+    out[a->rank - 2] = w->dim[3];
+    return require_eq(c, a->dim[a->rank - 2], w->dim[0], "numbers of blocks") &&
+           require_eq(c, a->dim[a->rank - 1], size, "sizes of a block") && out_shape(c, 0, a->rank - 1, out);
+}
+
+static void lower_blocks(Lower *l)
+{
+    Kernel *k = l->k;
+    int a = low_in(l, 0), w = low_in(l, 2), y = low_out(l, 0), rank = low_rank(l, y), space[MAX_RANK],
+        bits = (int)node_int(l->n, "bits");
+    int codes = 8 / bits, n = rank - 1;
+    low_axes(l, y, space);
+    int block = low_axis(l, low_dim(l, w, 0)), word = low_axis(l, low_dim(l, w, 1)),
+        code = low_axis(l, expr_index(k, codes)), byte = low_axis(l, expr_index(k, WORD)),
+        reduce[] = {block, word, code, byte};
+    Expr row[MAX_RANK] = {0}, column[] = {expr_axis(k, block), expr_axis(k, space[n]), 0}, in = expr_index(k, WORD),
+         at = expr_axis(k, word);
+    for (int d = 0; d < n; d++) row[d] = expr_axis(k, space[d]);
+    row[n] = column[0];
+    Expr scale = expr_mul(k, expr_load(k, low_in(l, 1), row), expr_load(k, low_in(l, 3), column));
+    at = expr_add(k, expr_mul(k, at, expr_index(k, codes)), expr_axis(k, code));
+    row[n + 1] = expr_add(k, expr_mul(k, at, in), expr_axis(k, byte));
+    Expr weight = expr_cast(
+        k, DT_i32, expr_load(k, w, (Expr[MAX_RANK]){column[0], expr_axis(k, word), expr_axis(k, byte), column[1]}));
+    Expr shift = expr_cast(k, DT_i32, expr_mul(k, expr_axis(k, code), expr_index(k, bits)));
+    if (codes > 1)
+        weight = expr_prim(k, P_and, expr_prim(k, P_shr, weight, shift, 0), expr_int(k, DT_i32, (1 << bits) - 1), 0);
+    weight = expr_sub(k, weight, expr_cast(k, DT_i32, expr_load(k, low_in(l, 4), column)));
+    Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), weight);
+    low_reduce(l, y, space, rank, reduce, (int)COUNT_OF(reduce), P_add,
+               expr_mul(k, expr_cast(k, DT_f32, product), scale), expr_it(k, DT_f32));
+}
 
 /* ---- Gemm ---- */
 static bool infer_gemm(Infer *c)
@@ -226,5 +274,7 @@ const OpDef ops_matmul[] = {
        .infer = infer_einsum, .lower = lower_einsum),
     OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
        .lower = lower_matmul_dot, .quant = QUANT_SUMS),
+    OP(BlockProduct, .domain = "octet", .since = 1, .sig = "A:i8 a_scale:f32 W:u8 w_scale:f32 w_zero:u8 -> Y:f32",
+       .attrs = "bits:int=4", .infer = infer_blocks, .lower = lower_blocks, .quant = QUANT_SUMS),
     {0},
 };

@@ -449,12 +449,74 @@ static bool in_order(const NBits *q)
     return !q->zeros || q->zeros->type == DT_u8;
 }
 
+/* accuracy_level 4: values may be rounded to 8 bits, a block of the weights at a time, and codes multiplied. */
+static bool rounds_values(Expand *x, const NBits *q)
+{
+    enum { INT8 = 4, WORD = 4, MOST_SUMMED = INT32_MAX / (127 * 255) };
+    bool words = q->block % (WORD * 8 / q->bits) == 0 && q->block <= MOST_SUMMED;
+    return node_int(x->n, "accuracy_level") == INT8 && words && in_order(q) && ex_type(x, x->in[0])->rank < MAX_RANK;
+}
+
+/* Weights, scales and zero points of octet.BlockProduct. */
+static void nbits_words(Expand *x, const NBits *q, Val *w)
+{
+    enum { WORD = 4 };
+    int64_t codes = 8 / q->bits, words = q->block / WORD, row = q->blocks * (q->block * q->bits / 8);
+    int64_t shape[4] = {q->blocks, words / codes, WORD, q->n};
+    Tensor *to = tensor_new(x->m->mem, DT_u8, 4, shape),
+           *scales = tensor_new(x->m->mem, DT_f32, 2, (int64_t[]){q->blocks, q->n});
+    Tensor *zeros = tensor_new(x->m->mem, DT_u8, 2, (int64_t[]){q->blocks, q->n});
+    uint8_t *byte = (uint8_t *)(uintptr_t)to->data;
+    for (int64_t n = 0; n < q->n; n++)
+        for (int64_t b = 0; b < q->blocks; b++) {
+            for (int64_t i = 0; i < q->block; i++) {
+                int64_t word = b * words + i / WORD, at = (word / codes * WORD + i % WORD) * q->n + n;
+                byte[at] |= (uint8_t)(code_at(q->codes, row, q->bits, n, b * q->block + i) << (word % codes * q->bits));
+            }
+            dtype_store(DT_f32, (void *)(uintptr_t)scales->data, b * q->n + n,
+                        dtype_load(q->scales->type, q->scales->data, n * q->blocks + b));
+            dtype_store_int(DT_u8, (void *)(uintptr_t)zeros->data, b * q->n + n, (int64_t)zero_at(q, n, b));
+        }
+    w[0] = ex_tensor(x, to), w[1] = ex_tensor(x, scales), w[2] = ex_tensor(x, zeros);
+}
+
+/* A in blocks of 8-bit codes, each with the scale that its largest magnitude takes to 127. */
+static void quantize_blocks(Expand *x, Val a, const NBits *q, Val *codes, Val *scale)
+{
+    enum { MOST = 127 };
+    int rank = ex_type(x, a)->rank;
+    int64_t shape[MAX_RANK + 1] = {0}, last = -1, rest = q->blocks * q->block - q->k,
+                             *pads = NEW_ARRAY(x->m->mem, int64_t, 2 * rank);
+    pads[2 * rank - 1] = rest;
+    if (rest) a = EX(x, "Pad", a, ex_ints(x, pads, 2 * rank));
+    shape[rank - 1] = q->blocks, shape[rank] = q->block;
+    a = ex_reshape(x, a, shape, rank + 1);
+    Val zero = ex_scalar(x, DT_f32, 0), most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true);
+    Val inverse = EX(x, "Where", EX(x, "Greater", most, zero), EX(x, "Div", ex_scalar(x, DT_f32, MOST), most), zero);
+    *codes = EX_OCTET(x, "QuantizeBy", a, inverse, ex_scalar(x, DT_i8, 0));
+    *scale = ex_squeeze(x, EX(x, "Div", most, ex_scalar(x, DT_f32, MOST)), &last, 1);
+}
+
+static Val nbits_integer(Expand *x, const NBits *q)
+{
+    DType t = ex_type(x, x->in[0])->dtype;
+    Val in[5];
+    quantize_blocks(x, ex_cast(x, x->in[0], DT_f32), q, &in[0], &in[1]);
+    nbits_words(x, q, in + 2);
+    return ex_cast(x, ex_op(x, "octet", "BlockProduct", (AttrSet[]){SET_INT("bits", q->bits)}, 1, in, 5), t);
+}
+
+static Val nbits_float(Expand *x, const NBits *q)
+{
+    Val w = in_order(q) ? nbits_codes(x, q) : nbits_numbers(x, q);
+    return EX(x, "MatMul", x->in[0], ex_cast(x, w, ex_type(x, x->in[0])->dtype));
+}
+
 static bool expand_nbits(Expand *x)
 {
     NBits q;
     if (!read_nbits(x, &q)) return false;
-    Val w = in_order(&q) ? nbits_codes(x, &q) : nbits_numbers(x, &q);
-    Val y = EX(x, "MatMul", x->in[0], ex_cast(x, w, ex_type(x, x->in[0])->dtype));
+    Val y = rounds_values(x, &q) ? nbits_integer(x, &q) : nbits_float(x, &q);
     x->out[0] = ex_has(x, 5) ? EX(x, "Add", y, x->in[5]) : y;
     return true;
 }

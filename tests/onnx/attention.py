@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""attention.py FIRST LAST [--octet PROGRAM] [--levels "LEVEL ..."] [--keep FOLDER]: com.microsoft's attention operators, beside ONNX Runtime.
+"""attention.py FIRST LAST [--octet PROGRAM] [--levels "LEVEL ..."] [--keep FOLDER]: com.microsoft's operators of language models, beside ONNX Runtime.
 
-Number N is always the same node: Attention, QAttention, MultiHeadAttention, GroupQueryAttention, RotaryEmbedding or QEmbedLayerNormalization, with masks, pasts, biases and packed
+Number N is always the same node: Attention, QAttention, MultiHeadAttention, GroupQueryAttention, RotaryEmbedding, QEmbedLayerNormalization or MatMulNBits, with masks, pasts, biases and packed
 operands by chance. A whole language model of two layers is the last check: a prompt, steps with its cache, several entries. Prints what fails and ends with the totals.
 Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
 import random
@@ -158,6 +158,16 @@ def embedding(c):
     c.node('QEmbedLayerNormalization', inputs + each(lambda s: c.constant(c.numbers.uniform(.005, .02))) + each(lambda s: codes()), c.outputs)
 
 
+def blocks(c):
+    """Weights in blocks, values as floats or rounded in blocks too."""
+    bits, block, depth, columns, batch = c.dice.choice([4, 4, 8]), c.dice.choice([16, 32, 64, 128]), c.dice.choice([32, 96, 130, 256]), c.dice.choice([5, 16, 48, 100]), c.dice.choice([1, 2])
+    count = (depth + block - 1) // block
+    x = c.input('x', c.normal(batch, c.dice.choice([1, 2, 7, 40]), depth), ['batch', 'rows', depth])
+    inputs = [x, c.constant(c.numbers.integers(0, 256, (columns, count, block * bits // 8)), np.uint8), c.constant(c.numbers.uniform(.005, .02, (columns, count)))]
+    inputs += [c.constant(c.numbers.integers(0, 256, (columns, (count * bits + 7) // 8)), np.uint8) if c.chance(.5) else '', '', c.constant(c.numbers.normal(size=columns)) if c.chance(.3) else '']
+    c.node('MatMulNBits', inputs, c.outputs, K=depth, N=columns, bits=bits, block_size=block, accuracy_level=c.dice.choice([0, 1, 4, 4]))
+
+
 def language_model(c):
     """As exporters write them: 4-bit products, a cache that grows, lengths and the total from the attention mask."""
     vocabulary, width, heads, shared, each = 97, 64, 4, 2, 16
@@ -227,7 +237,7 @@ def compare(octet, level, c, folder):
     return None
 
 
-MAKERS = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding]
+MAKERS = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding, blocks]
 LANGUAGE_MODEL = -1
 
 

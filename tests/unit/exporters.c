@@ -138,6 +138,18 @@ static const Form forms[] = {
     {"onnxruntime: MatMulNBits of 8 bits", 0, 1, 0, 1e-5,
      "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": u8[96,4,32], %5 \"s\": f32[96,4]) -> (%15 \"y\") {\n"
      "  %15 = com.microsoft.MatMulNBits(%1, %4, %5) {K=128, N=96, bits=8, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 2 bits that may round values", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,5,128], %4 \"w\": u8[96,4,8], %5 \"s\": f32[96,4]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5) {K=128, N=96, accuracy_level=4, bits=2, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 4 bits that may round values", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,5,128], %4 \"w\": u8[96,4,16], %5 \"s\": f32[96,4], %6 \"p\": u8[96,2]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5, %6) {K=128, N=96, accuracy_level=4, bits=4, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 8 bits that may round values", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,5,128], %4 \"w\": u8[96,4,32], %5 \"s\": f32[96,4], %6 \"p\": u8[96,4]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5, %6) {K=128, N=96, accuracy_level=4, bits=8, block_size=32}\n}\n"},
+    {"onnxruntime: MatMulNBits of 4 bits that may round values, a last block that is not whole", 1, 0, 0, 1e-5,
+     "graph \"g\" (%1 \"x\": f32[2,5,100], %4 \"w\": u8[96,2,32], %5 \"s\": f32[96,2]) -> (%15 \"y\") {\n"
+     "  %15 = com.microsoft.MatMulNBits(%1, %4, %5) {K=100, N=96, accuracy_level=4, bits=4, block_size=64}\n}\n"},
     {"weights alone by Cast and Mul", 0, 1, 0, 1e-5,
      "graph \"g\" (%1 \"x\": f32[5,128], %4 \"w\": i8[128,96], %5 \"s\": f32[1,96]) -> (%15 \"y\") {\n"
      "  %6 = Cast(%4) {to=1}\n  %7 = Mul(%6, %5)\n  %15 = MatMul(%1, %7)\n}\n"},

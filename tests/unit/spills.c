@@ -159,28 +159,45 @@ static void check_program(const char *source)
 }
 
 static const char *const programs[] = {
-    "kernel gemm() { in A[64, 256] const W[256, 96], B[96] out Y[64, 96] Y[m, n] = sum(k: 256) A[m, k] * W[k, n] then max(it + B[n], 0) }",
-    "kernel gemm_tails(M) { in A[M, 77] const W[77, 43], B[43] out Y[M, 43] Y[m, n] = sum(k: 77) A[m, k] * W[k, n] then it + B[n] }",
+    "kernel gemm() { in A[64, 256] const W[256, 96], B[96] out Y[64, 96] Y[m, n] = sum(k: 256) A[m, k] * W[k, n] then "
+    "max(it + B[n], 0) }",
+    "kernel gemm_tails(M) { in A[M, 77] const W[77, 43], B[43] out Y[M, 43] Y[m, n] = sum(k: 77) A[m, k] * W[k, n] "
+    "then it + B[n] }",
     "kernel vector() { in A[1, 512] const W[512, 1000] out Y[1, 1000] Y[m, n] = sum(k: 512) A[m, k] * W[k, n] }",
     "kernel gelu(M) { in A[M, 64], R[M, 96] const W[64, 96], B[96] tmp p[M, 96], b[M, 96] out Y[M, 96]"
     " p[m, n] = sum(k: 64) A[m, k] * W[k, n] b[m, n] = p[m, n] + B[n]"
     " Y[m, n] = 0.5 * b[m, n] * (1 + erf(b[m, n] * 0.70710678)) + R[m, n] }",
-    "kernel scores() { in Q[12, 128, 64], K[12, 128, 64] out S[12, 128, 128] S[h, i, j] = sum(k: 64) Q[h, i, k] * K[h, j, k] then it * 0.125 }",
+    "kernel scores() { in Q[12, 128, 64], K[12, 128, 64] out S[12, 128, 128] S[h, i, j] = sum(k: 64) Q[h, i, k] * K[h, "
+    "j, k] then it * 0.125 }",
     "kernel conv3x3() { in X[1, 64, 28, 28] const W[64, 64, 3, 3], B[64] out Y[1, 64, 28, 28]"
-    " Y[n, o, y, x] = sum(c: 64, i: 3, j: 3) guard(0 <= y + i - 1 && y + i - 1 < 28 && 0 <= x + j - 1 && x + j - 1 < 28,"
+    " Y[n, o, y, x] = sum(c: 64, i: 3, j: 3) guard(0 <= y + i - 1 && y + i - 1 < 28 && 0 <= x + j - 1 && x + j - 1 < "
+    "28,"
     " X[n, c, y + i - 1, x + j - 1], 0) * W[o, c, i, j] then max(it + B[o], 0) }",
     "kernel conv_first() { in X[1, 3, 64, 64] const W[32, 3, 7, 7], B[32] out Y[1, 32, 32, 32]"
-    " Y[n, o, y, x] = sum(c: 3, i: 7, j: 7) guard(0 <= y * 2 + i - 3 && y * 2 + i - 3 < 64 && 0 <= x * 2 + j - 3 && x * 2 + j - 3 < 64,"
+    " Y[n, o, y, x] = sum(c: 3, i: 7, j: 7) guard(0 <= y * 2 + i - 3 && y * 2 + i - 3 < 64 && 0 <= x * 2 + j - 3 && x "
+    "* 2 + j - 3 < 64,"
     " X[n, c, y * 2 + i - 3, x * 2 + j - 3], 0) * W[o, c, i, j] then max(it + B[o], 0) }",
     "kernel conv1x1() { in X[1, 128, 14, 14], R[1, 256, 14, 14] const W[256, 128], B[256] out Y[1, 256, 14, 14]"
     " Y[n, o, y, x] = sum(c: 128) X[n, c, y, x] * W[o, c] then max(it + B[o] + R[n, o, y, x], 0) }",
     "kernel gemm_int8(M) { in A: u8[M, 256] const W: i8[256, 96], S[96], B[96] tmp a: i32[M, 96] out Y: u8[M, 96]"
     " a[m, n] = sum(k: 256) i32(A[m, k]) * i32(W[k, n]) Y[m, n] = sat_u8(rint(f32(a[m, n]) * S[n] + B[n]) + 3) }",
-    "kernel conv_int8() { in X: u8[1, 64, 14, 14] const W: i8[64, 64, 3, 3], S[64], B[64] tmp a: i32[1, 64, 14, 14] out Y: u8[1, 64, 14, 14]"
-    " a[n, o, y, x] = sum(c: 64, i: 3, j: 3) i32(guard(0 <= y + i - 1 && y + i - 1 < 14 && 0 <= x + j - 1 && x + j - 1 < 14,"
-    " X[n, c, y + i - 1, x + j - 1], u8(3))) * i32(W[o, c, i, j]) Y[n, o, y, x] = sat_u8(rint(f32(a[n, o, y, x]) * S[o] + B[o]) + 3) }",
-    "kernel gemm_signed(M) { in A: i8[M, 256] const W: i8[256, 96] out Y: i32[M, 96] Y[m, n] = sum(k: 256) i32(A[m, k]) * i32(W[k, n]) }",
-    "kernel gemm_rows() { in A: u8[49, 2048] const W: i8[2048, 512] out Y: i32[49, 512] Y[m, n] = sum(k: 2048) i32(A[m, k]) * i32(W[k, n]) }",
+    "kernel conv_int8() { in X: u8[1, 64, 14, 14] const W: i8[64, 64, 3, 3], S[64], B[64] tmp a: i32[1, 64, 14, 14] "
+    "out Y: u8[1, 64, 14, 14]"
+    " a[n, o, y, x] = sum(c: 64, i: 3, j: 3) i32(guard(0 <= y + i - 1 && y + i - 1 < 14 && 0 <= x + j - 1 && x + j - 1 "
+    "< 14,"
+    " X[n, c, y + i - 1, x + j - 1], u8(3))) * i32(W[o, c, i, j]) Y[n, o, y, x] = sat_u8(rint(f32(a[n, o, y, x]) * "
+    "S[o] + B[o]) + 3) }",
+    "kernel gemm_signed(M) { in A: i8[M, 256] const W: i8[256, 96] out Y: i32[M, 96] Y[m, n] = sum(k: 256) i32(A[m, "
+    "k]) * i32(W[k, n]) }",
+    "kernel gemm_rows() { in A: u8[49, 2048] const W: i8[2048, 512] out Y: i32[49, 512] Y[m, n] = sum(k: 2048) "
+    "i32(A[m, k]) * i32(W[k, n]) }",
+    "kernel blocks(M) { in X: i8[M, 8, 32], T[M, 8] const Q: u8[8, 4, 4, 256], S[8, 256], Z: u8[8, 256] out Y[M, 256] "
+    "Y[m, n] = sum(b: 8, w: 4, i: 2, j: 4)"
+    " (f32(i32(X[m, b, w * 8 + i * 4 + j]) * (and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15) - i32(Z[b, n])))) * (T[m, "
+    "b] * S[b, n]) }",
+    "kernel block_rows() { in X: i8[64, 8, 32], T[64, 8] const Q: u8[8, 8, 4, 256], S[8, 256] out Y[64, 256] Y[m, n] = "
+    "sum(b: 8, w: 8, j: 4)"
+    " (f32(i32(X[m, b, w * 4 + j]) * (i32(Q[b, w, j, n]) - 128))) * (T[m, b] * S[b, n]) }",
     "kernel scores_int8() { in Q: u8[12, 128, 64], K: i8[12, 128, 64] out S: i32[12, 128, 128]"
     " S[h, i, j] = sum(k: 64) i32(Q[h, i, k]) * i32(K[h, j, k]) }",
 };

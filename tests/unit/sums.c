@@ -311,6 +311,50 @@ Test(sums, weights_of_four_bits)
     run_levels();
 }
 
+/* Values whose codes are all 127, or it and -127 in turns, times codes and zero points at the ends: each sum of a block is as large as it can be. */
+static void add_blocks(int bits, int64_t block, Fill f, bool turns)
+{
+    enum { CODE = 127 };
+    int64_t most = (1 << bits) - 1, blocks = 2, depth = blocks * block, row = blocks * block * bits / 8,
+            packed = (blocks * bits + 7) / 8;
+    const OpDef *op = op_find("com.microsoft", "MatMulNBits");
+    Tensor *x = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){ROWS, depth}),
+           *codes = tensor_new(&w.mem, DT_u8, 3, (int64_t[]){COLUMNS, blocks, row / blocks});
+    Tensor *scale = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){COLUMNS, blocks}),
+           *zero = tensor_new(&w.mem, DT_u8, 2, (int64_t[]){COLUMNS, packed});
+    Tensor *bytes = tensor_new(&w.mem, DT_i8, 2, x->dim),
+           *wt = tensor_new(&w.mem, DT_u8, 2, (int64_t[]){depth, COLUMNS});
+    for (int64_t i = 0; i < tensor_count(x); i++) {
+        int v = turns && i % 2 ? -CODE : CODE;
+        ((float *)(uintptr_t)x->data)[i] = (float)v, ((int8_t *)(uintptr_t)bytes->data)[i] = (int8_t)v;
+    }
+    for (int64_t i = 0; i < tensor_count(scale); i++) ((float *)(uintptr_t)scale->data)[i] = 1;
+    memset((void *)(uintptr_t)zero->data, f == LEAST ? 255 : 0, tensor_bytes(zero));
+    for (int64_t c = 0; c < COLUMNS; c++)
+        for (int64_t k = 0; k < depth; k++) {
+            int64_t v = f == LEAST || (f == TURNS && k % 2) ? 0 : most;
+            uint8_t *byte = (uint8_t *)(uintptr_t)codes->data + c * row + k * bits / 8;
+            *byte = (uint8_t)(*byte | v << k * bits % 8);
+            ((uint8_t *)(uintptr_t)wt->data)[k * COLUMNS + c] = (uint8_t)v;
+        }
+    Attr *attr = op_attr_defaults(&w.mem, op);
+    attr_set_int(op, attr, "K", depth), attr_set_int(op, attr, "N", COLUMNS), attr_set_int(op, attr, "bits", bits);
+    attr_set_int(op, attr, "block_size", block), attr_set_int(op, attr, "accuracy_level", 4);
+    Val y =
+        graph_emit(g, op, attr, (Val[]){input(x), constant(codes), constant(scale), constant(zero)}, 4, 1, NULL, NULL);
+    output(y, products(DT_f32, bytes, 0, wt, f == LEAST ? most : 0),
+           arena_printf(&w.mem, "%d bits[%d] in blocks of %d, turns %d", bits, f, (int)block, turns));
+}
+
+Test(sums, codes_in_blocks)
+{
+    static const int64_t block[] = {16, 32, 256};
+    for (int bits = 2; bits <= 8; bits *= 2)
+        for (size_t b = 0; b < COUNT_OF(block); b++)
+            for (int f = 0; f < FILLS; f++) add_blocks(bits, block[b], (Fill)f, (b + (size_t)f) % 2);
+    run_levels();
+}
+
 /* Every E2M1, packed two in a byte: sums of halves, which floats hold. */
 Test(sums, weights_of_four_bit_floats)
 {

@@ -49,6 +49,41 @@ Test(widen, blocks_of_four_bits)
         }
 }
 
+/* Values in blocks of 8-bit codes: the codes of the weights are multiplied as they are, with scales and zero points in the same order. */
+#define CODES                                                                                                          \
+    " Y[m, n] = sum(b: 3, w: 4, i: 2, j: 4) (f32(i32(X[m, b, w * 8 + i * 4 + j]) * (and(shr(i32(Q[b, w, j, n]), "      \
+    "i32(i * 4)), 15)"
+Test(widen, blocks_that_are_multiplied)
+{
+    static const char *const text[] = {
+        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], Z: u8[3, 80], S[3, 80] out Y[M, 80]" CODES
+        " - i32(Z[b, n])))) * (T[m, b] * S[b, n]) }",
+        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], S[3, 80] out Y[M, 80]" CODES
+        " - 8))) * (T[m, b] * S[b, n]) }"};
+    for (size_t i = 0; i < COUNT_OF(text); i++)
+        for (int64_t rows = 1; rows < 30; rows += 12) {
+            Program *p = through(text[i], rows);
+            const Compute *s = &p->k->stage.at[p->k->stage.n - 1];
+            Contraction r;
+            cr_assert(contraction_of(p->k, s, &r) && r.scale && r.zero && r.few_bits, "%s", text[i]);
+            cr_expect_eq(panel_word(p->k, &r, s->reduce[s->reduces - 1]), 4);
+            cr_expect_eq(find(p, "S")->layout.n, 3, "panels");
+            cr_expect_eq(shared(p), 0, "nothing is widened");
+            program_drop(p);
+        }
+}
+
+/* A scale that changes inside the loop that an instruction sums: nothing to multiply as integers. */
+Test(widen, scales_inside_a_word)
+{
+    Program *p = through("kernel k() { in X: i8[5, 4, 4], T[5, 4, 4] const Q: u8[4, 4, 32] out Y[5, 32]"
+                         " Y[m, n] = sum(w: 4, j: 4) (f32(i32(X[m, w, j]) * i32(Q[w, j, n]))) * T[m, w, j] }",
+                         1);
+    Contraction r;
+    cr_expect(!contraction_of(p->k, &p->k->stage.at[p->k->stage.n - 1], &r) || !r.scale);
+    program_drop(p);
+}
+
 /* Codes of a byte, with a scale per column; float codes; scales that are read the other way round; depths that do not divide. */
 Test(widen, columns)
 {
