@@ -228,19 +228,22 @@ static Expr code_load(const Kernel *k, Expr e, InByte *p)
         if (is_prim(k, e, P_shr, DT_i32, &at)) p->shift = at.arg[1], e = at.arg[0];
     }
     e = uncast(k, e, DT_i32);
-    return is_load_of(k, e, DT_u8) ? e : 0;
+    return is_load_of(k, e, DT_u8) || (!p->mask && is_load_of(k, e, DT_i8)) ? e : 0;
 }
 
 /* Codes of signed values times codes of weights without a sign, less their zero point. */
 static bool block_factors(const Kernel *k, Expr product, Summand *f)
 {
-    ExprNode p, minus;
+    ExprNode p, minus, times;
     if (!is_prim(k, product, P_mul, DT_i32, &p)) return false;
     for (int i = 0; i < 2; i++) {
         Expr a = uncast(k, p.arg[i], DT_i32), code = p.arg[!i];
         f->zero = 0;
         if (!is_load_of(k, a, DT_i8)) continue;
         if (is_prim(k, code, P_sub, DT_i32, &minus)) code = minus.arg[0], f->zero = minus.arg[1];
+        f->steps = 1;
+        if (is_prim(k, code, P_mul, DT_i32, &times) && expr_node(k, times.arg[1])->kind == E_INT)
+            code = times.arg[0], f->steps = expr_node(k, times.arg[1])->u.i;
         f->a = a, f->b = code_load(k, code, &f->packed), f->acc = DT_i32;
         if (f->b) return true;
     }
@@ -359,19 +362,24 @@ typedef struct Dot {
 } Dot;
 static const Dot dots[] = {{DT_u8, DT_i8, DT_i32, 4}, {DT_i8, DT_u8, DT_i32, 4}, {DT_bf16, DT_bf16, DT_f32, 2}};
 
-int word_of(const Kernel *k, Expr left, Expr right, DType acc)
+DType sum_type(const Kernel *k, const Contraction *r)
 {
+    DType t = (DType)expr_node(k, r->right)->type;
+    return r->scale && t == DT_i8 ? DT_u8 : t;
+}
+
+int word_of(const Kernel *k, const Contraction *r)
+{
+    DType left = (DType)expr_node(k, r->left)->type, right = sum_type(k, r);
     for (size_t i = 0; i < COUNT_OF(dots); i++)
-        if (dots[i].left == expr_node(k, left)->type && dots[i].right == expr_node(k, right)->type &&
-            dots[i].acc == acc)
-            return dots[i].word;
+        if (dots[i].left == left && dots[i].right == right && dots[i].acc == r->acc) return dots[i].word;
     return 0;
 }
 
 int panel_word(Kernel *k, const Contraction *r, int inner)
 {
     ExprNode n = *expr_node(k, r->right);
-    int word = n.kind == E_LOAD ? word_of(k, r->left, r->right, r->acc) : 0;
+    int word = n.kind == E_LOAD ? word_of(k, r) : 0;
     const Layout *l = word ? &k->buf.at[n.id].layout : NULL;
     if (!word || l->n < 2 || l->axis[l->n - 1].size != word || l->axis[l->n - 1].div != 1) return 0;
     return axis_of_index(k, n.arg[l->axis[l->n - 1].dim]) == inner ? word : 0;

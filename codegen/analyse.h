@@ -36,12 +36,13 @@ void spread_order(Kernel *k);                                /* layout.c: layout
 
 /* Codes of fewer bits than a byte, several in each: (byte >> shift) & mask. */
 typedef struct InByte { Expr shift; int64_t mask; } InByte;  /* mask 0: a byte is one code */
-/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * (i32(b) - zero)) * scale, where the scale and the zero point stay the
+/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * (i32(b) * steps - zero)) * scale, where the scale and the zero point stay the
  * same through the inner loops of the sum: integers are summed there. */
 typedef struct Summand {
     Expr a, b;               /* without casts to the type they are multiplied in; of codes in blocks loads, b those of weights */
     DType acc;
     Expr scale, zero;        /* of codes in blocks; else 0. zero is an i32, 0: none */
+    int64_t steps;
     InByte packed;
 } Summand;
 Expr uncast(const Kernel *k, Expr e, DType acc);             /* e without a cast to acc around it */
@@ -57,7 +58,8 @@ typedef struct Contraction {
 } Contraction;
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
-int word_of(const Kernel *k, Expr left, Expr right, DType acc);
+int word_of(const Kernel *k, const Contraction *r);
+DType sum_type(const Kernel *k, const Contraction *r);       /* of right where it is multiplied: signed codes in blocks have their sign flipped */
 /* How many values that a sum takes from a factor lie side by side. */
 int64_t summed_run(Kernel *k, const Compute *c, Expr factor);
 enum { LEAST_RUN = 24 }; /* of values, for their sum to be made in lanes */

@@ -884,7 +884,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     }
     round_operand(l, s, c);
     bool constant = is_constant_load(k, c->right);
-    int word = word_of(k, c->left, c->right, c->acc), word_of_axis = word ? word_axis(k, s, c->left) : 0;
+    int word = word_of(k, c), word_of_axis = word ? word_axis(k, s, c->left) : 0;
     if (word && !word_of_axis && pays(k, c->lane)) word_of_axis = lay_rows(l, s, c);
     else if (c->row && is_spread(k, s, c->left, c->row)) lay_rows(l, s, c);
     int64_t depth = word_of_axis ? expr_constant(k, k->axis.at[word_of_axis].extent, 1) : 0;

@@ -568,7 +568,13 @@ static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
 /* The loops that choose scale and zero point come first (contraction_of()). */
 static void take_blocks(Kernel *k, const Summand *p, Tile *t)
 {
-    t->scale = p->scale, t->zero = p->zero, t->shift = p->packed.shift, t->mask = p->packed.mask;
+    enum { FLIPPED = 128 }; /* a signed code plus this is one without a sign */
+    bool flips = expr_node(k, p->b)->type == DT_i8;
+    t->scale = p->scale, t->zero = p->zero, t->steps = p->steps, t->shift = p->packed.shift, t->mask = p->packed.mask;
+    if (flips) {
+        Expr more = expr_int(k, DT_i32, FLIPPED * t->steps);
+        t->zero = t->zero ? expr_add(k, t->zero, more) : more;
+    }
     for (int d = 0; d < t->depths; d++)
         if (expr_uses(k, t->scale, t->depth[d]) || (t->zero && expr_uses(k, t->zero, t->depth[d]))) t->blocks = d + 1;
 }

@@ -1034,7 +1034,7 @@ static Product product_of(Kernel *k, const Compute *c, const Contraction *r,
 
 static TileStep tile_step(Tuner *u, const Contraction *r, int word)
 {
-    DType left = (DType)expr_node(u->k, r->left)->type, right = (DType)expr_node(u->k, r->right)->type;
+    DType left = (DType)expr_node(u->k, r->left)->type, right = sum_type(u->k, r);
     if (word && target_sums_words(u->t, left, right)) return TILE_FUSED;
     if (word) return r->few_bits && target_pairs_bytes(u->t) ? TILE_APART : TILE_HALVES;
     return r->acc == DT_f32 && u->t->fma ? TILE_FUSED : TILE_APART;

@@ -46,7 +46,7 @@ static bool few_channels(Kernel *k, const Compute *s, Few *f)
 {
     Contraction c;
     if (!contraction_of(k, s, &c) || c.acc != DT_f32) return false;
-    int word = word_of(k, c.left, c.right, c.acc);
+    int word = word_of(k, &c);
     f->image = *expr_node(k, c.left), f->weights = *expr_node(k, c.right);
     if (!word || f->image.kind != E_LOAD || !is_constant_load(k, c.right) || !k->buf.at[f->weights.id].data)
         return false;

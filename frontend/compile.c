@@ -152,6 +152,13 @@ static Module *module_within(const Drive *dr, Arena *mem)
     return m;
 }
 
+static ValueForm value_form(const Options *o)
+{
+    if (option_is(o, OPT_values, "float")) return VALUES_FLOAT;
+    bool int4 = option_is(o, OPT_quantize, "int4");
+    return option_is(o, OPT_values, "int8") || int4 ? VALUES_INT8 : VALUES_SAID;
+}
+
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)
 {
     PassCtx ctx = {.module = dr->m,
@@ -161,6 +168,7 @@ static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char
                    .winograd = dr->winograd.product ? &dr->winograd : NULL,
                    .integer = &dr->integer,
                    .halves = option_is(dr->o, OPT_int16, "integer"),
+                   .values = value_form(dr->o),
                    .standard = dr->standard,
                    .rest = rest,
                    .rest_arg = dr->files};
@@ -297,6 +305,7 @@ static Graph *budget_passes(void *ctx, Quantization *q, bool simulate, Arena *me
                       .quant = q,
                       .winograd = note.product ? &note : NULL,
                       .halves = option_is(dr->o, OPT_int16, "integer"),
+                      .values = value_form(dr->o),
                       .rest = rest,
                       .rest_arg = dr->files};
     PassRun run = {.disable = dr->o->value[OPT_disable], .verify = true};
@@ -397,7 +406,8 @@ static Graph *standard_graph(Drive *dr, const Graph *g, const Graph *simple, Qua
     }
     Graph *made = run_passes(dr, simple, from_quantize, before_integer, &own);
     q->layer = own.layer;
-    return made && option_is(dr->o, OPT_form, "matmulnbits") ? graph_nbits(made, dr->mem) : made;
+    bool rounds = option_is(dr->o, OPT_values, "int8");
+    return made && option_is(dr->o, OPT_form, "matmulnbits") ? graph_nbits(made, dr->mem, rounds) : made;
 }
 
 static Graph *compared_graph(Drive *dr, const Graph *simple, Quantization *q)
@@ -663,6 +673,10 @@ static bool check_quantize(const Options *o, Diag *d)
     if (!policy_check(o, d) || !budget_options(&budget, o, d) || !import_options(o, d, &io) || !check_report(o, d)) return false;
     if (option_is(o, OPT_form, "matmulnbits") && !precision_packs(o))
         return diag_error(d, NULL, "--form matmulnbits needs --quantize int4 with groups of 16, 32, 64, 128 or 256");
+    if (option_is(o, OPT_values, "int8") && !option_is(o, OPT_form, "matmulnbits"))
+        return diag_error(
+            d, NULL,
+            "--values int8 is said by MatMulNBits, not by DequantizeLinear and MatMul: add --form matmulnbits");
     if (!out) return diag_error(d, NULL, "where to? -o OUT.onnx");
     if (o->value[OPT_external_data] && !strcmp(out, "-"))
         return diag_error(d, NULL, "--external-data needs a file: -o OUT.onnx, not standard output");

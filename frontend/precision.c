@@ -28,7 +28,7 @@ static const Precision rows[] = {
      .blind = "mse",
      .seen = "gptq",
      .windows = "even",
-     .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; arithmetic is float"},
+     .help = "weights and tables in 4 bits (--group, --symmetric), those in 8 that would cost most; matrices meet values rounded to 8 bits (--values), other arithmetic is float"},
     {.name = "fp8",
      .weights = {.code = DT_f8e4m3fn, .group = GROUP},
      .table = {.code = DT_i8, .group = GROUP},

@@ -117,6 +117,7 @@ struct Expand {
     const Val *in;      /* n->nin of them, in g */
     Val *out;           /* fill n->nout */
     const Loc *loc;
+    bool exact_values;  /* a node that allows values to be rounded does not get them rounded */
 };
 bool expand_error(Expand *x, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #endif

@@ -37,7 +37,7 @@ static bool expand_node(const Graph *in, Graph *out, uint32_t i, const uint16_t 
     Val *arg = NEW_ARRAY(ctx->scratch, Val, n->nin + 1), result[MAX_OUT] = {{0}};
     for (uint32_t k = 0; k < n->nin; k++) arg[k] = map[node_in(in, n, k).id];
     Node mapped = *n;
-    Expand x = {.g = out, .m = ctx->module, .n = &mapped, .in = arg, .out = result, .loc = n->loc};
+    Expand x = {.g = out, .m = ctx->module, .n = &mapped, .in = arg, .out = result, .loc = n->loc, .exact_values = ctx->values == VALUES_FLOAT};
     assert(n->nout <= MAX_OUT);
     if (!n->op->expand(&x)) return false; /* reported: the graph is not used, but what comes after it has types */
     for (uint32_t k = 0; k < n->nout; k++)

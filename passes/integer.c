@@ -567,6 +567,7 @@ static Val join_codes(Integer *x, const Node *n)
 static bool multiplies_codes(const Graph *g, const Node *n, uint32_t input)
 {
     bool multiplies = n->op->quant == QUANT_INTEGER || n->op->quant == QUANT_STATE;
+    if (n->op->quant == QUANT_SUMS) return true; /* scales that are codes: they are widened with the sums of a block */
     return input == 1 && multiplies && widens_weights(g, n);
 }
 

@@ -7,7 +7,7 @@
 #include "passes/passes.h"
 #include <string.h>
 
-enum { LEAST_BLOCK = 16, MIDDLE = 8 };
+enum { LEAST_BLOCK = 16, MIDDLE = 8, INT8_VALUES = 4 };
 
 typedef struct Blocks { /* of weights [k][n] */
     const Tensor *code, *scale, *zero; /* zero NULL: the middle */
@@ -45,7 +45,7 @@ static void put_half(Tensor *t, int64_t row_bytes, int64_t row, int64_t i, int c
     *to = (uint8_t)(*to | code << i % 2 * 4);
 }
 
-static Val packed_product(Graph *to, const Node *n, const Blocks *b, Val x, const char *name)
+static Val packed_product(Graph *to, const Node *n, const Blocks *b, Val x, const char *name, bool rounds)
 {
     int64_t blob = b->block / 2, packed = (b->blocks + 1) / 2, all = b->n * b->blocks, zeros = b->n * packed;
     Tensor *code = tensor_new(to->mem, DT_u8, 3, (int64_t[]){b->n, b->blocks, blob}), *scale = tensor_new(to->mem, DT_f32, 1, &all);
@@ -62,12 +62,13 @@ static Val packed_product(Graph *to, const Node *n, const Blocks *b, Val x, cons
     Attr *attr = op_attr_defaults(to->mem, op);
     attr_set_int(op, attr, "K", b->k), attr_set_int(op, attr, "N", b->n);
     attr_set_int(op, attr, "bits", 4), attr_set_int(op, attr, "block_size", b->block);
+    if (rounds) attr_set_int(op, attr, "accuracy_level", INT8_VALUES);
     Val in[4] = {x, graph_const(to, code, name), graph_const(to, scale, NULL)};
     if (zero) in[3] = graph_const(to, zero, NULL);
     return graph_emit(to, op, attr, in, zero ? 4 : 3, 1, n->loc, NULL);
 }
 
-Graph *graph_nbits(const Graph *in, Arena *mem)
+Graph *graph_nbits(const Graph *in, Arena *mem, bool rounds)
 {
     Arena scratch = {0};
     Graph *out = graph_new(in->module, mem, in->name);
@@ -82,7 +83,7 @@ Graph *graph_nbits(const Graph *in, Arena *mem)
             continue;
         }
         const char *name = graph_val(in, node_in(in, def_of(in, node_in(in, n, 1)), 0))->name;
-        map[n->out.id] = packed_product(out, n, &b, map[node_in(in, n, 0).id], name);
+        map[n->out.id] = packed_product(out, n, &b, map[node_in(in, n, 0).id], name, rounds);
         graph_stand_for(out, map[n->out.id], graph_val(in, n->out));
     }
     graph_end(out, in, map);

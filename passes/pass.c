@@ -12,6 +12,8 @@ static bool rotating(const PassCtx *ctx) { return ctx->quant && ctx->quant->rota
 
 static bool coding(const PassCtx *ctx) { return ctx->quant && ctx->quant->table.code; }
 
+static bool rounding(const PassCtx *ctx) { return ctx->values == VALUES_INT8; }
+
 static bool filtering(const PassCtx *ctx) { return ctx->winograd != NULL; }
 
 static const Pass pipeline[] = {
@@ -22,6 +24,7 @@ static const Pass pipeline[] = {
     {"quantize", pass_quantize, quantizing, "Q/DQ around every quantized contraction, by the ranges"},
     {"codes", pass_codes, coding, "weights of float products, where asked for or no slower, and tables are constants behind a DequantizeLinear"},
     {"integer", pass_integer, NULL, "contractions between DequantizeLinear and QuantizeLinear are integer operators"},
+    {"blocks", pass_blocks, rounding, "products of float values with weights in few bits round these values in blocks"},
     {"expand-integer", pass_expand, NULL, "integer operators are raw dot products and elementwise arithmetic"},
     {"finish", pass_finish, NULL, "no constant is dequantized while the model runs where that costs speed"},
     {"scale", pass_scale, quantizing, "the constants between an integer sum and the next quantizer are one factor and one summand"},

@@ -7,6 +7,8 @@
 #include "ir/op.h"
 
 typedef struct Quantization Quantization;    /* passes/quantize.h; NULL: no quantization asked for */
+/* Values that meet weights in few bits are rounded to 8 bits in blocks (adr/0013): where a node of the model says so, nowhere, everywhere. */
+typedef enum ValueForm { VALUES_SAID, VALUES_FLOAT, VALUES_INT8 } ValueForm;
 typedef struct PassCtx {
     Module *module;
     Arena *mem;                  /* the new graph lives here */
@@ -15,6 +17,7 @@ typedef struct PassCtx {
     struct WinogradNote *winograd; /* passes/winograd.h; NULL: convolutions stay as they are */
     struct IntegerNote *integer; /* passes/integer.h: filled by the pass of that name; NULL: nobody asks */
     bool halves;                 /* products of 16-bit codes that came with the model become integer (adr/0012) */
+    ValueForm values;            /* that meet weights in few bits */
     bool standard;               /* the graph will be written as a model: no operators of Octet's own */
     void (*rest)(void *arg);     /* NULL, or gives back memory of constants that nobody reads just now */
     void *rest_arg;

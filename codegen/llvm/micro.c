@@ -38,6 +38,7 @@ typedef struct Micro {
     V panel, next;                    /* the first line of these, and of what this tile asks for */
     DType left_type, right_type;
     int left_buf, right_buf;             /* words: the buffers */
+    bool flips;                          /* the signs of right's codes */
     int word;                            /* elements of a word */
     bool adjacent;                       /* those of left are adjacent */
     bool even;                           /* rows of left are at a constant distance, and so are lines */
@@ -139,6 +140,8 @@ static bool match(Micro *m)
     m->parts = 1;
     m->left = expr_expand(k, t->left), m->right = expr_expand(k, t->right);
     m->left_type = (DType)expr_node(k, t->left)->type, m->right_type = (DType)expr_node(k, t->right)->type;
+    m->flips = t->scale && m->right_type == DT_i8;
+    if (m->flips) m->right_type = DT_u8; /* as it is multiplied; the zero point knows */
     match_left(m);
     if ((t->dot || t->scale) && !(t->dot && match_dot(m))) return false;
     m->right_padded = is_padded(k, t->right, m->lanes, t->dot != 0);
@@ -462,12 +465,13 @@ static V right_words(Micro *m, unsigned part)
 static unsigned summed_cols(const Micro *m) { return m->cols + (m->inside && m->t->zero); }
 static unsigned parts_of(const Micro *m, unsigned j) { return j < m->cols ? m->parts : 1; }
 
-/* One code in each byte: what a word has above its bytes' bits is masked. */
+/* One code without a sign in each byte: what a word has above its bytes' bits is masked. */
 static V unpacked(Micro *m, V words)
 {
-    enum { EACH_BYTE = 0x01010101 };
+    enum { EACH_BYTE = 0x01010101, SIGN = 128 };
     Emit *x = m->x;
     T type = LLVMTypeOf(words);
+    if (m->flips) return LLVMBuildXor(x->b, words, int_of(type, (int64_t)SIGN * EACH_BYTE), "");
     if (!m->t->mask) return words;
     if (m->t->shift)
         words = LLVMBuildLShr(x->b, words, splat(x, emit_scalar(x, m->t->shift), LLVMGetVectorSize(type)), "");
@@ -726,7 +730,7 @@ static bool totals_fit(const Micro *m)
     return sums + m->rows * panels + panels + BESIDE <= m->x->target->registers;
 }
 
-/* Adds to the totals what a block sums to: (sum - zero * sum of the row) * scale. */
+/* Adds to the totals what a block sums to: (sum * steps - zero * sum of the row) * scale. */
 static void add_block(Micro *m, V totals)
 {
     Emit *x = m->x;
@@ -738,6 +742,7 @@ static void add_block(Micro *m, V totals)
             V scale = in_lanes(m, m->mask[j], m->t->scale);
             for (unsigned p = 0; p < m->parts; p++) {
                 V sum = m->acc[i][j][p], at = code_total(m, totals, i, j, p);
+                if (m->t->steps != 1) sum = LLVMBuildMul(x->b, sum, int_of(LLVMTypeOf(sum), m->t->steps), "");
                 if (zero)
                     sum =
                         LLVMBuildSub(x->b, sum, LLVMBuildMul(x->b, part_of(m, zero, p), m->acc[i][m->cols][0], ""), "");

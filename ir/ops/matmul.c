@@ -2,11 +2,12 @@
  *
  * MatMul: Y[b..., m, n] = sum over k of A[b..., m, k] * B[b..., k, n], batch dimensions broadcast, a one-dimensional operand without
  * its outer axis. MatMulDot (octet) is the same over u8/i8 with i32 sums of raw products.
- * BlockProduct (octet) is the product of values that were rounded to 8 bits in blocks and weights in blocks of codes: A i8 [b..., blocks, size] with
- * a scale for each block, W [blocks, size / 4 / n, 4, N] with n codes in a byte, those of four neighbours side by side (word w of a block in bits
- * w % n of its bytes), a scale and a zero point for each block and column. Y = sum over blocks of (sum a * (w - zero)) * a_scale * w_scale.
+ * BlockProduct (octet) is the product of values that were rounded to 8 bits in blocks, A i8 [b..., blocks, size] with a scale for each, and weights in
+ * blocks of codes, W (ir/blocks.h) with a scale and a zero point for each block and column, or for each column [1, N]:
+ * Y = sum over blocks of (sum a * (steps * w - zero)) * a_scale * w_scale / steps. RoundedProduct rounds the values, too.
  * Gemm becomes MatMul with alpha, beta and C around it: constant operands are transposed here (ex_swap), the rest folds.
  * Einsum is one reduction: the product of its operands at the indices that their letters name. */
+#include "ir/blocks.h"
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -55,48 +56,110 @@ static void lower_matmul(Lower *l) { lower_product(l, dtype_compute(low_type(l, 
 static void lower_matmul_dot(Lower *l) { lower_product(l, DT_i32); }
 
 /* ---- BlockProduct ---- */
-enum { WORD = 4 };
+static bool check_columns(Infer *c, const Type *w, uint32_t i) /* of scales or zero points */
+{
+    const Type *p = in_type(c, i);
+    if (p->rank != 2) return infer_error(c, "scales or zero points have rank %d, expected 2", p->rank);
+    return require_eq(c, p->dim[1], w->dim[3], "columns") &&
+           (dim_is(c->d, p->dim[0], 1) || require_eq(c, p->dim[0], w->dim[0], "numbers of blocks"));
+}
 
 static bool infer_blocks(Infer *c)
 {
-    const Type *a = in_type(c, 0), *w = in_type(c, 2);
+    const Type *a = in_type(c, 0), *w = in_type(c, 1);
     if (a->rank < 0) return out_unknown(c, 0);
     int64_t codes = 8 / node_int(c->n, "bits");
     if (a->rank < 2 || w->rank != 4)
         return infer_error(c, "A and W have rank %d and %d, expected at least 2, and 4", a->rank, w->rank);
-    Dim out[MAX_RANK], size = dim_mul(c->d, w->dim[1], DIM(c, WORD * codes));
+    Dim out[MAX_RANK], size = dim_mul(c->d, w->dim[1], DIM(c, BLOCK_WORD * codes));
     memcpy(out, a->dim, sizeof out);
     out[a->rank - 2] = w->dim[3];
-    return require_eq(c, a->dim[a->rank - 2], w->dim[0], "numbers of blocks") &&
+    return check_columns(c, w, 3) && check_columns(c, w, 4) &&
+           require_eq(c, a->dim[a->rank - 2], w->dim[0], "numbers of blocks") &&
            require_eq(c, a->dim[a->rank - 1], size, "sizes of a block") && out_shape(c, 0, a->rank - 1, out);
+}
+
+static Expr of_column(Lower *l, uint32_t i, int block, int column) /* its scale or zero point */
+{
+    int buf = low_in(l, i);
+    Expr first = expr_is(l->k, low_dim(l, buf, 0), 1) ? expr_index(l->k, 0) : expr_axis(l->k, block);
+    return expr_load(l->k, buf, (Expr[MAX_RANK]){first, expr_axis(l->k, column)});
+}
+
+typedef struct BlockAxes {
+    int block, word, code, byte; /* what is summed */
+} BlockAxes;
+
+/* steps * w - zero, w counted from the least code as zero points are. */
+static Expr block_weight(Lower *l, const BlockAxes *a, int column, int bits)
+{
+    Kernel *k = l->k;
+    int w = low_in(l, 1);
+    int64_t steps = node_int(l->n, "steps"), least = dtype_min(low_type(l, w));
+    Expr at[MAX_RANK] = {expr_axis(k, a->block), expr_axis(k, a->word), expr_axis(k, a->byte), expr_axis(k, column)};
+    Expr code = expr_cast(k, DT_i32, expr_load(k, w, at)),
+         zero = expr_cast(k, DT_i32, of_column(l, 4, a->block, column));
+    Expr shift = expr_cast(k, DT_i32, expr_mul(k, expr_axis(k, a->code), expr_index(k, bits)));
+    if (bits < 8)
+        code = expr_prim(k, P_and, expr_prim(k, P_shr, code, shift, 0), expr_int(k, DT_i32, (1 << bits) - 1), 0);
+    if (least) zero = expr_add(k, zero, expr_int(k, DT_i32, least * steps));
+    return expr_sub(k, expr_mul(k, code, expr_int(k, DT_i32, steps)), zero);
 }
 
 static void lower_blocks(Lower *l)
 {
     Kernel *k = l->k;
-    int a = low_in(l, 0), w = low_in(l, 2), y = low_out(l, 0), rank = low_rank(l, y), space[MAX_RANK],
-        bits = (int)node_int(l->n, "bits");
-    int codes = 8 / bits, n = rank - 1;
+    int a = low_in(l, 0), w = low_in(l, 1), y = low_out(l, 0), rank = low_rank(l, y), n = rank - 1, space[MAX_RANK];
+    int bits = (int)node_int(l->n, "bits"), codes = 8 / bits;
     low_axes(l, y, space);
-    int block = low_axis(l, low_dim(l, w, 0)), word = low_axis(l, low_dim(l, w, 1)),
-        code = low_axis(l, expr_index(k, codes)), byte = low_axis(l, expr_index(k, WORD)),
-        reduce[] = {block, word, code, byte};
-    Expr row[MAX_RANK] = {0}, column[] = {expr_axis(k, block), expr_axis(k, space[n]), 0}, in = expr_index(k, WORD),
-         at = expr_axis(k, word);
-    for (int d = 0; d < n; d++) row[d] = expr_axis(k, space[d]);
-    row[n] = column[0];
-    Expr scale = expr_mul(k, expr_load(k, low_in(l, 1), row), expr_load(k, low_in(l, 3), column));
-    at = expr_add(k, expr_mul(k, at, expr_index(k, codes)), expr_axis(k, code));
-    row[n + 1] = expr_add(k, expr_mul(k, at, in), expr_axis(k, byte));
-    Expr weight = expr_cast(
-        k, DT_i32, expr_load(k, w, (Expr[MAX_RANK]){column[0], expr_axis(k, word), expr_axis(k, byte), column[1]}));
-    Expr shift = expr_cast(k, DT_i32, expr_mul(k, expr_axis(k, code), expr_index(k, bits)));
-    if (codes > 1)
-        weight = expr_prim(k, P_and, expr_prim(k, P_shr, weight, shift, 0), expr_int(k, DT_i32, (1 << bits) - 1), 0);
-    weight = expr_sub(k, weight, expr_cast(k, DT_i32, expr_load(k, low_in(l, 4), column)));
-    Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), weight);
-    low_reduce(l, y, space, rank, reduce, (int)COUNT_OF(reduce), P_add,
-               expr_mul(k, expr_cast(k, DT_f32, product), scale), expr_it(k, DT_f32));
+    BlockAxes x = {.block = low_axis(l, low_dim(l, w, 0)), .word = low_axis(l, low_dim(l, w, 1))};
+    x.code = low_axis(l, expr_index(k, codes)), x.byte = low_axis(l, expr_index(k, BLOCK_WORD));
+    Expr row[MAX_RANK] = {0},
+         word = expr_add(k, expr_mul(k, expr_axis(k, x.word), expr_index(k, codes)), expr_axis(k, x.code));
+    low_index(l, space, n, row);
+    row[n] = expr_axis(k, x.block);
+    Expr scale =
+        expr_mul(k, expr_load(k, low_in(l, 2), row), expr_float(k, DT_f32, 1.0 / (double)node_int(l->n, "steps")));
+    scale = expr_mul(k, scale, of_column(l, 3, x.block, space[n]));
+    row[n + 1] = expr_add(k, expr_mul(k, word, expr_index(k, BLOCK_WORD)), expr_axis(k, x.byte));
+    Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), block_weight(l, &x, space[n], bits));
+    Expr term = expr_mul(k, expr_cast(k, DT_f32, product), scale);
+    low_reduce(l, y, space, rank, (int[]){x.block, x.word, x.code, x.byte}, 4, P_add, term, expr_it(k, DT_f32));
+}
+
+static bool infer_rounded(Infer *c)
+{
+    const Type *x = in_type(c, 0), *w = in_type(c, 1);
+    if (x->rank < 0) return out_unknown(c, 0);
+    if (x->rank < 1 || w->rank != 4)
+        return infer_error(c, "x and W have rank %d and %d, expected at least 1, and 4", x->rank, w->rank);
+    Dim out[MAX_RANK];
+    memcpy(out, x->dim, sizeof out);
+    out[x->rank - 1] = w->dim[3];
+    return check_columns(c, w, 2) && check_columns(c, w, 3) && out_shape(c, 0, x->rank, out);
+}
+
+/* A block's largest magnitude becomes 127. */
+static bool expand_rounded(Expand *x)
+{
+    enum { MOST = 127 };
+    Val a = x->in[0];
+    const Type *w = ex_type(x, x->in[1]);
+    int rank = ex_type(x, a)->rank;
+    int64_t last = -1, depth = 0, words = 0, shape[MAX_RANK + 1] = {0}, *pads = NEW_ARRAY(x->m->mem, int64_t, 2 * rank);
+    bool known = rank < MAX_RANK && dim_is_const(x->m->dim, ex_type(x, a)->dim[rank - 1], &depth) &&
+                 dim_is_const(x->m->dim, w->dim[0], &shape[rank - 1]) && dim_is_const(x->m->dim, w->dim[1], &words);
+    if (!known) return expand_error(x, "values in blocks need a known depth");
+    shape[rank] = words * BLOCK_WORD * 8 / node_int(x->n, "bits"),
+    pads[2 * rank - 1] = shape[rank - 1] * shape[rank] - depth;
+    if (pads[2 * rank - 1]) a = EX(x, "Pad", a, ex_ints(x, pads, 2 * rank));
+    a = ex_reshape(x, a, shape, rank + 1);
+    Val zero = ex_scalar(x, DT_f32, 0), most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true);
+    Val inverse = EX(x, "Where", EX(x, "Greater", most, zero), EX(x, "Div", ex_scalar(x, DT_f32, MOST), most), zero);
+    Val codes = EX_OCTET(x, "QuantizeBy", a, inverse, ex_scalar(x, DT_i8, 0));
+    Val scale = ex_squeeze(x, EX(x, "Div", most, ex_scalar(x, DT_f32, MOST)), &last, 1);
+    x->out[0] = ex_op_like(x, "octet", "BlockProduct", (Val[]){codes, x->in[1], scale, x->in[2], x->in[3]}, 5);
+    return true;
 }
 
 /* ---- Gemm ---- */
@@ -267,14 +330,18 @@ static void lower_einsum(Lower *l)
 #define NUMBERS "float int uint"
 const OpDef ops_matmul[] = {
     OP(MatMul, .since = 1, .sig = "A:T B:T -> Y:T", .T = NUMBERS, .infer = infer_matmul, .lower = lower_matmul,
-       .quant = QUANT_INTEGER, .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1, .x_input = -1, .w_input = -2),
+       .quant = QUANT_INTEGER, .integer = "MatMulInteger", .w_channel = -1, .y_channel = -1, .x_input = -1,
+       .w_input = -2),
     OP(Gemm, .since = 1, .sig = "A:T B:T C:T? -> Y:T", .T = NUMBERS,
        .attrs = "alpha:float=1 beta:float=1 transA:int=0 transB:int=0", .infer = infer_gemm, .expand = expand_gemm),
     OP(Einsum, .since = 12, .sig = "Inputs:T* -> Output:T", .T = NUMBERS, .attrs = "equation:string!",
        .infer = infer_einsum, .lower = lower_einsum),
     OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
        .lower = lower_matmul_dot, .quant = QUANT_SUMS),
-    OP(BlockProduct, .domain = "octet", .since = 1, .sig = "A:i8 a_scale:f32 W:u8 w_scale:f32 w_zero:u8 -> Y:f32",
-       .attrs = "bits:int=4", .infer = infer_blocks, .lower = lower_blocks, .quant = QUANT_SUMS),
+    OP(BlockProduct, .domain = "octet", .since = 1, .sig = "A:i8 W:T a_scale:f32 w_scale:f32 w_zero:u8 -> Y:f32",
+       .T = "u8 i8", .attrs = "bits:int=8 steps:int=1", .infer = infer_blocks, .lower = lower_blocks,
+       .quant = QUANT_SUMS),
+    OP(RoundedProduct, .domain = "octet", .since = 1, .sig = "x:f32 W:T w_scale:f32 w_zero:u8 -> Y:f32", .T = "u8 i8",
+       .attrs = "bits:int=8 steps:int=1", .infer = infer_rounded, .expand = expand_rounded),
     {0},
 };

@@ -3,6 +3,7 @@
  * All are spelled in other operators. The QLinear ones become DequantizeLinear, the float operator, QuantizeLinear, the form that
  * the quantization passes fuse; integer products become raw sums with corrections, as in quant.c. Weights of MatMulNBits stay
  * 2, 4 or 8-bit codes behind a DequantizeLinear in blocks along K. */
+#include "ir/blocks.h"
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -406,15 +407,23 @@ static double zero_at(const NBits *q, int64_t col, int64_t block)
     return (double)code_at(q->zeros, (q->blocks * q->bits + 7) / 8, q->bits, col, block);
 }
 
-/* Codes [K, N], scales and zero points [blocks, N] behind a DequantizeLinear. */
+static const Tensor *codes_of(Expand *x, const NBits *q) /* [K, N] */
+{
+    int64_t row = q->blocks * (q->block * q->bits / 8);
+    Tensor *codes = tensor_new(x->m->mem, q->code, 2, (int64_t[]){q->k, q->n});
+    uint8_t *to = (uint8_t *)(uintptr_t)codes->data;
+    for (int64_t n = 0; n < q->n; n++)
+        for (int64_t k = 0; k < q->k; k++) to[k * q->n + n] = (uint8_t)code_at(q->codes, row, q->bits, n, k);
+    return codes;
+}
+
+/* Codes, and scales and zero points [blocks, N], behind a DequantizeLinear. */
 static Val nbits_codes(Expand *x, const NBits *q)
 {
-    int64_t shape[2] = {q->k, q->n}, small[2] = {q->blocks, q->n}, row = q->blocks * (q->block * q->bits / 8);
-    Tensor *codes = tensor_new(x->m->mem, q->code, 2, shape), *zeros = tensor_new(x->m->mem, q->code, 2, small);
-    Tensor *scales = tensor_new(x->m->mem, q->scales->type, 2, small);
-    uint8_t *to = (uint8_t *)(uintptr_t)codes->data;
+    int64_t small[2] = {q->blocks, q->n};
+    Tensor *zeros = tensor_new(x->m->mem, q->code, 2, small),
+           *scales = tensor_new(x->m->mem, q->scales->type, 2, small);
     for (int64_t n = 0; n < q->n; n++) {
-        for (int64_t k = 0; k < q->k; k++) to[k * q->n + n] = (uint8_t)code_at(q->codes, row, q->bits, n, k);
         for (int64_t b = 0; b < q->blocks; b++) {
             dtype_store_int(q->code, (void *)(uintptr_t)zeros->data, b * q->n + n, (int64_t)zero_at(q, n, b));
             double s = dtype_load(q->scales->type, q->scales->data, n * q->blocks + b);
@@ -423,7 +432,7 @@ static Val nbits_codes(Expand *x, const NBits *q)
     }
     AttrSet set[] = {SET_INT("axis", 0), SET_INT("block_size", q->block)};
     return ex_op(x, NULL, "DequantizeLinear", set, 2,
-                 (Val[]){ex_tensor(x, codes), ex_tensor(x, scales), ex_tensor(x, zeros)}, 3);
+                 (Val[]){ex_tensor(x, codes_of(x, q)), ex_tensor(x, scales), ex_tensor(x, zeros)}, 3);
 }
 
 /* Groups in any order, or zero points that are no codes: the weights as numbers. */
@@ -442,73 +451,42 @@ static Val nbits_numbers(Expand *x, const NBits *q)
     return ex_tensor(x, t);
 }
 
-static bool in_order(const NBits *q)
+static bool groups_in_order(const NBits *q)
 {
     for (int64_t k = 0; q->group && k < q->k; k++)
         if (dtype_load_int(q->group->type, q->group->data, k) != k / q->block) return false;
-    return !q->zeros || q->zeros->type == DT_u8;
+    return true;
 }
 
-/* accuracy_level 4: values may be rounded to 8 bits, a block of the weights at a time, and codes multiplied. */
-static bool rounds_values(Expand *x, const NBits *q)
-{
-    enum { INT8 = 4, WORD = 4, MOST_SUMMED = INT32_MAX / (127 * 255) };
-    bool words = q->block % (WORD * 8 / q->bits) == 0 && q->block <= MOST_SUMMED;
-    return node_int(x->n, "accuracy_level") == INT8 && words && in_order(q) && ex_type(x, x->in[0])->rank < MAX_RANK;
-}
+static bool has_codes(const NBits *q) { return groups_in_order(q) && (!q->zeros || q->zeros->type == DT_u8); }
 
-/* Weights, scales and zero points of octet.BlockProduct. */
-static void nbits_words(Expand *x, const NBits *q, Val *w)
-{
-    enum { WORD = 4 };
-    int64_t codes = 8 / q->bits, words = q->block / WORD, row = q->blocks * (q->block * q->bits / 8);
-    int64_t shape[4] = {q->blocks, words / codes, WORD, q->n};
-    Tensor *to = tensor_new(x->m->mem, DT_u8, 4, shape),
-           *scales = tensor_new(x->m->mem, DT_f32, 2, (int64_t[]){q->blocks, q->n});
-    Tensor *zeros = tensor_new(x->m->mem, DT_u8, 2, (int64_t[]){q->blocks, q->n});
-    uint8_t *byte = (uint8_t *)(uintptr_t)to->data;
-    for (int64_t n = 0; n < q->n; n++)
-        for (int64_t b = 0; b < q->blocks; b++) {
-            for (int64_t i = 0; i < q->block; i++) {
-                int64_t word = b * words + i / WORD, at = (word / codes * WORD + i % WORD) * q->n + n;
-                byte[at] |= (uint8_t)(code_at(q->codes, row, q->bits, n, b * q->block + i) << (word % codes * q->bits));
-            }
-            dtype_store(DT_f32, (void *)(uintptr_t)scales->data, b * q->n + n,
-                        dtype_load(q->scales->type, q->scales->data, n * q->blocks + b));
-            dtype_store_int(DT_u8, (void *)(uintptr_t)zeros->data, b * q->n + n, (int64_t)zero_at(q, n, b));
-        }
-    w[0] = ex_tensor(x, to), w[1] = ex_tensor(x, scales), w[2] = ex_tensor(x, zeros);
-}
-
-/* A in blocks of 8-bit codes, each with the scale that its largest magnitude takes to 127. */
-static void quantize_blocks(Expand *x, Val a, const NBits *q, Val *codes, Val *scale)
-{
-    enum { MOST = 127 };
-    int rank = ex_type(x, a)->rank;
-    int64_t shape[MAX_RANK + 1] = {0}, last = -1, rest = q->blocks * q->block - q->k,
-                             *pads = NEW_ARRAY(x->m->mem, int64_t, 2 * rank);
-    pads[2 * rank - 1] = rest;
-    if (rest) a = EX(x, "Pad", a, ex_ints(x, pads, 2 * rank));
-    shape[rank - 1] = q->blocks, shape[rank] = q->block;
-    a = ex_reshape(x, a, shape, rank + 1);
-    Val zero = ex_scalar(x, DT_f32, 0), most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true);
-    Val inverse = EX(x, "Where", EX(x, "Greater", most, zero), EX(x, "Div", ex_scalar(x, DT_f32, MOST), most), zero);
-    *codes = EX_OCTET(x, "QuantizeBy", a, inverse, ex_scalar(x, DT_i8, 0));
-    *scale = ex_squeeze(x, EX(x, "Div", most, ex_scalar(x, DT_f32, MOST)), &last, 1);
-}
-
+/* accuracy_level 4: values may be rounded to 8 bits, a block of the weights at a time, and codes multiplied. id 0: not these. */
 static Val nbits_integer(Expand *x, const NBits *q)
 {
-    DType t = ex_type(x, x->in[0])->dtype;
-    Val in[5];
-    quantize_blocks(x, ex_cast(x, x->in[0], DT_f32), q, &in[0], &in[1]);
-    nbits_words(x, q, in + 2);
-    return ex_cast(x, ex_op(x, "octet", "BlockProduct", (AttrSet[]){SET_INT("bits", q->bits)}, 1, in, 5), t);
+    enum { INT8 = 4 };
+    int steps;
+    int64_t small[2] = {q->blocks, q->n};
+    if (x->exact_values || node_int(x->n, "accuracy_level") != INT8 || !block_fits(q->block, (int)q->bits) ||
+        !groups_in_order(q) || ex_type(x, x->in[0])->rank == MAX_RANK)
+        return (Val){0};
+    double *zero = NEW_ARRAY(x->m->mem, double, q->blocks * q->n);
+    Tensor *scale = tensor_new(x->m->mem, DT_f32, 2, small);
+    for (int64_t i = 0; i < q->blocks * q->n; i++) {
+        zero[i] = zero_at(q, i % q->n, i / q->n);
+        dtype_store(DT_f32, (void *)(uintptr_t)scale->data, i,
+                    dtype_load(q->scales->type, q->scales->data, i % q->n * q->blocks + i / q->n));
+    }
+    const Tensor *zeros = block_zeros(x->m->mem, zero, q->blocks, q->n, &steps);
+    if (!zeros) return (Val){0};
+    AttrSet set[] = {SET_INT("bits", q->bits), SET_INT("steps", steps)};
+    Val words = ex_tensor(x, block_words(x->m->mem, codes_of(x, q), q->block)), a = ex_cast(x, x->in[0], DT_f32);
+    Val in[] = {a, words, ex_tensor(x, block_once(x->m->mem, scale)), ex_tensor(x, zeros)};
+    return ex_cast(x, ex_op(x, "octet", "RoundedProduct", set, 2, in, 4), ex_type(x, x->in[0])->dtype);
 }
 
 static Val nbits_float(Expand *x, const NBits *q)
 {
-    Val w = in_order(q) ? nbits_codes(x, q) : nbits_numbers(x, q);
+    Val w = has_codes(q) ? nbits_codes(x, q) : nbits_numbers(x, q);
     return EX(x, "MatMul", x->in[0], ex_cast(x, w, ex_type(x, x->in[0])->dtype));
 }
 
@@ -516,7 +494,8 @@ static bool expand_nbits(Expand *x)
 {
     NBits q;
     if (!read_nbits(x, &q)) return false;
-    Val y = rounds_values(x, &q) ? nbits_integer(x, &q) : nbits_float(x, &q);
+    Val y = nbits_integer(x, &q);
+    if (!y.id) y = nbits_float(x, &q);
     x->out[0] = ex_has(x, 5) ? EX(x, "Add", y, x->in[5]) : y;
     return true;
 }

@@ -531,6 +531,17 @@ export_nbits() {
     python3 "$root/tests/onnx/exported.py" "$digits" "$work/qn.onnx" "$images" "$root/samples/digits/labels.npy"
 }
 check export-matmulnbits export_nbits
+# Codes that are multiplied, by default under int4, and where a model says so: other numbers than of float values, and the same digits.
+values_int8() {
+  octet compile "$digits" -o "$work/qv.so" --quantize int4 --group 16 --quiet && run_with "$work/qv.so" qv &&
+    octet compile "$digits" -o "$work/qw.so" --quantize int4 --group 16 --values float --quiet && run_with "$work/qw.so" qw && ! python3 "$root/tests/cli/same.py" "$work/qv.npz" "$work/qw.npz" &&
+    octet quantize "$digits" -o "$work/qv.onnx" --quantize int4 --group 16 --values int8 --form matmulnbits --quiet && grep -aq accuracy_level "$work/qv.onnx" &&
+    octet compile "$work/qv.onnx" -o "$work/qx.so" --quiet && run_with "$work/qx.so" qx && ! python3 "$root/tests/cli/same.py" "$work/qn.npz" "$work/qx.npz" &&
+    octet compile "$work/qv.onnx" -o "$work/qx.so" --values float --quiet && run_with "$work/qx.so" qx && python3 "$root/tests/cli/same.py" "$work/qn.npz" "$work/qx.npz" &&
+    python3 "$root/tests/onnx/exported.py" "$digits" "$work/qv.onnx" "$images" "$root/samples/digits/labels.npy"
+}
+check values-int8 values_int8
+refused values-int8-form 2 'add --form matmulnbits' octet quantize "$digits" -o n.onnx --quantize int4 --values int8
 refused export-matmulnbits-int8 2 'needs --quantize int4' octet quantize "$digits" -o n.onnx --form matmulnbits --ranges "$ranges"
 refused export-matmulnbits-group 2 'with groups of 16' octet quantize "$digits" -o n.onnx --form matmulnbits --quantize int4 --group 48
 # A budget that two of three contractions do not keep: the file has the integers of the artefact, and the report both programs.

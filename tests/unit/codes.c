@@ -1,5 +1,7 @@
 /* Weights and tables as codes under float activations: which constants get which form; the rows of --quantize. */
+#include "codegen/analyse.h"
 #include "frontend/precision.h"
+#include "ir/lower.h"
 #include "passes/passes.h"
 #include "tests/unit/option_rows.h"
 #include "tests/unit/worlds.h"
@@ -221,4 +223,31 @@ Test(codes, the_option_names_the_precisions)
     }
     cr_expect_str_eq(row.value, names);
     cr_expect_str_eq(row.help, help);
+}
+
+/* Values in blocks of 8-bit codes: the head multiplies the words that look-ups read, and every product is one of codes. */
+Test(codes, a_tied_table_is_stored_once_as_words)
+{
+    Arena mem = {0};
+    PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .quant = &q, .values = VALUES_INT8};
+    Graph *g = passes_run(model(true), &ctx, NULL, NULL, &(PassRun){.verify = true});
+    int *buf_of, sums = 0, large = 0;
+    Kernel *k = lower_graph(g, &w.mem, &buf_of);
+    cr_assert(k && !w.diag.errors);
+    program_alike(k);
+    bool *seen = NEW_ARRAY(&mem, bool, k->buf.n);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Contraction r;
+        LoadList l = {0};
+        sums += contraction_of(k, &k->stage.at[i], &r) && r.scale;
+        stage_loads(k, &mem, &k->stage.at[i], &l);
+        for (uint32_t j = 0; j < l.at.n; j++) {
+            uint32_t b = expr_node(k, l.at.at[j])->id;
+            bool one = k->buf.at[b].kind == BUF_CONST && tensor_count(k->buf.at[b].data) >= 30000 && !seen[b];
+            large += one, seen[b] = seen[b] || one;
+        }
+    }
+    cr_expect_eq(sums, 3, "products of codes: %d", sums);
+    cr_expect_eq(large, 3, "constants: %d", large);
+    arena_drop(&mem);
 }

@@ -145,7 +145,7 @@ Test(export, products_of_4_bits)
     } row[] = {{DT_u4, 32, true, true}, {DT_i4, 32, false, true}, {DT_i4, 16, true, true}, {DT_u4, 16, false, true}, {DT_u4, 24, true, false}, {DT_u8, 32, true, false}};
     for (size_t i = 0; i < COUNT_OF(row); i++) {
         Origin o;
-        Graph *g = product_of_codes(row[i].type, row[i].block, row[i].zeros), *packed = graph_nbits(g, &world.mem);
+        Graph *g = product_of_codes(row[i].type, row[i].block, row[i].zeros), *packed = graph_nbits(g, &world.mem, false);
         const char *why;
         cr_assert(graph_verify(packed, &why), "%s", why);
         bool taken = packed->node.at[graph_val(packed, packed->output.at[0])->def].op == op_find("com.microsoft", "MatMulNBits");

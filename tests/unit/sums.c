@@ -311,8 +311,9 @@ Test(sums, weights_of_four_bits)
     run_levels();
 }
 
-/* Values whose codes are all 127, or it and -127 in turns, times codes and zero points at the ends: each sum of a block is as large as it can be. */
-static void add_blocks(int bits, int64_t block, Fill f, bool turns)
+/* Values whose codes are all 127, or it and -127 in turns, times codes and zero points at the ends: each sum of a block is as large as it can be. Zero
+ * points are codes, or floats in so many steps of one. */
+static void add_blocks(int bits, int64_t block, Fill f, bool turns, int steps)
 {
     enum { CODE = 127 };
     int64_t most = (1 << bits) - 1, blocks = 2, depth = blocks * block, row = blocks * block * bits / 8,
@@ -321,21 +322,26 @@ static void add_blocks(int bits, int64_t block, Fill f, bool turns)
     Tensor *x = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){ROWS, depth}),
            *codes = tensor_new(&w.mem, DT_u8, 3, (int64_t[]){COLUMNS, blocks, row / blocks});
     Tensor *scale = tensor_new(&w.mem, DT_f32, 2, (int64_t[]){COLUMNS, blocks}),
-           *zero = tensor_new(&w.mem, DT_u8, 2, (int64_t[]){COLUMNS, packed});
+           *zero = tensor_new(&w.mem, steps > 1 ? DT_f32 : DT_u8, 2, (int64_t[]){COLUMNS, steps > 1 ? blocks : packed});
     Tensor *bytes = tensor_new(&w.mem, DT_i8, 2, x->dim),
            *wt = tensor_new(&w.mem, DT_u8, 2, (int64_t[]){depth, COLUMNS});
     for (int64_t i = 0; i < tensor_count(x); i++) {
         int v = turns && i % 2 ? -CODE : CODE;
         ((float *)(uintptr_t)x->data)[i] = (float)v, ((int8_t *)(uintptr_t)bytes->data)[i] = (int8_t)v;
     }
-    for (int64_t i = 0; i < tensor_count(scale); i++) ((float *)(uintptr_t)scale->data)[i] = 1;
-    memset((void *)(uintptr_t)zero->data, f == LEAST ? 255 : 0, tensor_bytes(zero));
+    for (int64_t i = 0; i < tensor_count(scale); i++) ((float *)(uintptr_t)scale->data)[i] = (float)steps;
+    int64_t middle = f != LEAST ? 0 : steps > 1 ? UINT8_MAX : most;
+    for (int64_t i = 0; i < tensor_count(zero); i++)
+        dtype_store(zero->type, (void *)(uintptr_t)zero->data, i,
+                    steps > 1 ? (double)middle / steps
+                    : middle  ? UINT8_MAX
+                              : 0);
     for (int64_t c = 0; c < COLUMNS; c++)
         for (int64_t k = 0; k < depth; k++) {
             int64_t v = f == LEAST || (f == TURNS && k % 2) ? 0 : most;
             uint8_t *byte = (uint8_t *)(uintptr_t)codes->data + c * row + k * bits / 8;
             *byte = (uint8_t)(*byte | v << k * bits % 8);
-            ((uint8_t *)(uintptr_t)wt->data)[k * COLUMNS + c] = (uint8_t)v;
+            ((uint8_t *)(uintptr_t)wt->data)[k * COLUMNS + c] = (uint8_t)(v * steps);
         }
     Attr *attr = op_attr_defaults(&w.mem, op);
     attr_set_int(op, attr, "K", depth), attr_set_int(op, attr, "N", COLUMNS), attr_set_int(op, attr, "bits", bits);
@@ -351,7 +357,8 @@ Test(sums, codes_in_blocks)
     static const int64_t block[] = {16, 32, 256};
     for (int bits = 2; bits <= 8; bits *= 2)
         for (size_t b = 0; b < COUNT_OF(block); b++)
-            for (int f = 0; f < FILLS; f++) add_blocks(bits, block[b], (Fill)f, (b + (size_t)f) % 2);
+            for (int f = 0; f < FILLS; f++)
+                add_blocks(bits, block[b], (Fill)f, (b + (size_t)f) % 2, bits < 8 && b % 2 ? 16 : 1);
     run_levels();
 }
 
