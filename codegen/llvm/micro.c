@@ -226,12 +226,6 @@ static V panel_line(Micro *m, V col) /* of this step */
     return emit_address(x, (int)r.id, buf_address(x->k, (int)r.id, r.arg));
 }
 
-static void ask_ahead(Micro *m)
-{
-    Emit *x = m->x;
-    for (unsigned j = 0; j < m->cols; j++) ask(m, bytes_on(x, panel_line(m, m->col[j]), int64(x, AHEAD)), 1);
-}
-
 /* ---- panels that come next ---- */
 static int round_of(const Micro *m)
 {
@@ -248,6 +242,20 @@ static int64_t all_steps(const Micro *m) /* that read other words; 0: not known 
     for (int d = 0; d < m->depths; d++)
         if (!is_shift(m, m->t->depth[d])) n *= expr_constant(k, k->axis.at[m->t->depth[d]].extent, 0);
     return n;
+}
+
+/* Panels of codes are short: what is soon read lies in those after the panels at hand. */
+static int64_t bytes_until(const Micro *m)
+{
+    enum { SHORT = 4 * AHEAD };
+    int64_t panel = all_steps(m) * LINE;
+    return m->t->scale && panel > 0 && panel < SHORT ? panel * m->cols : AHEAD;
+}
+
+static void ask_ahead(Micro *m)
+{
+    Emit *x = m->x;
+    for (unsigned j = 0; j < m->cols; j++) ask(m, bytes_on(x, panel_line(m, m->col[j]), int64(x, bytes_until(m))), 1);
 }
 
 static bool panels_adjoin(Micro *m, int64_t bytes) /* each has so many */
