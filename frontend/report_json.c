@@ -57,8 +57,13 @@ static cJSON *layer_json(const ReportLayer *r, const Report *report)
     if (report->measured) number(o, "ms_float", r->plain * 1e3), number(o, "ms", r->made * 1e3);
     if (l->state == LAYER_FLOAT) return text(o, "why", l->why), o;
     if (l->state == LAYER_INTEGER) activation_json(cJSON_AddObjectToObject(o, "activation"), r);
-    cJSON *w = cJSON_AddObjectToObject(o, "weights");
     char granularity[40];
+    if (l->block) {
+        cJSON *a = cJSON_AddObjectToObject(o, "activation");
+        snprintf(granularity, sizeof granularity, "groups of %lld", (long long)l->block);
+        text(a, "type", "int8"), text(a, "granularity", granularity), text(a, "scheme", "symmetric");
+    }
+    cJSON *w = cJSON_AddObjectToObject(o, "weights");
     snprintf(granularity, sizeof granularity, "groups of %lld", (long long)l->form.group);
     text(w, "type", report_weight_type(l));
     if (report->came) return number(w, "elements", (double)l->weights), number(w, "bytes", r->bytes), o;

@@ -107,15 +107,18 @@ static void print_quantized(const Report *r, FILE *f)
 /* What was done to the operands of products for the sake of accuracy, and what they cost it. */
 static void print_operands(const Report *r, FILE *f)
 {
-    uint32_t smooth = 0, wide = 0, eight = 0, spared = 0, finer = 0;
+    uint32_t smooth = 0, wide = 0, eight = 0, spared = 0, finer = 0, rounded = 0;
     for (uint32_t i = 0; i < r->layers; i++) {
         const Layer *l = r->layer[i].layer;
         smooth += r->layer[i].integer && l->smooth, wide += r->layer[i].integer && l->wide;
         if (l->state != LAYER_WEIGHTS) continue;
-        eight += l->form.code == DT_i8, spared += l->spared && l->form.code == DT_i8, finer += l->spared && l->form.code != DT_i8;
+        rounded += l->block != 0, eight += l->form.code == DT_i8, spared += l->spared && l->form.code == DT_i8,
+            finer += l->spared && l->form.code != DT_i8;
     }
     if (smooth) fprintf(f, "  the inputs of %u of them have smoothed channels\n", smooth);
     if (wide) fprintf(f, "  the inputs of %u of them have 16 bits: 8 would cost the outputs too much\n", wide);
+    if (rounded)
+        fprintf(f, "  the values of %u of them are rounded to 8 bits in blocks, while the model runs\n", rounded);
     if (spared) fprintf(f, "  the weights of %u of them are 8-bit integers, those of %u because %s would cost the outputs too much\n", eight, spared, r->precision);
     if (finer) fprintf(f, "  the weights of %u of them are in groups of half the size for the same reason\n", finer);
     if (r->costs)

@@ -5,7 +5,9 @@
  * codes with a scale of their own among them; columns are cut into blocks for their values' sake alone. What does not fit (floats of few bits,
  * zero points in too small parts) keeps its float product. */
 #include "ir/blocks.h"
+#include "passes/integer.h"
 #include "passes/passes.h"
+#include "passes/quantize.h"
 #include <string.h>
 
 enum { COLUMN_BLOCK = 64, LEAST_BLOCK = 16 };
@@ -88,6 +90,20 @@ static Val product(Graph *to, const Graph *g, const Node *n, const Weights *w, c
     return graph_emit(to, op, attr, in, COUNT_OF(in), 1, n->loc, NULL);
 }
 
+/* What the report and the note of pass_integer() say of the product. */
+static void note(PassCtx *ctx, const Node *n, const Weights *w)
+{
+    for (uint32_t i = 0; ctx->quant && i < ctx->quant->layer.n; i++)
+        if (ctx->quant->layer.at[i].loc == n->loc && n->loc) ctx->quant->layer.at[i].block = w->block;
+    IntegerNote *all = ctx->integer;
+    for (uint32_t i = 0; all && i < all->at.n; i++) {
+        Coded *c = &all->at.at[i];
+        if (c->loc != n->loc || c->state == CODED_INTEGER) continue;
+        all->n[c->state]--, all->n[CODED_INTEGER]++;
+        c->state = CODED_INTEGER, c->x = DT_i8, c->why = NULL;
+    }
+}
+
 Graph *pass_blocks(const Graph *in, PassCtx *ctx)
 {
     Graph *out = graph_new(in->module, ctx->mem, in->name);
@@ -98,6 +114,7 @@ Graph *pass_blocks(const Graph *in, PassCtx *ctx)
         Weights w;
         if (!live[i]) continue;
         Val y = read_weights(in, n, &w) ? product(out, in, n, &w, map, ctx->scratch) : (Val){0};
+        if (y.id) note(ctx, n, &w);
         if (y.id) map[n->out.id] = y, graph_stand_for(out, y, graph_val(in, n->out));
         else graph_copy_node(out, in, i, map);
     }

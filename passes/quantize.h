@@ -66,6 +66,7 @@ typedef struct Layer {           /* one contraction of the model, for the report
     bool rows;                   /* ... every row of which has a scale of its own, found while the model runs */
     bool states;                 /* ... which are the states of a recurrence, zero points found too */
     bool wide;                   /* ... and 16 bits */
+    int64_t block;               /* WEIGHTS: 0, or of so many its values are rounded to 8 bits together, while the model runs (passes/blocks.c) */
     double eight_db;             /* of its outputs over what 8 bits of its values take; 0: not known */
     bool smooth;                 /* its channels were divided by gains (passes/smooth.h) */
     int64_t weights;             /* elements */

@@ -4,7 +4,8 @@
  * its outer axis. MatMulDot (octet) is the same over u8/i8 with i32 sums of raw products.
  * BlockProduct (octet) is the product of values that were rounded to 8 bits in blocks, A i8 [b..., blocks, size] with a scale for each, and weights in
  * blocks of codes, W (ir/blocks.h) with a scale and a zero point for each block and column, or for each column [1, N]:
- * Y = sum over blocks of (sum a * (steps * w - zero)) * a_scale * w_scale / steps. RoundedProduct rounds the values, too.
+ * Y = sum over blocks of (sum a * (steps * w - zero)) * a_scale * w_scale / (127 * steps). RoundedProduct rounds the values, too: a block's largest
+ * magnitude, which is its a_scale, becomes 127.
  * Gemm becomes MatMul with alpha, beta and C around it: constant operands are transposed here (ex_swap), the rest folds.
  * Einsum is one reduction: the product of its operands at the indices that their letters name. */
 #include "ir/blocks.h"
@@ -56,6 +57,8 @@ static void lower_matmul(Lower *l) { lower_product(l, dtype_compute(low_type(l, 
 static void lower_matmul_dot(Lower *l) { lower_product(l, DT_i32); }
 
 /* ---- BlockProduct ---- */
+enum { MOST_CODE = 127 }; /* that a value becomes */
+
 static bool check_columns(Infer *c, const Type *w, uint32_t i) /* of scales or zero points */
 {
     const Type *p = in_type(c, i);
@@ -118,8 +121,8 @@ static void lower_blocks(Lower *l)
          word = expr_add(k, expr_mul(k, expr_axis(k, x.word), expr_index(k, codes)), expr_axis(k, x.code));
     low_index(l, space, n, row);
     row[n] = expr_axis(k, x.block);
-    Expr scale =
-        expr_mul(k, expr_load(k, low_in(l, 2), row), expr_float(k, DT_f32, 1.0 / (double)node_int(l->n, "steps")));
+    Expr scale = expr_mul(k, expr_load(k, low_in(l, 2), row),
+                          expr_float(k, DT_f32, 1.0 / (double)(MOST_CODE * node_int(l->n, "steps"))));
     scale = expr_mul(k, scale, of_column(l, 3, x.block, space[n]));
     row[n + 1] = expr_add(k, expr_mul(k, word, expr_index(k, BLOCK_WORD)), expr_axis(k, x.byte));
     Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), block_weight(l, &x, space[n], bits));
@@ -139,10 +142,8 @@ static bool infer_rounded(Infer *c)
     return check_columns(c, w, 2) && check_columns(c, w, 3) && out_shape(c, 0, x->rank, out);
 }
 
-/* A block's largest magnitude becomes 127. */
 static bool expand_rounded(Expand *x)
 {
-    enum { MOST = 127 };
     Val a = x->in[0];
     const Type *w = ex_type(x, x->in[1]);
     int rank = ex_type(x, a)->rank;
@@ -154,11 +155,9 @@ static bool expand_rounded(Expand *x)
     pads[2 * rank - 1] = shape[rank - 1] * shape[rank] - depth;
     if (pads[2 * rank - 1]) a = EX(x, "Pad", a, ex_ints(x, pads, 2 * rank));
     a = ex_reshape(x, a, shape, rank + 1);
-    Val zero = ex_scalar(x, DT_f32, 0), most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true);
-    Val inverse = EX(x, "Where", EX(x, "Greater", most, zero), EX(x, "Div", ex_scalar(x, DT_f32, MOST), most), zero);
-    Val codes = EX_OCTET(x, "QuantizeBy", a, inverse, ex_scalar(x, DT_i8, 0));
-    Val scale = ex_squeeze(x, EX(x, "Div", most, ex_scalar(x, DT_f32, MOST)), &last, 1);
-    x->out[0] = ex_op_like(x, "octet", "BlockProduct", (Val[]){codes, x->in[1], scale, x->in[2], x->in[3]}, 5);
+    Val most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true), codes = EX_OCTET(x, "QuantizeTo", a, most);
+    Val in[] = {codes, x->in[1], ex_squeeze(x, most, &last, 1), x->in[2], x->in[3]};
+    x->out[0] = ex_op_like(x, "octet", "BlockProduct", in, COUNT_OF(in));
     return true;
 }
 
@@ -341,6 +340,8 @@ const OpDef ops_matmul[] = {
     OP(BlockProduct, .domain = "octet", .since = 1, .sig = "A:i8 W:T a_scale:f32 w_scale:f32 w_zero:u8 -> Y:f32",
        .T = "u8 i8", .attrs = "bits:int=8 steps:int=1", .infer = infer_blocks, .lower = lower_blocks,
        .quant = QUANT_SUMS),
+    OP(QuantizeTo, .domain = "octet", .since = 1, .sig = "x:f32 most:f32 -> y:i8",
+       .body = "sat_i8(rint(x * select(most > 0, 127 / most, 0)))"),
     OP(RoundedProduct, .domain = "octet", .since = 1, .sig = "x:f32 W:T w_scale:f32 w_zero:u8 -> Y:f32", .T = "u8 i8",
        .attrs = "bits:int=8 steps:int=1", .infer = infer_rounded, .expand = expand_rounded),
     {0},
