@@ -357,13 +357,25 @@ static bool join(Widen *w, Compute *s, const Contraction *r, Expr factor)
     return true;
 }
 
+/* Scales that are codes themselves are taken in as formulas. */
+static Expr with_formulas(Widen *w, Expr e)
+{
+    LoadList l = {0};
+    loads_of(w->k, w->mem, e, &l);
+    for (uint32_t i = 0; i < l.at.n; i++) {
+        uint32_t buf = expr_node(w->k, l.at.at[i])->id;
+        if (buf < w->bufs && w->def[buf]) e = expr_inline(w->k, e, &w->k->stage.at[w->def[buf] - 1]);
+    }
+    return e;
+}
+
 /* Codes that are multiplied as they are: their scales and zero points lie as the codes do. */
 static void lay_blocks(Widen *w, Compute *s, const Contraction *r)
 {
     Expr of[] = {r->scale, r->zero};
     for (int i = 0; i < 2; i++) {
         if (!of[i]) continue;
-        Expr now = simplify(w, of[i]);
+        Expr now = simplify(w, with_formulas(w, of[i]));
         s->value = expr_replace(w->k, s->value, of[i], now);
         lay_panels(w, now, r->lane, NULL, 0);
     }

@@ -73,6 +73,17 @@ Test(widen, blocks_that_are_multiplied)
         }
 }
 
+/* Scales that are codes: the product takes them in, and nothing is widened into memory. */
+Test(widen, blocks_with_scales_of_codes)
+{
+    Program *p = through("kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], C: u8[3, 80], G[80] out Y[M, 80] tmp S[3, 80]"
+                         " S[b, n] = f32(C[b, n]) * G[n]" CODES " - 8))) * (T[m, b] * S[b, n]) }",
+                         5);
+    cr_expect_eq(p->k->stage.n, 1);
+    cr_expect_eq(find(p, "C")->layout.n, 3, "panels");
+    program_drop(p);
+}
+
 /* A scale that changes inside the loop that an instruction sums: nothing to multiply as integers. */
 Test(widen, scales_inside_a_word)
 {
