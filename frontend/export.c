@@ -47,19 +47,13 @@ static void name_value(Writer *w, Val v, const char *want)
     if (v.id && want && !w->name[v.id]) w->name[v.id] = unique(w->mem, &w->values, want);
 }
 
-static const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
 static bool is_edge(const Node *n) { return n && n->op->quant == QUANT_EDGE; }
 
 /* "x_scale" as "scale": the stem says of what. */
 static const char *operand_name(const Node *n, uint32_t k)
 {
     const OpSchema *s = op_schema(n->op);
-    const char *name = s->in[k < s->nin ? k : s->nin - 1].name;
+    const char *name = schema_in(s, k)->name;
     return name[0] && name[1] == '_' ? name + 2 : name;
 }
 
@@ -80,7 +74,7 @@ static const char *operand_stem(const Writer *w, Val v)
 static const char *stem_of(const Writer *w, const Node *n)
 {
     if (!is_edge(n)) return node_stem(n);
-    while (is_edge(def_of(w->g, node_in(w->g, n, 0)))) n = def_of(w->g, node_in(w->g, n, 0));
+    while (is_edge(val_def(w->g, node_in(w->g, n, 0)))) n = val_def(w->g, node_in(w->g, n, 0));
     const char *name = w->name[node_in(w->g, n, 0).id];
     return name ? name : operand_stem(w, node_in(w->g, n, 0));
 }
@@ -105,7 +99,7 @@ static void name_kept(Writer *w)
     const Graph *g = w->g;
     for (uint32_t i = 0; i < g->input.n; i++) name_value(w, g->input.at[i], graph_val(g, g->input.at[i])->name);
     for (uint32_t i = 0; i < g->output.n; i++) {
-        bool computed = def_of(g, g->output.at[i]) != NULL;
+        bool computed = val_def(g, g->output.at[i]) != NULL;
         if (computed && !w->name[g->output.at[i].id]) name_value(w, g->output.at[i], g->output_name.at[i]);
         else unique(w->mem, &w->values, g->output_name.at[i]); /* taken: an Identity will make it */
     }

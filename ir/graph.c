@@ -291,7 +291,7 @@ static bool is_type_variable(const char *type) { return *type >= 'A' && *type <=
 bool op_takes(const OpDef *op, uint32_t input, DType t)
 {
     const OpSchema *s = op_schema(op);
-    const char *type = s->in[input < s->nin ? input : s->nin - 1].type;
+    const char *type = schema_in(s, input)->type;
     return is_type_variable(type) ? type_allowed(t, allowed_types(op, type)) : !strcmp(dtypes[t].name, type);
 }
 
@@ -336,11 +336,11 @@ static bool check_types(Infer *c, const OpSchema *s)
     Bindings b = {.n = 0};
     for (uint32_t i = 0; i < c->n->nin; i++) {
         Val v = node_in(c->g, c->n, i);
-        const OpArg *arg = &s->in[i < s->nin ? i : s->nin - 1];
+        const OpArg *arg = schema_in(s, i);
         if (v.id && !bind_input(c, &b, arg, v)) return false;
     }
     for (uint32_t o = 0; o < c->n->nout; o++) {
-        const char *type = s->out[o < s->nout ? o : s->nout - 1].type;
+        const char *type = schema_out(s, o)->type;
         const Binding *known = binding(&b, type);
         c->out[o].dtype = known ? known->type : dtype_find(type, (int)strlen(type));
     }
@@ -382,7 +382,7 @@ static bool infer_node(Infer *c)
     bool call = inputs_ranked(c) || c->n->op->flags & OP_UNRANKED;
     if (call && !infer_shapes(c)) return false;
     for (uint32_t o = 0; o < c->n->nout; o++) {
-        const OpArg *arg = &s->out[o < s->nout ? o : s->nout - 1];
+        const OpArg *arg = schema_out(s, o);
         const char *allowed = is_type_variable(arg->type) ? allowed_types(c->n->op, arg->type) : NULL;
         DType t = c->out[o].dtype;
         if (!t) return infer_error(c, "the element type of output %s is not known", arg->name);

@@ -97,6 +97,12 @@ Val emit(Graph *g, const char *op, const Loc *loc, int nin, ...);    /* graph_em
 
 static inline Value *graph_val(const Graph *g, Val v) { return &g->val.at[v.id]; }
 static inline const Type *val_type(const Graph *g, Val v) { return &g->val.at[v.id].type; }
+static inline const Tensor *val_const(const Graph *g, Val v) { return v.id ? graph_val(g, v)->konst : NULL; } /* NULL: it is none, or absent */
+static inline const Node *val_def(const Graph *g, Val v) /* that made it; NULL: an input, a constant, or absent */
+{
+    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
+    return def == NO_NODE ? NULL : &g->node.at[def];
+}
 static inline Val node_in(const Graph *g, const Node *n, uint32_t i) { return i < n->nin ? g->operand.at[n->in + i] : (Val){0}; }
 static inline Val node_out(const Node *n, uint32_t i) { return (Val){n->out.id + i}; }
 uint16_t *graph_uses(const Graph *g, Arena *scratch);                /* per Val, by live nodes, saturating; an output counts as a use */

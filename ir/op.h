@@ -73,6 +73,9 @@ typedef struct OpArg { const char *name, *type; bool optional, variadic; const c
 typedef struct OpAttr { const char *name; AttrKind kind; bool required; Attr fallback; } OpAttr;
 typedef struct OpSchema { uint32_t nin, nout, nattr; OpArg in[24], out[12]; OpAttr attr[24]; } OpSchema;
 const OpSchema *op_schema(const OpDef *op);                        /* a malformed text is a bug: asserts with the row's name */
+/* Operand or result i: the last one stands for all that follow it. */
+static inline const OpArg *schema_in(const OpSchema *s, uint32_t i) { return &s->in[i < s->nin ? i : s->nin - 1]; }
+static inline const OpArg *schema_out(const OpSchema *s, uint32_t i) { return &s->out[i < s->nout ? i : s->nout - 1]; }
 bool op_takes(const OpDef *op, uint32_t input, DType t);           /* may the input be of this type, as the signature says? */
 uint32_t op_attrs(const OpDef *op);
 int op_attr_index(const OpDef *op, const char *name);              /* -1: none */

@@ -20,20 +20,12 @@ typedef struct Weights { /* [k][n] */
     bool columns; /* a scale for each column, or one for all */
 } Weights;
 
-static const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
-static const Tensor *constant(const Graph *g, Val v) { return v.id ? graph_val(g, v)->konst : NULL; }
-
 static bool dequantizes(const Node *n) { return n && (!strcmp(n->op->name, "DequantizeLinear") || !strcmp(n->op->name, "Dequantize")); }
 
 static bool read_scales(const Graph *g, Weights *w)
 {
     const Type *t = val_type(g, w->scale);
-    const Tensor *one = constant(g, w->scale);
+    const Tensor *one = val_const(g, w->scale);
     int64_t axis = node_int(w->dq, "axis"), block = node_int(w->dq, "block_size"), k = w->code->dim[0];
     w->columns = (one && tensor_count(one) == 1) || (t->rank == 1 && (axis == 1 || axis == -1) && one);
     w->block = !w->columns ? block : k % COLUMN_BLOCK ? COLUMN_BLOCK / 2 : COLUMN_BLOCK;
@@ -43,9 +35,9 @@ static bool read_scales(const Graph *g, Weights *w)
 
 static bool read_weights(const Graph *g, const Node *n, Weights *w)
 {
-    const Node *dq = node_is(n, "MatMul") ? def_of(g, node_in(g, n, 1)) : NULL;
+    const Node *dq = node_is(n, "MatMul") ? val_def(g, node_in(g, n, 1)) : NULL;
     if (!dequantizes(dq)) return false;
-    *w = (Weights){.dq = dq, .code = constant(g, node_in(g, dq, 0)), .scale = node_in(g, dq, 1), .zero = constant(g, node_in(g, dq, 2))};
+    *w = (Weights){.dq = dq, .code = val_const(g, node_in(g, dq, 0)), .scale = node_in(g, dq, 1), .zero = val_const(g, node_in(g, dq, 2))};
     const Type *x = val_type(g, node_in(g, n, 0));
     if (!w->code || w->code->rank != 2 || (node_in(g, dq, 2).id && !w->zero)) return false;
     if (!dtype_is_int(w->code->type) || dtypes[w->code->type].bits > 8 || x->dtype != DT_f32 || x->rank < 1 || x->rank == MAX_RANK) return false;
@@ -67,7 +59,7 @@ static const Tensor *zeros_of(const Weights *w, Arena *mem, Arena *scratch, int 
 
 static Val scales_of(Graph *to, const Graph *g, const Weights *w, const Val *map)
 {
-    const Tensor *t = constant(g, w->scale);
+    const Tensor *t = val_const(g, w->scale);
     if (!w->columns) return map[w->scale.id];
     Tensor *row = tensor_new(to->mem, DT_f32, 2, (int64_t[]){1, w->n});
     for (int64_t i = 0; i < w->n; i++)

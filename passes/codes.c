@@ -37,12 +37,6 @@ typedef struct Coder {
 } Coder;
 
 /* ---- looking ---- */
-static const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
 static const Tensor *floats_of(const Graph *g, Val v)
 {
     const Tensor *t = v.id ? graph_val(g, v)->konst : NULL;
@@ -138,7 +132,7 @@ static Val table(Coder *c, Val v, const WeightForm *form, const Loc *loc)
 
 Val table_of(const Graph *g, const bool *looked, Val weights)
 {
-    const Node *turn = def_of(g, weights);
+    const Node *turn = val_def(g, weights);
     const Tensor *w = floats_of(g, weights);
     if (turn && node_is(turn, "Transpose") && floats_of(g, node_in(g, turn, 0))) return node_in(g, turn, 0);
     for (uint32_t v = 1; w && w->rank == 2 && v < g->val.n; v++) {

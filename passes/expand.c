@@ -43,7 +43,7 @@ static bool expand_node(const Graph *in, Graph *out, uint32_t i, const uint16_t 
     for (uint32_t k = 0; k < n->nout; k++)
         if (!result[k].id && uses[n->out.id + k])
             return diag_error(ctx->module->diag, n->loc, "output %s is not computed",
-                              op_schema(n->op)->out[k < op_schema(n->op)->nout ? k : op_schema(n->op)->nout - 1].name);
+                              schema_out(op_schema(n->op), k)->name);
     if (ctx->standard) own_update(own, out, ctx->scratch);
     for (uint32_t k = 0; ctx->standard && k < n->nout; k++)
         if (is_own(own, out, result[k])) return false;

@@ -38,8 +38,7 @@ static bool same_affine(const Graph *g, const Node *a, const Node *b, DType ta, 
 bool node_is_data(const Node *n, uint32_t i)
 {
     const OpSchema *s = op_schema(n->op);
-    uint32_t k = i < s->nin ? i : s->nin - 1;
-    return !strcmp(s->in[k].type, s->in[0].type);
+    return !strcmp(schema_in(s, i)->type, s->in[0].type);
 }
 
 /* A node that moves elements of its data inputs to all its results; where one of these is absent, it may make up zeros. */
@@ -48,7 +47,7 @@ static bool moves_or_fills(const Node *n)
     if (!n || n->op->quant != QUANT_PASS || (n->op->moves && !n->op->moves(n))) return false;
     const OpSchema *s = op_schema(n->op);
     for (uint32_t o = 0; o < n->nout; o++)
-        if (strcmp(s->out[o < s->nout ? o : s->nout - 1].type, s->in[0].type) != 0) return false;
+        if (strcmp(schema_out(s, o)->type, s->in[0].type) != 0) return false;
     return true;
 }
 
@@ -65,7 +64,7 @@ bool node_moves(const Graph *g, const Node *n)
 /* ---- the steps: each yields the new value of node n, or id 0 ---- */
 static Val cancel(Integer *x, const Node *n)
 {
-    const Node *dq = is_q(n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    const Node *dq = is_q(n) ? val_def(x->in, node_in(x->in, n, 0)) : NULL;
     if (!is_dq(dq)) return (Val){0};
     Val from = node_in(x->in, dq, 0);
     return same_affine(x->in, n, dq, val_type(x->in, n->out)->dtype, val_type(x->in, from)->dtype) ? x->map[from.id]
@@ -90,7 +89,7 @@ static const Tensor *exact_codes(Arena *mem, const Tensor *numbers, DType t, dou
 static Val operand_codes(Integer *x, const Node *n, uint32_t i, const Node *dq)
 {
     Val v = node_in(x->in, n, i);
-    const Node *def = def_of(x->in, v);
+    const Node *def = val_def(x->in, v);
     DType t = val_type(x->in, node_in(x->in, dq, 0))->dtype;
     if (is_dq(def))
         return same_affine(x->in, dq, def, t, val_type(x->in, node_in(x->in, def, 0))->dtype)
@@ -111,12 +110,12 @@ static uint32_t operands_most(const Node *n) /* with those at the end that are a
 static bool may_be_absent(const Node *n, uint32_t i) /* and stand for nothing */
 {
     const OpSchema *s = op_schema(n->op);
-    return !node_is_data(n, i) || s->in[i < s->nin ? i : s->nin - 1].variadic;
+    return !node_is_data(n, i) || schema_in(s, i)->variadic;
 }
 
 static Val sink(Integer *x, const Node *n)
 {
-    const Node *first = moves_or_fills(n) ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    const Node *first = moves_or_fills(n) ? val_def(x->in, node_in(x->in, n, 0)) : NULL;
     if (!is_dq(first) || !per_tensor(x->in, first)) return (Val){0};
     uint32_t nin = operands_most(n);
     Val *arg = NEW_ARRAY(x->ctx->scratch, Val, nin), *made = NEW_ARRAY(x->ctx->scratch, Val, n->nout);
@@ -140,7 +139,7 @@ static Val sink(Integer *x, const Node *n)
 static Val hoist(Integer *x, const Node *n)
 {
     Val from = node_in(x->in, n, 0);
-    const Node *p = is_q(n) ? def_of(x->in, from) : NULL;
+    const Node *p = is_q(n) ? val_def(x->in, from) : NULL;
     if (!moves_or_fills(p) || p->nout != 1 || !op_takes(p->op, 0, val_type(x->in, n->out)->dtype)) return (Val){0};
     if (!per_tensor(x->in, n) || x->uses[from.id] != 1) return (Val){0};
     uint32_t nin = operands_most(p);
@@ -163,8 +162,8 @@ static uint32_t chain_of(const Integer *x, const Node *n, const Node **chain)
 {
     uint32_t len = 0;
     Val v = node_in(x->in, n, 0);
-    const Node *f = def_of(x->in, v);
-    for (; f && !is_dq(f); f = def_of(x->in, v)) {
+    const Node *f = val_def(x->in, v);
+    for (; f && !is_dq(f); f = val_def(x->in, v)) {
         if (f->op->quant != QUANT_LUT || f->nout != 1 || len == MAX_CHAIN || x->uses[v.id] != 1) return 0;
         for (uint32_t i = 1; i < f->nin; i++)
             if (node_in(x->in, f, i).id && count_of(x->in, node_in(x->in, f, i)) != 1) return 0;
@@ -212,7 +211,7 @@ static Val table(Integer *x, const Node *n)
     DType to = val_type(x->in, n->out)->dtype;
     uint32_t len = is_q(n) && per_tensor(x->in, n) && eight_bits(to) ? chain_of(x, n, chain) : 0;
     if (!len) return (Val){0};
-    dq = def_of(x->in, node_in(x->in, chain[len - 1], 0));
+    dq = val_def(x->in, node_in(x->in, chain[len - 1], 0));
     Val from = node_in(x->in, dq, 0);
     DType t = val_type(x->in, from)->dtype;
     if (!per_tensor(x->in, dq) || !eight_bits(t) || val_type(x->in, dq->out)->dtype != DT_f32) return (Val){0};
@@ -231,7 +230,7 @@ static Val table(Integer *x, const Node *n)
 /* f(DQ(x)) that bounds numbers by others that have codes: as a bound of codes. A quantizer behind it makes a table of it all. */
 static Val bound(Integer *x, const Node *n)
 {
-    const Node *dq = n->op->quant == QUANT_LUT && n->nout == 1 ? def_of(x->in, node_in(x->in, n, 0)) : NULL;
+    const Node *dq = n->op->quant == QUANT_LUT && n->nout == 1 ? val_def(x->in, node_in(x->in, n, 0)) : NULL;
     if (!is_dq(dq) || (x->uses[n->out.id] == 1 && x->quantized[n->out.id])) return (Val){0};
     Val from = node_in(x->in, dq, 0);
     DType t = val_type(x->in, from)->dtype;
@@ -370,7 +369,7 @@ static bool takes_halves(const PassCtx *ctx) { return ctx->halves || (ctx->quant
 /* Why a contraction whose operands are, or one of whose operands is, dequantized is not one of integers; NULL: it is. */
 static const char *why_float(const Graph *g, const Node *n, const PassCtx *ctx)
 {
-    const Node *dx = def_of(g, node_in(g, n, 0)), *dw = def_of(g, node_in(g, n, 1));
+    const Node *dx = val_def(g, node_in(g, n, 0)), *dw = val_def(g, node_in(g, n, 1));
     if (!dtype_is_float(val_type(g, n->out)->dtype) || val_type(g, n->out)->dtype == DT_f64) return "its result is not float32";
     if (!is_dq(dx)) return "its activations are float: codes of weights are widened beside their products";
     if (!is_dq(dw)) return "its second operand is float";
@@ -389,7 +388,7 @@ static const char *why_float(const Graph *g, const Node *n, const PassCtx *ctx)
 static bool meets_codes(const Graph *g, const Node *n)
 {
     return n->op->quant == QUANT_INTEGER && n->op->integer &&
-           (is_dq(def_of(g, node_in(g, n, 0))) || is_dq(def_of(g, node_in(g, n, 1))));
+           (is_dq(val_def(g, node_in(g, n, 0))) || is_dq(val_def(g, node_in(g, n, 1))));
 }
 
 static Val cast_to(Integer *x, Val v, DType to, const Loc *loc)
@@ -442,7 +441,7 @@ static Val one_of(Integer *x, Val v) /* the number that a constant holds everywh
 static Val contract(Integer *x, const Node *n)
 {
     if (!meets_codes(x->in, n) || why_float(x->in, n, x->ctx)) return (Val){0};
-    const Node *dx = def_of(x->in, node_in(x->in, n, 0)), *dw = def_of(x->in, node_in(x->in, n, 1));
+    const Node *dx = val_def(x->in, node_in(x->in, n, 0)), *dw = val_def(x->in, node_in(x->in, n, 1));
     bool rows = per_row(x->in, dx, n);
     int rank = val_type(x->in, n->out)->rank, axis = axis_at(n->op->y_channel, rank);
     Val in[4];
@@ -459,7 +458,7 @@ static Val contract(Integer *x, const Node *n)
     if (rows) y = emit(x->out, "Mul", n->loc, 2, y, scale_x);
     Val bias = n->nin > 2 ? node_in(x->in, n, 2) : (Val){0};
     if (!bias.id) return narrow(x, y, to, n->loc);
-    const Node *db = def_of(x->in, bias);
+    const Node *db = val_def(x->in, bias);
     const Tensor *folded = is_dq(db) ? evaluate(x, x->in, db) : NULL;
     Val b = folded ? graph_const(x->out, folded, NULL) : x->map[bias.id];
     y = emit(x->out, "Add", n->loc, 2, y, along_channel(x, wide(x, b, n->loc), rank, axis, n->loc));
@@ -471,7 +470,7 @@ static Val contract(Integer *x, const Node *n)
 static Val whole_bias(Integer *x, Val bias, const Tensor *scale)
 {
     static const double NEAR = 1e-5;
-    const Node *db = def_of(x->in, bias);
+    const Node *db = val_def(x->in, bias);
     const Tensor *t = is_dq(db) ? graph_val(x->in, node_in(x->in, db, 0))->konst : NULL,
                  *s = t ? graph_val(x->in, node_in(x->in, db, 1))->konst : NULL;
     int64_t ns = s ? tensor_count(s) : 0, n = tensor_count(scale);
@@ -492,15 +491,15 @@ static Val requantize(Integer *x, const Node *n)
     Val from = node_in(x->in, n, 0), bias = {0};
     DType to = val_type(x->in, n->out)->dtype;
     if (!is_q(n) || x->ctx->quant || !per_tensor(x->in, n) || !eight_bits(to) || x->uses[from.id] != 1) return (Val){0};
-    const Node *c = def_of(x->in, from);
+    const Node *c = val_def(x->in, from);
     if (c && node_is(c, "Add"))
         for (uint32_t i = 0; i < 2 && !bias.id; i++) {
-            const Node *sum = def_of(x->in, node_in(x->in, c, i));
+            const Node *sum = val_def(x->in, node_in(x->in, c, i));
             if (sum && meets_codes(x->in, sum) && x->uses[sum->out.id] == 1) bias = node_in(x->in, c, 1 - i), c = sum;
         }
     if (!c || !meets_codes(x->in, c) || why_float(x->in, c, x->ctx) || (bias.id && c->nin > 2)) return (Val){0};
     if (!bias.id && c->nin > 2) bias = node_in(x->in, c, 2);
-    const Node *side[2] = {def_of(x->in, node_in(x->in, c, 0)), def_of(x->in, node_in(x->in, c, 1))};
+    const Node *side[2] = {val_def(x->in, node_in(x->in, c, 0)), val_def(x->in, node_in(x->in, c, 1))};
     if (!eight_bits(val_type(x->in, node_in(x->in, side[0], 0))->dtype) || !per_tensor(x->in, side[0])) return (Val){0};
     int rank = val_type(x->in, c->out)->rank, axis = axis_at(c->op->y_channel, rank);
     Val in[4], scale = product_of(x, x->map[node_in(x->in, side[0], 1).id], x->map[node_in(x->in, side[1], 1).id], "Mul", c->loc);
@@ -539,14 +538,15 @@ static Val join_codes(Integer *x, const Node *n)
     } joins[] = {{"Add", "QLinearAdd"}, {"Mul", "QLinearMul"}, {"AveragePool", "QLinearAveragePool"}, {"GlobalAveragePool", "QLinearGlobalAveragePool"}};
     Val from = node_in(x->in, n, 0), in[8] = {{0}};
     DType to = val_type(x->in, n->out)->dtype;
-    const Node *f = is_q(n) && !x->ctx->quant && eight_bits(to) && per_tensor(x->in, n) ? def_of(x->in, from) : NULL;
+    const Node *f = is_q(n) && !x->ctx->quant && eight_bits(to) && per_tensor(x->in, n) ? val_def(x->in, from) : NULL;
     const OpDef *op = NULL;
     for (size_t i = 0; f && i < COUNT_OF(joins); i++)
         if (node_is(f, joins[i].floats)) op = op_find("com.microsoft", joins[i].codes);
     if (!op || val_type(x->in, from)->dtype != DT_f32 || x->uses[from.id] != 1 || f->nin > 2 ||
         (to == DT_i8 && !read_once(x, n->out)))
         return (Val){0};
-    const Node *dq[2] = {def_of(x->in, node_in(x->in, f, 0)), f->nin > 1 ? def_of(x->in, node_in(x->in, f, 1)) : NULL};
+    const Node *dq[2] = {val_def(x->in, node_in(x->in, f, 0)),
+                         f->nin > 1 ? val_def(x->in, node_in(x->in, f, 1)) : NULL};
     for (uint32_t i = 0; i < f->nin; i++) {
         if (!is_dq(dq[i]) || !per_tensor(x->in, dq[i]) || val_type(x->in, node_in(x->in, dq[i], 0))->dtype != to) return (Val){0};
         if (to == DT_i8 && !read_once(x, node_in(x->in, dq[i], 0))) return (Val){0};
@@ -671,8 +671,8 @@ static bool are_ours(const Quantization *q, const Node *n)
 /* What makes numbers of codes, behind the moves before a value; NULL: they are none. */
 static const Node *codes_behind(const Graph *g, Val v)
 {
-    const Node *n = def_of(g, v);
-    while (n && node_moves(g, n)) n = def_of(g, node_in(g, n, 0));
+    const Node *n = val_def(g, v);
+    while (n && node_moves(g, n)) n = val_def(g, node_in(g, n, 0));
     return n && widens(n) ? n : NULL;
 }
 
@@ -704,7 +704,7 @@ static void note_contraction(const Graph *g, const Node *n, const bool *numbers,
     bool stay = t && dtypes[t->type].bits <= 8 && !numbers[dw->out.id];
     Coded c = {.state = CODED_FLOAT, .x = codes_type(g, dx), .w = codes_type(g, dw), .weights = t ? tensor_count(t) : 0};
     c.why = n->op->integer && meets_codes(g, n) ? why_float(g, n, ctx) : "its operands are dequantized before they are moved";
-    if (!c.why) c.state = CODED_INTEGER, c.rows = per_row(g, def_of(g, node_in(g, n, 0)), n);
+    if (!c.why) c.state = CODED_INTEGER, c.rows = per_row(g, val_def(g, node_in(g, n, 0)), n);
     else if (!dx && stay) c.state = CODED_WEIGHTS, c.why = NULL;
     else if (!dx && !stay && t) c.why = "its activations are float, and its weights too few, or too shallow, to be widened while it runs";
     note_one(n, c, ctx->integer);
@@ -772,7 +772,7 @@ static Val by_reciprocal(Integer *x, const Node *n)
     DType t = val_type(x->in, n->out)->dtype;
     if (!is_q(n) || !(eight_bits(t) || (sixteen_bits(t) && !per_tensor(x->in, n)))) return (Val){0};
     Val from = node_in(x->in, n, 0), zero = node_in(x->in, n, 2);
-    if (val_type(x->in, from)->dtype != DT_f32 || !def_of(x->in, from)) return (Val){0};
+    if (val_type(x->in, from)->dtype != DT_f32 || !val_def(x->in, from)) return (Val){0};
     Val inv = reciprocal(x, n);
     if (!inv.id) return inv;
     zero = zero.id ? x->map[zero.id] : graph_const(x->out, tensor_scalar(x->out->mem, t, 0), NULL);
@@ -788,7 +788,7 @@ Graph *pass_finish(const Graph *in, PassCtx *ctx)
 /* C(x, DQ(codes, s), b) as C(x, DQ(codes, 1)) * s + b, where the kernel widens codes as it loads them: once for a result, not for each term. */
 static Val scale_behind(Integer *x, const Node *n)
 {
-    const Node *dq = n->op->quant == QUANT_INTEGER ? def_of(x->in, node_in(x->in, n, 1)) : NULL;
+    const Node *dq = n->op->quant == QUANT_INTEGER ? val_def(x->in, node_in(x->in, n, 1)) : NULL;
     if (!is_dq(dq) || x->numbers[dq->out.id] || !is_channelwise(x->in, n) || node_in(x->in, dq, 2).id) return (Val){0};
     const Tensor *s = graph_val(x->in, node_in(x->in, dq, 1))->konst;
     const Type *w = val_type(x->in, dq->out), *y = val_type(x->in, n->out);

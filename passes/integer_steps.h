@@ -18,12 +18,6 @@ typedef struct Integer {
 typedef Val Move(Integer *, const Node *);
 
 /* ---- looking ---- */
-static inline const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
 static inline bool is_q(const Node *n) { return n && node_is(n, "QuantizeLinear"); }
 static inline bool is_dq(const Node *n) { return n && node_is(n, "DequantizeLinear"); }
 static inline bool widens(const Node *n) { return is_dq(n) || node_is(n, "Dequantize"); }

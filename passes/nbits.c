@@ -14,20 +14,18 @@ typedef struct Blocks { /* of weights [k][n] */
     int64_t k, n, block, blocks;
 } Blocks;
 
-static const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = v.id ? graph_val(g, v)->def : NO_NODE;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
-static const Tensor *constant(const Graph *g, Val v) { return v.id ? graph_val(g, v)->konst : NULL; }
-
 static bool read_blocks(const Graph *g, const Node *n, Blocks *b)
 {
-    const Node *dq = node_is(n, "MatMul") ? def_of(g, node_in(g, n, 1)) : NULL;
+    const Node *dq = node_is(n, "MatMul") ? val_def(g, node_in(g, n, 1)) : NULL;
     if (!dq || !node_is(dq, "DequantizeLinear")) return false;
     const Type *x = val_type(g, node_in(g, n, 0));
-    *b = (Blocks){constant(g, node_in(g, dq, 0)), constant(g, node_in(g, dq, 1)), constant(g, node_in(g, dq, 2)), 0, 0, node_int(dq, "block_size"), 0};
+    *b = (Blocks){val_const(g, node_in(g, dq, 0)),
+                  val_const(g, node_in(g, dq, 1)),
+                  val_const(g, node_in(g, dq, 2)),
+                  0,
+                  0,
+                  node_int(dq, "block_size"),
+                  0};
     bool codes = b->code && b->code->rank == 2 && (b->code->type == DT_u4 || b->code->type == DT_i4);
     int64_t axis = node_int(dq, "axis");
     if (!codes || !b->scale || b->scale->type != DT_f32 || b->scale->rank != 2 || (node_in(g, dq, 2).id && !b->zero)) return false;
@@ -82,7 +80,7 @@ Graph *graph_nbits(const Graph *in, Arena *mem, bool rounds)
             graph_copy_node(out, in, i, map);
             continue;
         }
-        const char *name = graph_val(in, node_in(in, def_of(in, node_in(in, n, 1)), 0))->name;
+        const char *name = graph_val(in, node_in(in, val_def(in, node_in(in, n, 1)), 0))->name;
         map[n->out.id] = packed_product(out, n, &b, map[node_in(in, n, 0).id], name, rounds);
         graph_stand_for(out, map[n->out.id], graph_val(in, n->out));
     }

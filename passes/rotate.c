@@ -54,12 +54,6 @@ static int64_t last_dim(const Graph *g, Val v) /* 0: not known */
 
 static bool has_channels(const Graph *g, Val v, int64_t n) { return val_type(g, v)->dtype == DT_f32 && last_dim(g, v) == n; }
 
-static const Node *def_of(const Graph *g, Val v)
-{
-    uint32_t def = graph_val(g, v)->def;
-    return def == NO_NODE ? NULL : &g->node.at[def];
-}
-
 /* Constant weights of one matrix, which sum over the last axis of input 0. */
 static bool is_product(const Rotor *r, const Node *n)
 {
@@ -184,7 +178,7 @@ static void grow(Rotor *r, Stream *s)
 {
     for (uint32_t i = 0; i < s->val.n; i++) {
         Val v = s->val.at[i];
-        const Node *def = def_of(r->g, v);
+        const Node *def = val_def(r->g, v);
         if (def && is_stream_node(r, def, s->n))
             for (uint32_t k = 0; k < def->nin; k++) join(r, s, node_in(r->g, def, k));
         for (uint32_t k = r->first_reader[v.id]; k < r->first_reader[v.id + 1]; k++) {
@@ -196,13 +190,13 @@ static void grow(Rotor *r, Stream *s)
 
 static bool begins_by_product(const Rotor *r, const Stream *s, Val v)
 {
-    const Node *def = def_of(r->g, v);
+    const Node *def = val_def(r->g, v);
     return def && is_product(r, def) && has_channels(r->g, v, s->n);
 }
 
 static bool begins_apart(const Rotor *r, const Stream *s, Val v) /* as something that must be multiplied by R */
 {
-    const Node *def = def_of(r->g, v);
+    const Node *def = val_def(r->g, v);
     return !def || !(is_stream_node(r, def, s->n) || begins_by_product(r, s, v) || is_table(r, def));
 }
 
@@ -214,7 +208,7 @@ static bool is_worth_it(const Rotor *r, const Stream *s)
     for (uint32_t i = 0; i < s->val.n; i++) {
         Val v = s->val.at[i];
         bool ends = r->is_output[v.id];
-        if (begins_by_product(r, s, v)) turned += (double)tensor_count(graph_val(r->g, node_in(r->g, def_of(r->g, v), 1))->konst);
+        if (begins_by_product(r, s, v)) turned += (double)tensor_count(graph_val(r->g, node_in(r->g, val_def(r->g, v), 1))->konst);
         for (uint32_t k = r->first_reader[v.id]; k < r->first_reader[v.id + 1]; k++) {
             const Node *n = &r->g->node.at[r->reader[k]];
             Role role = role_of(r, n, node_in(r->g, n, 0).id == v.id ? 0 : 1);
@@ -320,7 +314,7 @@ static Val as_it_was(Rotor *r, Val v)
 {
     const Stream *s = r->of[v.id];
     if (!r->map[v.id].id && s) {
-        const Node *def = def_of(r->g, v);
+        const Node *def = val_def(r->g, v);
         r->map[v.id] = emit(r->out, "MatMul", def->loc, 2, r->turned[v.id], matrix(r, s, true));
     }
     return r->map[v.id];

@@ -85,7 +85,7 @@ static bool channels_of(const Integer *x, const Node *n, ChannelCodes *c)
     *c = (ChannelCodes){.codes = NEW_ARRAY(mem, const Tensor *, n->nin), .axis = NEW_ARRAY(mem, int, n->nin)};
     for (uint32_t i = 0; i < n->nin; i++) {
         Val v = node_in(g, n, i);
-        const Node *dq = def_of(g, v);
+        const Node *dq = val_def(g, v);
         if (!node_is_data(n, i) && v.id && !graph_val(g, v)->konst) return false;
         if (!node_is_data(n, i)) continue;
         if (!c->first) c->first = dq;
@@ -98,7 +98,7 @@ static bool channels_of(const Integer *x, const Node *n, ChannelCodes *c)
         c->vector[k] = tensor_new(x->out->mem, val_type(g, node_in(g, c->first, k))->dtype, 1, &all);
         for (uint32_t i = 0; i < n->nin; i++) {
             if (!c->codes[i]) continue;
-            const Tensor *part = graph_val(g, node_in(g, def_of(g, node_in(g, n, i)), k))->konst;
+            const Tensor *part = graph_val(g, node_in(g, val_def(g, node_in(g, n, i)), k))->konst;
             memcpy((uint8_t *)c->vector[k]->data + at, part->data, tensor_bytes(part)),
                 at += (int64_t)tensor_bytes(part);
         }
@@ -168,7 +168,7 @@ static int constant_axis(const Graph *g, const Tensor *k, const Type *t)
 static const Node *plain_codes(const Integer *x, const Node *n, uint32_t *how)
 {
     for (*how = 0; *how < 2; ++*how) {
-        const Node *dq = def_of(x->in, node_in(x->in, n, *how));
+        const Node *dq = val_def(x->in, node_in(x->in, n, *how));
         if (is_dq(dq) && graph_val(x->in, node_in(x->in, dq, 0))->konst &&
             tensor_is_all(graph_val(x->in, node_in(x->in, dq, 1))->konst, 1))
             return dq;
@@ -302,7 +302,7 @@ static const Tensor *step_codes(Arena *mem, const Tensor *w, int axis, const Ten
 Val step_regain(Integer *x, const Node *n)
 {
     if (n->op->quant != QUANT_INTEGER || !n->op->integer) return (Val){0};
-    const Node *dx = def_of(x->in, node_in(x->in, n, 0));
+    const Node *dx = val_def(x->in, node_in(x->in, n, 0));
     const Tensor *w = graph_val(x->in, node_in(x->in, n, 1))->konst;
     if (!is_dq(dx) || !eight_bits(val_type(x->in, node_in(x->in, dx, 0))->dtype) || !w || w->type != DT_f32 ||
         w->rank < 2)
