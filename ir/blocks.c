@@ -18,7 +18,7 @@ const Tensor *block_words(Arena *mem, const Tensor *codes, int64_t block)
     for (int64_t r = 0; r < k; r++) {
         int64_t word = r % block / BLOCK_WORD, row = (r / block * (words / per) + word / per) * BLOCK_WORD + r % BLOCK_WORD;
         for (int64_t c = 0; c < n; c++) {
-            int64_t code = dtype_load_int(codes->type, codes->data, r * n + c) - least;
+            unsigned code = (uint8_t)(dtype_load_int(codes->type, codes->data, r * n + c) - least);
             byte[row * n + c] = (uint8_t)(byte[row * n + c] | code << (word % per * bits));
         }
     }
