@@ -33,14 +33,24 @@ static bool read_scales(const Graph *g, Weights *w)
     return (w->columns || blocks) && t->dtype == DT_f32 && block_fits(w->block, dtypes[w->code->type].bits);
 }
 
+static bool has_depth(const Graph *g, Val x) /* known: values are cut into blocks */
+{
+    Dims *d = g->module->dim;
+    const Type *t = val_type(g, x);
+    return t->rank >= 1 && t->rank < MAX_RANK && dim_is_const(d, dim_canon(d, t->dim[t->rank - 1]), &(int64_t){0});
+}
+
 static bool read_weights(const Graph *g, const Node *n, Weights *w)
 {
     const Node *dq = node_is(n, "MatMul") ? val_def(g, node_in(g, n, 1)) : NULL;
     if (!dequantizes(dq)) return false;
-    *w = (Weights){.dq = dq, .code = val_const(g, node_in(g, dq, 0)), .scale = node_in(g, dq, 1), .zero = val_const(g, node_in(g, dq, 2))};
-    const Type *x = val_type(g, node_in(g, n, 0));
+    *w = (Weights){.dq = dq,
+                   .code = val_const(g, node_in(g, dq, 0)),
+                   .scale = node_in(g, dq, 1),
+                   .zero = val_const(g, node_in(g, dq, 2))};
     if (!w->code || w->code->rank != 2 || (node_in(g, dq, 2).id && !w->zero)) return false;
-    if (!dtype_is_int(w->code->type) || dtypes[w->code->type].bits > 8 || x->dtype != DT_f32 || x->rank < 1 || x->rank == MAX_RANK) return false;
+    if (!dtype_is_int(w->code->type) || dtypes[w->code->type].bits > 8) return false;
+    if (val_type(g, node_in(g, n, 0))->dtype != DT_f32 || !has_depth(g, node_in(g, n, 0))) return false;
     if (!tensor_count(w->code) || !read_scales(g, w)) return false;
     w->n = w->code->dim[1], w->blocks = w->columns ? 1 : (w->code->dim[0] + w->block - 1) / w->block;
     return !w->zero || tensor_count(w->zero) == 1 || tensor_count(w->zero) == w->blocks * w->n;

@@ -146,10 +146,11 @@ static bool expand_rounded(Expand *x)
 {
     Val a = x->in[0];
     const Type *w = ex_type(x, x->in[1]);
+    Dims *d = x->m->dim;
     int rank = ex_type(x, a)->rank;
     int64_t last = -1, depth = 0, words = 0, shape[MAX_RANK + 1] = {0}, *pads = NEW_ARRAY(x->m->mem, int64_t, 2 * rank);
-    bool known = rank < MAX_RANK && dim_is_const(x->m->dim, ex_type(x, a)->dim[rank - 1], &depth) &&
-                 dim_is_const(x->m->dim, w->dim[0], &shape[rank - 1]) && dim_is_const(x->m->dim, w->dim[1], &words);
+    bool known = rank < MAX_RANK && dim_is_const(d, dim_canon(d, ex_type(x, a)->dim[rank - 1]), &depth) &&
+                 dim_is_const(d, w->dim[0], &shape[rank - 1]) && dim_is_const(d, w->dim[1], &words);
     if (!known) return expand_error(x, "values in blocks need a known depth");
     shape[rank] = words * BLOCK_WORD * 8 / node_int(x->n, "bits"),
     pads[2 * rank - 1] = shape[rank - 1] * shape[rank] - depth;

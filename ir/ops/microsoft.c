@@ -466,8 +466,11 @@ static Val nbits_integer(Expand *x, const NBits *q)
     enum { INT8 = 4 };
     int steps;
     int64_t small[2] = {q->blocks, q->n};
-    if (x->exact_values || node_int(x->n, "accuracy_level") != INT8 || !block_fits(q->block, (int)q->bits) ||
-        !groups_in_order(q) || ex_type(x, x->in[0])->rank == MAX_RANK)
+    const Type *own = ex_type(x, x->in[0]);
+    DType type = own->dtype;
+    bool known = own->rank < MAX_RANK && dim_is(x->m->dim, dim_canon(x->m->dim, own->dim[own->rank - 1]), q->k);
+    if (x->exact_values || node_int(x->n, "accuracy_level") != INT8 || !known || !block_fits(q->block, (int)q->bits) ||
+        !groups_in_order(q))
         return (Val){0};
     double *zero = NEW_ARRAY(x->m->mem, double, q->blocks * q->n);
     Tensor *scale = tensor_new(x->m->mem, DT_f32, 2, small);
@@ -481,7 +484,7 @@ static Val nbits_integer(Expand *x, const NBits *q)
     AttrSet set[] = {SET_INT("bits", q->bits), SET_INT("steps", steps)};
     Val words = ex_tensor(x, block_words(x->m->mem, codes_of(x, q), q->block)), a = ex_cast(x, x->in[0], DT_f32);
     Val in[] = {a, words, ex_tensor(x, block_once(x->m->mem, scale)), ex_tensor(x, zeros)};
-    return ex_cast(x, ex_op(x, "octet", "RoundedProduct", set, 2, in, 4), ex_type(x, x->in[0])->dtype);
+    return ex_cast(x, ex_op(x, "octet", "RoundedProduct", set, 2, in, 4), type);
 }
 
 static Val nbits_float(Expand *x, const NBits *q)

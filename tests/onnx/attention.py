@@ -162,7 +162,7 @@ def blocks(c):
     """Weights in blocks, values as floats or rounded in blocks too."""
     bits, block, depth, columns, batch = c.dice.choice([4, 4, 8]), c.dice.choice([16, 32, 64, 128]), c.dice.choice([32, 96, 130, 256]), c.dice.choice([5, 16, 48, 100]), c.dice.choice([1, 2])
     count = (depth + block - 1) // block
-    x = c.input('x', c.normal(batch, c.dice.choice([1, 2, 7, 40]), depth), ['batch', 'rows', depth])
+    x = c.input('x', c.normal(batch, c.dice.choice([1, 2, 7, 40]), depth), ['batch', 'rows', c.dice.choice([depth, depth, 'depth'])])
     inputs = [x, c.constant(c.numbers.integers(0, 256, (columns, count, block * bits // 8)), np.uint8), c.constant(c.numbers.uniform(.005, .02, (columns, count)))]
     inputs += [c.constant(c.numbers.integers(0, 256, (columns, (count * bits + 7) // 8)), np.uint8) if c.chance(.5) else '', '', c.constant(c.numbers.normal(size=columns)) if c.chance(.3) else '']
     c.node('MatMulNBits', inputs, c.outputs, K=depth, N=columns, bits=bits, block_size=block, accuracy_level=c.dice.choice([0, 1, 4, 4]))
