@@ -515,7 +515,7 @@ check export-wide export_wide
 check export-techniques python3 "$root/tests/onnx/techniques.py"
 check joins-in-onnx-runtime python3 "$root/tests/onnx/joins.py"
 check random-models python3 "$root/tests/onnx/fuzz.py" 0 40 --levels "$usable"
-check attention-in-onnx-runtime python3 "$root/tests/onnx/attention.py" 0 40 --levels "$usable"
+check attention-in-onnx-runtime python3 "$root/tests/onnx/attention.py" 0 112 --levels "$usable"
 mutated() { (cd "$root" && . tests/onnx/cases.sh && ONNX_CASES="$cases" python3 tests/onnx/mutate.py 0 150 --levels "$usable"); }
 check mutated-models mutated
 check regions-in-onnx-runtime python3 "$root/tests/onnx/regions.py" 0 40 --levels "$usable"
