@@ -306,6 +306,34 @@ static bool slides(Kernel *k, const Compute *c, Expr e, int lane)
 
 static bool is_single(const Kernel *k, int axis) { return expr_is(k, k->axis.at[axis].extent, 1); }
 
+/* Does a shifted and masked word of bytes hold each byte's code, the same one of all lanes? */
+static bool word_holds(Kernel *k, const Compute *c, const Summand *f)
+{
+    enum { BYTE = 8, MOST_MASK = 127 };
+    int64_t lo = 0, hi = 0, mask = f->packed.mask;
+    Expr shift = f->packed.shift;
+    if (!mask) return true;
+    if (mask < 0 || mask > MOST_MASK || mask & (mask + 1)) return false;
+    if (!shift) return true;
+    for (int i = 0; i < c->rank; i++)
+        if (expr_uses(k, shift, c->space[i])) return false;
+    if (expr_uses(k, shift, c->reduce[c->reduces - 1]) || !expr_range(k, uncast(k, shift, DT_i32), &lo, &hi))
+        return false;
+    return lo >= 0 && hi < BYTE && mask << hi <= UINT8_MAX;
+}
+
+/* Do 32 bits hold the sum of a block? */
+static bool sums_hold(Kernel *k, const Compute *c, const Summand *f)
+{
+    enum { MOST_VALUE = 128, MOST_CODE = 255 };
+    int64_t terms = 1, most = INT32_MAX / (MOST_VALUE * MOST_CODE);
+    for (int i = 0; i < c->reduces && terms <= most; i++) {
+        bool chooses = expr_uses(k, f->scale, c->reduce[i]) || (f->zero && expr_uses(k, f->zero, c->reduce[i]));
+        terms *= chooses ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
+    }
+    return terms <= most && f->steps > 0 && f->steps <= most / terms;
+}
+
 /* Of the axes that are summed, the first ones choose scale and zero point, the others do not; rows have no zero points of weights. */
 static bool blocks_lead(Kernel *k, const Compute *c, const Summand *f)
 {
@@ -317,7 +345,7 @@ static bool blocks_lead(Kernel *k, const Compute *c, const Summand *f)
     }
     for (int i = 0; i < c->rank; i++)
         if (f->zero && expr_uses(k, f->zero, c->space[i]) && !expr_uses(k, f->b, c->space[i])) return false;
-    return inside;
+    return inside && word_holds(k, c, f) && sums_hold(k, c, f);
 }
 
 /* An image under a window is never the right factor: of a convolution with one result a place, it may seem so, for they lie side by side. */
