@@ -21,6 +21,7 @@
 
 enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
 enum { AHEAD = 4096, LINE = 64 }; /* bytes */
+enum { EACH_BYTE = 0x01010101 };  /* times a byte: a word of it */
 
 typedef struct Micro {
     Emit *x;
@@ -450,12 +451,18 @@ static V pair_sums(Micro *m, V a, V b) /* i32 sums of two products of i16 */
     return sum;
 }
 
-/* Is there a register for each word of codes beside those of one code in each byte, and the sums? */
+/* Are there registers for so many more vectors beside the sums of a block? */
+static bool fits_beside(const Micro *m, int more)
+{
+    int panels = (int)(m->cols * m->parts);
+    return m->rows * (panels + (m->t->zero != 0)) + more <= m->x->target->registers;
+}
+
+/* For each word of codes, beside those of one code in each byte. */
 static bool keeps_words(const Micro *m)
 {
     enum { BESIDE = 6 }; /* halves of a row, ones, masks, what is between */
-    int panels = (int)(m->cols * m->parts), sums = m->rows * (panels + (m->t->zero != 0));
-    return sums + 2 * panels + BESIDE <= m->x->target->registers;
+    return fits_beside(m, 2 * (int)(m->cols * m->parts) + BESIDE);
 }
 
 static V right_words(Micro *m, unsigned part)
@@ -476,7 +483,7 @@ static unsigned parts_of(const Micro *m, unsigned j) { return j < m->cols ? m->p
 /* One code without a sign in each byte: what a word has above its bytes' bits is masked. */
 static V unpacked(Micro *m, V words)
 {
-    enum { EACH_BYTE = 0x01010101, SIGN = 128 };
+    enum { SIGN = 128 };
     Emit *x = m->x;
     T type = LLVMTypeOf(words);
     if (m->flips) return LLVMBuildXor(x->b, words, int_of(type, (int64_t)SIGN * EACH_BYTE), "");
@@ -488,9 +495,8 @@ static V unpacked(Micro *m, V words)
 
 static V right_panel(Micro *m, unsigned j, unsigned part)
 {
-    enum { ONES = 0x01010101 };
     Emit *x = m->x;
-    if (j == m->cols) return int_of(LLVMVectorType(x->i32, m->lanes / m->parts), ONES);
+    if (j == m->cols) return int_of(LLVMVectorType(x->i32, m->lanes / m->parts), EACH_BYTE);
     x->var[m->t->lane] = x->var[m->t->dot] = int64(x, 0), x->var[m->t->col] = m->col[j];
     forget_all(x);
     return unpacked(m, right_words(m, part));
@@ -503,24 +509,36 @@ static V left_row(Micro *m, int i)
     return splat(m->x, left_word(m, i), m->lanes / m->parts); /* a broadcasting load */
 }
 
-/* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. */
+/* Two products of a byte and a code of few bits fit 16 bits: one instruction adds them, a second one the two sums of a word. */
+static V code_sums(Micro *m, V codes, V left)
+{
+    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddubs.w.512",
+                                                    "llvm.x86.avx2.pmadd.ub.sw"};
+    V pairs = intrinsic(m->x, name[m->parts], NULL, 0, (V[]){codes, left}, 2);
+    return pair_sums(m, pairs, int_of(LLVMTypeOf(pairs), 1));
+}
+
+static V with_word(Micro *m, const char *name, V sum, V left, V right)
+{
+    bool swap = m->left_type == DT_i8;
+    if (!name) return LLVMBuildAdd(m->x->b, sum, code_sums(m, right, left), "");
+    return intrinsic(m->x, name, NULL, 0, (V[]){sum, swap ? right : left, swap ? left : right}, 3);
+}
+
+/* Row after row: a row's load stays beside its use, or the broadcasts of all rows would want registers at once. name NULL: codes of few bits, by pairs. */
 static void step_words(Micro *m, const char *name)
 {
     Emit *x = m->x;
     T element = m->left_type == DT_bf16 ? LLVMBFloatTypeInContext(x->c) : x->i8;
-    unsigned word = (unsigned)m->word;
-    unsigned cols = summed_cols(m);
+    unsigned word = (unsigned)m->word, cols = summed_cols(m);
     V right[MAX_COLS + 1][MAX_PARTS];
     for (unsigned j = 0; j < cols; j++)
         for (unsigned p = 0; p < parts_of(m, j); p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
     for (int i = 0; i < m->rows; i++) {
         V left = word_cast(m, left_row(m, i), element, word);
         for (unsigned j = 0; j < cols; j++)
-            for (unsigned p = 0; p < parts_of(m, j); p++) {
-                bool swap = m->left_type == DT_i8;
-                V in[3] = {m->acc[i][j][p], swap ? right[j][p] : left, swap ? left : right[j][p]};
-                m->acc[i][j][p] = intrinsic(x, name, NULL, 0, in, 3);
-            }
+            for (unsigned p = 0; p < parts_of(m, j); p++)
+                m->acc[i][j][p] = with_word(m, name, m->acc[i][j][p], left, right[j][p]);
     }
 }
 
@@ -551,37 +569,11 @@ static void step_halves(Micro *m)
     }
 }
 
-/* Two products of a byte and a code of few bits fit 16 bits: one instruction adds them, a second one the two sums of a word. */
-static V code_sums(Micro *m, V codes, V left)
-{
-    static const char *const name[MAX_PARTS + 1] = {NULL, "llvm.x86.avx512.pmaddubs.w.512",
-                                                    "llvm.x86.avx2.pmadd.ub.sw"};
-    Emit *x = m->x;
-    V pairs = intrinsic(x, name[m->parts], NULL, 0, (V[]){codes, left}, 2);
-    return pair_sums(m, pairs, int_of(LLVMTypeOf(pairs), 1));
-}
-
-static void step_codes(Micro *m)
-{
-    Emit *x = m->x;
-    V right[MAX_COLS + 1][MAX_PARTS];
-    for (unsigned j = 0; j < summed_cols(m); j++)
-        for (unsigned p = 0; p < parts_of(m, j); p++)
-            right[j][p] = word_cast(m, right_panel(m, j, p), x->i8, (unsigned)m->word);
-    for (int i = 0; i < m->rows; i++) {
-        V left = word_cast(m, left_row(m, i), x->i8, (unsigned)m->word);
-        for (unsigned j = 0; j < summed_cols(m); j++)
-            for (unsigned p = 0; p < parts_of(m, j); p++)
-                m->acc[i][j][p] = LLVMBuildAdd(x->b, m->acc[i][j][p], code_sums(m, right[j][p], left), "");
-    }
-}
-
 static void step_dot(Micro *m)
 {
     const char *name = dot_instruction(m);
     find_rows(m);
-    if (name) step_words(m, name);
-    else if (m->t->mask && target_pairs_bytes(m->x->target)) step_codes(m);
+    if (name || (m->t->mask && target_pairs_bytes(m->x->target))) step_words(m, name);
     else step_halves(m);
 }
 
@@ -734,8 +726,7 @@ static V code_total(Micro *m, V totals, int i, unsigned j, unsigned p)
 static bool totals_fit(const Micro *m)
 {
     enum { BESIDE = 3 }; /* a row, ones, a mask */
-    int panels = (int)(m->cols * m->parts), sums = m->rows * (panels + (m->t->zero != 0));
-    return sums + m->rows * panels + panels + BESIDE <= m->x->target->registers;
+    return fits_beside(m, (m->rows + 1) * (int)(m->cols * m->parts) + BESIDE);
 }
 
 /* Adds to the totals what a block sums to: (sum * steps - zero * sum of the row) * scale. */
