@@ -155,8 +155,8 @@ static Module *module_within(const Drive *dr, Arena *mem)
 static ValueForm value_form(const Options *o)
 {
     if (option_is(o, OPT_values, "float")) return VALUES_FLOAT;
-    bool int4 = option_is(o, OPT_quantize, "int4");
-    return option_is(o, OPT_values, "int8") || int4 ? VALUES_INT8 : VALUES_SAID;
+    const Precision *p = precision_of(o);
+    return option_is(o, OPT_values, "int8") || (p && p->rounds) ? VALUES_INT8 : VALUES_SAID;
 }
 
 static Graph *run_passes(Drive *dr, const Graph *g, const char *from, const char *to, Quantization *q)

@@ -20,6 +20,7 @@ static const Precision rows[] = {
      .table = {.code = DT_i8},
      .help = "weights and tables in 8 bits, arithmetic is float"},
     {.name = "int4",
+     .rounds = true,
      .weights = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
      .table = {.code = DT_u4, .asymmetric = true, .fine = true, .group = GROUP},
      .spared = {.code = DT_i8},

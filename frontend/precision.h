@@ -7,6 +7,7 @@
 typedef struct Precision {
     const char *name;    /* the value of --quantize */
     bool integer;        /* activations are 8-bit codes too and contractions are integer: that needs ranges */
+    bool rounds;         /* values that meet matrices of weights are rounded to 8 bits in blocks, unless --values says otherwise */
     DType store;         /* of values between kernels and of weights; DT_NONE: float32 */
     DType filtered;      /* with a store: what convolutions by minimal filtering multiply; DT_NONE: there are none */
     WeightForm weights;  /* of products; code DT_NONE: floats */
