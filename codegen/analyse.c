@@ -331,7 +331,7 @@ static bool sums_hold(Kernel *k, const Compute *c, const Summand *f)
         bool chooses = expr_uses(k, f->scale, c->reduce[i]) || (f->zero && expr_uses(k, f->zero, c->reduce[i]));
         terms *= chooses ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
     }
-    return terms <= most && f->steps > 0 && f->steps <= most / terms;
+    return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms;
 }
 
 /* Of the axes that are summed, the first ones choose scale and zero point, the others do not; rows have no zero points of weights. */
