@@ -212,35 +212,64 @@ static bool is_prim(const Kernel *k, Expr e, Prim p, DType t, ExprNode *n)
     return n->kind == E_PRIM && n->prim == p && n->type == t;
 }
 
+static bool expr_is_int(const Kernel *k, Expr e, int64_t i)
+{
+    const ExprNode *n = expr_node(k, e);
+    return n->kind == E_INT && n->u.i == i;
+}
+
 static bool is_load_of(const Kernel *k, Expr e, DType t)
 {
     const ExprNode *n = expr_node(k, e);
     return n->kind == E_LOAD && n->type == t;
 }
 
-/* i32(byte), or (i32(byte) >> shift) & mask; yields the byte's load, or 0. */
+/* A code without a sign: i32(byte), (i32(byte) >> shift) & mask, or i32(signed byte) + 128; yields the byte's load, or 0. */
 static Expr code_load(const Kernel *k, Expr e, InByte *p)
 {
+    enum { LEAST = 128 };
     ExprNode n, at;
     *p = (InByte){0};
+    if (is_prim(k, e, P_add, DT_i32, &n) && expr_is_int(k, n.arg[1], LEAST)) {
+        Expr load = uncast(k, n.arg[0], DT_i32);
+        return is_load_of(k, load, DT_i8) ? load : 0;
+    }
     if (is_prim(k, e, P_and, DT_i32, &n) && expr_node(k, n.arg[1])->kind == E_INT) {
         p->mask = expr_node(k, n.arg[1])->u.i, e = n.arg[0];
         if (is_prim(k, e, P_shr, DT_i32, &at)) p->shift = at.arg[1], e = at.arg[0];
     }
     e = uncast(k, e, DT_i32);
-    return is_load_of(k, e, DT_u8) || (!p->mask && is_load_of(k, e, DT_i8)) ? e : 0;
+    return is_load_of(k, e, DT_u8) ? e : 0;
 }
 
-/* Codes of signed values times codes of weights without a sign, less their zero point. */
-static bool block_factors(const Kernel *k, Expr product, Summand *f)
+/* select(first == 0, i32(sum) * zero, 0) */
+static bool zero_factors(const Kernel *k, Expr e, Summand *f)
+{
+    ExprNode s = *expr_node(k, e), is, p;
+    if (s.kind != E_PRIM || s.prim != P_select || s.type != DT_i32 || !expr_is_int(k, s.arg[2], 0)) return false;
+    is = *expr_node(k, s.arg[0]);
+    if (is.kind != E_PRIM || is.prim != P_eq || !expr_is(k, is.arg[1], 0) || !is_prim(k, s.arg[1], P_mul, DT_i32, &p))
+        return false;
+    f->first = is.arg[0];
+    for (int i = 0; i < 2; i++) {
+        f->sum = uncast(k, p.arg[i], DT_i32), f->zero = p.arg[!i];
+        if (is_load_of(k, f->sum, DT_f32)) return true;
+    }
+    return false;
+}
+
+/* Codes of signed values times codes of weights without a sign, less what the zero point takes from the block. */
+static bool block_factors(const Kernel *k, Expr e, Summand *f)
 {
     ExprNode p, minus, times;
-    if (!is_prim(k, product, P_mul, DT_i32, &p)) return false;
+    if (is_prim(k, e, P_sub, DT_i32, &minus)) {
+        if (!zero_factors(k, minus.arg[1], f)) return false;
+        e = minus.arg[0];
+    }
+    if (!is_prim(k, e, P_mul, DT_i32, &p)) return false;
     for (int i = 0; i < 2; i++) {
         Expr a = uncast(k, p.arg[i], DT_i32), code = p.arg[!i];
-        f->zero = 0;
         if (!is_load_of(k, a, DT_i8)) continue;
-        if (is_prim(k, code, P_sub, DT_i32, &minus)) code = minus.arg[0], f->zero = minus.arg[1];
         f->steps = 1;
         if (is_prim(k, code, P_mul, DT_i32, &times) && expr_node(k, times.arg[1])->kind == E_INT)
             code = times.arg[0], f->steps = expr_node(k, times.arg[1])->u.i;
@@ -322,30 +351,55 @@ static bool word_holds(Kernel *k, const Compute *c, const Summand *f)
     return lo >= 0 && hi < BYTE && mask << hi <= UINT8_MAX;
 }
 
+static bool chooses_block(const Kernel *k, const Summand *f, int axis)
+{
+    return expr_uses(k, f->scale, axis) || (f->zero && (expr_uses(k, f->zero, axis) || expr_uses(k, f->sum, axis)));
+}
+
 /* Do 32 bits hold the sum of a block? */
 static bool sums_hold(Kernel *k, const Compute *c, const Summand *f)
 {
     enum { MOST_VALUE = 128, MOST_CODE = 255 };
     int64_t terms = 1, most = INT32_MAX / (MOST_VALUE * MOST_CODE);
-    for (int i = 0; i < c->reduces && terms <= most; i++) {
-        bool chooses = expr_uses(k, f->scale, c->reduce[i]) || (f->zero && expr_uses(k, f->zero, c->reduce[i]));
-        terms *= chooses ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
-    }
+    for (int i = 0; i < c->reduces && terms <= most; i++)
+        terms *= chooses_block(k, f, c->reduce[i]) ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
     return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms;
 }
 
-/* Of the axes that are summed, the first ones choose scale and zero point, the others do not; rows have no zero points of weights. */
+/* Is the index 0 at one point of a block alone? */
+static bool is_first(Kernel *k, const Compute *c, const Summand *f)
+{
+    Arena scratch = {0};
+    Expr *map = NEW_ARRAY(&scratch, Expr, k->axis.n);
+    bool is = true;
+    for (int i = 0; i < c->reduces; i++) {
+        int a = c->reduce[i];
+        if (chooses_block(k, f, a)) continue;
+        Expr by = expr_step(k, f->first, a);
+        is = is && (expr_is(k, k->axis.at[a].extent, 1) || (by && expr_constant(k, by, 0) > 0));
+        map[a] = expr_index(k, 0);
+    }
+    is = is && expr_is(k, expr_map(k, f->first, map), 0);
+    arena_drop(&scratch);
+    return is;
+}
+
+/* Of the axes that are summed, the first ones choose scale and zero point, the others do not; rows have no zero points of weights, nor columns sums
+ * of values. */
 static bool blocks_lead(Kernel *k, const Compute *c, const Summand *f)
 {
     bool inside = false;
     for (int i = 0; i < c->reduces; i++) {
-        bool chooses = expr_uses(k, f->scale, c->reduce[i]) || (f->zero && expr_uses(k, f->zero, c->reduce[i]));
+        bool chooses = chooses_block(k, f, c->reduce[i]);
         if (chooses && inside) return false;
         inside = inside || !chooses;
     }
-    for (int i = 0; i < c->rank; i++)
-        if (f->zero && expr_uses(k, f->zero, c->space[i]) && !expr_uses(k, f->b, c->space[i])) return false;
-    return inside && word_holds(k, c, f) && sums_hold(k, c, f);
+    for (int i = 0; i < c->rank && f->zero; i++) {
+        int a = c->space[i];
+        if (expr_uses(k, f->zero, a) && !expr_uses(k, f->b, a)) return false;
+        if (expr_uses(k, f->sum, a) && !expr_uses(k, f->a, a)) return false;
+    }
+    return inside && word_holds(k, c, f) && sums_hold(k, c, f) && (!f->zero || is_first(k, c, f));
 }
 
 /* An image under a window is never the right factor: of a convolution with one result a place, it may seem so, for they lie side by side. */

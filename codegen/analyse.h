@@ -36,12 +36,14 @@ void spread_order(Kernel *k);                                /* layout.c: layout
 
 /* Codes of fewer bits than a byte, several in each: (byte >> shift) & mask. */
 typedef struct InByte { Expr shift; int64_t mask; } InByte;  /* mask 0: a byte is one code */
-/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * (i32(b) * steps - zero)) * scale, where the scale and the zero point stay the
- * same through the inner loops of the sum: integers are summed there. */
+/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * i32(b) * steps - select(first == 0, sum * zero, 0)) * scale: the scale, the zero
+ * point, and what the block's values sum to, stay the same through the inner loops of the sum, the first point of which takes the zero point's part:
+ * integers are summed there. */
 typedef struct Summand {
     Expr a, b;               /* without casts to the type they are multiplied in; of codes in blocks loads, b those of weights */
     DType acc;
     Expr scale, zero;        /* of codes in blocks; else 0. zero is an i32, 0: none */
+    Expr sum, first;         /* where it is one: an f32, and an index */
     int64_t steps;
     InByte packed;
 } Summand;
@@ -59,7 +61,7 @@ typedef struct Contraction {
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */
 int word_of(const Kernel *k, const Contraction *r);
-DType sum_type(const Kernel *k, const Contraction *r);       /* of right where it is multiplied: signed codes in blocks have their sign flipped */
+DType sum_type(const Kernel *k, const Contraction *r);       /* of right where it is multiplied: signed codes in blocks are counted from the least */
 /* How many values that a sum takes from a factor lie side by side. */
 int64_t summed_run(Kernel *k, const Compute *c, Expr factor);
 enum { LEAST_RUN = 24 }; /* of values, for their sum to be made in lanes */

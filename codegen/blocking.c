@@ -44,7 +44,7 @@ static double vector_step(const Target *t, const Product *p, const Blocking *b, 
         int64_t addresses;      /* rows that have a register for their address */
     } unit = {2, 1.74, 4, 14};
     double panels = b->cols * (LANES / t->lanes), products = (double)rows * panels; /* in registers */
-    if (p->codes) products += (double)rows + UNPACK * panels;
+    if (p->codes) products += UNPACK * panels;
     double cycles = most(products / unit.products, ((double)rows + panels) / unit.loads);
     cycles = most(cycles, unit.latency);
     return rows > unit.addresses ? cycles + 0.5 * (double)(rows - unit.addresses) : cycles;
@@ -201,7 +201,7 @@ Blocking blocking_vectors(const Product *p, const Target *t)
         Blocking b = {i / 2 % MOST_ROWS + 1, i / 2 / MOST_ROWS + 1, 1, i % 2, 0};
         if (p->tile > 0 ? b.rows != p->tile : b.rows > rows) continue;
         if (p->tile && b.panels_first) continue;
-        if (!divides_panels(p, b.cols) || !target_tile_fits(t, b.rows, b.cols, p->codes ? 1 : 0, p->how)) continue;
+        if (!divides_panels(p, b.cols) || !target_tile_fits(t, b.rows, b.cols, p->codes, p->how)) continue;
         bool exact = p->rows < 0 && b.rows > 1 && p->unit % b.rows == 0;
         if (p->rows < 0 && b.rows > SAFE_ROWS && !exact) continue;
         int64_t all = exact ? (ANY_ROWS + b.rows - 1) / b.rows * b.rows : rows;

@@ -15,7 +15,7 @@ typedef struct Product {
     bool once;                   /* a tile reads every byte of its rows once: there are no windows that overlap */
     int64_t pitch;               /* bytes from one row to the next; 0: unknown */
     TileStep how;                /* instructions of a step */
-    bool codes;                  /* of weights in blocks: they are unpacked in every step, and rows are summed, too */
+    bool codes;                  /* of weights in blocks: they are unpacked in every step */
     int left, right;             /* bytes a step reads of one row, of one panel */
     int result;                  /* bytes of a result */
 } Product;

@@ -56,8 +56,8 @@ bool target_sums_words(const Target *t, DType left, DType right);
 bool target_pairs_bytes(const Target *t);
 /* How a register tile takes a step: one instruction multiplies and adds, or two do, or words are taken apart into halves first. */
 typedef enum TileStep { TILE_FUSED, TILE_APART, TILE_HALVES } TileStep;
-/* The sums, `ones` more for each row (of codes in blocks), and what a step needs beside them. */
-bool target_tile_fits(const Target *t, int rows, int panels, int ones, TileStep step);
+/* The sums, and what a step needs beside them; of codes in blocks a mask, too. */
+bool target_tile_fits(const Target *t, int rows, int panels, bool codes, TileStep step);
 uint64_t target_host_features(void);                 /* OCTET_CPU_* of this machine (shares rt's detection) */
 
 /* How values between kernels and weights are stored, and what float products are made of; sums are f32 in every case. */

@@ -184,7 +184,7 @@ static Stmt *renamed(Kernel *k, const Stmt *s, int from, int to,
     if (t->line == from) t->line = to;
     if (t->row == from) t->row = to;
     t->left = mapped(k, t->left, map), t->right = mapped(k, t->right, map), t->epilogue = mapped(k, t->epilogue, map);
-    t->scale = mapped(k, t->scale, map);
+    t->scale = mapped(k, t->scale, map), t->sum = mapped(k, t->sum, map);
     t->line_guard = mapped(k, t->line_guard, map);
     t->row_guard = mapped(k, t->row_guard, map), t->lane_guard = mapped(k, t->lane_guard, map);
     return copy;
@@ -568,15 +568,13 @@ static bool tile_of_loops(const Nest *x, const Nest *in, int n, Tile *t)
 /* The loops that choose scale and zero point come first (contraction_of()). */
 static void take_blocks(Kernel *k, const Summand *p, Tile *t)
 {
-    enum { FLIPPED = 128 }; /* a signed code plus this is one without a sign */
-    bool flips = expr_node(k, p->b)->type == DT_i8;
-    t->scale = p->scale, t->zero = p->zero, t->steps = p->steps, t->shift = p->packed.shift, t->mask = p->packed.mask;
-    if (flips) {
-        Expr more = expr_int(k, DT_i32, FLIPPED * t->steps);
-        t->zero = t->zero ? expr_add(k, t->zero, more) : more;
+    t->scale = p->scale, t->zero = p->zero, t->sum = p->sum, t->steps = p->steps;
+    t->shift = p->packed.shift, t->mask = p->packed.mask;
+    for (int d = 0; d < t->depths; d++) {
+        int a = t->depth[d];
+        if (expr_uses(k, t->scale, a) || (t->zero && (expr_uses(k, t->zero, a) || expr_uses(k, t->sum, a))))
+            t->blocks = d + 1;
     }
-    for (int d = 0; d < t->depths; d++)
-        if (expr_uses(k, t->scale, t->depth[d]) || (t->zero && expr_uses(k, t->zero, t->depth[d]))) t->blocks = d + 1;
 }
 
 static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)

@@ -51,10 +51,10 @@ bool target_pairs_bytes(const Target *t) { return t->dot == DOT_AVX2 || t->dot =
 
 /* Halves are kept of the side that has fewer registers, the other side's pass: two of them, a product, and one for what takes a
  * signed word apart or a mask. */
-bool target_tile_fits(const Target *t, int rows, int panels, int ones, TileStep step)
+bool target_tile_fits(const Target *t, int rows, int panels, bool codes, TileStep step)
 {
-    enum { PANEL = 16, PASSING = 5, CODES = 3 }; /* CODES: ones, and a mask of codes */
-    int registers = PANEL / t->lanes, right = panels * registers, sums = rows * (right + ones) + (ones ? CODES : 0);
+    enum { PANEL = 16, PASSING = 5, CODES = 2 }; /* CODES: a mask of them, ones for the sums of pairs */
+    int registers = PANEL / t->lanes, right = panels * registers, sums = rows * right + (codes ? CODES : 0);
     if (rows * panels == 1) return true;
     if (step == TILE_HALVES) return sums + 2 * (rows < right ? rows : right) + PASSING <= t->registers;
     return sums + right + (registers > 1) <= t->registers - (step == TILE_FUSED && t->fma ? 1 : 2);

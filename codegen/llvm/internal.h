@@ -7,6 +7,7 @@
  *   scalar.c   one operation on registers: primitives, casts, small floats
  *   transpose.c  tiles computed along one axis and stored along another
  *   micro.c    the `contract` and `tiles` calls: a register tile of a contraction
+ *   codes.c    the same of codes in blocks
  *   window.c   the `window` and `pool` calls: a window that passes over an image channel by channel
  *   amx.c      tile registers
  *   repair.c   what LLVM's code generation gets wrong, written otherwise

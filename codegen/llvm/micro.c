@@ -15,49 +15,11 @@
  *
  * Rows past the end: the tile is made in blocks of few rows, whose missing rows read the block's first row and are not
  * stored. Panels past the end read the first panel. */
+#include "codegen/llvm/micro.h"
 #include "codegen/analyse.h"
 #include "codegen/blocking.h"
-#include "codegen/llvm/internal.h"
 
-enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
-enum { AHEAD = 4096, LINE = 64 }; /* bytes */
-enum { EACH_BYTE = 0x01010101 };  /* times a byte: a word of it */
-
-typedef struct Micro {
-    Emit *x;
-    const Stmt *s;
-    const Tile *t;
-    int rows, depths;                 /* of this block, in all its lines; loops, without the dot axis */
-    int width;                        /* rows of a line */
-    unsigned cols, lanes, parts;      /* parts: registers of one accumulator (words only) */
-    bool fixed_row;                   /* no row is missing */
-    V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
-    V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
-    bool right_padded;                /* right may be read for lanes that do not exist */
-    bool far;                         /* right comes from beyond the second level cache */
-    int lines, round;                 /* that are asked for of the next panels in so many steps */
-    V panel, next;                    /* the first line of these, and of what this tile asks for */
-    DType left_type, right_type;
-    int left_buf, right_buf;             /* words: the buffers */
-    bool flips;                          /* the signs of right's codes */
-    int word;                            /* elements of a word */
-    bool adjacent;                       /* those of left are adjacent */
-    bool even;                           /* rows of left are at a constant distance, and so are lines */
-    int64_t apart[2];                    /* elements: from a row to the next, from a line to the next */
-    V base;                              /* of this step: the first row's element, from which others are found; or NULL */
-    Expr left, right, left_at, right_at; /* expanded; element offsets */
-    int whole;                           /* words: the axis the dot axis is part of, when it may not divide */
-    V rest;                              /* how many elements its last, partial word has; NULL: this is a whole one */
-    TileSum in_tiles;                    /* the same for tile registers */
-    V sums, sums_row;                    /* what they have summed, for rows from sums_row on; NULL: nothing */
-    T acc_type, total_type;              /* of the sums at hand, inside blocks integers; of what `it` is */
-    bool inside;             /* a block, whose last column sums the rows themselves where there are zero points */
-    V waiting;               /* memory for the sums of a block */
-    struct Pending *pending; /* results of the call before; NULL: none wait */
-    V acc[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
-} Micro;
-
-static V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
+V select2(Emit *x, V c, V a, V b) { return LLVMBuildSelect(x->b, c, a, b, ""); }
 
 /* Row i of a tile: of all lines, one after the other. */
 void tile_row(Emit *x, const Tile *t, V i)
@@ -208,16 +170,16 @@ static bool is_far(Micro *m)
     return expr_constant(k, buf_elements(k, (int)r.id), PANELS_FAR) * dtypes[r.type].bytes >= PANELS_FAR;
 }
 
-static void ask(Micro *m, V line, int cache) /* into the cache of this level */
+void ask(Micro *m, V line, int cache) /* into the cache of this level */
 {
     Emit *x = m->x;
     V read = LLVMConstInt(x->i32, 0, 0), near = LLVMConstInt(x->i32, (unsigned)(4 - cache), 0), data = LLVMConstInt(x->i32, 1, 0);
     intrinsic(x, "llvm.prefetch", &x->ptr, 1, (V[]){line, read, near, data}, 4);
 }
 
-static V bytes_on(Emit *x, V p, V by) { return LLVMBuildGEP2(x->b, x->i8, p, &by, 1, ""); }
+V bytes_on(Emit *x, V p, V by) { return LLVMBuildGEP2(x->b, x->i8, p, &by, 1, ""); }
 
-static V panel_line(Micro *m, V col) /* of this step */
+V right_line(Micro *m, V col) /* of this step */
 {
     Emit *x = m->x;
     ExprNode r = *expr_node(x->k, m->right);
@@ -234,7 +196,7 @@ static int round_of(const Micro *m)
     return steps_at_once(m, m->depths - 1, m->x->k->axis.at[m->t->depth[m->depths - 1]].extent);
 }
 
-static bool is_shift(const Micro *m, int axis) { return m->t->shift && expr_uses(m->x->k, m->t->shift, axis); }
+bool is_shift(const Micro *m, int axis) { return m->t->shift && expr_uses(m->x->k, m->t->shift, axis); }
 
 static int64_t all_steps(const Micro *m) /* that read other words; 0: not known */
 {
@@ -246,7 +208,7 @@ static int64_t all_steps(const Micro *m) /* that read other words; 0: not known 
 }
 
 /* Panels of codes are short: what is soon read lies in those after the panels at hand. */
-static int64_t bytes_until(const Micro *m)
+int64_t bytes_until(const Micro *m)
 {
     enum { SHORT = 4 * AHEAD };
     int64_t panel = all_steps(m) * LINE;
@@ -256,7 +218,7 @@ static int64_t bytes_until(const Micro *m)
 static void ask_ahead(Micro *m)
 {
     Emit *x = m->x;
-    for (unsigned j = 0; j < m->cols; j++) ask(m, bytes_on(x, panel_line(m, m->col[j]), int64(x, bytes_until(m))), 1);
+    for (unsigned j = 0; j < m->cols; j++) ask(m, bytes_on(x, right_line(m, m->col[j]), int64(x, bytes_until(m))), 1);
 }
 
 static bool panels_adjoin(Micro *m, int64_t bytes) /* each has so many */
@@ -286,7 +248,7 @@ static void plan_next(Micro *m, int round) /* steps of one */
     if (!m->far || x->small || m->whole || m->sums || steps < round || passes < 2) return;
     if (ahead < bytes || ahead > PANELS_NEXT || !panels_adjoin(m, steps * LINE)) return;
     for (int d = 0; d < m->depths; d++) x->var[m->t->depth[d]] = int64(x, 0);
-    m->panel = panel_line(m, int64(x, 0));
+    m->panel = right_line(m, int64(x, 0));
     m->lines = (int)((m->round * (int64_t)m->cols + passes - 1) / passes);
     V from = LLVMBuildMul(x->b, emit_scalar(x, m->t->pass), int64(x, steps / m->round * m->lines * LINE), "");
     V some = LLVMBuildICmp(x->b, LLVMIntSLT, from, int64(x, bytes), ""); /* or all have been asked for: these are near */
@@ -297,13 +259,13 @@ static void plan_next(Micro *m, int round) /* steps of one */
 static void ask_next(Micro *m)
 {
     Emit *x = m->x;
-    V here = LLVMBuildPtrToInt(x->b, panel_line(m, int64(x, 0)), x->i64, "");
+    V here = LLVMBuildPtrToInt(x->b, right_line(m, int64(x, 0)), x->i64, "");
     V done = LLVMBuildSub(x->b, here, LLVMBuildPtrToInt(x->b, m->panel, x->i64, ""), "");
     V at = LLVMBuildExactSDiv(x->b, LLVMBuildMul(x->b, done, int64(x, m->lines), ""), int64(x, m->round), "");
     for (int i = 0; i < m->lines; i++) ask(m, bytes_on(x, m->next, LLVMBuildAdd(x->b, at, int64(x, i * LINE), "")), 2);
 }
 
-static V in_lanes(Micro *m, V mask, Expr e)
+V in_lanes(Micro *m, V mask, Expr e)
 {
     Emit *x = m->x;
     x->lane = m->t->lane, x->lanes = m->lanes, x->mask = mask, x->var[m->t->lane] = int64(x, 0);
@@ -452,10 +414,9 @@ static V pair_sums(Micro *m, V a, V b) /* i32 sums of two products of i16 */
 }
 
 /* Are there registers for so many more vectors beside the sums of a block? */
-static bool fits_beside(const Micro *m, int more)
+bool fits_beside(const Micro *m, int more)
 {
-    int panels = (int)(m->cols * m->parts);
-    return m->rows * (panels + (m->t->zero != 0)) + more <= m->x->target->registers;
+    return m->rows * (int)(m->cols * m->parts) + more <= m->x->target->registers;
 }
 
 /* For each word of codes, beside those of one code in each byte. */
@@ -476,10 +437,6 @@ static V right_words(Micro *m, unsigned part)
     return v;
 }
 
-/* Columns that are summed: those of the tile, and one of ones. */
-static unsigned summed_cols(const Micro *m) { return m->cols + (m->inside && m->t->zero); }
-static unsigned parts_of(const Micro *m, unsigned j) { return j < m->cols ? m->parts : 1; }
-
 /* One code without a sign in each byte: what a word has above its bytes' bits is masked. */
 static V unpacked(Micro *m, V words)
 {
@@ -493,10 +450,9 @@ static V unpacked(Micro *m, V words)
     return LLVMBuildAnd(x->b, words, int_of(type, m->t->mask * EACH_BYTE), "");
 }
 
-static V right_panel(Micro *m, unsigned j, unsigned part)
+V right_panel(Micro *m, unsigned j, unsigned part)
 {
     Emit *x = m->x;
-    if (j == m->cols) return int_of(LLVMVectorType(x->i32, m->lanes / m->parts), EACH_BYTE);
     x->var[m->t->lane] = x->var[m->t->dot] = int64(x, 0), x->var[m->t->col] = m->col[j];
     forget_all(x);
     return unpacked(m, right_words(m, part));
@@ -530,14 +486,14 @@ static void step_words(Micro *m, const char *name)
 {
     Emit *x = m->x;
     T element = m->left_type == DT_bf16 ? LLVMBFloatTypeInContext(x->c) : x->i8;
-    unsigned word = (unsigned)m->word, cols = summed_cols(m);
-    V right[MAX_COLS + 1][MAX_PARTS];
-    for (unsigned j = 0; j < cols; j++)
-        for (unsigned p = 0; p < parts_of(m, j); p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
+    unsigned word = (unsigned)m->word;
+    V right[MAX_COLS][MAX_PARTS];
+    for (unsigned j = 0; j < m->cols; j++)
+        for (unsigned p = 0; p < m->parts; p++) right[j][p] = word_cast(m, right_panel(m, j, p), element, word);
     for (int i = 0; i < m->rows; i++) {
         V left = word_cast(m, left_row(m, i), element, word);
-        for (unsigned j = 0; j < cols; j++)
-            for (unsigned p = 0; p < parts_of(m, j); p++)
+        for (unsigned j = 0; j < m->cols; j++)
+            for (unsigned p = 0; p < m->parts; p++)
                 m->acc[i][j][p] = with_word(m, name, m->acc[i][j][p], left, right[j][p]);
     }
 }
@@ -545,7 +501,7 @@ static void step_words(Micro *m, const char *name)
 /* Both sides are needed as even and odd halves; the side that needs fewer registers is kept, the other one streamed. */
 static void step_halves(Micro *m)
 {
-    unsigned rights = m->cols * m->parts + (summed_cols(m) - m->cols), lefts = (unsigned)m->rows;
+    unsigned rights = m->cols * m->parts, lefts = (unsigned)m->rows;
     bool keep_right = rights <= lefts;
     unsigned kept = keep_right ? rights : lefts, streamed = keep_right ? lefts : rights;
     int halves = m->rest && m->word == 2 ? 1 : 2; /* the other half of a partial word is zero on the left */
@@ -578,13 +534,6 @@ static void step_dot(Micro *m)
 }
 
 /* ---- the loops of the sum, accumulators as phis ---- */
-#define EACH_ACC(m, i, j, p)                                                                                           \
-    for (int i = 0; i < (m)->rows; i++)                                                                                \
-        for (unsigned j = 0; j < summed_cols(m); j++)                                                                  \
-            for (unsigned p = 0; p < parts_of(m, j); p++)
-
-static void depth_loop(Micro *m, int d);
-
 /* The last word of a sum that does not divide, where there is one: put together from elements. */
 static void partial_step(Micro *m, int axis)
 {
@@ -593,7 +542,7 @@ static void partial_step(Micro *m, int axis)
     Expr extent = k->axis.at[m->whole].extent, word = expr_index(k, m->word);
     Expr rest = expr_mod(k, extent, word);
     if (expr_is(k, rest, 0)) return;
-    V before[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
+    V before[MAX_ROWS][MAX_COLS][MAX_PARTS];
     memcpy(before, m->acc, sizeof before);
     x->var[axis] = emit_scalar(x, expr_div(k, extent, word));
     V any = emit_scalar(x, expr_lt(k, expr_index(k, 0), rest));
@@ -621,7 +570,7 @@ static void sum_range(Micro *m, int d, V from, V to, int steps)
 {
     Emit *x = m->x;
     int axis = m->t->depth[d];
-    V phi[MAX_ROWS][MAX_COLS + 1][MAX_PARTS];
+    V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
     Loop l = loop_head(x, from, to);
     EACH_ACC(m, i, j, p)
     {
@@ -706,86 +655,6 @@ static void sum_loop(Micro *m, int d, Expr from, Expr extent)
     else sum_range(m, d, emit_scalar(m->x, from), emit_scalar(m->x, extent), steps);
 }
 
-static V part_of(Micro *m, V all, unsigned part) /* the lanes of one register */
-{
-    V index[64];
-    unsigned lanes = m->lanes / m->parts;
-    if (m->parts == 1) return all;
-    for (unsigned i = 0; i < lanes; i++) index[i] = LLVMConstInt(m->x->i32, part * lanes + i, 0);
-    return LLVMBuildShuffleVector(m->x->b, all, LLVMGetUndef(LLVMTypeOf(all)), LLVMConstVector(index, lanes), "");
-}
-
-/* The totals of sums in blocks: registers while these are enough for them beside a block's sums, else volatile memory, or they would be moved
- * to and fro in the hot loop. */
-static V code_total(Micro *m, V totals, int i, unsigned j, unsigned p)
-{
-    V at = int64(m->x, (i * (int)m->cols + (int)j) * (int)m->parts + (int)p);
-    return LLVMBuildInBoundsGEP2(m->x->b, m->total_type, totals, &at, 1, "");
-}
-
-static bool totals_fit(const Micro *m)
-{
-    enum { BESIDE = 3 }; /* a row, ones, a mask */
-    return fits_beside(m, (m->rows + 1) * (int)(m->cols * m->parts) + BESIDE);
-}
-
-/* Adds to the totals what a block sums to: (sum * steps - zero * sum of the row) * scale. */
-static void add_block(Micro *m, V totals)
-{
-    Emit *x = m->x;
-    for (unsigned j = 0; j < m->cols; j++) {
-        x->var[m->t->col] = m->col[j];
-        V zero = m->t->zero ? in_lanes(m, m->mask[j], m->t->zero) : NULL;
-        for (int i = 0; i < m->rows; i++) {
-            tile_row(x, m->t, m->row[i]), x->var[m->t->col] = m->col[j];
-            V scale = in_lanes(m, m->mask[j], m->t->scale);
-            for (unsigned p = 0; p < m->parts; p++) {
-                V sum = m->acc[i][j][p], at = code_total(m, totals, i, j, p);
-                if (m->t->steps != 1) sum = LLVMBuildMul(x->b, sum, int_of(LLVMTypeOf(sum), m->t->steps), "");
-                if (zero)
-                    sum =
-                        LLVMBuildSub(x->b, sum, LLVMBuildMul(x->b, part_of(m, zero, p), m->acc[i][m->cols][0], ""), "");
-                V number = LLVMBuildSIToFP(x->b, sum, m->total_type, ""),
-                  total = LLVMBuildLoad2(x->b, m->total_type, at, "");
-                V store = LLVMBuildStore(x->b, scalar_fma(x, number, part_of(m, scale, p), total), at);
-                LLVMSetVolatile(total, !totals_fit(m)), LLVMSetVolatile(store, !totals_fit(m));
-                LLVMSetAlignment(total, SCRATCH_ALIGN / m->parts), LLVMSetAlignment(store, SCRATCH_ALIGN / m->parts);
-            }
-        }
-    }
-}
-
-static void each_block(Micro *m, int d, V totals)
-{
-    Emit *x = m->x;
-    if (d == m->t->blocks) {
-        EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMConstNull(m->acc_type);
-        depth_loop(m, d);
-        add_block(m, totals);
-        return;
-    }
-    int axis = m->t->depth[d];
-    Loop l = loop_head(x, int64(x, 0), emit_scalar(x, x->k->axis.at[axis].extent));
-    loop_body(x, &l);
-    x->var[axis] = l.i;
-    each_block(m, d + 1, totals);
-    loop_close(x, &l, 1);
-}
-
-/* Sums of codes in blocks: integers inside a block, floats of blocks. */
-static void sum_codes(Micro *m)
-{
-    Emit *x = m->x;
-    T all = LLVMArrayType2(m->acc_type, (uint64_t)m->rows * m->cols * m->parts);
-    V totals = LLVMBuildAlloca(x->entry, all, "totals");
-    LLVMSetAlignment(totals, SCRATCH_ALIGN);
-    EACH_ACC(m, i, j, p) LLVMBuildStore(x->b, m->acc[i][j][p], code_total(m, totals, i, j, p));
-    m->acc_type = LLVMVectorType(x->i32, m->lanes / m->parts), m->inside = true;
-    each_block(m, 0, totals);
-    m->acc_type = m->total_type, m->inside = false;
-    EACH_ACC(m, i, j, p) m->acc[i][j][p] = LLVMBuildLoad2(x->b, m->acc_type, code_total(m, totals, i, j, p), "");
-}
-
 /* The codes of a byte, one after the other. */
 static void shifted_steps(Micro *m, int d, int64_t n)
 {
@@ -797,7 +666,7 @@ static void shifted_steps(Micro *m, int d, int64_t n)
     m->far = far;
 }
 
-static void depth_loop(Micro *m, int d)
+void depth_loop(Micro *m, int d)
 {
     Emit *x = m->x;
     Kernel *k = x->k;
@@ -1066,8 +935,9 @@ static void block(Micro *m, V first)
     }
     plan_next(m, round_of(m));
     begin(m);
-    if (m->t->scale) sum_codes(m);
-    else if (!m->sums || !is_summed(m)) depth_loop(m, 0);
+    if (m->sums && is_summed(m)) { /* nothing is left */
+    } else if (m->t->scale) sum_codes(m);
+    else depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
         store_rows(m, first);
         return;
@@ -1105,7 +975,7 @@ static void few_rows(Micro *m, V first, int n)
 }
 
 /* Rows [from, from + rows) in blocks of n and then of one. */
-static void blocks(Micro *m, V from, int rows, int n)
+void blocks(Micro *m, V from, int rows, int n)
 {
     Emit *x = m->x;
     for (n = rows < n ? rows : n; rows > 0; n = 1) {
@@ -1269,6 +1139,16 @@ void micro_finish(Emit *x)
     }
 }
 
+void finish_tiles(Micro *m, V first)
+{
+    if (!is_summed(m) || !stores_one_by_one(m)) {
+        blocks(m, first, m->rows, rows_at_once(m->rows));
+        return;
+    }
+    m->waiting = m->sums; /* where they lie */
+    store_waiting(m, first);
+}
+
 static void row_tiles(Micro *m, V first, V from, int rows, int n) /* n tiles make so many rows, from an earlier one on, all of which exist */
 {
     Emit *x = m->x;
@@ -1282,15 +1162,11 @@ static void row_tiles(Micro *m, V first, V from, int rows, int n) /* n tiles mak
         V skip = LLVMBuildMul(x->b, LLVMBuildSub(x->b, first, from, ""), int64(x, m->cols), "");
         part.sums = LLVMBuildInBoundsGEP2(x->b, m->acc_type, part.sums, &skip, 1, "");
     }
-    if (!is_summed(&part) || !stores_one_by_one(&part)) {
-        blocks(&part, first, rows, rows_at_once(rows));
-        return;
-    }
-    part.rows = rows, part.waiting = part.sums; /* where they lie */
-    store_waiting(&part, first);
+    part.rows = rows;
+    finish_tiles(&part, first);
 }
 
-static V rows_before(Micro *m) /* the call's first, on its axis */
+V rows_before(Micro *m) /* the call's first, on its axis */
 {
     Kernel *k = m->x->k;
     Expr *map = NEW_ARRAY(m->x->mem, Expr, k->axis.n);
@@ -1345,7 +1221,8 @@ void micro_plan(Emit *x, const Stmt *s)
         if (s->kind != S_CALL) continue;
         Micro *m = NEW(x->mem, Micro);
         m->x = x, m->s = s, m->t = &s->tile;
-        if (match(m) && match_tiles(m)) tiles_want(x, &m->in_tiles, m->rows);
+        if (!match(m)) continue;
+        if (match_tiles(m)) tiles_want(x, &m->in_tiles, m->rows);
     }
 }
 

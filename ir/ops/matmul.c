@@ -4,8 +4,8 @@
  * its outer axis. MatMulDot (octet) is the same over u8/i8 with i32 sums of raw products.
  * BlockProduct (octet) is the product of values that were rounded to 8 bits in blocks, A i8 [b..., blocks, size] with a scale for each, and weights in
  * blocks of codes, W (ir/blocks.h) with a scale and a zero point for each block and column, or for each column [1, N]:
- * Y = sum over blocks of (sum a * (steps * w - zero)) * a_scale * w_scale / (127 * steps). RoundedProduct rounds the values, too: a block's largest
- * magnitude, which is its a_scale, becomes 127.
+ * Y = sum over blocks of (steps * sum a * w - zero * a_sum) * a_scale * w_scale / (127 * steps), a_sum that of the block's a. RoundedProduct rounds the
+ * values, too: a block's largest magnitude, which is its a_scale, becomes 127.
  * Gemm becomes MatMul with alpha, beta and C around it: constant operands are transposed here (ex_swap), the rest folds.
  * Einsum is one reduction: the product of its operands at the indices that their letters name. */
 #include "ir/blocks.h"
@@ -67,6 +67,14 @@ static bool check_columns(Infer *c, const Type *w, uint32_t i) /* of scales or z
            (dim_is(c->d, p->dim[0], 1) || require_eq(c, p->dim[0], w->dim[0], "numbers of blocks"));
 }
 
+static bool check_rows(Infer *c, const Type *a, uint32_t i) /* of scales or sums: one for each block */
+{
+    const Type *p = in_type(c, i);
+    bool same = p->rank == a->rank - 1;
+    for (int d = 0; same && d < p->rank; d++) same = p->dim[d].id == a->dim[d].id;
+    return same || p->rank < 0 || infer_error(c, "scales or sums of values are not one for each block");
+}
+
 static bool infer_blocks(Infer *c)
 {
     const Type *a = in_type(c, 0), *w = in_type(c, 1);
@@ -77,7 +85,7 @@ static bool infer_blocks(Infer *c)
     Dim out[MAX_RANK], size = dim_mul(c->d, w->dim[1], DIM(c, BLOCK_WORD * codes));
     memcpy(out, a->dim, sizeof out);
     out[a->rank - 2] = w->dim[3];
-    return check_columns(c, w, 3) && check_columns(c, w, 4) &&
+    return check_columns(c, w, 4) && check_columns(c, w, 5) && check_rows(c, a, 2) && check_rows(c, a, 3) &&
            require_eq(c, a->dim[a->rank - 2], w->dim[0], "numbers of blocks") &&
            require_eq(c, a->dim[a->rank - 1], size, "sizes of a block") && out_shape(c, 0, a->rank - 1, out);
 }
@@ -93,20 +101,19 @@ typedef struct BlockAxes {
     int block, word, code, byte; /* what is summed */
 } BlockAxes;
 
-/* steps * w - zero, w counted from the least code as zero points are. */
+/* steps * w, w counted from the least code as zero points are: codes without a sign, which all machines multiply with signed ones. */
 static Expr block_weight(Lower *l, const BlockAxes *a, int column, int bits)
 {
     Kernel *k = l->k;
     int w = low_in(l, 1);
     int64_t steps = node_int(l->n, "steps"), least = dtype_min(low_type(l, w));
     Expr at[MAX_RANK] = {expr_axis(k, a->block), expr_axis(k, a->word), expr_axis(k, a->byte), expr_axis(k, column)};
-    Expr code = expr_cast(k, DT_i32, expr_load(k, w, at)),
-         zero = expr_cast(k, DT_i32, of_column(l, 4, a->block, column));
+    Expr code = expr_cast(k, DT_i32, expr_load(k, w, at));
     Expr shift = expr_cast(k, DT_i32, expr_mul(k, expr_axis(k, a->code), expr_index(k, bits)));
     if (bits < 8)
         code = expr_prim(k, P_and, expr_prim(k, P_shr, code, shift, 0), expr_int(k, DT_i32, (1 << bits) - 1), 0);
-    if (least) zero = expr_add(k, zero, expr_int(k, DT_i32, least * steps));
-    return expr_sub(k, expr_mul(k, code, expr_int(k, DT_i32, steps)), zero);
+    if (least) code = expr_add(k, code, expr_int(k, DT_i32, -least));
+    return expr_mul(k, code, expr_int(k, DT_i32, steps));
 }
 
 static void lower_blocks(Lower *l)
@@ -121,13 +128,17 @@ static void lower_blocks(Lower *l)
          word = expr_add(k, expr_mul(k, expr_axis(k, x.word), expr_index(k, codes)), expr_axis(k, x.code));
     low_index(l, space, n, row);
     row[n] = expr_axis(k, x.block);
-    Expr scale = expr_mul(k, expr_load(k, low_in(l, 2), row),
-                          expr_float(k, DT_f32, 1.0 / (double)(MOST_CODE * node_int(l->n, "steps"))));
-    scale = expr_mul(k, scale, of_column(l, 3, x.block, space[n]));
+    Expr scale = expr_mul(k, expr_load(k, low_in(l, 2), row), of_column(l, 4, x.block, space[n]));
+    Expr sum = expr_cast(k, DT_i32, expr_load(k, low_in(l, 3), row)),
+         zero = expr_cast(k, DT_i32, of_column(l, 5, x.block, space[n]));
+    Expr unit = expr_float(k, DT_f32, 1.0 / (double)(MOST_CODE * node_int(l->n, "steps")));
     row[n + 1] = expr_add(k, expr_mul(k, word, expr_index(k, BLOCK_WORD)), expr_axis(k, x.byte));
     Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), block_weight(l, &x, space[n], bits));
+    Expr first = expr_prim(k, P_eq, row[n + 1], expr_index(k, 0), 0); /* once for each block */
+    product = expr_sub(k, product, expr_prim(k, P_select, first, expr_mul(k, sum, zero), expr_int(k, DT_i32, 0)));
     Expr term = expr_mul(k, expr_cast(k, DT_f32, product), scale);
-    low_reduce(l, y, space, rank, (int[]){x.block, x.word, x.code, x.byte}, 4, P_add, term, expr_it(k, DT_f32));
+    low_reduce(l, y, space, rank, (int[]){x.block, x.word, x.code, x.byte}, 4, P_add, term,
+               expr_mul(k, expr_it(k, DT_f32), unit));
 }
 
 static bool infer_rounded(Infer *c)
@@ -157,7 +168,8 @@ static bool expand_rounded(Expand *x)
     if (pads[2 * rank - 1]) a = EX(x, "Pad", a, ex_ints(x, pads, 2 * rank));
     a = ex_reshape(x, a, shape, rank + 1);
     Val most = ex_reduce(x, "ReduceMax", EX(x, "Abs", a), &last, 1, true), codes = EX_OCTET(x, "QuantizeTo", a, most);
-    Val in[] = {codes, x->in[1], ex_squeeze(x, most, &last, 1), x->in[2], x->in[3]};
+    Val sums = ex_cast(x, ex_reduce(x, "ReduceSum", ex_cast(x, codes, DT_i32), &last, 1, false), DT_f32);
+    Val in[] = {codes, x->in[1], ex_squeeze(x, most, &last, 1), sums, x->in[2], x->in[3]};
     x->out[0] = ex_op_like(x, "octet", "BlockProduct", in, COUNT_OF(in));
     return true;
 }
@@ -338,9 +350,9 @@ const OpDef ops_matmul[] = {
        .infer = infer_einsum, .lower = lower_einsum),
     OP(MatMulDot, .domain = "octet", .since = 1, .sig = "A:T B:i8 -> Y:i32", .T = "u8 i8", .infer = infer_matmul,
        .lower = lower_matmul_dot, .quant = QUANT_SUMS),
-    OP(BlockProduct, .domain = "octet", .since = 1, .sig = "A:i8 W:T a_scale:f32 w_scale:f32 w_zero:u8 -> Y:f32",
-       .T = "u8 i8", .attrs = "bits:int=8 steps:int=1", .infer = infer_blocks, .lower = lower_blocks,
-       .quant = QUANT_SUMS),
+    OP(BlockProduct, .domain = "octet", .since = 1,
+       .sig = "A:i8 W:T a_scale:f32 a_sum:f32 w_scale:f32 w_zero:u8 -> Y:f32", .T = "u8 i8",
+       .attrs = "bits:int=8 steps:int=1", .infer = infer_blocks, .lower = lower_blocks, .quant = QUANT_SUMS),
     OP(QuantizeTo, .domain = "octet", .since = 1, .sig = "x:f32 most:f32 -> y:i8",
        .body = "sat_i8(rint(x * select(most > 0, 127 / most, 0)))"),
     OP(RoundedProduct, .domain = "octet", .since = 1, .sig = "x:f32 W:T w_scale:f32 w_zero:u8 -> Y:f32", .T = "u8 i8",

@@ -51,15 +51,15 @@ Test(widen, blocks_of_four_bits)
 
 /* Values in blocks of 8-bit codes: the codes of the weights are multiplied as they are, with scales and zero points in the same order. */
 #define CODES                                                                                                          \
-    " Y[m, n] = sum(b: 3, w: 4, i: 2, j: 4) (f32(i32(X[m, b, w * 8 + i * 4 + j]) * (and(shr(i32(Q[b, w, j, n]), "      \
-    "i32(i * 4)), 15)"
+    " Y[m, n] = sum(b: 3, w: 4, i: 2, j: 4) (f32(i32(X[m, b, w * 8 + i * 4 + j]) * and(shr(i32(Q[b, w, j, n]), i32(i " \
+    "* 4)), 15) - select(w * 8 + i * 4 + j == 0, i32(R[m, b]) * "
 Test(widen, blocks_that_are_multiplied)
 {
     static const char *const text[] = {
-        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], Z: u8[3, 80], S[3, 80] out Y[M, 80]" CODES
-        " - i32(Z[b, n])))) * (T[m, b] * S[b, n]) }",
-        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], S[3, 80] out Y[M, 80]" CODES
-        " - 8))) * (T[m, b] * S[b, n]) }"};
+        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], Z: u8[3, 80], S[3, 80] out Y[M, "
+        "80]" CODES "i32(Z[b, n]), 0))) * (T[m, b] * S[b, n]) }",
+        "kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], S[3, 80] out Y[M, 80]" CODES
+        "8, 0))) * (T[m, b] * S[b, n]) }"};
     for (size_t i = 0; i < COUNT_OF(text); i++)
         for (int64_t rows = 1; rows < 30; rows += 12) {
             Program *p = through(text[i], rows);
@@ -76,8 +76,9 @@ Test(widen, blocks_that_are_multiplied)
 /* Scales that are codes: the product takes them in, and nothing is widened into memory. */
 Test(widen, blocks_with_scales_of_codes)
 {
-    Program *p = through("kernel k(M) { in X: i8[M, 3, 32], T[M, 3] const Q: u8[3, 4, 4, 80], C: u8[3, 80], G[80] out Y[M, 80] tmp S[3, 80]"
-                         " S[b, n] = f32(C[b, n]) * G[n]" CODES " - 8))) * (T[m, b] * S[b, n]) }",
+    Program *p = through("kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], C: u8[3, 80], "
+                         "G[80] out Y[M, 80] tmp S[3, 80]"
+                         " S[b, n] = f32(C[b, n]) * G[n]" CODES "8, 0))) * (T[m, b] * S[b, n]) }",
                          5);
     cr_expect_eq(p->k->stage.n, 1);
     cr_expect_eq(find(p, "C")->layout.n, 3, "panels");
@@ -85,7 +86,7 @@ Test(widen, blocks_with_scales_of_codes)
 }
 
 /* A scale that changes inside the loop that an instruction sums; codes that lanes shift by themselves, or that reach into the next byte; a block whose sum
- * 32 bits may not hold: nothing to multiply as integers. */
+ * 32 bits may not hold; zero points that take their part more than once, or elsewhere, or sums of other rows: nothing to multiply as integers. */
 Test(widen, what_is_no_product_of_codes)
 {
     static const char *const text[] = {
@@ -94,9 +95,19 @@ Test(widen, what_is_no_product_of_codes)
         "kernel k() { in X: i8[5, 4, 4], T[5, 4] const Q: u8[4, 4, 32] out Y[5, 32]"
         " Y[m, n] = sum(w: 4, j: 4) (f32(i32(X[m, w, j]) * and(shr(i32(Q[w, j, n]), i32(n % 2 * 4)), 15))) * T[m, w] }",
         "kernel k() { in X: i8[5, 4, 2, 4], T[5, 4] const Q: u8[4, 4, 32] out Y[5, 32]"
-        " Y[m, n] = sum(w: 4, i: 2, j: 4) (f32(i32(X[m, w, i, j]) * and(shr(i32(Q[w, j, n]), i32(i * 4)), 31))) * T[m, w] }",
+        " Y[m, n] = sum(w: 4, i: 2, j: 4) (f32(i32(X[m, w, i, j]) * and(shr(i32(Q[w, j, n]), i32(i * 4)), 31))) * T[m, "
+        "w] }",
         "kernel k() { in X: i8[5, 2, 20000, 4], T[5, 2] const Q: u8[2, 20000, 4, 32] out Y[5, 32]"
-        " Y[m, n] = sum(b: 2, w: 20000, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]))) * T[m, b] }"};
+        " Y[m, n] = sum(b: 2, w: 20000, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]))) * T[m, b] }",
+        "kernel k() { in X: i8[5, 2, 8, 4], T[5, 2], R[5, 2] const Q: u8[2, 8, 4, 32] out Y[5, 32]"
+        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 == 0, i32(R[m, "
+        "b]) * 8, 0))) * T[m, b] }",
+        "kernel k() { in X: i8[5, 2, 8, 4], T[5, 2], R[5, 2] const Q: u8[2, 8, 4, 32] out Y[5, 32]"
+        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 + j == 1, "
+        "i32(R[m, b]) * 8, 0))) * T[m, b] }",
+        "kernel k() { in X: i8[32, 2, 8, 4], T[32, 2], R[32, 2] const Q: u8[2, 8, 4, 32] out Y[32, 32]"
+        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 + j == 0, "
+        "i32(R[n, b]) * 8, 0))) * T[m, b] }"};
     for (size_t i = 0; i < COUNT_OF(text); i++) {
         Program *p = program_new(text[i]);
         Contraction r;
