@@ -212,7 +212,7 @@ Blocking blocking_vectors(const Product *p, const Target *t)
 }
 
 /* ---- tile registers: sums of 16 rows x 16 lanes in each of four ---- */
-enum { TILE_ROWS = 16, TILE_WORDS = 16, TILE_SUMS = 4, FEW = 4 };
+enum { TILE_ROWS = 16, TILE_WORDS = 16, TILE_SUMS = 4, FEW = 4, CODED_COLS = 2 };
 
 /* A product of tiles takes a little less than a cycle for each row, and its sums are there after 52; loads are half hidden. Rows that are fewer
  * than those of a tile are summed with vectors. */
@@ -251,8 +251,21 @@ static bool holds_tiles(const Product *p, const Blocking *b)
     return tiles_for(b->lines, b->rows, p->apart, &run) * b->cols <= TILE_SUMS && divides_panels(p, b->cols);
 }
 
+/* Codes in blocks: the panels of a call are unpacked once for all its rows, block after block; their sums are in memory. */
+static Blocking blocking_codes(const Product *p)
+{
+    enum { MOST = 8 * TILE_ROWS };
+    int64_t calls = (p->rows + MOST - 1) / MOST;
+    Blocking b = {MOST, 1, 1, true, 0};
+    if (p->rows > 0) b.rows = (int)((p->rows + calls - 1) / calls);
+    while (b.cols < CODED_COLS && divides_panels(p, 2 * b.cols)) b.cols *= 2;
+    b.block = tiles_of_block(&tiles, p, &b);
+    return b;
+}
+
 Blocking blocking_tiles(const Product *p)
 {
+    if (p->codes) return blocking_codes(p);
     enum { TILES_ROWS = TILE_ROWS * TILE_SUMS, ORDERS = 3 }; /* rows first, panels first, blocks of panels first */
     Blocking best = {0, 0, 1, false, 0};
     bool few = p->rows < 0 && p->least < FEW; /* rows may be few: no call should waste much */

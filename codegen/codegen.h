@@ -29,6 +29,7 @@ typedef struct TileEmulator {
     void (*load)(int32_t tile, const void *at, int64_t step);
     void (*store)(int32_t tile, void *at, int64_t step);
     void (*dot)(int32_t sum, int32_t left, int32_t right); /* u8 x i8 */
+    void (*dot_codes)(int32_t sum, int32_t left, int32_t right); /* i8 x u8 */
     void (*dot_bf16)(int32_t sum, int32_t left, int32_t right);
 } TileEmulator;
 /* What of a level an artefact of several has for few machines: there, little code is wanted more than time. */

@@ -952,6 +952,20 @@ static void tune_reduction(Tuner *u, Compute *c)
 }
 
 /* ---- contractions ---- */
+/* Codes in blocks are unpacked for tiles, and what these sum is added by vectors, block by block: for few rows vectors do all of it in less time. */
+static bool suits_coded_tiles(Tuner *u, const Compute *c, const Contraction *r)
+{
+    enum { LEAST_WORDS = 4, MOST_WORDS = 256, LEAST_CODED = 16 }; /* words of a block; rows */
+    Kernel *k = u->k;
+    int64_t rows = extent(k, r->row), terms = 1;
+    for (int i = 0; i < c->reduces; i++) {
+        bool chooses = expr_uses(k, r->scale, c->reduce[i]) || (r->zero && expr_uses(k, r->zero, c->reduce[i]));
+        if (!chooses) terms *= about(k, c->reduce[i]);
+    }
+    bool many = !u->inside[r->row] && (rows < 0 || rows >= LEAST_CODED);
+    return many && terms >= 4 * LEAST_WORDS && terms <= 4 * MOST_WORDS;
+}
+
 /* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. They pay from so many
  * terms of a sum on: vectors sum four bytes with one instruction, but take two bf16 apart and multiply them one by one. */
 enum { LEAST_BYTES = 64, LEAST_PAIRED = 8, LEAST_ROWS = 4 };
@@ -962,7 +976,8 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
     bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
-    if (!has || r->scale || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
+    if (r->scale) return has && suits_coded_tiles(u, c, r);
+    if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth < (word == 4 ? LEAST_BYTES : LEAST_PAIRED)) return false;
     Expr at = buf_address(k, (int)left.id, left.arg), by = expr_step(k, at, inner);
@@ -1116,7 +1131,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
     p.tile = block ? extent(k, block) : 0, p.how = tile_step(u, &r, word), p.codes = r.scale != 0;
     Order o, loops = {0};
     space_order(u, c, &o);
-    int line = tiles && !block ? line_axis(u, &r, &o) : 0;
+    int line = tiles && !block && !r.scale ? line_axis(u, &r, &o) : 0;
     if (line) {
         Expr at = buf_address(k, (int)expr_node(k, r.left)->id, expr_node(k, r.left)->arg);
         p.lines = extent(k, line), p.apart = rows_apart(k, at, line, r.row);

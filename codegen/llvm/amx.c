@@ -1,4 +1,4 @@
-/* amx.c - the tile unit of x86 (AMX): u8 x i8 and bf16 x bf16 sums of a `tiles` call in tile registers.
+/* amx.c - the tile unit of x86 (AMX): u8 x i8, i8 x u8 and bf16 x bf16 sums of a `tiles` call in tile registers.
  *
  * Comes in: the address formulas of a matched call (micro.c) and which rows and panels are wanted. Goes out: code that
  * leaves the i32 or f32 sums in memory, from where the ordinary epilogue reads them row by row.
@@ -175,6 +175,12 @@ static void tile_dot(Emit *x, int word, int sum, int left, int right)
     else tile_op(x, "llvm.x86.tdpbf16ps", EMULATED(x, dot_bf16), arg, 3);
 }
 
+static void tile_dot_codes(Emit *x, int sum, int left, int right)
+{
+    V arg[3] = {number(x, sum), number(x, left), number(x, right)};
+    tile_op(x, "llvm.x86.tdpbsud", EMULATED(x, dot_codes), arg, 3);
+}
+
 /* The 64 bytes of LDTILECFG: palette 1, then bytes a row as 16 bits from byte 16 and rows from byte 48, per tile. */
 void tiles_configure(Emit *x)
 {
@@ -323,4 +329,42 @@ void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols
             g.rows = n - i < rows ? n - i : rows, g.cols = cols - j < each ? cols - j : each;
             group_sum(x, &g, LLVMBuildInBoundsGEP2(x->b, x->i8, out, &at, 1, ""), row_bytes);
         }
+}
+
+/* ---- codes in blocks ---- */
+/* Steps are as long as divide a block: what is left over would be summed with vectors for each of them. */
+static int step_words_of(int words)
+{
+    int step = words < TILE_WORDS ? words : TILE_WORDS;
+    while (words % step) step--;
+    return step;
+}
+
+void tiles_want_codes(Emit *x, int rows, int words)
+{
+    if (x->tiles.most >= rows) return;
+    x->tiles = (TileShape){.most = rows, .rows = tile_rows_for(rows), .words = step_words_of(words)};
+}
+
+bool tiles_take_codes(const Emit *x, int words, int rows)
+{
+    return words && x->tiles.most && words % x->tiles.words == 0 && rows >= x->tiles.rows;
+}
+
+static V bytes_behind(Emit *x, V at, int64_t by)
+{
+    V n = int64(x, by);
+    return LLVMBuildInBoundsGEP2(x->b, x->i8, at, &n, 1, "");
+}
+
+void tiles_block(Emit *x, const TileBlock *b)
+{
+    V line = int64(x, ROW_BYTES);
+    tile_zero(x, SUMS);
+    for (int w = 0; w < b->words; w += x->tiles.words) {
+        tile_load(x, LEFT, bytes_behind(x, b->left, (int64_t)w * WORD_BYTES), b->by, false);
+        tile_load(x, RIGHT, bytes_behind(x, b->right, (int64_t)w * ROW_BYTES), line, false);
+        tile_dot_codes(x, SUMS, LEFT, RIGHT);
+    }
+    tile_store(x, SUMS, b->out, line);
 }

@@ -156,6 +156,16 @@ int tiles_of_call(const Emit *x, const TileSum *s); /* of a call whose rows exis
 /* i32, or f32 for bf16, out[][cols * 16] = sums of the rows of n tiles from `first` on, run by run; col: panels to read */
 void tiles_sum(Emit *x, const TileSum *s, V first, int n, const V *col, int cols, V out);
 
+typedef struct TileBlock { /* of codes in blocks: a tile's rows times a panel */
+    int words;             /* a multiple of a step's */
+    V left, by;            /* the first row's bytes; from a row to the next */
+    V right;               /* lines of 16 words */
+    V out;                 /* i32 [rows][16] */
+} TileBlock;
+void tiles_want_codes(Emit *x, int rows, int words);       /* of each such call, before the code */
+bool tiles_take_codes(const Emit *x, int words, int rows); /* are tiles made for such blocks, and so many rows? */
+void tiles_block(Emit *x, const TileBlock *b);
+
 /* ---- micro.c ---- */
 bool micro_contract(Emit *x, const Stmt *s); /* false: nothing emitted, the call's body says it */
 void micro_plan(Emit *x, const Stmt *s);     /* before any code: what the calls among these statements want */

@@ -1222,7 +1222,9 @@ void micro_plan(Emit *x, const Stmt *s)
         Micro *m = NEW(x->mem, Micro);
         m->x = x, m->s = s, m->t = &s->tile;
         if (!match(m)) continue;
-        if (match_tiles(m)) tiles_want(x, &m->in_tiles, m->rows);
+        int words = coded_words(m);
+        if (words) tiles_want_codes(x, m->rows, words);
+        else if (match_tiles(m)) tiles_want(x, &m->in_tiles, m->rows);
     }
 }
 
@@ -1256,7 +1258,8 @@ bool micro_contract(Emit *x, const Stmt *s)
     m->total_type = m->acc_type, m->fixed_row = !s->tile.row_guard;
     m->waiting = sums_new(m);
     panels(m);
-    if (match_tiles(m)) call_tiles(m);
+    if (tiles_take_codes(x, coded_words(m), m->rows)) call_coded(m);
+    else if (match_tiles(m)) call_tiles(m);
     else if (!m->fixed_row && has_one_form(m) && m->rows <= MAX_ROWS) blocks(m, int64(x, 0), m->rows, m->rows);
     else if (!m->fixed_row) blocks(m, int64(x, 0), m->rows, TAIL_ROWS);
     else if (m->rows <= MAX_ROWS && strcmp(s->name, "tiles")) block(m, int64(x, 0));

@@ -3,7 +3,7 @@
 #define OCTET_LLVM_MICRO_H
 #include "codegen/llvm/internal.h"
 
-enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 64, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
+enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 256, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
 enum { AHEAD = 4096, LINE = 64 }; /* bytes */
 enum { EACH_BYTE = 0x01010101 };  /* times a byte: a word of it */
 
@@ -62,4 +62,6 @@ void finish_tiles(Micro *m, V first);               /* what tiles have summed of
 
 /* ---- codes.c ---- */
 void sum_codes(Micro *m);
+int coded_words(Micro *m); /* words of a block, if tile registers can sum this call's; else 0 */
+void call_coded(Micro *m);
 #endif

@@ -68,6 +68,23 @@ static void emu_dot(int32_t c, int32_t a, int32_t b)
     for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
 }
 
+static void emu_dot_codes(int32_t c, int32_t a, int32_t b)
+{
+    usable(a), usable(b), usable(c), unit.dots++;
+    cr_assert(a != b && b != c && a != c, "three different tiles");
+    cr_assert(unit.colsb[c] == unit.colsb[b] && unit.rows[c] == unit.rows[a] && unit.colsb[a] == 4 * unit.rows[b]);
+    for (int m = 0; m < unit.rows[c]; m++)
+        for (int n = 0; n < unit.colsb[c] / 4; n++) {
+            int32_t sum;
+            memcpy(&sum, &unit.data[c][m][4 * n], 4);
+            for (int k = 0; k < unit.colsb[a]; k++)
+                sum = (int32_t)((uint32_t)sum +
+                                (uint32_t)((int8_t)unit.data[a][m][k] * unit.data[b][k / 4][4 * n + k % 4]));
+            memcpy(&unit.data[c][m][4 * n], &sum, 4);
+        }
+    for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
+}
+
 static float bf16_at(const uint8_t *at)
 {
     uint32_t bits = (uint32_t)(at[0] | at[1] << 8) << 16;
@@ -95,7 +112,8 @@ static void emu_dot_bf16(int32_t c, int32_t a, int32_t b)
     for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
 }
 
-static const TileEmulator emulator = {emu_configure, emu_zero, emu_load, emu_store, emu_dot, emu_dot_bf16};
+static const TileEmulator emulator = {emu_configure, emu_zero,      emu_load,    emu_store,
+                                      emu_dot,       emu_dot_codes, emu_dot_bf16};
 
 static Target emulated(void)
 {
@@ -192,7 +210,8 @@ static void fill(const Buf *b, char *at, int64_t n, uint32_t *seed)
 {
     for (int64_t i = 0; i < n; i++) {
         uint32_t r = (*seed = *seed * 1664525u + 1013904223u) >> 8;
-        if (b->type == DT_f32) dtype_store(b->type, at, i, (double)(r % 4001) / 700);
+        if (b->type == DT_f32 && !strcmp(b->name, "R")) dtype_store(b->type, at, i, (double)(r % 4001) - 2000);
+        else if (b->type == DT_f32) dtype_store(b->type, at, i, (double)(r % 4001) / 700);
         else if (b->type == DT_bf16)
             dtype_store(b->type, at, i, (double)(r % 17) - 8); /* sums of these are exact in any order */
         else dtype_store_int(b->type, at, i, (int64_t)(r % 256) - (b->type == DT_u8 ? 0 : 128));
@@ -351,6 +370,54 @@ Test(amx, planes)
                          " Y[m, n] = sum(t: 3, k: 130) f32(A[select(t < 1, 1, 0), m, k]) * f32(W[select(t < 1, 0, select(t < 2, 1, 0)), n, k])"
                          " then it + B[n] }");
     cr_expect(code_run(&c, (int64_t[3]){0}, 1), "no tiles");
+    session_drop(s);
+}
+
+/* Codes in blocks: zero points that all have or that columns have, in steps; codes of every width, with and without signs; more blocks than are unpacked at
+ * a time, and such that a tile takes several steps for. Scales and sums are such that f32 holds them. */
+Test(amx, codes_in_blocks)
+{
+#define ROWS_OF                                                                                                        \
+    "in X: i8[%s, %d, %d], T: u8[%s, %d], R[%s, %d] const Z: u8[%d, %d] layout(1/16, 0, 1%%16), S: u8[%d, %d] "        \
+    "layout(1/16, 0, 1%%16), Q: "
+#define SCALE " * (f32(and(i32(T[m, b]), 1) + 1) * f32(and(i32(S[b, n]), 1) + 1)) then it * 0.5 }"
+    static const struct {
+        int blocks, size, most; /* a byte holds codes up to `most` */
+        const char *code, *zero;
+    } form[] = {{3, 32, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "and(i32(Z[b, n]), 15)"},
+                {18, 32, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "8"},
+                {17, 16, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "and(i32(Z[b, n]), 15)"},
+                {2, 48, 15, "(and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15) * 16)", "i32(Z[b, n])"},
+                {3, 128, 3, "and(shr(i32(Q[b, w, j, n]), i32(i * 2)), 3)", "and(i32(Z[b, n]), 3)"},
+                {3, 64, 255, "(i32(Q[b, w, j, n]) + 128)", "128"},
+                {2, 32, 255, "i32(Q[b, w, j, n])", "i32(Z[b, n])"}};
+    static const int columns[] = {64, 40};
+    static const int64_t rows[] = {0, 1, 5, 15, 16, 17, 40, 127, 129, 150};
+    static const char *const fixed[] = {"16", "40", "100", "129"};
+    if (!host_has("avx512vnni")) cr_skip("needs AVX-512 VNNI");
+    Session *s = session_new();
+    for (size_t i = 0; i < COUNT_OF(form) * COUNT_OF(columns); i++) {
+        int b = form[i / 2].blocks, size = form[i / 2].size, n = columns[i % 2],
+            bits = form[i / 2].most == 15  ? 4
+                   : form[i / 2].most == 3 ? 2
+                                           : 8;
+        int codes = 8 / bits, words = size / 4 / codes;
+        for (size_t f = 0; f <= COUNT_OF(fixed); f++) {
+            const char *m = f < COUNT_OF(fixed) ? fixed[f] : "M";
+            const char *text = arena_printf(
+                &s->mem,
+                "kernel blocks(M) { " ROWS_OF "%s[%d, %d, 4, %d] layout(3/16, 0, 1, 2/4, 3%%16, 2%%4) out Y[%s, %d]"
+                " Y[m, n] = sum(b: %d, w: %d, i: %d, j: 4) f32(i32(X[m, b, w * %d + i * 4 + j]) * %s"
+                " - select(w * %d + i * 4 + j == 0, i32(R[m, b]) * %s, 0))" SCALE,
+                m, b, size, m, b, m, b, b, n, b, n, strchr(form[i / 2].code, '+') ? "i8" : "u8", b, words, n, m, n, b,
+                words, codes, 4 * codes, form[i / 2].code, 4 * codes, form[i / 2].zero);
+            Code c = code_new(s, text);
+            for (size_t r = 0; r < (f < COUNT_OF(fixed) ? 1 : COUNT_OF(rows)); r++) {
+                int dots = code_run(&c, (int64_t[3]){rows[r]}, (uint32_t)(i + r));
+                cr_expect_eq(dots > 0, f < COUNT_OF(fixed) || rows[r] >= 16, "%s: %ld rows", text, (long)rows[r]);
+            }
+        }
+    }
     session_drop(s);
 }
 
