@@ -252,8 +252,9 @@ static bool expand_multi(Expand *x)
 }
 
 /* ---- GroupQueryAttention: query, key?, value?, past_key?, past_value?, seqlens_k, total_sequence_length, cos_cache?, sin_cache?,
- * position_ids?, attention_bias?, and what is refused ---- */
-enum { GQA_PAST_K = 3, GQA_PAST_V, GQA_LENGTHS, GQA_TOTAL, GQA_COS, GQA_SIN, GQA_POSITIONS, GQA_ADDED, GQA_REFUSED };
+ * position_ids?, attention_bias?, head_sink?, k_scale?, v_scale? (caches of codes, refused), q_norm_weight?, k_norm_weight?, query_seqlens? (refused) ---- */
+enum { GQA_PAST_K = 3, GQA_PAST_V, GQA_LENGTHS, GQA_TOTAL, GQA_COS, GQA_SIN, GQA_POSITIONS, GQA_ADDED, GQA_SINK, GQA_K_SCALE, GQA_V_SCALE, GQA_Q_NORM, GQA_K_NORM,
+       GQA_QUERY_LENGTHS };
 
 typedef struct Group {
     Dim batch, length, present;
@@ -282,8 +283,13 @@ static bool infer_group(Infer *c)
     if (in_has(c, 1) != in_has(c, 2)) return infer_error(c, "key and value must be given together");
     if (in_has(c, GQA_PAST_K) != in_has(c, GQA_PAST_V)) return infer_error(c, "past_key and past_value must be given together");
     if (in_has(c, GQA_COS) != in_has(c, GQA_SIN)) return infer_error(c, "cos_cache and sin_cache must be given together");
+    if (in_has(c, GQA_Q_NORM) != in_has(c, GQA_K_NORM)) return infer_error(c, "q_norm_weight and k_norm_weight must be given together");
     const char *why = read_group(c->d, c->n, in_type(c, 0), !in_has(c, 1), &s);
     if (why) return infer_error(c, "%s", why);
+    Dim heads = DIM(c, s.heads), width = DIM(c, s.width);
+    if (!rule_has_shape(c, GQA_SINK, 1, &heads, "head_sink and the heads") || !rule_has_shape(c, GQA_Q_NORM, 1, &width, "q_norm_weight and the head size") ||
+        !rule_has_shape(c, GQA_K_NORM, 1, &width, "k_norm_weight and the head size"))
+        return false;
     if (in_has(c, GQA_PAST_K) && in_rank(c, GQA_PAST_K) != 4) return infer_error(c, "past_key has rank %d, expected 4", in_rank(c, GQA_PAST_K));
     for (uint32_t i = 1; i < 3 && in_has(c, i); i++) {
         if (in_rank(c, i) != 3) return infer_error(c, "key and value must have 3 dimensions");
@@ -306,6 +312,28 @@ static Val rotated(Expand *x, Val v, int64_t heads, Val positions)
     return ex_op(x, NULL, "RotaryEmbedding", set, COUNT_OF(set), (Val[]){v, x->in[GQA_COS], x->in[GQA_SIN], positions}, 4);
 }
 
+/* Every head of v by its root mean square, times the weights that all heads have in common. */
+static Val normalized(Expand *x, Val v, int64_t heads, Val weight, const char *epsilon)
+{
+    double own = node_float(x->n, epsilon), e = own != 0 ? own : node_float(x->n, "qk_norm_epsilon");
+    AttrSet set[] = {SET_INT("axis", -1), SET_FLOAT("epsilon", (float)e)};
+    Val rows = ex_reshape(x, v, (int64_t[]){0, 0, heads, -1}, 4);
+    return ex_reshape(x, ex_op(x, NULL, "SimplifiedLayerNormalization", set, COUNT_OF(set), (Val[]){rows, weight}, 2), (int64_t[]){0, 0, -1}, 3);
+}
+
+/* A sink takes its part of the softmax and gives nothing: one more key behind all others, whose score is the sink (none: 0) and whose value is 0. */
+static void add_sink(Expand *x, Core *c, Val sink, Val total)
+{
+    static const int64_t key[] = {0, 0, 0, 0, 0, 0, 1, 0}, score[] = {0, 0, 0, 0, 0, 0, 0, 1};
+    DType t = ex_type(x, c->mask)->dtype;
+    c->k = EX(x, "Pad", c->k, ex_ints(x, key, COUNT_OF(key))), c->v = EX(x, "Pad", c->v, ex_ints(x, key, COUNT_OF(key)));
+    c->mask = EX(x, "Pad", c->mask, ex_ints(x, score, COUNT_OF(score)));
+    if (!sink.id) return;
+    Val last = EX(x, "Equal", count_to(x, EX(x, "Add", total, ex_scalar(x, DT_i64, 1))), total);
+    Val each = ex_reshape(x, sink, (int64_t[]){1, -1, 1, 1}, 4);
+    c->mask = EX(x, "Add", c->mask, EX(x, "Where", last, each, ex_scalar(x, t, 0)));
+}
+
 /* Which keys [T] a query sees, [B, 1, S, T]: those up to its own position, the last local_window_size of them. */
 static Val group_visible(Expand *x, Val positions, Val lengths, Val total)
 {
@@ -320,14 +348,17 @@ static Val group_visible(Expand *x, Val positions, Val lengths, Val total)
 static bool expand_group(Expand *x)
 {
     Group s;
-    for (uint32_t i = GQA_REFUSED; i < x->n->nin; i++)
-        if (!absent(x, i)) return false;
-    if (!plain(x, "smooth_softmax", 0) || !plain(x, "qk_output", 0) || !plain(x, "kv_cache_bit_width", 0) || !plain(x, "sliding_window_cache", 0)) return false;
+    if (!absent(x, GQA_K_SCALE) || !absent(x, GQA_V_SCALE) || !absent(x, GQA_QUERY_LENGTHS)) return false;
+    if (!plain(x, "qk_output", 0) || !plain(x, "kv_cache_bit_width", 0) || !plain(x, "sliding_window_cache", 0)) return false;
     if (read_group(x->m->dim, x->n, ex_type(x, x->in[0]), !ex_has(x, 1), &s)) return expand_error(x, "query has no known rank of 3");
     Core c = {.q = x->in[0], .k = ex_in(x, 1), .v = ex_in(x, 2), .heads = s.heads, .kv_heads = s.kv_heads};
     int64_t q_width = s.heads * s.width, kv_width = s.kv_heads * s.width;
     if (s.packed) c.q = columns(x, x->in[0], 0, q_width), c.k = columns(x, x->in[0], q_width, kv_width), c.v = columns(x, x->in[0], q_width + kv_width, kv_width);
 
+    if (ex_has(x, GQA_Q_NORM)) {
+        c.q = normalized(x, c.q, s.heads, x->in[GQA_Q_NORM], "q_norm_epsilon");
+        c.k = normalized(x, c.k, s.kv_heads, x->in[GQA_K_NORM], "k_norm_epsilon");
+    }
     /* The first row of this call is row `start` of an entry: its length so far less what comes now; a prompt of entries padded to one length starts at 0. */
     Val length = scalar_size(x, x->in[0], 1), lengths = ex_reshape(x, ex_cast(x, x->in[GQA_LENGTHS], DT_i64), (int64_t[]){-1}, 1);
     Val start = EX(x, "Max", EX(x, "Sub", lengths, EX(x, "Sub", length, ex_scalar(x, DT_i64, 1))), ex_scalar(x, DT_i64, 0));
@@ -346,10 +377,11 @@ static bool expand_group(Expand *x)
         if (x->n->nout > i + 1) x->out[i + 1] = *part[i];
     }
     c.mask = group_visible(x, places, lengths, total);
-    if (ex_has(x, GQA_ADDED)) {
-        DType t = ex_type(x, x->in[GQA_ADDED])->dtype;
-        c.mask = EX(x, "Where", c.mask, x->in[GQA_ADDED], ex_scalar(x, t, -INFINITY));
-    }
+    bool sinks = ex_has(x, GQA_SINK) || node_int(x->n, "smooth_softmax");
+    DType t = ex_type(x, x->in[0])->dtype;
+    if (ex_has(x, GQA_ADDED) || sinks)
+        c.mask = EX(x, "Where", c.mask, ex_has(x, GQA_ADDED) ? x->in[GQA_ADDED] : ex_scalar(x, t, 0), ex_scalar(x, t, -INFINITY));
+    if (sinks) add_sink(x, &c, ex_in(x, GQA_SINK), total);
     attend(x, &c, 1, x->out);
     return true;
 }
@@ -429,7 +461,7 @@ const OpDef ops_microsoft_attention[] = {
        .sig = "query:T key:T? value:T? past_key:T? past_value:T? seqlens_k:i32 total_sequence_length:i32 cos_cache:T? sin_cache:T? position_ids:i64? attention_bias:T? "
               "head_sink:T? k_scale:f32? v_scale:f32? q_norm_weight:T? k_norm_weight:T? query_seqlens:i32? -> output:T present_key:T? present_value:T?",
        .attrs = "causal:int=1 do_rotary:int=0 k_norm_epsilon:float=0 k_quant_type:string=NONE kv_cache_bit_width:int=0 kv_num_heads:int! local_window_size:int=-1 num_heads:int! "
-                "q_norm_epsilon:float=0 qk_norm_epsilon:float=0 qk_output:int=0 rotary_interleaved:int=0 scale:float=0 sliding_window_cache:int=0 smooth_softmax:int=0 softcap:float=0 "
+                "q_norm_epsilon:float=0 qk_norm_epsilon:float=1e-06 qk_output:int=0 rotary_interleaved:int=0 scale:float=0 sliding_window_cache:int=0 smooth_softmax:int=0 softcap:float=0 "
                 "v_quant_type:string=NONE",
        .infer = infer_group, .expand = expand_group, .flags = OP_UNRANKED),
     OP(KvAppend, .domain = "octet", .since = 1, .sig = "rows:T start:i64 size:i64 past:T? -> present:T", .T = "float", .attrs = "heads:int!", .infer = infer_append, .lower = lower_append),

@@ -27,6 +27,7 @@ class Case:
     def __init__(self, number):
         self.dice, self.numbers = random.Random(number), np.random.default_rng(number)
         self.constants, self.feeds, self.sizes, self.nodes, self.outputs, self.kept = [], [{}], {}, [], ['y'], None
+        self.reference = None  # nodes that mean the same, for ONNX Runtime
 
     def normal(self, *shape): return self.numbers.standard_normal(shape).astype(np.float32)
     def chance(self, p): return self.dice.random() < p
@@ -49,9 +50,9 @@ class Case:
         options.graph_optimization_level, options.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 4
         return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
 
-    def serialized(self):
+    def serialized(self, nodes):
         kinds = [(n, helper.np_dtype_to_tensor_dtype(v.dtype), self.sizes[n]) for n, v in self.feeds[0].items()]
-        graph = helper.make_graph(self.nodes, 'attention', [helper.make_tensor_value_info(*k) for k in kinds],
+        graph = helper.make_graph(nodes, 'attention', [helper.make_tensor_value_info(*k) for k in kinds],
                                   [helper.make_tensor_value_info(o, TensorProto.INT32 if o == 'counts' else TensorProto.FLOAT, None) for o in self.outputs], self.constants)
         opsets = [helper.make_opsetid('', 21), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
@@ -114,6 +115,24 @@ def multi(c):
     c.node('MultiHeadAttention', inputs, c.outputs, num_heads=heads, unidirectional=int(causal), **scale(c))
 
 
+def head_norms(c, inputs, more, heads, width):
+    """Queries and keys normalized head by head; ONNX Runtime has no such kernel for CPUs and is given the norms apart."""
+    weights = [c.constant(1 + .2 * c.normal(width)) for _ in 'qk']
+    epsilon = {n: .1 for n in ('qk_norm_epsilon', 'q_norm_epsilon', 'k_norm_epsilon') if c.chance(.3)}
+    c.node('GroupQueryAttention', inputs + ['', ''] + weights, c.outputs, **epsilon, **more)
+    whole, c.nodes = c.nodes, []
+    parts = inputs[:3]
+    if not inputs[1]:
+        parts = ['part_' + n for n in 'qkv']
+        c.node('Split', [inputs[0], c.constant([heads[0] * width, heads[1] * width, heads[1] * width], np.int64)], parts, domain='', axis=2)
+    for i, n in enumerate('qk'):
+        rows = c.node('Reshape', [parts[i], c.constant([0, 0, heads[i], width], np.int64)], domain='')
+        rows = c.node('SimplifiedLayerNormalization', [rows, weights[i]], domain='', axis=-1, epsilon=epsilon.get(n + '_norm_epsilon', epsilon.get('qk_norm_epsilon', 1e-6)))
+        parts[i] = c.node('Reshape', [rows, c.constant([0, 0, heads[i] * width], np.int64)], domain='')
+    c.node('GroupQueryAttention', parts + inputs[3:], c.outputs, **more)
+    c.nodes, c.reference = whole, c.nodes
+
+
 def group(c):
     heads, width, step = c.dice.choice([1, 2, 4]), c.dice.choice([16, 32]), c.dice.choice(['prompt', 'token', 'more'])
     shared = c.dice.choice([n for n in (1, 2, 4) if heads % n == 0])
@@ -132,8 +151,13 @@ def group(c):
     inputs += ['', c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) else '']
     more = {'local_window_size': c.dice.choice([2, 4])} if c.chance(.3) else {}
     if c.chance(.2): more['softcap'] = 5.
+    sink = c.dice.choice(['', '', 'smooth', 'head'])
+    if sink == 'smooth': more['smooth_softmax'] = 1
+    inputs.append(c.constant(c.normal(heads)) if sink == 'head' else '')
     c.outputs += ['present_k', 'present_v']
-    c.node('GroupQueryAttention', inputs, c.outputs, num_heads=heads, kv_num_heads=shared, do_rotary=int(turned > 0), rotary_interleaved=c.dice.choice([0, 1]), **more, **scale(c))
+    more.update(num_heads=heads, kv_num_heads=shared, do_rotary=int(turned > 0), rotary_interleaved=c.dice.choice([0, 1]), **scale(c))
+    if c.chance(.3): head_norms(c, inputs, more, (heads, shared), width)
+    else: c.node('GroupQueryAttention', inputs, c.outputs, **more)
     if step == 'prompt': c.kept = lengths  # rows behind an entry's length are anything
 
 
@@ -220,11 +244,11 @@ def cut(c, name, value):
 
 def compare(octet, level, c, folder):
     """What is wrong with a case; None: nothing."""
-    model = c.serialized()
+    model = c.serialized(c.nodes)
     with open(folder + '/model.onnx', 'wb') as f: f.write(model)
     done = subprocess.run([octet, 'compile', folder + '/model.onnx', '-o', folder + '/model.so', '--quiet', '--target', level], capture_output=True, text=True)
     if done.returncode: return level + ': ' + done.stderr.strip()
-    session = c.session(model)
+    session = c.session(c.serialized(c.reference) if c.reference else model)
     for feed in c.feeds:
         np.savez(folder + '/in.npz', **feed)
         done = subprocess.run([octet, 'run', folder + '/model.so', '--input', folder + '/in.npz', '--output', folder + '/out.npz'], capture_output=True, text=True)

@@ -473,10 +473,24 @@ Test(ops2, group_attention_refuses_what_it_cannot_do)
 {
     Bench *b = bench();
     Val q = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 0), total = K(b, i32, 1, D(1), 1), none = {0};
-    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("smooth_softmax", 1)};
+    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("sliding_window_cache", 1)};
     EXPECT(b, op(b, "com.microsoft", "GroupQueryAttention", heads, 2, 1, NULL, VALS(q, q, q, none, none, lengths, total)), 1, 1, 1, 1, 1, 1, 1, 1);
     op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total));
     cr_expect(b->diag.errors == 1);
+}
+
+/* One key and a sink of the same score: each has half of the softmax. A sink is one for each head, norms come by twos. */
+Test(ops2, group_attention_with_sinks)
+{
+    Bench *b = bench();
+    Val q = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 0), total = K(b, i32, 1, D(1), 1), sink = K(b, f32, 1, D(1), 2), two = K(b, f32, 1, D(2), 2), none = {0};
+    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), FLOAT("scale", 0.25)};
+    Val y = op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total, none, none, none, none, sink));
+    EXPECT(b, y, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5);
+    op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total, none, none, none, none, two));
+    cr_expect(b->diag.errors == 1);
+    op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total, none, none, none, none, none, none, none, q));
+    cr_expect(b->diag.errors == 2);
 }
 
 /* Half a pixel beyond the last one: two taps at the border and the third weigh on it, the fourth does not; further out it is the border alone. */
