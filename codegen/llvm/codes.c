@@ -66,14 +66,8 @@ static V part_of(Micro *m, V all, unsigned part) /* the lanes of one register */
     return LLVMBuildShuffleVector(m->x->b, all, LLVMGetUndef(LLVMTypeOf(all)), LLVMConstVector(index, lanes), "");
 }
 
-/* The totals of sums in blocks: registers while these are enough for them beside a block's sums, else volatile memory, or they would be moved
+/* The totals of sums in blocks are registers while these are enough for them beside a block's sums, else volatile memory, or they would be moved
  * to and fro in the hot loop. */
-static V code_total(Micro *m, V totals, int i, unsigned j, unsigned p)
-{
-    V at = int64(m->x, (i * (int)m->cols + (int)j) * (int)m->parts + (int)p);
-    return LLVMBuildInBoundsGEP2(m->x->b, m->total_type, totals, &at, 1, "");
-}
-
 static bool totals_fit(const Micro *m)
 {
     enum { BESIDE = 3 }; /* a row, ones, a mask */
@@ -108,7 +102,7 @@ static void add_block(Micro *m, V totals)
             if (zero) values = emit_scalar(x, t->sum);
             V scale = in_lanes(m, m->mask[j], t->scale);
             for (unsigned p = 0; p < m->parts; p++) {
-                V sum = m->acc[i][j][p], at = code_total(m, totals, i, j, p), part = zero ? part_of(m, zero, p) : NULL;
+                V sum = m->acc[i][j][p], at = total_at(m, totals, i, j, p), part = zero ? part_of(m, zero, p) : NULL;
                 V number = exact ? number_of(m, sum, values, part) : whole_number(m, sum, values, part);
                 V total = LLVMBuildLoad2(x->b, m->total_type, at, "");
                 V store = LLVMBuildStore(x->b, scalar_fma(x, number, part_of(m, scale, p), total), at);
@@ -143,13 +137,13 @@ void sum_codes(Micro *m)
     V totals = LLVMBuildAlloca(x->entry, all, "totals");
     bool steps = m->t->steps != 1 && is_exact(m);
     LLVMSetAlignment(totals, SCRATCH_ALIGN);
-    EACH_ACC(m, i, j, p) LLVMBuildStore(x->b, m->acc[i][j][p], code_total(m, totals, i, j, p));
+    EACH_ACC(m, i, j, p) LLVMBuildStore(x->b, m->acc[i][j][p], total_at(m, totals, i, j, p));
     m->acc_type = LLVMVectorType(x->i32, m->lanes / m->parts);
     each_block(m, 0, totals);
     m->acc_type = m->total_type;
     EACH_ACC(m, i, j, p)
     {
-        V total = LLVMBuildLoad2(x->b, m->acc_type, code_total(m, totals, i, j, p), "");
+        V total = LLVMBuildLoad2(x->b, m->acc_type, total_at(m, totals, i, j, p), "");
         if (steps) total = LLVMBuildFMul(x->b, total, real_of(m->acc_type, (double)m->t->steps), "");
         m->acc[i][j][p] = total;
     }
@@ -362,7 +356,7 @@ static void ask_codes(const Coded *c, unsigned panel, V block)
     for (int i = 0; i < lines; i++) ask(m, bytes_on(x, at, int64(x, (int64_t)i * LINE)), 2);
 }
 
-static V total_at(const Coded *c, V tile, int row, unsigned panel)
+static V tile_total(const Coded *c, V tile, int row, unsigned panel)
 {
     Emit *x = c->m->x;
     return line_at(x, c->totals, add(x, times(x, add(x, tile, int64(x, row)), c->m->cols), int64(x, panel)));
@@ -375,7 +369,7 @@ static void sum_panel(const Coded *c, unsigned panel)
     Emit *x = m->x;
     int rows = x->tiles.rows;
     V total[TILE_ROWS], phi[TILE_ROWS], zero = int64(x, 0), one = int64(x, 1);
-    for (int i = 0; i < rows; i++) total[i] = aligned(LLVMBuildLoad2(x->b, m->total_type, total_at(c, c->tile, i, panel), ""));
+    for (int i = 0; i < rows; i++) total[i] = aligned(LLVMBuildLoad2(x->b, m->total_type, tile_total(c, c->tile, i, panel), ""));
     sum_block(c, panel, zero, c->sums);
     Loop l = loop_head(x, zero, c->n);
     for (int i = 0; i < rows; i++) {
@@ -394,7 +388,7 @@ static void sum_panel(const Coded *c, unsigned panel)
     loop_close(x, &l, 1);
     for (int i = 0; i < rows; i++) {
         LLVMAddIncoming(phi[i], &total[i], &l.body, 1);
-        aligned(LLVMBuildStore(x->b, phi[i], total_at(c, c->tile, i, panel)));
+        aligned(LLVMBuildStore(x->b, phi[i], tile_total(c, c->tile, i, panel)));
     }
 }
 
@@ -444,8 +438,8 @@ static void close_ranks(const Coded *c)
     V into = LLVMBuildURem(x->b, l.i, int64(x, x->tiles.rows), ""), tile = LLVMBuildSub(x->b, l.i, into, "");
     V more = LLVMBuildSub(x->b, tile, tile_begins(c, tile), "");
     for (unsigned j = 0; j < m->cols; j++) {
-        V total = aligned(LLVMBuildLoad2(x->b, m->total_type, total_at(c, add(x, l.i, more), 0, j), ""));
-        aligned(LLVMBuildStore(x->b, LLVMBuildFMul(x->b, total, steps, ""), total_at(c, l.i, 0, j)));
+        V total = aligned(LLVMBuildLoad2(x->b, m->total_type, tile_total(c, add(x, l.i, more), 0, j), ""));
+        aligned(LLVMBuildStore(x->b, LLVMBuildFMul(x->b, total, steps, ""), tile_total(c, l.i, 0, j)));
     }
     loop_close(x, &l, 1);
 }

@@ -593,22 +593,22 @@ static void sum_range(Micro *m, int d, V from, V to, int steps)
     }
 }
 
-/* The totals of a long sum. Volatile, or they would be promoted to registers, of which the tile has none left. */
-static V total_at(Micro *m, V totals, int i, unsigned j)
+V total_at(const Micro *m, V totals, int i, unsigned j, unsigned p)
 {
-    V at = int64(m->x, i * (int)m->cols + (int)j);
-    return LLVMBuildInBoundsGEP2(m->x->b, m->acc_type, totals, &at, 1, "");
+    V at = int64(m->x, (i * (int)m->cols + (int)j) * (int)m->parts + (int)p);
+    return LLVMBuildInBoundsGEP2(m->x->b, m->total_type, totals, &at, 1, "");
 }
 
+/* The totals of a long sum. Volatile, or they would be promoted to registers, of which the tile has none left. */
 static void total_store(Micro *m, V totals, int i, unsigned j, V v)
 {
-    V store = LLVMBuildStore(m->x->b, v, total_at(m, totals, i, j));
+    V store = LLVMBuildStore(m->x->b, v, total_at(m, totals, i, j, 0));
     LLVMSetVolatile(store, 1), LLVMSetAlignment(store, SCRATCH_ALIGN);
 }
 
 static V total_load(Micro *m, V totals, int i, unsigned j)
 {
-    V v = LLVMBuildLoad2(m->x->b, m->acc_type, total_at(m, totals, i, j), "");
+    V v = LLVMBuildLoad2(m->x->b, m->acc_type, total_at(m, totals, i, j, 0), "");
     LLVMSetVolatile(v, 1), LLVMSetAlignment(v, SCRATCH_ALIGN);
     return v;
 }

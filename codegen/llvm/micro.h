@@ -55,6 +55,7 @@ V right_panel(Micro *m, unsigned j, unsigned part); /* one word of each lane, as
 V right_line(Micro *m, V col);                      /* of this step, of a panel: where it begins in memory */
 int64_t bytes_until(const Micro *m);                /* from there to what is read soon */
 void ask(Micro *m, V line, int cache);              /* into the cache of this level */
+V total_at(const Micro *m, V totals, int i, unsigned j, unsigned p); /* memory of one register's */
 void depth_loop(Micro *m, int d);                   /* sums from this loop inward */
 V rows_before(Micro *m);                            /* the call's first, on its axis */
 void blocks(Micro *m, V from, int rows, int n);     /* rows with vectors, n at a time */
