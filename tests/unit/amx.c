@@ -51,7 +51,7 @@ static void emu_store(int32_t t, void *at, int64_t step)
     for (int r = 0; r < unit.rows[t]; r++) memcpy((char *)at + r * step, unit.data[t][r], (size_t)unit.colsb[t]);
 }
 
-static void emu_dot(int32_t c, int32_t a, int32_t b)
+static void dot_bytes(int32_t c, int32_t a, int32_t b, bool signed_left, bool signed_right)
 {
     usable(a), usable(b), usable(c), unit.dots++;
     cr_assert(a != b && b != c && a != c, "three different tiles");
@@ -60,30 +60,18 @@ static void emu_dot(int32_t c, int32_t a, int32_t b)
         for (int n = 0; n < unit.colsb[c] / 4; n++) {
             int32_t sum;
             memcpy(&sum, &unit.data[c][m][4 * n], 4);
-            for (int k = 0; k < unit.colsb[a]; k++)
-                sum = (int32_t)((uint32_t)sum +
-                                (uint32_t)(unit.data[a][m][k] * (int8_t)unit.data[b][k / 4][4 * n + k % 4]));
+            for (int k = 0; k < unit.colsb[a]; k++) {
+                uint8_t left = unit.data[a][m][k], right = unit.data[b][k / 4][4 * n + k % 4];
+                int product = (signed_left ? (int8_t)left : left) * (signed_right ? (int8_t)right : right);
+                sum = (int32_t)((uint32_t)sum + (uint32_t)product);
+            }
             memcpy(&unit.data[c][m][4 * n], &sum, 4);
         }
     for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
 }
 
-static void emu_dot_codes(int32_t c, int32_t a, int32_t b)
-{
-    usable(a), usable(b), usable(c), unit.dots++;
-    cr_assert(a != b && b != c && a != c, "three different tiles");
-    cr_assert(unit.colsb[c] == unit.colsb[b] && unit.rows[c] == unit.rows[a] && unit.colsb[a] == 4 * unit.rows[b]);
-    for (int m = 0; m < unit.rows[c]; m++)
-        for (int n = 0; n < unit.colsb[c] / 4; n++) {
-            int32_t sum;
-            memcpy(&sum, &unit.data[c][m][4 * n], 4);
-            for (int k = 0; k < unit.colsb[a]; k++)
-                sum = (int32_t)((uint32_t)sum +
-                                (uint32_t)((int8_t)unit.data[a][m][k] * unit.data[b][k / 4][4 * n + k % 4]));
-            memcpy(&unit.data[c][m][4 * n], &sum, 4);
-        }
-    for (int m = unit.rows[c]; m < TILE_ROWS; m++) memset(unit.data[c][m], 0, ROW_BYTES);
-}
+static void emu_dot(int32_t c, int32_t a, int32_t b) { dot_bytes(c, a, b, false, true); }
+static void emu_dot_codes(int32_t c, int32_t a, int32_t b) { dot_bytes(c, a, b, true, false); }
 
 static float bf16_at(const uint8_t *at)
 {
