@@ -3,7 +3,7 @@
  * Attention (one product makes queries, keys and values), QAttention (the same of codes), MultiHeadAttention (operands apart) and
  * GroupQueryAttention (a cache, rotation of positions) become the ai.onnx rows Attention and RotaryEmbedding: what is left to do here is to take packed operands apart,
  * to say masks as numbers or conditions, and to put rows into a cache at places that are data (KvAppend).
- * Source: ContribOperators.md of ONNX Runtime; where it is silent, its CPU kernels (1.32). */
+ * Source: ContribOperators.md of ONNX Runtime ("Windowed KV Cache" for caches that are a window); where it is silent, its CPU kernels (1.32). */
 #include "ir/ops/emit.h"
 #include "ir/ops/ops.h"
 #include "ir/ops/rules.h"
@@ -297,8 +297,12 @@ static bool infer_group(Infer *c)
             !require_eq(c, in_dim(c, i, 1), s.length, "lengths of query and key"))
             return false;
     }
+    int64_t window = node_int(c->n, "local_window_size");
+    bool evicts = node_int(c->n, "sliding_window_cache");
+    if (evicts && (window < 1 || !in_has(c, GQA_PAST_K))) return infer_error(c, "sliding_window_cache needs local_window_size and past_key");
+    if (evicts && !require_ge(c, in_dim(c, GQA_PAST_K, 2), DIM(c, window), "rows of a cache that is a window")) return false;
     Dim total = rule_elem(c, GQA_TOTAL, 0), past = in_has(c, GQA_PAST_K) ? in_dim(c, GQA_PAST_K, 2) : DIM(c, 0);
-    Dim present = dim_known(total) ? dim_max(c->d, past, total) : dim_fresh(c->d, "present", DIM_DATA);
+    Dim present = evicts ? past : dim_known(total) ? dim_max(c->d, past, total) : dim_fresh(c->d, "present", DIM_DATA);
     for (uint32_t o = 1; o < c->n->nout && o < 3; o++) out_shape(c, o, 4, (Dim[]){s.batch, DIM(c, s.kv_heads), present, DIM(c, s.width)});
     return out_shape(c, 0, 3, (Dim[]){s.batch, s.length, DIM(c, s.heads * s.width)});
 }
@@ -345,11 +349,23 @@ static Val group_visible(Expand *x, Val positions, Val lengths, Val total)
     return visible;
 }
 
+/* Of so many positions, how many the window's cache of `room` rows holds: those that no step needs any more go `slack` at a time. */
+static Val resident(Expand *x, Val positions, Val room)
+{
+    Val one = ex_scalar(x, DT_i64, 1), window = ex_scalar(x, DT_i64, (double)node_int(x->n, "local_window_size"));
+    Val slack = EX(x, "Max", EX(x, "Add", EX(x, "Sub", room, window), one), one), over = EX(x, "Sub", positions, room);
+    Val times = EX(x, "Div", EX(x, "Sub", EX(x, "Add", over, slack), one), slack);
+    Val left = EX(x, "Sub", positions, EX(x, "Mul", slack, times));
+    return EX(x, "Where", EX(x, "LessOrEqual", over, ex_scalar(x, DT_i64, 0)), positions, left);
+}
+
 static bool expand_group(Expand *x)
 {
     Group s;
     if (!absent(x, GQA_K_SCALE) || !absent(x, GQA_V_SCALE) || !absent(x, GQA_QUERY_LENGTHS)) return false;
-    if (!plain(x, "qk_output", 0) || !plain(x, "kv_cache_bit_width", 0) || !plain(x, "sliding_window_cache", 0)) return false;
+    if (!plain(x, "qk_output", 0) || !plain(x, "kv_cache_bit_width", 0)) return false;
+    bool evicts = node_int(x->n, "sliding_window_cache");
+    if (evicts && !absent(x, GQA_ADDED)) return false;
     if (read_group(x->m->dim, x->n, ex_type(x, x->in[0]), !ex_has(x, 1), &s)) return expand_error(x, "query has no known rank of 3");
     Core c = {.q = x->in[0], .k = ex_in(x, 1), .v = ex_in(x, 2), .heads = s.heads, .kv_heads = s.kv_heads};
     int64_t q_width = s.heads * s.width, kv_width = s.kv_heads * s.width;
@@ -364,17 +380,25 @@ static bool expand_group(Expand *x)
     Val start = EX(x, "Max", EX(x, "Sub", lengths, EX(x, "Sub", length, ex_scalar(x, DT_i64, 1))), ex_scalar(x, DT_i64, 0));
     Val places = EX(x, "Add", ex_unsqueeze(x, start, (int64_t[]){1}, 1), count_to(x, length));
     Val total = ex_cast(x, ex_reshape(x, x->in[GQA_TOTAL], NULL, 0), DT_i64);
-    if (ex_has(x, GQA_PAST_K)) total = EX(x, "Max", total, scalar_size(x, x->in[GQA_PAST_K], 2));
+    Val room = ex_has(x, GQA_PAST_K) ? scalar_size(x, x->in[GQA_PAST_K], 2) : (Val){0}, drop = {0};
+    if (room.id) total = EX(x, "Max", total, room);
     if (node_int(x->n, "do_rotary")) {
         if (!ex_has(x, GQA_COS)) return expand_error(x, "do_rotary needs cos_cache and sin_cache");
         Val positions = ex_has(x, GQA_POSITIONS) ? x->in[GQA_POSITIONS] : places;
         c.q = rotated(x, c.q, s.heads, positions), c.k = rotated(x, c.k, s.kv_heads, positions);
     }
+    if (evicts) { /* places are those behind the rows that the window holds; what leaves it is still seen by this call's first rows */
+        Val held = resident(x, start, room), after = EX(x, "Add", lengths, ex_scalar(x, DT_i64, 1));
+        drop = EX(x, "Sub", EX(x, "Sub", after, resident(x, after, room)), EX(x, "Sub", start, held));
+        start = held, total = EX(x, "Add", room, length);
+        places = EX(x, "Add", ex_unsqueeze(x, start, (int64_t[]){1}, 1), count_to(x, length));
+    }
     Val *part[] = {&c.k, &c.v};
     for (uint32_t i = 0; i < 2; i++) {
-        Val in[] = {*part[i], start, total, ex_in(x, GQA_PAST_K + i)};
-        *part[i] = ex_op(x, "octet", "KvAppend", (AttrSet[]){SET_INT("heads", s.kv_heads)}, 1, in, 4);
-        if (x->n->nout > i + 1) x->out[i + 1] = *part[i];
+        Val in[] = {*part[i], start, total, ex_in(x, GQA_PAST_K + i), {0}}, kept[] = {*part[i], start, room, in[3], drop};
+        AttrSet set[] = {SET_INT("heads", s.kv_heads)};
+        *part[i] = ex_op(x, "octet", "KvAppend", set, COUNT_OF(set), in, COUNT_OF(in));
+        if (x->n->nout > i + 1) x->out[i + 1] = evicts ? ex_op(x, "octet", "KvAppend", set, COUNT_OF(set), kept, COUNT_OF(kept)) : *part[i];
     }
     c.mask = group_visible(x, places, lengths, total);
     bool sinks = ex_has(x, GQA_SINK) || node_int(x->n, "smooth_softmax");
@@ -386,7 +410,8 @@ static bool expand_group(Expand *x)
     return true;
 }
 
-/* KvAppend: rows [B, S, N * H] put behind the first start[b] rows of a cache [B, N, P, H], size rows in all; zeros behind them. */
+/* KvAppend: rows [B, S, N * H] put behind the first start[b] rows of a cache [B, N, P, H], size rows in all; zeros behind them. With drop, all but the
+ * first drop[b] of these, as many as there is room for. */
 static bool infer_append(Infer *c)
 {
     int64_t heads = node_int(c->n, "heads");
@@ -395,7 +420,7 @@ static bool infer_append(Infer *c)
     if (!dim_known(size)) size = dim_fresh(c->d, "present", DIM_DATA);
     Dim batch = in_dim(c, 0, 0), cache[] = {batch, DIM(c, heads), in_has(c, 3) ? in_dim(c, 3, 2) : size, width};
     if (!rule_has_shape(c, 3, 4, cache, "the cache and the rows put behind it") ||
-        !rule_has_shape(c, 1, 1, &batch, "seqlens_k and the batch"))
+        !rule_has_shape(c, 1, 1, &batch, "seqlens_k and the batch") || !rule_has_shape(c, 4, 1, &batch, "rows to drop and the batch"))
         return false;
     return out_shape(c, 0, 4, (Dim[]){batch, cache[1], size, width});
 }
@@ -404,16 +429,19 @@ static void lower_append(Lower *l)
 {
     if (!low_sized(l)) return;
     Kernel *k = l->k;
-    int rows = low_in(l, 0), past = low_in(l, 3), out = low_out(l, 0), axis[4];
+    int rows = low_in(l, 0), past = low_in(l, 3), drop = low_in(l, 4), out = low_out(l, 0), axis[4];
     Expr at[MAX_RANK] = {0};
     low_axes(l, out, axis), low_index(l, axis, 4, at);
-    Expr start = low_i64(l, expr_load(k, low_in(l, 1), at)), row = expr_sub(k, at[2], start), count = low_dim(l, rows, 1);
+    Expr start = low_i64(l, expr_load(k, low_in(l, 1), at)), count = low_dim(l, rows, 1), zero = expr_index(k, 0);
+    Expr before = past ? low_dim(l, past, 2) : zero, size = low_dim(l, out, 2), place = at[2], dropped = drop ? low_i64(l, expr_load(k, drop, at)) : zero;
+    if (drop) place = expr_add(k, place, dropped);
+    Expr row = expr_sub(k, place, start);
     Expr from[MAX_RANK] = {at[0], row, expr_add(k, expr_mul(k, at[1], low_dim(l, out, 3)), at[3])};
-    Expr now = expr_and(k, expr_le(k, start, at[2]), expr_lt(k, row, count));
+    Expr now = expr_and(k, expr_le(k, start, place), expr_lt(k, row, count)), kept[MAX_RANK] = {at[0], at[1], place, at[3]};
     Expr value = expr_guard(k, now, expr_load(k, rows, from), low_const(l, low_type(l, out), 0));
-    if (past) value = expr_guard(k, expr_lt(k, at[2], start), expr_load(k, past, at), value);
-    Expr before = past ? low_dim(l, past, 2) : expr_index(k, 0), fits = expr_le(k, expr_add(k, start, count), low_dim(l, out, 2));
-    low_stage(l, out, axis, 4, value)->check = expr_and(k, expr_and(k, expr_le(k, expr_index(k, 0), start), expr_le(k, start, before)), fits);
+    if (past) value = expr_guard(k, expr_lt(k, place, start), expr_load(k, past, kept), value);
+    Expr fits = drop ? expr_le(k, zero, dropped) : expr_le(k, expr_add(k, start, count), size);
+    low_stage(l, out, axis, 4, value)->check = expr_and(k, expr_and(k, expr_le(k, zero, start), expr_le(k, start, before)), fits);
 }
 
 /* ---- RotaryEmbedding: input, position_ids ([1]: of the first row; or [B, S]), cos_cache, sin_cache ---- */
@@ -464,7 +492,7 @@ const OpDef ops_microsoft_attention[] = {
                 "q_norm_epsilon:float=0 qk_norm_epsilon:float=1e-06 qk_output:int=0 rotary_interleaved:int=0 scale:float=0 sliding_window_cache:int=0 smooth_softmax:int=0 softcap:float=0 "
                 "v_quant_type:string=NONE",
        .infer = infer_group, .expand = expand_group, .flags = OP_UNRANKED),
-    OP(KvAppend, .domain = "octet", .since = 1, .sig = "rows:T start:i64 size:i64 past:T? -> present:T", .T = "float", .attrs = "heads:int!", .infer = infer_append, .lower = lower_append),
+    OP(KvAppend, .domain = "octet", .since = 1, .sig = "rows:T start:i64 size:i64 past:T? drop:i64? -> present:T", .T = "float", .attrs = "heads:int!", .infer = infer_append, .lower = lower_append),
     OP(RotaryEmbedding, MS, .sig = "input:T position_ids:i64 cos_cache:T sin_cache:T -> output:T", .T = "float",
        .attrs = "interleaved:int=0 is_packed_batching:int=0 num_heads:int=0 rotary_embedding_dim:int=0 scale:float=1", .infer = infer_rotary, .expand = expand_rotary,
        .flags = OP_UNRANKED),

@@ -26,7 +26,8 @@ class Case:
     """Inputs, constants and nodes of one model; feeds are what it is run with."""
     def __init__(self, number):
         self.dice, self.numbers = random.Random(number), np.random.default_rng(number)
-        self.constants, self.feeds, self.sizes, self.nodes, self.outputs, self.kept = [], [{}], {}, [], ['y'], None
+        self.constants, self.feeds, self.sizes, self.nodes, self.outputs = [], [{}], {}, [], ['y']
+        self.kept = self.kept_cache = None  # rows of results, of caches
         self.reference = None  # nodes that mean the same, for ONNX Runtime
 
     def normal(self, *shape): return self.numbers.standard_normal(shape).astype(np.float32)
@@ -143,14 +144,21 @@ def group(c):
     if step != 'more' and c.chance(.4): lengths[1:] = c.numbers.integers(1, total + 1, batch - 1)
     if c.chance(.3): inputs = [c.input('q', c.normal(batch, length, (heads + 2 * shared) * width)), '', '']
     else: inputs = [c.input('q', c.normal(batch, length, heads * width))] + [c.input(n, c.normal(batch, length, shared * width)) for n in 'kv']
-    inputs += [c.input('past_' + n, c.normal(batch, shared, past, width)) if past else '' for n in 'kv']
+    more = {'local_window_size': c.dice.choice([2, 4])} if c.chance(.4) else {}
+    room = more['local_window_size'] + c.dice.choice([0, 1, 3]) if more and c.chance(.6) else 0  # of a cache that is a window
+    rows = room or past
+    inputs += [c.input('past_' + n, c.normal(batch, shared, rows, width)) if rows else '' for n in 'kv']
     inputs += [c.input('lengths', (lengths - 1).astype(np.int32)), c.constant([total], np.int32)]
     turned = c.dice.choice([0, width // 2, width // 2, 8])
     angles = c.numbers.uniform(0, 6, (32, turned))
     inputs += [c.constant(np.cos(angles)), c.constant(np.sin(angles))] if turned else ['', '']
-    inputs += ['', c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) else '']
-    more = {'local_window_size': c.dice.choice([2, 4])} if c.chance(.3) else {}
+    inputs += ['', c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) and not room else '']
     if c.chance(.2): more['softcap'] = 5.
+    if step == 'prompt': c.kept = c.kept_cache = lengths  # rows behind an entry's length are anything
+    if room:
+        more['sliding_window_cache'] = 1
+        slack = room - more['local_window_size'] + 1
+        c.kept_cache = [n - slack * max(0, -((room - n) // slack)) for n in lengths]
     sink = c.dice.choice(['', '', 'smooth', 'head'])
     if sink == 'smooth': more['smooth_softmax'] = 1
     inputs.append(c.constant(c.normal(heads)) if sink == 'head' else '')
@@ -158,7 +166,6 @@ def group(c):
     more.update(num_heads=heads, kv_num_heads=shared, do_rotary=int(turned > 0), rotary_interleaved=c.dice.choice([0, 1]), **scale(c))
     if c.chance(.3): head_norms(c, inputs, more, (heads, shared), width)
     else: c.node('GroupQueryAttention', inputs, c.outputs, **more)
-    if step == 'prompt': c.kept = lengths  # rows behind an entry's length are anything
 
 
 def rotary(c):
@@ -235,7 +242,8 @@ def language_model(c):
 
 
 def cut(c, name, value):
-    for entry, length in enumerate(c.kept if c.kept is not None else []):
+    kept = c.kept if name == 'y' else c.kept_cache
+    for entry, length in enumerate(kept if kept is not None else []):
         where = [slice(None)] * (value.ndim - 1)
         where[0 if name == 'y' else 1] = slice(int(length), None)
         value[entry][tuple(where)] = 0

@@ -466,6 +466,27 @@ Test(ops2, rows_are_put_behind_a_cache)
     Val rows = K(b, f32, 3, D(2, 1, 1), 7, 8), start = K(b, i64, 1, D(2), 3, 1), size = K(b, i64, 0, D(0), 4), past = K(b, f32, 4, D(2, 1, 3, 1), 1, 2, 3, 4, 5, 6);
     Val y = op(b, "octet", "KvAppend", SETS(INT("heads", 1)), 1, NULL, VALS(rows, start, size, past));
     EXPECT(b, y, 1, 2, 3, 7, 4, 8, 0, 0);
+    Val two = K(b, i64, 0, D(0), 2), drop = K(b, i64, 1, D(2), 2, 1);
+    y = op(b, "octet", "KvAppend", SETS(INT("heads", 1)), 1, NULL, VALS(rows, start, two, past, drop));
+    EXPECT(b, y, 3, 7, 8, 0);
+}
+
+/* A window's cache of four rows and a window of three: of five positions the last three are kept, and the next step sees what the window holds. A window needs
+ * its size and a cache of no fewer rows. */
+Test(ops2, group_attention_in_a_window)
+{
+    Bench *b = bench();
+    Val one = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 4), total = K(b, i32, 1, D(1), 5), none = {0};
+    Val past = K(b, f32, 4, D(1, 1, 4, 8), 2), few = K(b, f32, 4, D(1, 1, 2, 8), 2), out[3];
+    const Set window[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("sliding_window_cache", 1), INT("local_window_size", 3)};
+    out[0] = op(b, "com.microsoft", "GroupQueryAttention", window, 4, 3, out, VALS(one, one, one, past, past, lengths, total));
+    cr_expect(b->diag.errors == 0);
+    op(b, "com.microsoft", "GroupQueryAttention", window, 4, 1, NULL, VALS(one, one, one, few, few, lengths, total));
+    cr_expect(b->diag.errors == 1, "a cache of fewer rows than the window");
+    op(b, "com.microsoft", "GroupQueryAttention", window, 4, 1, NULL, VALS(one, one, one, none, none, lengths, total));
+    cr_expect(b->diag.errors == 2, "no cache");
+    op(b, "com.microsoft", "GroupQueryAttention", window, 3, 1, NULL, VALS(one, one, one, past, past, lengths, total));
+    cr_expect(b->diag.errors == 3, "no window");
 }
 
 /* A value that the model's attributes would change is not computed without them. */
@@ -473,7 +494,7 @@ Test(ops2, group_attention_refuses_what_it_cannot_do)
 {
     Bench *b = bench();
     Val q = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 0), total = K(b, i32, 1, D(1), 1), none = {0};
-    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("sliding_window_cache", 1)};
+    const Set heads[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("qk_output", 1)};
     EXPECT(b, op(b, "com.microsoft", "GroupQueryAttention", heads, 2, 1, NULL, VALS(q, q, q, none, none, lengths, total)), 1, 1, 1, 1, 1, 1, 1, 1);
     op(b, "com.microsoft", "GroupQueryAttention", heads, 3, 1, NULL, VALS(q, q, q, none, none, lengths, total));
     cr_expect(b->diag.errors == 1);
