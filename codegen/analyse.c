@@ -242,17 +242,17 @@ static Expr code_load(const Kernel *k, Expr e, InByte *p)
     return is_load_of(k, e, DT_u8) ? e : 0;
 }
 
-/* select(first == 0, i32(sum) * zero, 0) */
+/* select(first == 0, sum * zero, 0) */
 static bool zero_factors(const Kernel *k, Expr e, Summand *f)
 {
-    ExprNode s = *expr_node(k, e), is, p;
-    if (s.kind != E_PRIM || s.prim != P_select || s.type != DT_i32 || !expr_is_int(k, s.arg[2], 0)) return false;
-    is = *expr_node(k, s.arg[0]);
-    if (is.kind != E_PRIM || is.prim != P_eq || !expr_is(k, is.arg[1], 0) || !is_prim(k, s.arg[1], P_mul, DT_i32, &p))
-        return false;
+    ExprNode s = *expr_node(k, e), none, is, p;
+    if (s.kind != E_PRIM || s.prim != P_select || s.type != DT_f32) return false;
+    none = *expr_node(k, s.arg[2]), is = *expr_node(k, s.arg[0]);
+    if (none.kind != E_FLOAT || none.u.f != 0 || !is_prim(k, s.arg[1], P_mul, DT_f32, &p)) return false;
+    if (is.kind != E_PRIM || is.prim != P_eq || !expr_is(k, is.arg[1], 0)) return false;
     f->first = is.arg[0];
     for (int i = 0; i < 2; i++) {
-        f->sum = uncast(k, p.arg[i], DT_i32), f->zero = p.arg[!i];
+        f->sum = p.arg[i], f->zero = p.arg[!i];
         if (is_load_of(k, f->sum, DT_f32)) return true;
     }
     return false;
@@ -262,11 +262,11 @@ static bool zero_factors(const Kernel *k, Expr e, Summand *f)
 static bool block_factors(const Kernel *k, Expr e, Summand *f)
 {
     ExprNode p, minus, times;
-    if (is_prim(k, e, P_sub, DT_i32, &minus)) {
+    if (is_prim(k, e, P_sub, DT_f32, &minus)) {
         if (!zero_factors(k, minus.arg[1], f)) return false;
         e = minus.arg[0];
     }
-    if (!is_prim(k, e, P_mul, DT_i32, &p)) return false;
+    if (!is_prim(k, uncast(k, e, DT_f32), P_mul, DT_i32, &p)) return false;
     for (int i = 0; i < 2; i++) {
         Expr a = uncast(k, p.arg[i], DT_i32), code = p.arg[!i];
         if (!is_load_of(k, a, DT_i8)) continue;
@@ -285,7 +285,7 @@ bool summand_of(const Kernel *k, Expr value, Summand *f)
     if (v.kind != E_PRIM || v.prim != P_mul || (v.type != DT_f32 && v.type != DT_i32)) return false;
     for (int i = 0; i < 2 && v.type == DT_f32; i++) {
         *f = (Summand){.scale = v.arg[!i]};
-        if (block_factors(k, uncast(k, v.arg[i], DT_f32), f)) return true;
+        if (block_factors(k, v.arg[i], f)) return true;
     }
     DType t = (DType)v.type;
     *f = (Summand){.a = uncast(k, v.arg[0], t), .b = uncast(k, v.arg[1], t), .acc = t};
@@ -356,14 +356,14 @@ static bool chooses_block(const Kernel *k, const Summand *f, int axis)
     return expr_uses(k, f->scale, axis) || (f->zero && (expr_uses(k, f->zero, axis) || expr_uses(k, f->sum, axis)));
 }
 
-/* Do 32 bits hold the sum of a block? */
+/* Do 32 bits hold the sum of a block? Steps are a power of two, which floats are divided by. */
 static bool sums_hold(Kernel *k, const Compute *c, const Summand *f)
 {
     enum { MOST_VALUE = 128, MOST_CODE = 255 };
     int64_t terms = 1, most = INT32_MAX / (MOST_VALUE * MOST_CODE);
     for (int i = 0; i < c->reduces && terms <= most; i++)
         terms *= chooses_block(k, f, c->reduce[i]) ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
-    return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms;
+    return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms && !(f->steps & (f->steps - 1));
 }
 
 /* Is the index 0 at one point of a block alone? */

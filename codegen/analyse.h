@@ -36,14 +36,14 @@ void spread_order(Kernel *k);                                /* layout.c: layout
 
 /* Codes of fewer bits than a byte, several in each: (byte >> shift) & mask. */
 typedef struct InByte { Expr shift; int64_t mask; } InByte;  /* mask 0: a byte is one code */
-/* What a sum of products adds up: a * b, or codes in blocks, f32(i32(a) * i32(b) * steps - select(first == 0, sum * zero, 0)) * scale: the scale, the zero
+/* What a sum of products adds up: a * b, or codes in blocks, (f32(i32(a) * i32(b) * steps) - select(first == 0, sum * zero, 0)) * scale: the scale, the zero
  * point, and what the block's values sum to, stay the same through the inner loops of the sum, the first point of which takes the zero point's part:
  * integers are summed there. */
 typedef struct Summand {
     Expr a, b;               /* without casts to the type they are multiplied in; of codes in blocks loads, b those of weights */
     DType acc;
-    Expr scale, zero;        /* of codes in blocks; else 0. zero is an i32, 0: none */
-    Expr sum, first;         /* where it is one: an f32, and an index */
+    Expr scale, zero;        /* f32, of codes in blocks; else 0. zero 0: none */
+    Expr sum, first;         /* where there is one: an f32, and an index */
     int64_t steps;
     InByte packed;
 } Summand;

@@ -117,7 +117,7 @@ typedef struct Tile {
     int depth[MAX_RANK], depths; /* reduction axes, outermost first */
     int dot;                 /* 0, or the innermost reduction axis that one instruction sums: 4 bytes or 2 bf16, the elements of a word of 32 bits */
     Expr left, right;        /* the factors, without their casts to the type they are multiplied in */
-    Expr scale, zero;        /* of codes in blocks, (steps * the block's sum of left * right - zero * sum) * scale; else 0 */
+    Expr scale, zero;        /* f32, of codes in blocks, (steps * the block's sum of left * right - zero * sum) * scale; else 0 */
     Expr sum;                /* of the block's values themselves, an f32; 0: there is no zero point */
     int64_t steps;
     int blocks;              /* of these: the first so many loops choose the block, inside them integers are summed */

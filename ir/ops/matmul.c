@@ -129,14 +129,13 @@ static void lower_blocks(Lower *l)
     low_index(l, space, n, row);
     row[n] = expr_axis(k, x.block);
     Expr scale = expr_mul(k, expr_load(k, low_in(l, 2), row), of_column(l, 4, x.block, space[n]));
-    Expr sum = expr_cast(k, DT_i32, expr_load(k, low_in(l, 3), row)),
-         zero = expr_cast(k, DT_i32, of_column(l, 5, x.block, space[n]));
+    Expr sum = expr_load(k, low_in(l, 3), row), zero = expr_cast(k, DT_f32, of_column(l, 5, x.block, space[n]));
     Expr unit = expr_float(k, DT_f32, 1.0 / (double)(MOST_CODE * node_int(l->n, "steps")));
     row[n + 1] = expr_add(k, expr_mul(k, word, expr_index(k, BLOCK_WORD)), expr_axis(k, x.byte));
     Expr product = expr_mul(k, expr_cast(k, DT_i32, expr_load(k, a, row)), block_weight(l, &x, space[n], bits));
     Expr first = expr_prim(k, P_eq, row[n + 1], expr_index(k, 0), 0); /* once for each block */
-    product = expr_sub(k, product, expr_prim(k, P_select, first, expr_mul(k, sum, zero), expr_int(k, DT_i32, 0)));
-    Expr term = expr_mul(k, expr_cast(k, DT_f32, product), scale);
+    Expr taken = expr_prim(k, P_select, first, expr_mul(k, sum, zero), expr_float(k, DT_f32, 0));
+    Expr term = expr_mul(k, expr_sub(k, expr_cast(k, DT_f32, product), taken), scale);
     low_reduce(l, y, space, rank, (int[]){x.block, x.word, x.code, x.byte}, 4, P_add, term,
                expr_mul(k, expr_it(k, DT_f32), unit));
 }

@@ -372,13 +372,13 @@ Test(amx, codes_in_blocks)
     static const struct {
         int blocks, size, most; /* a byte holds codes up to `most` */
         const char *code, *zero;
-    } form[] = {{3, 32, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "and(i32(Z[b, n]), 15)"},
+    } form[] = {{3, 32, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "f32(and(i32(Z[b, n]), 15))"},
                 {18, 32, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "8"},
-                {17, 16, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "and(i32(Z[b, n]), 15)"},
-                {2, 48, 15, "(and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15) * 16)", "i32(Z[b, n])"},
-                {3, 128, 3, "and(shr(i32(Q[b, w, j, n]), i32(i * 2)), 3)", "and(i32(Z[b, n]), 3)"},
+                {17, 16, 15, "and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)", "f32(and(i32(Z[b, n]), 15))"},
+                {2, 48, 15, "(and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15) * 16)", "f32(Z[b, n])"},
+                {3, 128, 3, "and(shr(i32(Q[b, w, j, n]), i32(i * 2)), 3)", "f32(and(i32(Z[b, n]), 3))"},
                 {3, 64, 255, "(i32(Q[b, w, j, n]) + 128)", "128"},
-                {2, 32, 255, "i32(Q[b, w, j, n])", "i32(Z[b, n])"}};
+                {2, 32, 255, "i32(Q[b, w, j, n])", "f32(Z[b, n])"}};
     static const int columns[] = {64, 40};
     static const int64_t rows[] = {0, 1, 5, 15, 16, 17, 40, 127, 129, 150};
     static const char *const fixed[] = {"16", "40", "100", "129"};
@@ -395,8 +395,8 @@ Test(amx, codes_in_blocks)
             const char *text = arena_printf(
                 &s->mem,
                 "kernel blocks(M) { " ROWS_OF "%s[%d, %d, 4, %d] layout(3/16, 0, 1, 2/4, 3%%16, 2%%4) out Y[%s, %d]"
-                " Y[m, n] = sum(b: %d, w: %d, i: %d, j: 4) f32(i32(X[m, b, w * %d + i * 4 + j]) * %s"
-                " - select(w * %d + i * 4 + j == 0, i32(R[m, b]) * %s, 0))" SCALE,
+                " Y[m, n] = sum(b: %d, w: %d, i: %d, j: 4) (f32(i32(X[m, b, w * %d + i * 4 + j]) * %s)"
+                " - select(w * %d + i * 4 + j == 0, R[m, b] * %s, 0))" SCALE,
                 m, b, size, m, b, m, b, b, n, b, n, strchr(form[i / 2].code, '+') ? "i8" : "u8", b, words, n, m, n, b,
                 words, codes, 4 * codes, form[i / 2].code, 4 * codes, form[i / 2].zero);
             Code c = code_new(s, text);

@@ -193,12 +193,11 @@ static const char *const programs[] = {
     "i32(A[m, k]) * i32(W[k, n]) }",
     "kernel blocks(M) { in X: i8[M, 8, 32], T[M, 8], R[M, 8] const Q: u8[8, 4, 4, 256], S[8, 256], Z: u8[8, 256] out "
     "Y[M, 256] Y[m, n] = sum(b: 8, w: 4, i: 2, j: 4)"
-    " (f32(i32(X[m, b, w * 8 + i * 4 + j]) * and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15) - select(w * 8 + i * 4 + j "
-    "== "
-    "0, i32(R[m, b]) * i32(Z[b, n]), 0))) * (T[m, b] * S[b, n]) }",
+    " (f32(i32(X[m, b, w * 8 + i * 4 + j]) * and(shr(i32(Q[b, w, j, n]), i32(i * 4)), 15)) - select(w * 8 + i * 4 + j == "
+    "0, R[m, b] * f32(Z[b, n]), 0)) * (T[m, b] * S[b, n]) }",
     "kernel block_rows() { in X: i8[64, 8, 32], T[64, 8], R[64, 8] const Q: u8[8, 8, 4, 256], S[8, 256] out Y[64, 256] "
     "Y[m, n] = sum(b: 8, w: 8, j: 4)"
-    " (f32(i32(X[m, b, w * 4 + j]) * i32(Q[b, w, j, n]) - select(w * 4 + j == 0, i32(R[m, b]) * 128, 0))) * (T[m, b] * "
+    " (f32(i32(X[m, b, w * 4 + j]) * i32(Q[b, w, j, n])) - select(w * 4 + j == 0, R[m, b] * 128, 0)) * (T[m, b] * "
     "S[b, n]) }",
     "kernel scores_int8() { in Q: u8[12, 128, 64], K: i8[12, 128, 64] out S: i32[12, 128, 128]"
     " S[h, i, j] = sum(k: 64) i32(Q[h, i, k]) * i32(K[h, j, k]) }",

@@ -52,14 +52,14 @@ Test(widen, blocks_of_four_bits)
 /* Values in blocks of 8-bit codes: the codes of the weights are multiplied as they are, with scales and zero points in the same order. */
 #define CODES                                                                                                          \
     " Y[m, n] = sum(b: 3, w: 4, i: 2, j: 4) (f32(i32(X[m, b, w * 8 + i * 4 + j]) * and(shr(i32(Q[b, w, j, n]), i32(i " \
-    "* 4)), 15) - select(w * 8 + i * 4 + j == 0, i32(R[m, b]) * "
+    "* 4)), 15)) - select(w * 8 + i * 4 + j == 0, R[m, b] * "
 Test(widen, blocks_that_are_multiplied)
 {
     static const char *const text[] = {
         "kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], Z: u8[3, 80], S[3, 80] out Y[M, "
-        "80]" CODES "i32(Z[b, n]), 0))) * (T[m, b] * S[b, n]) }",
+        "80]" CODES "f32(Z[b, n]), 0)) * (T[m, b] * S[b, n]) }",
         "kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], S[3, 80] out Y[M, 80]" CODES
-        "8, 0))) * (T[m, b] * S[b, n]) }"};
+        "8, 0)) * (T[m, b] * S[b, n]) }"};
     for (size_t i = 0; i < COUNT_OF(text); i++)
         for (int64_t rows = 1; rows < 30; rows += 12) {
             Program *p = through(text[i], rows);
@@ -78,7 +78,7 @@ Test(widen, blocks_with_scales_of_codes)
 {
     Program *p = through("kernel k(M) { in X: i8[M, 3, 32], T[M, 3], R[M, 3] const Q: u8[3, 4, 4, 80], C: u8[3, 80], "
                          "G[80] out Y[M, 80] tmp S[3, 80]"
-                         " S[b, n] = f32(C[b, n]) * G[n]" CODES "8, 0))) * (T[m, b] * S[b, n]) }",
+                         " S[b, n] = f32(C[b, n]) * G[n]" CODES "8, 0)) * (T[m, b] * S[b, n]) }",
                          5);
     cr_expect_eq(p->k->stage.n, 1);
     cr_expect_eq(find(p, "C")->layout.n, 3, "panels");
