@@ -299,7 +299,8 @@ static bool infer_group(Infer *c)
     }
     int64_t window = node_int(c->n, "local_window_size");
     bool evicts = node_int(c->n, "sliding_window_cache");
-    if (evicts && (window < 1 || !in_has(c, GQA_PAST_K))) return infer_error(c, "sliding_window_cache needs local_window_size and past_key");
+    if (evicts && (window < 1 || !node_int(c->n, "causal") || !in_has(c, GQA_PAST_K)))
+        return infer_error(c, "sliding_window_cache needs local_window_size, causal=1 and past_key");
     if (evicts && !require_ge(c, in_dim(c, GQA_PAST_K, 2), DIM(c, window), "rows of a cache that is a window")) return false;
     Dim total = rule_elem(c, GQA_TOTAL, 0), past = in_has(c, GQA_PAST_K) ? in_dim(c, GQA_PAST_K, 2) : DIM(c, 0);
     Dim present = evicts ? past : dim_known(total) ? dim_max(c->d, past, total) : dim_fresh(c->d, "present", DIM_DATA);

@@ -479,14 +479,19 @@ Test(ops2, group_attention_in_a_window)
     Val one = K(b, f32, 3, D(1, 1, 8), 1), lengths = K(b, i32, 1, D(1), 4), total = K(b, i32, 1, D(1), 5), none = {0};
     Val past = K(b, f32, 4, D(1, 1, 4, 8), 2), few = K(b, f32, 4, D(1, 1, 2, 8), 2), out[3];
     const Set window[] = {INT("num_heads", 1), INT("kv_num_heads", 1), INT("sliding_window_cache", 1), INT("local_window_size", 3)};
-    out[0] = op(b, "com.microsoft", "GroupQueryAttention", window, 4, 3, out, VALS(one, one, one, past, past, lengths, total));
-    cr_expect(b->diag.errors == 0);
+    op(b, "com.microsoft", "GroupQueryAttention", window, 4, 3, out, VALS(one, one, one, past, past, lengths, total));
+    double e = exp(8 / sqrt(8)), y = (4 * e + 1) / (2 * e + 1); /* two keys of the cache, and the new one */
+    EXPECT(b, out[0], y, y, y, y, y, y, y, y);
+    EXPECT(b, out[1], 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     op(b, "com.microsoft", "GroupQueryAttention", window, 4, 1, NULL, VALS(one, one, one, few, few, lengths, total));
     cr_expect(b->diag.errors == 1, "a cache of fewer rows than the window");
     op(b, "com.microsoft", "GroupQueryAttention", window, 4, 1, NULL, VALS(one, one, one, none, none, lengths, total));
     cr_expect(b->diag.errors == 2, "no cache");
     op(b, "com.microsoft", "GroupQueryAttention", window, 3, 1, NULL, VALS(one, one, one, past, past, lengths, total));
     cr_expect(b->diag.errors == 3, "no window");
+    const Set ahead[] = {window[0], window[1], window[2], window[3], INT("causal", 0)};
+    op(b, "com.microsoft", "GroupQueryAttention", ahead, 5, 1, NULL, VALS(one, one, one, past, past, lengths, total));
+    cr_expect(b->diag.errors == 4, "what comes later is seen");
 }
 
 /* A value that the model's attributes would change is not computed without them. */
