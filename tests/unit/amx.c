@@ -198,7 +198,8 @@ static void fill(const Buf *b, char *at, int64_t n, uint32_t *seed)
 {
     for (int64_t i = 0; i < n; i++) {
         uint32_t r = (*seed = *seed * 1664525u + 1013904223u) >> 8;
-        if (b->type == DT_f32 && !strcmp(b->name, "R")) dtype_store(b->type, at, i, (double)(r % 4001) - 2000);
+        if (b->type == DT_f32 && !strcmp(b->name, "R")) /* whole, as sums of codes are */
+            dtype_store(b->type, at, i, (double)(r % 4001) - 2000);
         else if (b->type == DT_f32) dtype_store(b->type, at, i, (double)(r % 4001) / 700);
         else if (b->type == DT_bf16)
             dtype_store(b->type, at, i, (double)(r % 17) - 8); /* sums of these are exact in any order */
@@ -368,7 +369,8 @@ Test(amx, codes_in_blocks)
 #define ROWS_OF                                                                                                        \
     "in X: i8[%s, %d, %d], T: u8[%s, %d], R[%s, %d] const Z: u8[%d, %d] layout(1/16, 0, 1%%16), S: u8[%d, %d] "        \
     "layout(1/16, 0, 1%%16), Q: "
-#define SCALE " * (f32(and(i32(T[m, b]), 1) + 1) * f32(and(i32(S[b, n]), 1) + 1)) then it * 0.5 }"
+    static const char *const scale[] = {"f32(and(i32(T[m, b]), 1) + 1) * f32(and(i32(S[b, n]), 1) + 1)",
+                                        "f32(and(i32(T[m, b]), 1) + and(i32(S[b, n]), 1) + 1)"};
     static const struct {
         int blocks, size, most; /* a byte holds codes up to `most` */
         const char *code, *zero;
@@ -396,9 +398,9 @@ Test(amx, codes_in_blocks)
                 &s->mem,
                 "kernel blocks(M) { " ROWS_OF "%s[%d, %d, 4, %d] layout(3/16, 0, 1, 2/4, 3%%16, 2%%4) out Y[%s, %d]"
                 " Y[m, n] = sum(b: %d, w: %d, i: %d, j: 4) (f32(i32(X[m, b, w * %d + i * 4 + j]) * %s)"
-                " - select(w * %d + i * 4 + j == 0, R[m, b] * %s, 0))" SCALE,
+                " - select(w * %d + i * 4 + j == 0, R[m, b] * %s, 0)) * (%s) then it * 0.5 }",
                 m, b, size, m, b, m, b, b, n, b, n, strchr(form[i / 2].code, '+') ? "i8" : "u8", b, words, n, m, n, b,
-                words, codes, 4 * codes, form[i / 2].code, 4 * codes, form[i / 2].zero);
+                words, codes, 4 * codes, form[i / 2].code, 4 * codes, form[i / 2].zero, scale[i % 2]);
             Code c = code_new(s, text);
             for (size_t r = 0; r < (f < COUNT_OF(fixed) ? 1 : COUNT_OF(rows)); r++) {
                 int dots = code_run(&c, (int64_t[3]){rows[r]}, (uint32_t)(i + r));

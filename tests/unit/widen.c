@@ -85,6 +85,20 @@ Test(widen, blocks_with_scales_of_codes)
     program_drop(p);
 }
 
+/* What the zero point takes: at which point of a block, and from the sums of which rows. */
+#define SUMS(rows, first, row)                                                                                         \
+    "kernel k() { in X: i8[" rows ", 2, 8, 4], T[" rows ", 2], R[" rows ", 2] const Q: u8[2, 8, 4, 32] out Y[" rows    \
+    ", 32] Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n])) - select(" first              \
+    ", R[" row ", b] * 8, 0)) * T[m, b] }"
+static bool multiplies_codes(const char *text)
+{
+    Program *p = program_new(text);
+    Contraction r;
+    bool is = contraction_of(p->k, &p->k->stage.at[0], &r) && r.scale;
+    program_drop(p);
+    return is;
+}
+
 /* A scale that changes inside the loop that an instruction sums; codes that lanes shift by themselves, or that reach into the next byte; a block whose sum
  * 32 bits may not hold; zero points that take their part more than once, or elsewhere, or sums of other rows: nothing to multiply as integers. */
 Test(widen, what_is_no_product_of_codes)
@@ -99,21 +113,9 @@ Test(widen, what_is_no_product_of_codes)
         "w] }",
         "kernel k() { in X: i8[5, 2, 20000, 4], T[5, 2] const Q: u8[2, 20000, 4, 32] out Y[5, 32]"
         " Y[m, n] = sum(b: 2, w: 20000, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]))) * T[m, b] }",
-        "kernel k() { in X: i8[5, 2, 8, 4], T[5, 2], R[5, 2] const Q: u8[2, 8, 4, 32] out Y[5, 32]"
-        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 == 0, i32(R[m, "
-        "b]) * 8, 0))) * T[m, b] }",
-        "kernel k() { in X: i8[5, 2, 8, 4], T[5, 2], R[5, 2] const Q: u8[2, 8, 4, 32] out Y[5, 32]"
-        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 + j == 1, "
-        "i32(R[m, b]) * 8, 0))) * T[m, b] }",
-        "kernel k() { in X: i8[32, 2, 8, 4], T[32, 2], R[32, 2] const Q: u8[2, 8, 4, 32] out Y[32, 32]"
-        " Y[m, n] = sum(b: 2, w: 8, j: 4) (f32(i32(X[m, b, w, j]) * i32(Q[b, w, j, n]) - select(w * 4 + j == 0, "
-        "i32(R[n, b]) * 8, 0))) * T[m, b] }"};
-    for (size_t i = 0; i < COUNT_OF(text); i++) {
-        Program *p = program_new(text[i]);
-        Contraction r;
-        cr_expect(!contraction_of(p->k, &p->k->stage.at[0], &r) || !r.scale, "%s", text[i]);
-        program_drop(p);
-    }
+        SUMS("5", "w * 4 == 0", "m"), SUMS("5", "w * 4 + j == 1", "m"), SUMS("32", "w * 4 + j == 0", "n")};
+    cr_expect(multiplies_codes(SUMS("32", "w * 4 + j == 0", "m")), "the same, as it should be");
+    for (size_t i = 0; i < COUNT_OF(text); i++) cr_expect(!multiplies_codes(text[i]), "%s", text[i]);
 }
 
 /* Codes of a byte, with a scale per column; float codes; scales that are read the other way round; depths that do not divide. */
