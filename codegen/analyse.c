@@ -351,19 +351,19 @@ static bool word_holds(Kernel *k, const Compute *c, const Summand *f)
     return lo >= 0 && hi < BYTE && mask << hi <= UINT8_MAX;
 }
 
-static bool chooses_block(const Kernel *k, const Summand *f, int axis)
+bool chooses_block(const Kernel *k, const Summand *f, int axis)
 {
     return expr_uses(k, f->scale, axis) || (f->zero && (expr_uses(k, f->zero, axis) || expr_uses(k, f->sum, axis)));
 }
 
-/* Do 32 bits hold the sum of a block? Steps are a power of two, which floats are divided by. */
-static bool sums_hold(Kernel *k, const Compute *c, const Summand *f)
+/* Terms of a block; 0: not known, or too many for 32 bits to hold their sum. */
+static int64_t block_terms(Kernel *k, const Compute *c, const Summand *f)
 {
     enum { MOST_VALUE = 128, MOST_CODE = 255 };
     int64_t terms = 1, most = INT32_MAX / (MOST_VALUE * MOST_CODE);
     for (int i = 0; i < c->reduces && terms <= most; i++)
         terms *= chooses_block(k, f, c->reduce[i]) ? 1 : expr_constant(k, k->axis.at[c->reduce[i]].extent, most + 1);
-    return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms && !(f->steps & (f->steps - 1));
+    return terms > 0 && terms <= most && f->steps > 0 && f->steps <= most / terms ? terms : 0;
 }
 
 /* Is the index 0 at one point of a block alone? */
@@ -399,7 +399,8 @@ static bool blocks_lead(Kernel *k, const Compute *c, const Summand *f)
         if (expr_uses(k, f->zero, a) && !expr_uses(k, f->b, a)) return false;
         if (expr_uses(k, f->sum, a) && !expr_uses(k, f->a, a)) return false;
     }
-    return inside && word_holds(k, c, f) && sums_hold(k, c, f) && (!f->zero || is_first(k, c, f));
+    bool steps = f->steps > 0 && !(f->steps & (f->steps - 1)); /* a power of two, which floats are divided by */
+    return inside && steps && word_holds(k, c, f) && block_terms(k, c, f) && (!f->zero || is_first(k, c, f));
 }
 
 /* An image under a window is never the right factor: of a convolution with one result a place, it may seem so, for they lie side by side. */
@@ -434,6 +435,7 @@ bool contraction_of(Kernel *k, const Compute *c, Contraction *r)
                        .scale = f.scale,
                        .zero = f.zero,
                        .few_bits = f.packed.mask != 0};
+    if (f.scale) r->terms = block_terms(k, c, &f);
     return !f.scale || (r->right == f.b && blocks_lead(k, c, &f));
 }
 

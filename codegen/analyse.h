@@ -49,6 +49,7 @@ typedef struct Summand {
 } Summand;
 Expr uncast(const Kernel *k, Expr e, DType acc);             /* e without a cast to acc around it */
 bool summand_of(const Kernel *k, Expr value, Summand *f);    /* false: it is no product */
+bool chooses_block(const Kernel *k, const Summand *f, int axis); /* of codes: does it move the scale, the zero point or the values' sum? */
 
 /* A sum of products. left varies along rows, right along lanes. */
 typedef struct Contraction {
@@ -57,6 +58,7 @@ typedef struct Contraction {
     DType acc;
     Expr scale, zero;        /* of codes in blocks (Summand); the first axes that are summed may choose them, the others do not */
     bool few_bits;           /* these are 4 or 2 */
+    int64_t terms;           /* of a block */
 } Contraction;
 bool contraction_of(Kernel *k, const Compute *c, Contraction *r);
 /* How many neighbours along the summed axis one lane of a dot product takes: 32 bits of them. 0: such factors have none. */

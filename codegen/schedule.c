@@ -570,11 +570,8 @@ static void take_blocks(Kernel *k, const Summand *p, Tile *t)
 {
     t->scale = p->scale, t->zero = p->zero, t->sum = p->sum, t->steps = p->steps;
     t->shift = p->packed.shift, t->mask = p->packed.mask;
-    for (int d = 0; d < t->depths; d++) {
-        int a = t->depth[d];
-        if (expr_uses(k, t->scale, a) || (t->zero && (expr_uses(k, t->zero, a) || expr_uses(k, t->sum, a))))
-            t->blocks = d + 1;
-    }
+    for (int d = 0; d < t->depths; d++)
+        if (chooses_block(k, p, t->depth[d])) t->blocks = d + 1;
 }
 
 static bool tile_of_products(const Nest *x, const Nest *in, int n, Tile *t)

@@ -953,17 +953,12 @@ static void tune_reduction(Tuner *u, Compute *c)
 
 /* ---- contractions ---- */
 /* Codes in blocks are unpacked for tiles, and what these sum is added by vectors, block by block: for few rows vectors do all of it in less time. */
-static bool suits_coded_tiles(Tuner *u, const Compute *c, const Contraction *r)
+static bool suits_coded_tiles(Tuner *u, const Contraction *r)
 {
-    enum { LEAST_WORDS = 4, MOST_WORDS = 256, LEAST_CODED = 16 }; /* words of a block; rows */
-    Kernel *k = u->k;
-    int64_t rows = extent(k, r->row), terms = 1;
-    for (int i = 0; i < c->reduces; i++) {
-        bool chooses = expr_uses(k, r->scale, c->reduce[i]) || (r->zero && expr_uses(k, r->zero, c->reduce[i]));
-        if (!chooses) terms *= about(k, c->reduce[i]);
-    }
+    enum { LEAST_TERMS = 16, MOST_TERMS = 1024, LEAST_CODED = 16 }; /* of a block; rows */
+    int64_t rows = extent(u->k, r->row);
     bool many = !u->inside[r->row] && (rows < 0 || rows >= LEAST_CODED);
-    return many && terms >= 4 * LEAST_WORDS && terms <= 4 * MOST_WORDS;
+    return many && r->terms >= LEAST_TERMS && r->terms <= MOST_TERMS;
 }
 
 /* Left rows with a constant step between them and words beside each other, panels of 16 rows of words: what tiles load. They pay from so many
@@ -976,7 +971,7 @@ static bool suits_tiles(Tuner *u, const Compute *c, const Contraction *r, int wo
     int inner = c->reduce[c->reduces - 1];
     int64_t depth = extent(k, inner), rows = extent(k, r->row);
     bool has = word == 4 ? u->t->dot == DOT_AMX : word == 2 && u->t->pair == PAIR_AMX;
-    if (r->scale) return has && suits_coded_tiles(u, c, r);
+    if (r->scale) return has && suits_coded_tiles(u, r);
     if (!has || left.kind != E_LOAD || depth < SMALL || (rows >= 0 && rows < LEAST_ROWS)) return false;
     for (int i = 0; i < c->reduces - 1; i++) depth *= about(k, c->reduce[i]);
     if (depth < (word == 4 ? LEAST_BYTES : LEAST_PAIRED)) return false;

@@ -935,9 +935,9 @@ static void block(Micro *m, V first)
     }
     plan_next(m, round_of(m));
     begin(m);
-    if (m->sums && is_summed(m)) { /* nothing is left */
-    } else if (m->t->scale) sum_codes(m);
-    else depth_loop(m, 0);
+    bool summed_all = m->sums && is_summed(m);
+    if (!summed_all && m->t->scale) sum_codes(m);
+    else if (!summed_all) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
         store_rows(m, first);
         return;

@@ -3,7 +3,7 @@
 #define OCTET_LLVM_MICRO_H
 #include "codegen/llvm/internal.h"
 
-enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 256, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
+enum { WORD_BYTES = 4, MAX_ROWS = 32, MAX_CALL_ROWS = 128, MAX_COLS = 8, MAX_PARTS = 4, TAIL_ROWS = 4, DOT_LANES = 16 };
 enum { AHEAD = 4096, LINE = 64 }; /* bytes */
 enum { EACH_BYTE = 0x01010101 };  /* times a byte: a word of it */
 

@@ -67,14 +67,6 @@ static bool check_columns(Infer *c, const Type *w, uint32_t i) /* of scales or z
            (dim_is(c->d, p->dim[0], 1) || require_eq(c, p->dim[0], w->dim[0], "numbers of blocks"));
 }
 
-static bool check_rows(Infer *c, const Type *a, uint32_t i) /* of scales or sums: one for each block */
-{
-    const Type *p = in_type(c, i);
-    bool same = p->rank == a->rank - 1;
-    for (int d = 0; same && d < p->rank; d++) same = p->dim[d].id == a->dim[d].id;
-    return same || p->rank < 0 || infer_error(c, "scales or sums of values are not one for each block");
-}
-
 static bool infer_blocks(Infer *c)
 {
     const Type *a = in_type(c, 0), *w = in_type(c, 1);
@@ -85,7 +77,9 @@ static bool infer_blocks(Infer *c)
     Dim out[MAX_RANK], size = dim_mul(c->d, w->dim[1], DIM(c, BLOCK_WORD * codes));
     memcpy(out, a->dim, sizeof out);
     out[a->rank - 2] = w->dim[3];
-    return check_columns(c, w, 4) && check_columns(c, w, 5) && check_rows(c, a, 2) && check_rows(c, a, 3) &&
+    return check_columns(c, w, 4) && check_columns(c, w, 5) &&
+           rule_has_shape(c, 2, a->rank - 1, a->dim, "scales of values and blocks") &&
+           rule_has_shape(c, 3, a->rank - 1, a->dim, "sums of values and blocks") &&
            require_eq(c, a->dim[a->rank - 2], w->dim[0], "numbers of blocks") &&
            require_eq(c, a->dim[a->rank - 1], size, "sizes of a block") && out_shape(c, 0, a->rank - 1, out);
 }
