@@ -151,11 +151,14 @@ static Kernel *kernel_copy(Arena *mem, const Kernel *k)
     return c;
 }
 
-static bool has_dot(const Kernel *k)
+/* Does it sum integers, or codes in blocks, which are summed as integers? */
+static bool has_dot(Kernel *k)
 {
     for (uint32_t i = 0; i < k->stage.n; i++) {
         const Compute *s = &k->stage.at[i];
+        Contraction r;
         if (s->reduces && s->how == P_add && expr_node(k, s->value)->type == DT_i32) return true;
+        if (contraction_of(k, s, &r) && r.acc == DT_i32) return true;
     }
     return false;
 }
@@ -179,7 +182,7 @@ static bool has_bf16(const Kernel *k)
 static uint32_t base_level(const Image *im, uint32_t l, uint32_t kernel)
 {
     const Target *mine = im->level[l].target;
-    const Kernel *k = im->cut->kernel.at[kernel];
+    Kernel *k = im->cut->kernel.at[kernel];
     for (uint32_t b = 0; b < l; b++) {
         const Target *t = im->level[b].target;
         bool dots = t->dot == mine->dot || !has_dot(k), pairs = t->pair == mine->pair || !has_bf16(k);

@@ -1,7 +1,6 @@
 /* Models as exporters write them quantized: each form must reach integers, or keep its weights as codes, and compute what it says.
  *
- * Inputs named x are inputs; all others become constants of made-up data: scales (names that begin with s) are positive, zero points (z)
- * near the middle of their type. The graph is interpreted as it is written and after all passes. */
+ * Inputs named x are inputs; all others become constants (graph_with_constants). The graph is interpreted as it is written and after all passes. */
 #include "frontend/interpret.h"
 #include "passes/integer.h"
 #include "passes/passes.h"
@@ -178,40 +177,6 @@ static void setup(void) { world_open(&w); }
 static void teardown(void) { world_close(&w); }
 TestSuite(exporters, .init = setup, .fini = teardown);
 
-static Tensor *made_up(const char *name, const Type *t, uint32_t seed)
-{
-    int64_t dim[MAX_RANK];
-    for (int d = 0; d < t->rank; d++) dim_is_const(w.module.dim, t->dim[d], &dim[d]);
-    Tensor *x = tensor_new(&w.mem, t->dtype, t->rank, dim);
-    void *data = (void *)(uintptr_t)x->data;
-    for (int64_t i = 0; i < tensor_count(x); i++) {
-        double r = (double)random_step(&seed) / (1 << 24);
-        if (*name == 's') dtype_store(t->dtype, data, i, t->dtype == DT_f8e8m0 ? ldexp(1, (int)(r * 4) - 6) : t->dtype == DT_f8e4m3fn ? 1 + 7 * r : 0.01 + 0.03 * r);
-        else if (*name == 'z') dtype_store(t->dtype, data, i, dtype_is_float(t->dtype) ? 0 : (double)(dtype_min(t->dtype) + dtype_max(t->dtype) + 1) / 2 + floor(3 * r));
-        else if (dtype_is_float(t->dtype)) dtype_store(t->dtype, data, i, 4 * r - 2);
-        else dtype_store_int(t->dtype, data, i, t->dtype == DT_i64 ? (int64_t)(100 * r) : dtype_min(t->dtype) / (t->dtype == DT_i32 ? 1 << 20 : 1) + (int64_t)(r * 255));
-    }
-    return x;
-}
-
-/* The graph with all inputs but x as constants. */
-static Graph *with_constants(const Graph *g)
-{
-    Graph *out = graph_new(&w.module, &w.mem, g->name);
-    Val *map = NEW_ARRAY(&w.mem, Val, g->val.n + 1);
-    for (uint32_t i = 0; i < g->input.n; i++) {
-        Val v = g->input.at[i];
-        const Value *val = graph_val(g, v);
-        bool stays = !strcmp(val->name, "x");
-        map[v.id] = stays ? graph_input(out, "x", *val_type(g, v)) : graph_const(out, made_up(val->name, val_type(g, v), i + 1), val->name);
-    }
-    for (uint32_t v = 1; v < g->val.n; v++)
-        if (g->val.at[v].konst) map[v] = graph_const(out, g->val.at[v].konst, NULL);
-    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
-    for (uint32_t o = 0; o < g->output.n; o++) graph_output(out, map[g->output.at[o].id], "y");
-    return out;
-}
-
 static const Tensor *run(Graph *g, const Tensor *x)
 {
     PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch};
@@ -228,7 +193,7 @@ static void check_form(const Form *f)
 {
     Graph *parsed = graph_parse(&w.module, &w.mem, f->text);
     cr_assert(parsed, "%s: %s", f->name, w.diag.line.n ? w.diag.line.at[0] : "?");
-    Graph *g = with_constants(parsed);
+    Graph *g = graph_with_constants(&w, parsed);
     IntegerNote note = {.mem = &w.mem};
     PassCtx ctx = {.module = &w.module, .mem = &w.mem, .scratch = &w.scratch, .integer = &note, .halves = true};
     Graph *made = passes_run(g, &ctx, NULL, NULL, &(PassRun){.verify = true});
@@ -238,7 +203,7 @@ static void check_form(const Form *f)
         if (note.at.at[i].why) why = note.at.at[i].why;
     cr_expect(note.n[CODED_INTEGER] == f->integer && note.n[CODED_WEIGHTS] == f->weights && note.n[CODED_FLOAT] == f->floats,
               "%s: %u integer, %u with codes as weights, %u float (%s)", f->name, note.n[CODED_INTEGER], note.n[CODED_WEIGHTS], note.n[CODED_FLOAT], why);
-    const Tensor *x = made_up("x", val_type(g, g->input.at[0]), 99), *a = run(g, x), *b = run(made, x);
+    const Tensor *x = made_up(&w, "x", val_type(g, g->input.at[0]), 99), *a = run(g, x), *b = run(made, x);
     double most = 0, apart = 0;
     cr_assert(tensor_count(a) == tensor_count(b) && a->type == b->type, "%s", f->name);
     for (int64_t i = 0; i < tensor_count(a); i++) {

@@ -77,4 +77,39 @@ static inline bool list_takes(const char *list, DType t)
     }
     return false;
 }
+
+/* Data for an input of that name: scales (names that begin with s) are positive, zero points (z) near the middle of their type. */
+static inline Tensor *made_up(World *w, const char *name, const Type *t, uint32_t seed)
+{
+    int64_t dim[MAX_RANK];
+    for (int d = 0; d < t->rank; d++) dim_is_const(w->module.dim, t->dim[d], &dim[d]);
+    Tensor *x = tensor_new(&w->mem, t->dtype, t->rank, dim);
+    void *data = (void *)(uintptr_t)x->data;
+    for (int64_t i = 0; i < tensor_count(x); i++) {
+        double r = (double)random_step(&seed) / (1 << 24);
+        if (*name == 's') dtype_store(t->dtype, data, i, t->dtype == DT_f8e8m0 ? ldexp(1, (int)(r * 4) - 6) : t->dtype == DT_f8e4m3fn ? 1 + 7 * r : 0.01 + 0.03 * r);
+        else if (*name == 'z') dtype_store(t->dtype, data, i, dtype_is_float(t->dtype) ? 0 : (double)(dtype_min(t->dtype) + dtype_max(t->dtype) + 1) / 2 + floor(3 * r));
+        else if (dtype_is_float(t->dtype)) dtype_store(t->dtype, data, i, 4 * r - 2);
+        else dtype_store_int(t->dtype, data, i, t->dtype == DT_i64 ? (int64_t)(100 * r) : dtype_min(t->dtype) / (t->dtype == DT_i32 ? 1 << 20 : 1) + (int64_t)(r * 255));
+    }
+    return x;
+}
+
+/* The graph with made-up constants for all inputs but those whose names begin with x. */
+static inline Graph *graph_with_constants(World *w, const Graph *g)
+{
+    Graph *out = graph_new(&w->module, &w->mem, g->name);
+    Val *map = NEW_ARRAY(&w->mem, Val, g->val.n + 1);
+    for (uint32_t i = 0; i < g->input.n; i++) {
+        Val v = g->input.at[i];
+        const Value *val = graph_val(g, v);
+        bool stays = *val->name == 'x';
+        map[v.id] = stays ? graph_input(out, val->name, *val_type(g, v)) : graph_const(out, made_up(w, val->name, val_type(g, v), i + 1), val->name);
+    }
+    for (uint32_t v = 1; v < g->val.n; v++)
+        if (g->val.at[v].konst) map[v] = graph_const(out, g->val.at[v].konst, NULL);
+    for (uint32_t i = 0; i < g->node.n; i++) graph_copy_node(out, g, i, map);
+    for (uint32_t o = 0; o < g->output.n; o++) graph_output(out, map[g->output.at[o].id], "y");
+    return out;
+}
 #endif
