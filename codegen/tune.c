@@ -1085,11 +1085,11 @@ static int one_form(Tuner *u, int axis, int rows)
     return rows > MOST_TESTED ? MOST_TESTED : rows;
 }
 
-/* Are the rows, of which there may be one, all that there is beside the columns? A vector times a matrix should not take the time of several. */
-static bool is_batch(Tuner *u, const Compute *c, const Contraction *r)
+/* May there be one row alone, and one of all else beside the columns? A vector times a matrix should not take the time of several. */
+static bool may_be_vector(Tuner *u, const Compute *c, const Contraction *r)
 {
     for (int i = 0; i < c->rank; i++)
-        if (c->space[i] != r->row && c->space[i] != r->lane && extent(u->k, c->space[i]) != 1) return false;
+        if (c->space[i] != r->row && c->space[i] != r->lane && extent(u->k, c->space[i]) > 1) return false;
     return extent(u->k, r->row) < 0;
 }
 
@@ -1143,7 +1143,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         k->axis.n = axes, c->rank = rank;
         return false;
     }
-    if (u->small && !block && !tiles && !is_batch(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
+    if (u->small && !block && !tiles && !may_be_vector(u, c, &r)) s.rows = one_form(u, r.row, s.rows);
     if (u->small && u->t->lanes == LANES && !columns && !tiles) step(k, STEP_GUARD, LOOP_SERIAL, &r.lane, 1, NULL);
     int row = block ? block - 1 : schedule_split(k, r.row, row_block ? down : down + 1, row_block ? 2 : 1);
     int lines = s.lines > 1 ? schedule_split(k, line, &s.lines, 1) : 0;
@@ -1239,8 +1239,9 @@ static int share_blocks(Tuner *u, int axis)
     Product p = product_of(k, &k->stage.at[at], &first, 1);
     p.tile = -1, p.how = how;
     Blocking s = blocking_vectors(&p, u->t);
-    int rows = k->stage.at[0].scan && s.rows > SCAN_ROWS ? SCAN_ROWS : s.rows;
-    if (u->small) rows = one_form(u, axis, s.rows);
+    bool scan = k->stage.at[0].scan, batch = scan && extent(k, axis) < 0; /* of which there may be one */
+    int rows = scan && s.rows > SCAN_ROWS ? SCAN_ROWS : s.rows;
+    if (u->small && !batch) rows = one_form(u, axis, s.rows);
     int part = schedule_split(k, axis, &rows, 1);
     return u->inside[axis] = part + 1, part;
 }

@@ -129,7 +129,7 @@ Test(schedule, little_code)
     same_in_little_code("kernel window(H, W) { in X[1, 20, H + 4, W + 4] layout(0, 2, 3, 1) const F[20, 5, 5] layout(1, 2, 0), B[20] out Y[1, 20, H, W] layout(0, 2, 3, 1)"
                         " Y[n, c, h, w] = sum(i: 5, j: 5) X[n, c, h + i, w + j] * F[c, i, j] then max(it + B[c], 0) }",
                         "avx2", "unroll", 20);
-    same_in_little_code("kernel bytes(B, M) { in A: u8[B, M, 36] const W: i8[40, 36] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[B, M, 40]"
+    same_in_little_code("kernel bytes(M) { in A: u8[3, M, 36] const W: i8[40, 36] layout(0/16, 1/4, 0%16, 1%4) out Y: i32[3, M, 40]"
                         " Y[b, m, n] = sum(k: 36) i32(A[b, m, k]) * i32(W[n, k]) }",
                         "avx512", "call contract", 1);
     same_in_little_code("kernel joined(M, N) { in A[M, 15], B[15, N] layout(1/16, 0, 1%16), C[N, 15] out Y[M, 15] tmp s[M, N]"

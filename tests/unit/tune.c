@@ -98,6 +98,11 @@ static bool is_parallel(const Kernel *k, const char *axis)
     return false;
 }
 
+#define STEP_OF_BYTES(B) \
+    "kernel k(B) { in X[9, " B ", 64] const W: i8[64, 64] layout(0/16, 1/4, 0%16, 1%4) out Y[10, " B ", 64] tmp m[9, " B "], u: u8[9, " B ", 64]" \
+    " m[t, b] = max(c: 64) Y[t, b, c] scan t u[t, b, i] = sat_u8(rint(Y[t, b, i] / m[t, b])) scan t" \
+    " Y[t + 1, b, j] for t: 9, b: " B ", j: 64 = sum(k: 64) i32(u[t, b, k]) * i32(W[j, k]) then f32(it) * m[t, b] + X[t, b, j] scan t }"
+
 /* A step of a recurrence reads its weights once for four entries of the batch, or for several vectors of columns of one; bytes, whose rows have stages of
  * their own before the product, as well. */
 Test(tune, steps_read_weights_for_several_entries)
@@ -117,9 +122,7 @@ Test(tune, steps_read_weights_for_several_entries)
         cr_expect_geq(split_of(k, "j", 0), 4);
         program_drop(p);
     }
-    Program *p = program_new("kernel k() { in X[9, 8, 64] const W: i8[64, 64] layout(0/16, 1/4, 0%16, 1%4) out Y[10, 8, 64] tmp m[9, 8], u: u8[9, 8, 64]"
-                             " m[t, b] = max(c: 64) Y[t, b, c] scan t u[t, b, i] = sat_u8(rint(Y[t, b, i] / m[t, b])) scan t"
-                             " Y[t + 1, b, j] for t: 9, b: 8, j: 64 = sum(k: 64) i32(u[t, b, k]) * i32(W[j, k]) then f32(it) * m[t, b] + X[t, b, j] scan t }");
+    Program *p = program_new(STEP_OF_BYTES("8"));
     Kernel *k = tuned(p, "avx512vnni");
     const char *error = "";
     cr_expect(calls(k) && split_of(k, "b", 0) == 4);
@@ -328,7 +331,10 @@ Test(tune, a_batch_may_be_one)
 {
     static const struct { const char *text; bool guards; } row[] = {
         {"kernel k(M) { in A[M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[M, 64] Y[m, n] = sum(k: 64) A[m, k] * W[k, n] }", false},
-        {"kernel k(B, M) { in A[B, M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[B, M, 64] Y[b, m, n] = sum(k: 64) A[b, m, k] * W[k, n] }", true}};
+        {"kernel k(B, M) { in A[B, M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[B, M, 64] Y[b, m, n] = sum(k: 64) A[b, m, k] * W[k, n] }", false},
+        {"kernel k(M) { in A[5, M, 64] const W[64, 64] layout(1/16, 0, 1%16) out Y[5, M, 64] Y[b, m, n] = sum(k: 64) A[b, m, k] * W[k, n] }", true},
+        {STEP_OF_BYTES("B"), false},
+        {STEP_OF_BYTES("8"), true}};
     for (size_t i = 0; i < COUNT_OF(row); i++) {
         Program *p = program_new(row[i].text);
         Kernel *k = NEW(&p->mem, Kernel);
