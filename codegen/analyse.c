@@ -511,6 +511,53 @@ bool fills_panels(Kernel *k, const Compute *c, const Contraction *r, int word)
     return depth + FINISH <= n * (depth / COLUMNS + ADD_LANES);
 }
 
+bool has_terms_beside(Kernel *k, const Compute *c, const Contraction *r)
+{
+    ExprNode left = *expr_node(k, r->left), right = *expr_node(k, r->right);
+    if (c->reduces != 1 || r->acc != DT_f32 || r->scale || left.kind != E_LOAD || right.kind != E_LOAD) return false;
+    int64_t terms = expr_constant(k, k->axis.at[c->reduce[0]].extent, 0);
+    Expr from = buf_address(k, (int)left.id, left.arg), with = buf_address(k, (int)right.id, right.arg);
+    Expr apart = expr_step(k, with, r->lane);
+    return terms > 0 && terms % DOTS == 0 && step_is(k, from, c->reduce[0], 1) && step_is(k, with, c->reduce[0], 1) &&
+           apart && expr_constant(k, apart, DOTS) >= DOTS;
+}
+
+int64_t piece_of(Kernel *k, Expr e, int axis)
+{
+    ExprNode n = *expr_node(k, e);
+    int64_t piece = 0, by;
+    if (n.kind == E_AXIS) return (int)n.id == axis;
+    if (n.kind == E_PRIM && n.prim == P_div && axis_of_index(k, n.arg[0]) == axis && expr_is_index(k, n.arg[1], &by) &&
+        by > 0)
+        return by;
+    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) {
+        by = piece_of(k, n.arg[i], axis);
+        piece = !piece || piece == by || !by ? (by ? by : piece) : 1;
+    }
+    return piece;
+}
+
+int64_t panel_rows(Kernel *k, const Compute *c, const Contraction *r)
+{
+    int64_t rows = expr_constant(k, k->axis.at[c->reduce[0]].extent, 1) / 2;
+    for (int d = 0; d < c->rank && rows > 1; d++) {
+        int a = c->space[d];
+        if (a == r->row || a == r->lane) continue;
+        int64_t share =
+            expr_uses(k, r->right, a) ? piece_of(k, r->right, a) : expr_constant(k, k->axis.at[a].extent, 1);
+        if (share > 0) rows /= share;
+    }
+    return rows > 1 ? rows : 1;
+}
+
+Expr rows_are_many(Kernel *k, const Compute *c, const Contraction *r)
+{
+    const ExprNode *n = r->row ? expr_node(k, k->axis.at[r->row].extent) : NULL;
+    Dim rows = {n && n->kind == E_SYM ? n->id : 0};
+    if (!rows.id || dim_has_data(k->dim, rows)) return 0;
+    return expr_dim(k, dim_ge(k->dim, rows, dim_const(k->dim, panel_rows(k, c, r))));
+}
+
 int summed_word(Kernel *k, const Compute *c)
 {
     Contraction r;

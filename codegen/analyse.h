@@ -70,6 +70,14 @@ enum { LEAST_RUN = 24 }; /* of values, for their sum to be made in lanes */
 /* Few columns leave most lanes of a panel empty: a sum of its own for each, its terms in lanes, may take fewer steps. Not where one instruction
  * sums words, of so many values. */
 bool fills_panels(Kernel *k, const Compute *c, const Contraction *r, int word);
+/* Do both factors of a float sum have their terms side by side, and right its columns apart? Terms in lanes then need no panels of it. */
+enum { DOTS = 16 }; /* terms that are summed at once */
+bool has_terms_beside(Kernel *k, const Compute *c, const Contraction *r);
+int64_t piece_of(Kernel *k, Expr e, int axis);               /* e uses the axis in pieces alone, axis / n: yields n, else 1; 0: not at all. Several heads of queries share keys */
+/* From how many rows on panels of right pay: to copy it takes about as long as to add up the lanes of half as many rows as a sum has terms. Rows of
+ * batches that share it count together. */
+int64_t panel_rows(Kernel *k, const Compute *c, const Contraction *r);
+Expr rows_are_many(Kernel *k, const Compute *c, const Contraction *r); /* a size that is 1 where there are so many; 0: their number is known, or data says it */
 /* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
 int panel_word(Kernel *k, const Contraction *r, int inner);
 int summed_word(Kernel *k, const Compute *c); /* of a stage that is such a product; else 0 */

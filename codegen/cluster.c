@@ -145,11 +145,24 @@ static Expr substituted(Cluster *c, const Compute *def,
     return e;
 }
 
-static bool simple_indices(Cluster *c, const Compute *def, Expr load)
+/* A piece of an axis that moves all factors of a sum of products, a batch: several heads of queries have keys in common. */
+static bool is_of_batch(Cluster *c, uint32_t stage, Expr load, Expr index)
+{
+    const ExprNode *n = expr_node(c->k, index);
+    int axis = n->kind == E_PRIM && n->prim == P_div && expr_is_index(c->k, n->arg[1], NULL)
+                   ? axis_of_index(c->k, n->arg[0])
+                   : 0;
+    if (!axis) return false;
+    for (uint32_t i = 0; i < c->load[stage].at.n; i++)
+        if (c->load[stage].at.at[i] != load && !expr_uses(c->k, c->load[stage].at.at[i], axis)) return false;
+    return c->load[stage].at.n > 1;
+}
+
+static bool simple_indices(Cluster *c, const Compute *def, uint32_t stage, Expr load)
 {
     ExprNode n = *expr_node(c->k, substituted(c, def, load));
     for (int d = 0; n.kind == E_LOAD && d < MAX_RANK && n.arg[d]; d++)
-        if (divides(c->k, n.arg[d])) return false;
+        if (divides(c->k, n.arg[d]) && !is_of_batch(c, stage, load, n.arg[d])) return false;
     return true;
 }
 
@@ -171,8 +184,8 @@ static bool is_worth(Cluster *c, uint32_t def, uint32_t stage, Expr load, int ti
     bool again = is_rereading(k, s, load, sums), copy = is_copy(k, d);
     if (!copy && is_widening(k, &c->load[def])) return !sums; /* looked up: only what is read; else widen.c says where */
     uint32_t others = readers(c, d->out);
-    if (sums && again) return copy && simple_indices(c, d, load);
-    if (copy) return others == 1 || simple_indices(c, d, load);
+    if (sums && again) return copy && simple_indices(c, d, stage, load);
+    if (copy) return others == 1 || simple_indices(c, d, stage, load);
     if (times > MANY) return false;
     int cheap = is_narrowing(c, def) ? CHEAP_NARROW : CHEAP;
     if (c->cost[def] <= cheap && c->load[def].at.n <= 2) return true;

@@ -666,6 +666,11 @@ static bool turn_constant(Layer *l, Compute *s, Expr was, int lane, int inner_of
     return true;
 }
 
+static Expr pieces(Kernel *k, int axis, int64_t piece) /* how many an axis has */
+{
+    return expr_div(k, expr_add(k, k->axis.at[axis].extent, expr_index(k, piece - 1)), expr_index(k, piece));
+}
+
 /* An operand computed beforehand over its own axes, those of `last` innermost in that order. */
 static int materialise(Layer *l, const Compute *s, Expr e, const int *axis, int n, const char *what)
 {
@@ -675,19 +680,21 @@ static int materialise(Layer *l, const Compute *s, Expr e, const int *axis, int 
     Compute c = {.rank = n, .loc = s->loc};
     Expr *map = NEW_ARRAY(k->mem, Expr, k->axis.n);
     for (int d = 0; d < n; d++) {
-        b.dim[d] = k->axis.at[axis[d]].extent;
+        int64_t piece = piece_of(k, e, axis[d]);
+        b.dim[d] = pieces(k, axis[d], piece);
         c.space[d] = kernel_axis(k, NULL, b.dim[d]);
-        c.at[d] = map[axis[d]] = expr_axis(k, c.space[d]);
+        c.at[d] = expr_axis(k, c.space[d]), map[axis[d]] = expr_mul(k, c.at[d], expr_index(k, piece));
     }
     c.out = kernel_buf(k, b), c.value = expr_map(k, e, map);
     append(l, c);
     return c.out;
 }
 
-static Expr read_at_axes(Kernel *k, int buf, const int *axis)
+static Expr read_materialised(Kernel *k, int buf, Expr e, const int *axis)
 {
     Expr at[MAX_RANK] = {0};
-    for (int d = 0; d < k->buf.at[buf].rank; d++) at[d] = expr_axis(k, axis[d]);
+    for (int d = 0; d < k->buf.at[buf].rank; d++)
+        at[d] = expr_div(k, expr_axis(k, axis[d]), expr_index(k, piece_of(k, e, axis[d])));
     return expr_load(k, buf, at);
 }
 
@@ -713,7 +720,7 @@ static Expr pack_right(Layer *l, Compute *s, Expr right, int lane, int inner, in
     bool batch[MAX_RANK] = {0};
     for (int d = 0; d < n; d++) batch[d] = axis[d] != lane && !reduces_any(k, s, expr_axis(k, axis[d]));
     k->buf.at[buf].layout = panels(n, batch, n - 1, inner ? n - 2 : -1, word, true);
-    return read_at_axes(k, buf, axis);
+    return read_materialised(k, buf, right, axis);
 }
 
 /* Has the operand, spread over the axes that choose it, about as many elements as it reads? (Not so for an image under a window.) */
@@ -724,7 +731,7 @@ static bool is_compact(Kernel *k, const Compute *s, Expr e)
     int64_t spreads = 1, holds = 1;
     for (int d = 0; d < s->rank + s->reduces; d++) {
         int a = d < s->rank ? s->space[d] : s->reduce[d - s->rank];
-        if (expr_uses(k, e, a)) spreads *= expr_constant(k, k->axis.at[a].extent, 1);
+        if (expr_uses(k, e, a)) spreads *= expr_constant(k, pieces(k, a, piece_of(k, e, a)), 1);
     }
     loads_of(k, &scratch, e, &loads);
     for (uint32_t i = 0; i < loads.at.n; i++) {
@@ -806,6 +813,16 @@ static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
 
+/* Is a pass that makes panels longer than the product? Where the terms lie side by side, and in the form for few rows (fork.c). */
+static bool has_few_rows(Kernel *k, const Compute *s, const Contraction *c)
+{
+    if (!has_terms_beside(k, s, c)) return false;
+    int64_t rows = expr_constant(k, k->axis.at[c->row].extent, 0);
+    Expr many = rows ? 0 : rows_are_many(k, s, c);
+    return rows ? rows < panel_rows(k, s, c)
+                : many && s->when == expr_dim(k, dim_not(k->dim, (Dim){expr_node(k, many)->id}));
+}
+
 static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one element, at least */
 {
     int64_t uses = 1;
@@ -852,7 +869,7 @@ static int lay_rows(Layer *l, Compute *s, Contraction *c)
     if (!inner || n > MAX_RANK || !comes_before(k, s, c->left)) return 0;
     Expr was = c->left;
     int rows = materialise(l, s, was, axis, n, "rows");
-    c->left = read_at_axes(k, rows, axis);
+    c->left = read_materialised(k, rows, was, axis);
     s->value = expr_replace(k, s->value, was, c->left);
     return inner;
 }
@@ -901,7 +918,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     }
     bool ready = !word && step_is_one(k, c->right, c->lane) && !is_spread(k, s, c->right, c->lane);
     if (ready || (!panel && step_is_one(k, c->right, inner)) || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
-    if (!comes_before(k, s, c->right)) return;
+    if (!comes_before(k, s, c->right) || (!word && has_few_rows(k, s, c))) return;
     Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);
     order_reduces(s, inner);

@@ -1107,6 +1107,30 @@ static int line_axis(Tuner *u, const Contraction *r, const Order *o)
     return 0;
 }
 
+/* Columns that lie apart, terms side by side: a panel of columns and one row after the other, their terms in lanes. */
+static bool tune_dots(Tuner *u, Compute *c, Contraction r)
+{
+    Kernel *k = u->k;
+    int rows = r.row, block = rows ? u->inside[rows] : 0;
+    Order o, loops = {0};
+    if (c->scan || u->columns[r.lane]) return false;
+    space_order(u, c, &o);
+    r.row = 0, add_row(u, c, &r);
+    if (!r.row) return false;
+    int lane = schedule_split(k, r.lane, (int[]){1, LANES}, 2), row = schedule_split(k, r.row, (int[]){1}, 1);
+    for (int i = 0; i < o.n; i++)
+        if (o.axis[i] != rows && o.axis[i] != r.lane && o.axis[i] != block) put(&loops, o.axis[i]);
+    put(&loops, row), put(&loops, lane);
+    if (rows) put(&loops, block ? block : rows);
+    int outer = loops.n;
+    put(&loops, c->reduce[0]), put(&loops, row + 1), put(&loops, lane + 1), put(&loops, lane + 2);
+    step(k, STEP_ORDER, LOOP_SERIAL, loops.axis, loops.n, NULL);
+    mark(k, LOOP_UNROLL, row + 1), mark(k, LOOP_UNROLL, lane + 1), mark(k, LOOP_VECTOR, lane + 2);
+    step(k, STEP_CALL, LOOP_SERIAL, c->reduce, 1, "contract");
+    parallelise(u, c, &loops, outer);
+    return true;
+}
+
 static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
 {
     Kernel *k = u->k;
@@ -1114,6 +1138,7 @@ static bool tune_contraction(Tuner *u, Compute *c, Contraction r)
         r.row = 0; /* a step's rows, one by one */
     if (u->outer[r.lane] || (r.row && u->outer[r.row]) || is_scattered(k, c)) return false;
     if (!fills_panels(k, c, &r, panel_word(k, &r, c->reduce[c->reduces - 1]))) return tune_sums(u, c, &r);
+    if (has_terms_beside(k, c, &r)) return tune_dots(u, c, r);
     uint32_t steps = k->schedule.step.n, axes = k->axis.n;
     int rank = c->rank;
     add_row(u, c, &r);

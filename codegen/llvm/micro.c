@@ -6,6 +6,7 @@
  * differ in their rounding.
  *
  *   f32    acc += splat(left) * right, fused where the target has it; long sums in blocks that are added up
+ *   dots   the terms of a sum in lanes, where both factors have them side by side and no panels (dots.c)
  *   blocks codes of weights in blocks with a scale each: words are summed within a block, the sums times the scale are the float sum
  *   words  left: consecutive elements of a row as one word, right: a panel of 16 lanes x one word
  *          bytes  VNNI: vpdpbusd.  Others: both sides split into even and odd bytes widened to 16 bits, then vpmaddwd: exact.
@@ -698,12 +699,11 @@ static bool is_summed(Micro *m) /* by tiles nothing is left to add to what they 
     return !m->whole || expr_is(k, expr_mod(k, k->axis.at[m->whole].extent, expr_index(k, m->word)), 0);
 }
 
-static V joined(Micro *m, V *part) /* the registers of one accumulator as one vector */
+V joined(Emit *x, V *part, unsigned n) /* vectors, a power of two of them, as one */
 {
-    Emit *x = m->x;
-    V all[MAX_PARTS];
-    memcpy(all, part, sizeof all);
-    for (unsigned n = m->parts, lanes = m->lanes / m->parts; n > 1; n /= 2, lanes *= 2)
+    V all[DOT_LANES];
+    memcpy(all, part, n * sizeof *part);
+    for (unsigned lanes = LLVMGetVectorSize(LLVMTypeOf(*part)); n > 1; n /= 2, lanes *= 2)
         for (unsigned p = 0; p < n / 2; p++) {
             V index[64];
             for (unsigned i = 0; i < lanes * 2; i++) index[i] = LLVMConstInt(x->i32, i, 0);
@@ -743,7 +743,7 @@ static V with_start(Micro *m, V sum, V col, V mask)
 
 static V result(Micro *m, int i, unsigned j)
 {
-    return with_start(m, joined(m, m->acc[i][j]), m->col[j], m->mask[j]);
+    return with_start(m, joined(m->x, m->acc[i][j], m->parts), m->col[j], m->mask[j]);
 }
 
 /* The lanes of a panel from `first` on, as many as the sum has. */
@@ -936,7 +936,8 @@ static void block(Micro *m, V first)
     plan_next(m, round_of(m));
     begin(m);
     bool summed_all = m->sums && is_summed(m);
-    if (!summed_all && m->t->scale) sum_codes(m);
+    if (m->dots) sum_dots(m);
+    else if (!summed_all && m->t->scale) sum_codes(m);
     else if (!summed_all) depth_loop(m, 0);
     if (!stores_one_by_one(m)) {
         store_rows(m, first);
@@ -1253,7 +1254,7 @@ bool micro_contract(Emit *x, const Stmt *s)
         bool zmm = x->target->lanes == 16, ymm = x->target->lanes == 8;
         m->parts = zmm ? 1 : ymm ? 2 : 4;
     }
-    m->far = is_far(m);
+    m->dots = sums_dots(m), m->far = !m->dots && is_far(m);
     m->acc_type = LLVMVectorType(s->tile.acc == DT_f32 || s->tile.scale ? x->f32 : x->i32, m->lanes / m->parts);
     m->total_type = m->acc_type, m->fixed_row = !s->tile.row_guard;
     m->waiting = sums_new(m);

@@ -1,4 +1,4 @@
-/* micro.h - what the two files of the `contract` call share: micro.c, and codes.c for codes in blocks. */
+/* micro.h - what the files of the `contract` call share: micro.c, codes.c for codes in blocks, and dots.c for sums in lanes. */
 #ifndef OCTET_LLVM_MICRO_H
 #define OCTET_LLVM_MICRO_H
 #include "codegen/llvm/internal.h"
@@ -18,6 +18,7 @@ typedef struct Micro {
     V row[MAX_ROWS], valid[MAX_ROWS]; /* index to read with; does it exist */
     V col[MAX_COLS], mask[MAX_COLS];  /* the same for panels; lanes that exist */
     bool right_padded;                /* right may be read for lanes that do not exist */
+    bool dots;                        /* terms are in lanes (dots.c) */
     bool far;                         /* right comes from beyond the second level cache */
     int lines, round;                 /* that are asked for of the next panels in so many steps */
     V panel, next;                    /* the first line of these, and of what this tile asks for */
@@ -48,6 +49,7 @@ typedef struct Micro {
 /* ---- micro.c ---- */
 V select2(Emit *x, V c, V a, V b);
 V bytes_on(Emit *x, V p, V by);
+V joined(Emit *x, V *part, unsigned n);             /* vectors, a power of two of them, as one */
 V in_lanes(Micro *m, V mask, Expr e);
 bool is_shift(const Micro *m, int axis);            /* does it choose a code of a byte? */
 bool fits_beside(const Micro *m, int more);         /* are there registers for so many more vectors beside the sums of a block? */
@@ -65,4 +67,8 @@ void finish_tiles(Micro *m, V first);               /* what tiles have summed of
 void sum_codes(Micro *m);
 int coded_words(Micro *m); /* words of a block, if tile registers can sum this call's; else 0 */
 void call_coded(Micro *m);
+
+/* ---- dots.c ---- */
+bool sums_dots(const Micro *m);
+void sum_dots(Micro *m);
 #endif

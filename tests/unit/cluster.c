@@ -69,6 +69,17 @@ Test(cluster, copies_move_no_data)
                            1));
 }
 
+/* Heads of queries have keys in common: a batch may choose them by a piece of it. Nothing else may: rows of an image at every second place have no step. */
+Test(cluster, batches_share_what_they_read)
+{
+    program_drop(clustered("kernel k(M, T) { in Q[6, M, 4], K[2, T, 4] out S[6, M, T] tmp e[6, T, 4] e[h, t, d] = K[h / 3, t, d]"
+                           " S[h, m, t] = sum(d: 4) Q[h, m, d] * e[h, t, d] }",
+                           1));
+    program_drop(clustered("kernel k() { in X[3, 3, 4] const W[4, 5] out Y[6, 6, 5] tmp e[6, 6, 4] e[h, w, c] = X[h / 2, w / 2, c]"
+                           " Y[h, w, o] = sum(c: 4) e[h, w, c] * W[c, o] }",
+                           2));
+}
+
 Test(cluster, a_product_is_not_stored_across)
 { /* keys go where the scores want them by a copy that turns tiles, not one by one: the columns of the product stay side by side */
     Program *p = clustered("kernel k(S) { in X[S, 32], Q[2, S, 16] const W[32, 32] out Y[2, S, S] tmp a[S, 32], k4[S, 2, 16], kt[2, 16, S]"

@@ -355,6 +355,13 @@ CASES(contract,
 
 /* clang-format on */
 
+#define DOTS(name, right, depth, guard)                                                                                \
+    "kernel " name "(M, N) { in A[M, " #depth "], B: " right "[N, " #depth "], C[N] out Y[M, N]"                                            \
+    " Y[m, n] for m: M, n: N, u: 1 = sum(k: " #depth ") A[m, k] * f32(B[n, k]) then max(it + C[n], 0)"                                      \
+    " schedule: " guard "split n 1 16; split u 1; order u.0 n.0 m k u.1 n.1 n.2; unroll u.1 n.1; vectorize n.2; parallel n.0; call contract k }"
+CASES(dots, {DOTS("keys", "f32", 64, ""), 400, 40, 0}, {DOTS("wide", "f32", 272, ""), 400, 17, 0}, {DOTS("halves", "f16", 16, ""), 400, 17, 0},
+      {DOTS("little", "f32", 48, "guard n; "), 400, 40, 0, true})
+
 /* One piece of code for whole tiles and what is left of them, and blocks of taps one after the other. */
 CASES(little_code,
     {"kernel floats(M, N) { in A[M, 9] const W[9, N] layout(1/16, 0, 1%16), B[N] out Y[M, N] Y[m, n] = sum(k: 9) A[m, k] * W[k, n] then max(it + B[n], 0)"

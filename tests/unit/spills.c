@@ -169,6 +169,7 @@ static const char *const programs[] = {
     " Y[m, n] = 0.5 * b[m, n] * (1 + erf(b[m, n] * 0.70710678)) + R[m, n] }",
     "kernel scores() { in Q[12, 128, 64], K[12, 128, 64] out S[12, 128, 128] S[h, i, j] = sum(k: 64) Q[h, i, k] * K[h, "
     "j, k] then it * 0.125 }",
+    "kernel keys(M, T) { in Q[8, M, 64], K[2, T, 64] out S[8, M, T] S[h, i, j] = sum(k: 64) Q[h, i, k] * K[h / 4, j, k] then it * 0.125 }",
     "kernel conv3x3() { in X[1, 64, 28, 28] const W[64, 64, 3, 3], B[64] out Y[1, 64, 28, 28]"
     " Y[n, o, y, x] = sum(c: 64, i: 3, j: 3) guard(0 <= y + i - 1 && y + i - 1 < 28 && 0 <= x + j - 1 && x + j - 1 < "
     "28,"
