@@ -354,7 +354,10 @@ static bool image_lower(Image *im)
     im->program = program_cluster(im->program);
     kernel_check(im->program, "clustering");
     const Storage *store = &im->options->store;
-    program_layout(im->program, store->type || store->planes ? store : NULL);
+    bool stored = store->type || store->planes;
+    if (!stored) program_fork(im->program);
+    kernel_check(im->program, "forking");
+    program_layout(im->program, stored ? store : NULL);
     kernel_check(im->program, "layout");
     program_faint(im->program);
     bool cuda =

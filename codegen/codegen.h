@@ -3,6 +3,7 @@
  *   lower_graph (ir/lower.h)  Graph -> one Kernel of many stages, the program
  *   program_alike             constants that are each other's transpose are one
  *   program_cluster           stages inlined into readers, epilogues attached
+ *   program_fork              products whose rows may be few or many in a form for each
  *   program_layout            a Layout for every buffer; copies where a reader needs another order
  *   program_faint             weights too small to count are zero
  *   program_widen             weights that are codes are widened a block of columns at a time, beside their product
@@ -72,6 +73,8 @@ typedef struct Storage {
 void program_alike(Kernel *k);                       /* constants that are each other's transpose become one */
 /* ---- cluster.c ---- */
 Kernel *program_cluster(Kernel *k);                  /* changes k's stages in place and returns k */
+/* ---- fork.c ---- */
+void program_fork(Kernel *k);                        /* products of few or many rows in two forms, before layouts */
 /* ---- layout.c ---- */
 void program_layout(Kernel *k, const Storage *store); /* store NULL: every value keeps its type */
 /* ---- words.c ---- */
@@ -88,6 +91,8 @@ bool is_deep_sum(Kernel *k, const Compute *c, const regex_t *keep); /* a contrac
 void program_split(Kernel *k, const Storage *store);
 /* ---- join.c ---- */
 void program_join(Kernel *k);                        /* products that follow each other share loops, so that one runs on what the other just made */
+enum { JOINED = 16 };                                /* most stages that it puts together */
+uint32_t joined_stages(Kernel *k, uint32_t at, uint32_t *stage); /* those it would from this product on, if layouts do not matter; 0: none */
 /* ---- cut.c ---- */
 typedef struct Cut {
     VEC(Kernel *) kernel;                            /* distinct kernels */

@@ -9,13 +9,13 @@
  * all batches share, are better read once for all rows, so chains of layers stay as they are. */
 #include "codegen/analyse.h"
 
-enum { REACH = 64, MEMBERS = 16 }; /* how far the second product may be from the first; stages from one to the other */
+enum { REACH = 64 }; /* how far the second product may be from the first */
 
 typedef struct Join {
     Kernel *k;
     Arena *mem;
-    Compute stage[MEMBERS]; /* copies, over the axes of the first */
-    uint32_t from[MEMBERS]; /* where they stand */
+    Compute stage[JOINED]; /* copies, over the axes of the first */
+    uint32_t from[JOINED]; /* where they stand */
     uint32_t n;
     bool *inside; /* per buffer: written by a member, not the last one */
 } Join;
@@ -78,7 +78,8 @@ static bool adopt_axes(Join *j, Compute *s)
 static bool take(Join *j, uint32_t at, bool last)
 {
     Compute s = j->k->stage.at[at];
-    if (j->n == MEMBERS || s.scan || s.update || s.where || s.check || s.when || !adopt_axes(j, &s)) return false;
+    if (j->n == JOINED || s.scan || s.update || s.where || s.check || !adopt_axes(j, &s)) return false;
+    if (j->n && s.when != j->stage[0].when) return false;
     int kept = s.keep ? (int)expr_node(j->k, s.keep)->id : 0;
     if (!last && (j->k->buf.at[s.out].kind != BUF_TMP || (kept && j->k->buf.at[kept].kind != BUF_TMP))) return false;
     if (!last) j->inside[s.out] = j->inside[kept] = true;
@@ -149,28 +150,45 @@ static bool settle(Join *j, uint32_t *at)
     return false;
 }
 
-static void join_from(Kernel *k, Arena *mem, uint32_t *at)
+/* The chain that begins with this product. */
+static bool find_chain(Join *j, uint32_t at)
 {
+    Kernel *k = j->k;
     Contraction r;
-    if (!is_batched(k, &k->stage.at[*at], &r) || k->buf.at[k->stage.at[*at].out].kind != BUF_TMP) return;
-    if (!stage_at_axes(k, &k->stage.at[*at])) return;
-    Join j = {.k = k, .mem = mem, .inside = NEW_ARRAY(mem, bool, k->buf.n)};
-    take(&j, *at, false);
-    for (uint32_t i = *at + 1; i < k->stage.n && i <= *at + REACH; i++) {
+    if (!is_batched(k, &k->stage.at[at], &r) || k->buf.at[k->stage.at[at].out].kind != BUF_TMP) return false;
+    if (!stage_at_axes(k, &k->stage.at[at]) || !take(j, at, false)) return false;
+    for (uint32_t i = at + 1; i < k->stage.n && i <= at + REACH; i++) {
         LoadList l = {0};
-        stage_loads(k, mem, &k->stage.at[i], &l);
-        if (!reads_inside(&j, &l)) continue;
-        bool last = is_batched(k, &k->stage.at[i], &r) && !reads_inside(&j, &(LoadList){{&r.right, 1, 1}});
-        if (!take(&j, i, last)) return;
-        if (!last) continue;
-        if (is_alone(&j)) settle(&j, at);
-        return;
+        stage_loads(k, j->mem, &k->stage.at[i], &l);
+        if (!reads_inside(j, &l)) continue;
+        bool last = is_batched(k, &k->stage.at[i], &r) && !reads_inside(j, &(LoadList){{&r.right, 1, 1}});
+        if (!take(j, i, last)) return false;
+        if (last) return is_alone(j);
     }
+    return false;
+}
+
+static Join join_new(Kernel *k, Arena *mem)
+{
+    return (Join){.k = k, .mem = mem, .inside = NEW_ARRAY(mem, bool, k->buf.n)};
+}
+
+uint32_t joined_stages(Kernel *k, uint32_t at, uint32_t *stage)
+{
+    Arena scratch = {0};
+    Join j = join_new(k, &scratch);
+    uint32_t n = find_chain(&j, at) ? j.n : 0;
+    memcpy(stage, j.from, n * sizeof *stage);
+    arena_drop(&scratch);
+    return n;
 }
 
 void program_join(Kernel *k)
 {
     Arena scratch = {0};
-    for (uint32_t i = 0; i < k->stage.n; i++) join_from(k, &scratch, &i);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Join j = join_new(k, &scratch);
+        if (find_chain(&j, i)) settle(&j, &i);
+    }
     arena_drop(&scratch);
 }

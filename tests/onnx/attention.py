@@ -2,7 +2,7 @@
 """attention.py FIRST LAST [--octet PROGRAM] [--levels "LEVEL ..."] [--keep FOLDER]: com.microsoft's operators of language models, beside ONNX Runtime.
 
 Number N is always the same node: Attention, QAttention, MultiHeadAttention, GroupQueryAttention, RotaryEmbedding, QEmbedLayerNormalization or MatMulNBits, with masks, pasts, biases and packed
-operands by chance. A whole language model of two layers is the last check: a prompt, steps with its cache, several entries. Prints what fails and ends with the totals.
+operands by chance, or attention of ai.onnx's operators. A whole language model of two layers is the last check: a prompt, steps with its cache, several entries. Prints what fails and ends with the totals.
 Needs numpy, onnx and onnxruntime; without them it says so and checks nothing."""
 import random
 import subprocess
@@ -75,7 +75,7 @@ def scale(c): return {'scale': .3} if c.chance(.3) else {}
 
 def packed(c, quantized):
     """Attention and QAttention: one product makes queries, keys and values."""
-    batch, length, heads, width, past = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32]), c.dice.choice([0, 0, 3])
+    batch, length, heads, width, past = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17, 40]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32]), c.dice.choice([0, 0, 3])
     columns, inner = heads * width, c.dice.choice([24, heads * width])
     values = columns if past or quantized or c.chance(.7) else 16 * heads
     more = {'unidirectional': c.dice.choice([0, 1]), 'num_heads': heads, **scale(c)}
@@ -98,7 +98,7 @@ def packed(c, quantized):
 
 
 def multi(c):
-    batch, length, heads, width = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32])
+    batch, length, heads, width = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 8, 17, 40]), c.dice.choice([1, 2, 4]), c.dice.choice([8, 16, 32])
     four, past = c.chance(.25), c.dice.choice([0, 0, 3])
     if four: past = 0
     keys = length if past or c.chance(.6) else c.dice.choice([1, 4, 9])
@@ -138,7 +138,7 @@ def group(c):
     heads, width, step = c.dice.choice([1, 2, 4]), c.dice.choice([16, 32]), c.dice.choice(['prompt', 'token', 'more'])
     shared = c.dice.choice([n for n in (1, 2, 4) if heads % n == 0])
     batch = 1 if step == 'more' else c.dice.choice([1, 2, 3])
-    past, length = 0 if step == 'prompt' else c.dice.choice([3, 9]), 1 if step == 'token' else c.dice.choice([1, 2, 8, 17])
+    past, length = 0 if step == 'prompt' else c.dice.choice([3, 9]), 1 if step == 'token' else c.dice.choice([1, 2, 8, 17, 40])
     total = past + length
     lengths = np.full(batch, total)
     if step != 'more' and c.chance(.4): lengths[1:] = c.numbers.integers(1, total + 1, batch - 1)
@@ -150,7 +150,7 @@ def group(c):
     inputs += [c.input('past_' + n, c.normal(batch, shared, rows, width)) if rows else '' for n in 'kv']
     inputs += [c.input('lengths', (lengths - 1).astype(np.int32)), c.constant([total], np.int32)]
     turned = c.dice.choice([0, width // 2, width // 2, 8])
-    angles = c.numbers.uniform(0, 6, (32, turned))
+    angles = c.numbers.uniform(0, 6, (64, turned))
     inputs += [c.constant(np.cos(angles)), c.constant(np.sin(angles))] if turned else ['', '']
     inputs += ['', c.input('added', c.normal(c.dice.choice([1, batch]), c.dice.choice([1, heads]), length, total)) if c.chance(.3) and not room else '']
     if c.chance(.2): more['softcap'] = 5.
@@ -199,6 +199,31 @@ def blocks(c):
     c.node('MatMulNBits', inputs, c.outputs, K=depth, N=columns, bits=bits, block_size=block, accuracy_level=c.dice.choice([0, 1, 4, 4]))
 
 
+def written_out(c):
+    """Heads of keys that are shared, expanded to as many as there are queries, and turned, as exporters write attention over a cache; all lengths are free."""
+    shared, group, width = c.dice.choice([1, 2, 3]), c.dice.choice([1, 2, 3]), c.dice.choice([8, 16, 32, 48, 64])
+    heads, scores = shared * group, c.chance(.3)
+    of = lambda op, inputs, outputs=None, **attributes: c.node(op, inputs, outputs, domain='', **attributes)
+
+    def every_head(x):
+        if group == 1: return x
+        size = lambda axis: of('Gather', [of('Shape', [x]), c.constant([axis], np.int64)])
+        fixed = lambda n: c.constant([n], np.int64)
+        wide = of('Concat', [size(0), fixed(shared), fixed(group), size(2), fixed(width)], axis=0)
+        flat = of('Concat', [size(0), fixed(heads), size(2), fixed(width)], axis=0)
+        return of('Reshape', [of('Expand', [of('Unsqueeze', [x, fixed(2)]), wide]), flat])
+
+    s = of('Mul', [of('MatMul', ['q', of('Transpose', [every_head('k')], perm=[0, 1, 3, 2])]), c.constant(width ** -.5)])
+    if c.chance(.5): s = of('Add', [s, 'm'])
+    else: s = of('Identity', [s])
+    of('MatMul', [of('Softmax', [s], axis=-1), every_head('v')], ['y'])
+    if scores: of('Identity', [s], ['s'])
+    c.outputs += ['s'] * scores
+    c.feeds = [{'q': c.normal(b, heads, rows, width), 'k': c.normal(b, shared, columns, width), 'v': c.normal(b, shared, columns, width), 'm': c.normal(b, 1, rows, columns)}
+               for b, rows, columns in ((1, 1, c.dice.choice([1, 15, 100])), (2, 5, 33), (1, 31, 31), (1, 32, 70), (c.dice.choice([1, 3]), 41, 16))]
+    c.sizes = {'q': ['b', heads, 'rows', width], 'm': ['b', 1, 'rows', 'columns'], **{n: ['b', shared, 'columns', width] for n in 'kv'}}
+
+
 def language_model(c):
     """As exporters write them: 4-bit products, a cache that grows, lengths and the total from the attention mask."""
     vocabulary, width, heads, shared, each = 97, 64, 4, 2, 16
@@ -233,7 +258,7 @@ def language_model(c):
     c.node('MatMul', [h, c.constant(c.normal(width, vocabulary) * .1)], ['logits'], domain='')
     c.sizes = {'input_ids': ['batch', 'sequence'], 'attention_mask': ['batch', 'total'], **{p: ['batch', shared, 'past', each] for p in pasts}}
     c.feeds = []
-    for batch, prompt in ((1, 7), (2, 5), (3, 1)):
+    for batch, prompt in ((1, 7), (2, 5), (3, 1), (1, 40)):
         length = 0
         for step in (prompt, 1, 3 if batch == 1 else 1):
             before, length = length, length + step
@@ -269,7 +294,7 @@ def compare(octet, level, c, folder):
     return None
 
 
-MAKERS = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding, blocks]
+MAKERS = [lambda c: packed(c, False), lambda c: packed(c, True), multi, group, rotary, embedding, blocks, written_out]
 LANGUAGE_MODEL = -1
 
 

@@ -1,4 +1,4 @@
-/* Golden kernels: tests/golden/kernel/NAME.txt holds a program and what becomes of it: clustered and laid out, cut into kernels with their
+/* Golden kernels: tests/golden/kernel/NAME.txt holds a program and what becomes of it: clustered, forked and laid out, cut into kernels with their
  * schedules for AVX-512 and, for the first of them, the loops. BLESS=1 writes what is now. */
 #include "tests/unit/kernel_runs.h"
 #include <dirent.h>
@@ -26,6 +26,7 @@ static char *golden_text(const char *source)
     FILE *f = open_memstream(&text, &n);
     Program *p = program_new(source);
     program_cluster(p->k);
+    program_fork(p->k);
     program_layout(p->k, NULL);
     program_widen(p->k, true);
     program_check(p->k, "layout");

@@ -191,8 +191,9 @@ static inline void **cut_run_as(Program *p, const Cut *cut, const char *level, C
         const struct CutStep *s = &cut->step[i];
         const Kernel *general = form == CUT_GENERAL ? cut->general[s->kernel] : NULL;
         Kernel *k = kernel_tuned(general ? general : cut->kernel.at[s->kernel], level, form != CUT_PLAIN);
-        int64_t size[64];
-        cr_assert(s->sizes <= COUNT_OF(size));
+        int64_t size[64], runs = 1;
+        cr_assert(s->sizes <= COUNT_OF(size) && (!s->when.id || dim_eval(p->dim, s->when, p->symbol, &runs)));
+        if (!runs) continue;
         void *data[RUN_BUFS] = {0};
         for (uint32_t d = 0; d < s->sizes; d++) cr_assert(dim_eval(p->dim, s->size[d], p->symbol, &size[d]));
         for (uint32_t b = 0; b < s->bufs; b++)
@@ -214,7 +215,7 @@ static inline void program_generalize(Program *p, const char *level)
     program_near(p, cut_run_as(p, cut, level, CUT_SMALL), cut_run_as(p, cut, level, CUT_GENERAL), level, 0);
 }
 
-/* The whole of cluster, layout, cut, tune, schedule: every step must leave the outputs as they are. */
+/* The whole of cluster, fork, layout, cut, tune, schedule: every step must leave the outputs as they are. */
 static inline Cut *program_through(Program *p)
 {
     static const char *const level[] = {"portable", "avx2", "avx512vnni"};
@@ -224,6 +225,9 @@ static inline Cut *program_through(Program *p)
     program_cluster(p->k);
     program_check(p->k, "cluster");
     program_compare(p, want, program_run(p, 0), "cluster");
+    program_fork(p->k);
+    program_check(p->k, "fork");
+    program_compare(p, want, program_run(p, 0), "fork");
     program_layout(p->k, NULL);
     program_check(p->k, "layout");
     program_compare(p, want, program_run(p, 0), "layout");

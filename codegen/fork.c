@@ -1,0 +1,142 @@
+/* fork.c - products whose rows may be few or many are there in two forms.
+ *
+ * Comes in: the clustered program. Goes out: the same one, with a second form of some groups of stages, and with each of the two a size that
+ * says where it runs.
+ *
+ * A language model multiplies its queries with all keys that it has seen: one row of them for each word that it writes, and as many as a
+ * prompt has words before that. Keys lie as their cache has them, the terms of a sum side by side. Few rows read them there
+ * (llvm/dots.c); to put all of them into panels would take longer than the product. For many rows that pays (layout.c), and is a part of their
+ * form alone. What decides is a free size, so the runtime has nothing to decide: a step that does not run has an empty range, and its buffers no bytes. */
+#include "codegen/analyse.h"
+
+typedef struct Fork {
+    Kernel *k;
+    Arena mem;
+    VEC(Compute) out;
+    Expr *second;   /* per stage: where its second form runs, or 0 */
+    uint32_t *last; /* per stage that has one: the last one of its group */
+    int *buf;       /* per buffer: what the second form of the group in hand has instead, or 0 */
+    Expr *map;      /* per axis, the same */
+    int share;      /* the last number of stages that share loops */
+} Fork;
+
+/* ---- the second form ---- */
+static Expr relocated(Fork *f, Expr e)
+{
+    ExprNode n = *expr_node(f->k, e);
+    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) n.arg[i] = relocated(f, n.arg[i]);
+    if (n.kind == E_LOAD && f->buf[n.id]) n.id = (uint32_t)f->buf[n.id];
+    return expr_rebuild(f->k, &n);
+}
+
+static void change(Fork *f, Expr *e)
+{
+    if (*e) *e = expr_map(f->k, relocated(f, *e), f->map);
+}
+
+static void rename_axis(Fork *f, int *axis)
+{
+    Kernel *k = f->k;
+    if (!f->map[*axis]) f->map[*axis] = expr_axis(k, kernel_axis(k, NULL, k->axis.at[*axis].extent));
+    *axis = axis_of_index(k, f->map[*axis]);
+}
+
+static Compute second_form(Fork *f, Compute s)
+{
+    for (int d = 0; d < s.rank; d++) rename_axis(f, &s.space[d]);
+    for (int d = 0; d < s.reduces; d++) rename_axis(f, &s.reduce[d]);
+    Expr *e[] = {&s.value, &s.epilogue, &s.keep, &s.check, &s.where};
+    for (size_t i = 0; i < COUNT_OF(e); i++) change(f, e[i]);
+    for (int d = 0; d < f->k->buf.at[s.out].rank; d++) change(f, &s.at[d]);
+    s.out = f->buf[s.out] ? f->buf[s.out] : s.out, s.share = s.share ? f->share : 0;
+    return s;
+}
+
+/* ---- groups ---- */
+/* Temporaries that the group alone writes and reads: each form has its own. */
+static void own_buffers(Fork *f, uint32_t last)
+{
+    Kernel *k = f->k;
+    uint32_t bufs = k->buf.n;
+    bool *inside = NEW_ARRAY(&f->mem, bool, bufs), *outside = NEW_ARRAY(&f->mem, bool, bufs);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        const Compute *s = &k->stage.at[i];
+        bool *used = f->second[i] && f->last[i] == last ? inside : outside;
+        LoadList loads = {0};
+        stage_loads(k, &f->mem, s, &loads);
+        used[s->out] = true;
+        for (uint32_t l = 0; l < loads.at.n; l++) used[expr_node(k, loads.at.at[l])->id] = true;
+    }
+    f->buf = NEW_ARRAY(&f->mem, int, 2 * bufs), f->map = NEW_ARRAY(&f->mem, Expr, k->axis.n);
+    for (uint32_t b = 1; b < bufs; b++)
+        if (inside[b] && !outside[b] && k->buf.at[b].kind == BUF_TMP) f->buf[b] = kernel_buf(k, k->buf.at[b]);
+}
+
+/* Where the second form of this product runs; 0: there is none. Weights, which all of a batch share, are put into panels beforehand; and where there are
+ * as many columns as rows these are many when those are. */
+static Expr second_runs(Kernel *k, const Compute *s)
+{
+    Contraction r;
+    bool batches = false;
+    if (!contraction_of(k, s, &r) || word_of(k, &r) || !has_terms_beside(k, s, &r)) return 0;
+    for (int d = 0; d < s->rank; d++)
+        batches = batches || (expr_uses(k, r.left, s->space[d]) && expr_uses(k, r.right, s->space[d]));
+    if (!batches || !r.row || k->axis.at[r.row].extent == k->axis.at[r.lane].extent || is_constant_load(k, r.right))
+        return 0;
+    return rows_are_many(k, s, &r);
+}
+
+/* What shares loops with the product: its own node's stages, or those that join.c will put beside it. */
+static uint32_t group_of(Fork *f, uint32_t at, uint32_t *stage)
+{
+    Kernel *k = f->k;
+    uint32_t n = joined_stages(k, at, stage), first = at, end = at + 1;
+    int share = k->stage.at[at].share;
+    if (n) return n;
+    while (share && first && k->stage.at[first - 1].share == share) first--;
+    while (share && end < k->stage.n && k->stage.at[end].share == share) end++;
+    if (end - first > JOINED) return 0;
+    while (first < end) stage[n++] = first++;
+    return n;
+}
+
+static void find_group(Fork *f, uint32_t at)
+{
+    Kernel *k = f->k;
+    Expr runs = second_runs(k, &k->stage.at[at]);
+    uint32_t stage[JOINED], n = runs ? group_of(f, at, stage) : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const Compute *s = &k->stage.at[stage[i]];
+        if (s->scan || s->update || s->when || f->second[stage[i]]) return;
+    }
+    for (uint32_t i = 0; i < n; i++) f->second[stage[i]] = runs, f->last[stage[i]] = stage[n - 1];
+}
+
+static void add_second(Fork *f, uint32_t last)
+{
+    own_buffers(f, last), f->share++;
+    for (uint32_t i = 0; i <= last; i++) {
+        if (!f->second[i] || f->last[i] != last) continue;
+        Compute s = second_form(f, f->k->stage.at[i]);
+        s.when = f->second[i];
+        vec_push(&f->mem, &f->out, s);
+    }
+}
+
+void program_fork(Kernel *k)
+{
+    Fork f = {.k = k};
+    f.second = NEW_ARRAY(&f.mem, Expr, k->stage.n + 1), f.last = NEW_ARRAY(&f.mem, uint32_t, k->stage.n + 1);
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        if (k->stage.at[i].share > f.share) f.share = k->stage.at[i].share;
+        find_group(&f, i);
+    }
+    for (uint32_t i = 0; i < k->stage.n; i++) {
+        Compute s = k->stage.at[i];
+        if (f.second[i]) s.when = expr_dim(k, dim_not(k->dim, (Dim){expr_node(k, f.second[i])->id}));
+        vec_push(&f.mem, &f.out, s);
+        if (f.second[i] && f.last[i] == i) add_second(&f, i);
+    }
+    k->stage.at = arena_copy(k->mem, f.out.at, sizeof *f.out.at * f.out.n), k->stage.n = k->stage.cap = f.out.n;
+    arena_drop(&f.mem);
+}
