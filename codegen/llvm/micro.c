@@ -299,9 +299,17 @@ static V row_address(Micro *m, int i) /* the axes of rows have its values alread
     return LLVMBuildInBoundsGEP2(x->b, element_type(x, m->left_buf), m->base, &by, 1, "");
 }
 
+static V wide_at(Micro *m, int i, V step) /* row i's float, once narrow (widen_rows()) */
+{
+    Emit *x = m->x;
+    V at = LLVMBuildAdd(x->b, LLVMBuildSub(x->b, step, m->wide_from, ""), int64(x, i * m->wide_steps), "");
+    return LLVMBuildInBoundsGEP2(x->b, x->f32, m->wide, &at, 1, "");
+}
+
 static V left_scalar(Micro *m, int i)
 {
     Emit *x = m->x;
+    if (m->wide) return LLVMBuildLoad2(x->b, x->f32, wide_at(m, i, x->var[m->t->depth[m->depths - 1]]), "");
     tile_row(x, m->t, m->row[i]);
     if (!m->base) return emit_scalar(x, m->left);
     V v = LLVMBuildLoad2(x->b, element_type(x, m->left_buf), row_address(m, i), "");
@@ -318,11 +326,12 @@ static void step_plain(Micro *m)
         x->var[m->t->col] = m->col[j];
         right[j] = scalar_cast(x, m->right_type, acc, in_lanes(m, m->right_padded ? NULL : m->mask[j], m->right));
     }
-    find_rows(m);
+    DType from = m->wide ? DT_f32 : m->left_type;
+    if (!m->wide) find_rows(m);
     for (int i = 0; i < m->rows; i++) {
         V one = left_scalar(m, i); /* floats are widened as lanes: a broadcasting load and one conversion */
-        if (dtype_is_float(m->left_type)) one = splat(x, one, m->lanes);
-        V left = splat(x, scalar_cast(x, m->left_type, acc, one), m->lanes);
+        if (dtype_is_float(from)) one = splat(x, one, m->lanes);
+        V left = splat(x, scalar_cast(x, from, acc, one), m->lanes);
         for (unsigned j = 0; j < m->cols; j++) {
             V *a = &m->acc[i][j][0];
             *a = acc == DT_f32 ? scalar_fma(x, left, right[j], *a)
@@ -534,6 +543,50 @@ static void step_dot(Micro *m)
     else step_halves(m);
 }
 
+/* ---- narrow rows ---- */
+/* Rows of f16 or less would be widened in each step of each tile, which takes as long as to multiply them: they are widened before, in lanes. Of bf16 it is
+ * one shift. Yields the most steps of a block of the sum; 0: rows stay as they are. */
+static int steps_widened(const Micro *m, int d, Expr extent)
+{
+    enum { MOST_FLOATS = 4096, LEAST_STEPS = 16 };
+    Kernel *k = m->x->k;
+    int64_t n = INT64_MAX;
+    if (m->t->dot || m->t->acc != DT_f32 || m->rows < 2 || d != m->depths - 1 || !m->left_at || m->x->small) return 0;
+    if (!dtype_is_float(m->left_type) || dtypes[m->left_type].bits >= 32 || m->left_type == DT_bf16) return 0;
+    if (!step_is(k, m->left_at, m->t->depth[d], 1) || (expr_is_index(k, extent, &n) && n < LEAST_STEPS)) return 0;
+    n = n < m->t->block ? n : m->t->block;
+    return n * m->rows <= MOST_FLOATS ? (int)n : 0;
+}
+
+static void widen_some(Micro *m, Loop *steps, unsigned lanes)
+{
+    Emit *x = m->x;
+    loop_body(x, steps);
+    x->var[m->t->depth[m->depths - 1]] = steps->i;
+    for (int i = 0; i < m->rows; i++) {
+        tile_row(x, m->t, m->row[i]);
+        forget_all(x);
+        T narrow = element_type(x, m->left_buf), t = lanes > 1 ? LLVMVectorType(narrow, lanes) : narrow;
+        V v = LLVMBuildLoad2(x->b, t, emit_address(x, m->left_buf, m->left_at), "");
+        LLVMSetAlignment(v, (unsigned)dtypes[m->left_type].bytes);
+        V store = LLVMBuildStore(x->b, scalar_cast(x, m->left_type, DT_f32, v), wide_at(m, i, steps->i));
+        LLVMSetAlignment(store, sizeof(float));
+    }
+    loop_close(x, steps, lanes);
+}
+
+static void widen_rows(Micro *m, V from, V to)
+{
+    Emit *x = m->x;
+    V some = LLVMBuildAnd(x->b, LLVMBuildSub(x->b, to, from, ""), int64(x, -DOT_LANES), "");
+    V whole = LLVMBuildAdd(x->b, from, some, "");
+    m->wide_from = from;
+    Loop vectors = loop_head(x, from, whole);
+    widen_some(m, &vectors, DOT_LANES);
+    Loop rest = loop_head(x, whole, to);
+    widen_some(m, &rest, 1);
+}
+
 /* ---- the loops of the sum, accumulators as phis ---- */
 /* The last word of a sum that does not divide, where there is one: put together from elements. */
 static void partial_step(Micro *m, int axis)
@@ -572,6 +625,7 @@ static void sum_range(Micro *m, int d, V from, V to, int steps)
     Emit *x = m->x;
     int axis = m->t->depth[d];
     V phi[MAX_ROWS][MAX_COLS][MAX_PARTS];
+    if (m->wide) widen_rows(m, from, to);
     Loop l = loop_head(x, from, to);
     EACH_ACC(m, i, j, p)
     {
@@ -652,8 +706,15 @@ static void sum_loop(Micro *m, int d, Expr from, Expr extent)
     int64_t n;
     bool floats = !m->t->dot && m->t->acc == DT_f32, short_sum = expr_is_index(m->x->k, extent, &n) && n <= m->t->block;
     int steps = steps_at_once(m, d, extent);
+    m->wide_steps = steps_widened(m, d, extent);
+    if (m->wide_steps) {
+        uint64_t room = (uint64_t)m->rows * (uint64_t)m->wide_steps;
+        m->wide = LLVMBuildAlloca(m->x->entry, LLVMArrayType2(m->x->f32, room), "wide");
+        LLVMSetAlignment(m->wide, SCRATCH_ALIGN);
+    }
     if (floats && !short_sum && d == m->depths - 1) sum_blocks(m, d, extent, steps);
     else sum_range(m, d, emit_scalar(m->x, from), emit_scalar(m->x, extent), steps);
+    m->wide = NULL;
 }
 
 /* The codes of a byte, one after the other. */

@@ -29,6 +29,8 @@ typedef struct Micro {
     bool adjacent;                       /* those of left are adjacent */
     bool even;                           /* rows of left are at a constant distance, and so are lines */
     int64_t apart[2];                    /* elements: from a row to the next, from a line to the next */
+    V wide, wide_from;                   /* the rows' narrow floats as wide ones, for so many steps from there on; or NULL */
+    int wide_steps;
     V base;                              /* of this step: the first row's element, from which others are found; or NULL */
     Expr left, right, left_at, right_at; /* expanded; element offsets */
     int whole;                           /* words: the axis the dot axis is part of, when it may not divide */

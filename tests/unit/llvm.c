@@ -347,6 +347,9 @@ CASES(contract,
      " schedule: split m 6; split n 1 16; split k 4; order n.0 m.0 k.0 m.1 n.1 n.2 k.1; unroll m.1 n.1; vectorize n.2; call contract k.0 }", 0, 40, 0}, /* one, which the result does not name */
     {"kernel halves(M, N, K) { in A: f16[M, K], B: bf16[K, N] out Y[M, N] Y[m, n] = sum(k: K) f32(A[m, k]) * f32(B[k, n])"
      " schedule: split m 6; split n 2 16; order m.0 n.0 k m.1 n.1 n.2; unroll m.1 n.1; vectorize n.2; call contract k }", 400, 17, 0},
+    {"kernel half_line(N) { in X: f16[N, 24, 40] const W: f16[20, 40, 3] layout(0/16, 2, 1, 0%16) out Y[N, 22, 20]" /* rows are widened before their steps: whole vectors and some more */
+     " Y[n, w, o] = sum(i: 3, c: 40) f32(X[n, w + i, c]) * f32(W[o, c, i])"
+     " schedule: split w 6; split o 2 16; order o.0 n w.0 i c w.1 o.1 o.2; unroll w.1 o.1; vectorize o.2; call contract i; parallel o.0 n }", 400, 17, 0},
     {"kernel line(N) { in X[N, 24, 8] const W[20, 8, 3] layout(0/16, 2, 1, 0%16) out Y[N, 22, 20] Y[n, w, o] = sum(i: 3, c: 8) X[n, w + i, c] * W[o, c, i]"
      " schedule: split w 6; split o 2 16; order o.0 n w.0 i c w.1 o.1 o.2; unroll w.1 o.1; vectorize o.2; call contract i; parallel o.0 n }", 400, 17, 0},
     {"kernel conv8(N) { in X: u8[N, 10, 10, 8] const F: i8[20, 3, 3, 8] layout(0/16, 1, 2, 3/4, 0%16, 3%4) out Y: i32[N, 8, 8, 20]"
