@@ -159,6 +159,7 @@ StepWork step_work(Kernel *k, Sizes *z, const struct CutStep *step, const bool *
         s.what = arena_printf(z->mem, "%s %s", form(&w, most), dtypes[k->buf.at[most->out].type].name);
     }
     s.bytes = bytes(&w, has_memory);
+    if (step->when.id) s.operations = product(&w, s.operations, step->when), s.bytes = product(&w, s.bytes, step->when);
     arena_drop(&w.mem);
     return s;
 }

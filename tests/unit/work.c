@@ -56,6 +56,18 @@ Test(work, other_forms)
     program_drop(p);
 }
 
+/* A step that does not run has nothing to do. */
+Test(work, what_is_skipped)
+{
+    for (int64_t runs = 0; runs < 2; runs++) {
+        Program *p = program_new("kernel k(N, C) { in X[N, 32], Z[32, 8] out Y[N, 8] Y[m, n] = sum(k: 32) X[m, k] * Z[k, n] when C }");
+        p->symbol[0] = 5, p->symbol[1] = runs;
+        StepWork w = work_of(p, program_cut(p->k, &p->mem), 0);
+        expect(p, &w, "contraction f32", (int64_t[]){1, 5, 8, 32}, runs * 2 * 5 * 8 * 32, runs * 4 * (5 * 32 + 32 * 8 + 5 * 8));
+        program_drop(p);
+    }
+}
+
 Test(work, probes_compile_for_every_level)
 {
     Arena mem = {0};
