@@ -9,7 +9,7 @@
  *   pack   codes of 4 and 2 bits lie two and four in a byte, which is said by the formula, q[k / 2, n] >> (k % 2 * 4) & 15: nothing else
  *          knows of them. Floats of 4 bits (E2M1) do too, and are made of their bits by arithmetic. They are packed along what is summed, so that lanes take whole bytes.
  *   order  codes, scales and zero points lie in panels of 16 columns, in the order the loop reads them; scales
- *          that f16 holds are f16, and zero points in few steps of a power of two bytes.
+ *          that f16 holds are f16, and zero points in few steps of a power of two bytes, those of tables too.
  *
  * A window that passes over an image channel by channel (a depthwise convolution) reads the formula: neighbours in registers share what is
  * widened, so it costs nothing beside their products, and the codes are a quarter of what the nearest cache would hold. That is decided first
@@ -415,6 +415,21 @@ static void drop_idle(Widen *w)
     k->stage.n = n;
 }
 
+/* A table of codes: data says which are read. */
+static bool looks_up(Widen *w, Expr e)
+{
+    LoadList l = {0};
+    loads_of(w->k, w->mem, e, &l);
+    for (uint32_t i = 0; i < l.at.n; i++) {
+        ExprNode n = *expr_node(w->k, l.at.at[i]);
+        const Buf *b = &w->k->buf.at[n.id];
+        if (b->kind != BUF_CONST || dtypes[b->type].bits > BYTE || b->type == DT_bool || b->rank < 2) continue;
+        for (int d = 0; d < b->rank; d++)
+            if (depends_on_data(w->k, n.arg[d])) return true;
+    }
+    return false;
+}
+
 /* What is left of codes is packed where it is read. */
 static void settle(Widen *w)
 {
@@ -424,7 +439,7 @@ static void settle(Widen *w)
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute *c = &k->stage.at[i];
         bool rows = (uint32_t)c->out < w->bufs && w->def[c->out] && !k->buf.at[c->out].layout.n && c->rank > 1; /* lanes walk the last axis */
-        if (rows) c->value = simplify(w, c->value);
+        if (rows || looks_up(w, c->value)) c->value = simplify(w, c->value);
         c->value = pack_codes(w, c->value, rows ? c->space[c->rank - 1] : 0);
     }
 }

@@ -186,12 +186,17 @@ Test(widen, look_up)
     program_drop(p);
 }
 
-/* Scales take the fewest bytes that hold them: few steps of a power of two, f16, or what they are. */
+/* Scales take the fewest bytes that hold them: few steps of a power of two, f16, or what they are. In products and in tables that are looked up. */
 Test(widen, scales)
 {
     static const char *const name[] = {"S.u8", "S.f16"};
-    for (int from = 0; from < 2; from++) {
-        Program *p = program_new("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }");
+    static const char *const texts[] = {
+        "kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }",
+        "kernel k(M) { in I: i64[M] const Q: u4[240, 32], Z: u4[240, 1], S[240, 1] out Y[M, 32] tmp w[240, 32] w[n, k] = (f32(i32(Q[n, k]) - i32(Z[n, k / 32]))) * S[n, k / 32]"
+        " Y[m, k] = w[min(abs(I[m]), 239), k] }"};
+    for (int row = 0; row < 4; row++) {
+        int from = row % 2;
+        Program *p = program_new(texts[row / 2]);
         p->symbol[0] = 3;
         program_fill(p);
         float *s = (float *)(uintptr_t)find(p, "S")->data->data;
@@ -199,7 +204,7 @@ Test(widen, scales)
         void **want = program_reference(p);
         program_cluster(p->k), program_layout(p->k, NULL), program_widen(p->k, true);
         program_compare(p, want, program_run(p, 0), "widen");
-        cr_expect(find(p, name[from]));
+        cr_expect(find(p, name[from]), "%s", texts[row / 2]);
         program_drop(p);
     }
     Program *p = through("kernel k(M) { in X[M, 96] const Q: u4[96, 80], Z: u4[3, 80], S[3, 80] out Y[M, 80] tmp w[96, 80]" BLOCKS PRODUCT " }", 3);
