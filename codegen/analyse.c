@@ -526,13 +526,12 @@ int64_t piece_of(Kernel *k, Expr e, int axis)
 {
     ExprNode n = *expr_node(k, e);
     int64_t piece = 0, by;
-    if (n.kind == E_AXIS) return (int)n.id == axis;
-    if (n.kind == E_PRIM && n.prim == P_div && axis_of_index(k, n.arg[0]) == axis && expr_is_index(k, n.arg[1], &by) &&
-        by > 0)
-        return by;
+    if (!expr_uses(k, e, axis)) return 0;
+    bool divides = n.kind == E_PRIM && n.prim == P_div && axis_of_index(k, n.arg[0]) == axis;
+    if (n.kind != E_LOAD) return divides && expr_is_index(k, n.arg[1], &by) && by > 0 ? by : 1;
     for (int i = 0; i < MAX_RANK && n.arg[i]; i++) {
         by = piece_of(k, n.arg[i], axis);
-        piece = !piece || piece == by || !by ? (by ? by : piece) : 1;
+        if (by) piece = !piece || piece == by ? by : 1;
     }
     return piece;
 }

@@ -21,17 +21,9 @@ typedef struct Fork {
 } Fork;
 
 /* ---- the second form ---- */
-static Expr relocated(Fork *f, Expr e)
-{
-    ExprNode n = *expr_node(f->k, e);
-    for (int i = 0; i < MAX_RANK && n.arg[i]; i++) n.arg[i] = relocated(f, n.arg[i]);
-    if (n.kind == E_LOAD && f->buf[n.id]) n.id = (uint32_t)f->buf[n.id];
-    return expr_rebuild(f->k, &n);
-}
-
 static void change(Fork *f, Expr *e)
 {
-    if (*e) *e = expr_map(f->k, relocated(f, *e), f->map);
+    if (*e) *e = expr_map(f->k, expr_move(f->k, *e, f->buf), f->map);
 }
 
 static void rename_axis(Fork *f, int *axis)

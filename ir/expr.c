@@ -478,6 +478,7 @@ typedef struct Rewrite {
     Expr (*before)(struct Rewrite *, Expr); /* not 0: e becomes that, and is not entered */
     Expr (*after)(struct Rewrite *, Expr);  /* of a node whose children were rewritten; NULL: nothing */
     const Expr *map;
+    const int *buf;
     Expr from, to;
     const Compute *def;
 } Rewrite;
@@ -583,6 +584,18 @@ Expr expr_inline(Kernel *k, Expr e, const Compute *def)
 {
     assert(def->how == P_NONE && !def->where && !def->update);
     Rewrite r = {.k = k, .before = without_load, .after = inline_load, .def = def};
+    return rewrite(&r, e);
+}
+
+static Expr move_load(Rewrite *r, Expr e)
+{
+    ExprNode n = *expr_node(r->k, e);
+    return n.kind == E_LOAD && r->buf[n.id] ? expr_load(r->k, r->buf[n.id], n.arg) : e;
+}
+
+Expr expr_move(Kernel *k, Expr e, const int *buf)
+{
+    Rewrite r = {.k = k, .before = without_load, .after = move_load, .buf = buf};
     return rewrite(&r, e);
 }
 

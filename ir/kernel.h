@@ -204,6 +204,7 @@ Expr expr_map(Kernel *k, Expr e, const Expr *map);           /* axis a replaced 
 Expr expr_replace(Kernel *k, Expr e, Expr from, Expr to);
 Expr expr_rebuild(Kernel *k, const ExprNode *n);            /* like n, perhaps of another kernel, but with the id and operands that k has for it; folds */
 Expr expr_inline(Kernel *k, Expr e, const Compute *def);     /* loads of def's output replaced by def's value at that index; def->at are its axes */
+Expr expr_move(Kernel *k, Expr e, const int *buf);           /* loads of buffer b become loads of buf[b], where that is not 0 */
 Expr expr_split(Kernel *k, Expr e);                          /* split axes replaced by their parts */
 int expr_cost(const Kernel *k, Expr e);                      /* in plain operations; a polynomial is a dozen */
 int expr_reads(const Kernel *k, Expr e, int buf);            /* how many loads of buf */

@@ -114,6 +114,8 @@ Test(expr, rewriting)
     def.epilogue = expr_prim(k, P_max, expr_it(k, DT_f32), F(0), 0);
     cr_expect_str_eq(text(expr_inline(k, later, &def)), "max(t1[9 - a2] * t1[9 - a2], 0.0)");
     cr_expect_eq(expr_reads(k, expr_add(k, later, x), t), 1);
+    cr_expect_eq(expr_move(k, expr_add(k, expr_load(k, t, (Expr[MAX_RANK]){j}), F(1)), (int[]){0, 0, 1}), expr_add(k, expr_load(k, 1, (Expr[MAX_RANK]){j}), F(1)));
+    cr_expect_eq(expr_move(k, later, (int[]){0, t, 0}), later);
     k->axis.at[1].whole = expr_add(k, expr_mul(k, j, I(4)), axis(4));
     cr_expect_str_eq(text(expr_split(k, x)), "t1[a2 * 4 + a3]");
 }
