@@ -549,12 +549,19 @@ int64_t panel_rows(Kernel *k, const Compute *c, const Contraction *r)
     return rows > 1 ? rows : 1;
 }
 
-Expr rows_are_many(Kernel *k, const Compute *c, const Contraction *r)
+Dim rows_are_many(Kernel *k, const Compute *c, const Contraction *r)
 {
     const ExprNode *n = r->row ? expr_node(k, k->axis.at[r->row].extent) : NULL;
     Dim rows = {n && n->kind == E_SYM ? n->id : 0};
-    if (!rows.id || dim_has_data(k->dim, rows)) return 0;
-    return expr_dim(k, dim_ge(k->dim, rows, dim_const(k->dim, panel_rows(k, c, r))));
+    if (!rows.id || dim_has_data(k->dim, rows)) return (Dim){0};
+    return dim_ge(k->dim, rows, dim_const(k->dim, panel_rows(k, c, r)));
+}
+
+bool has_batches(const Kernel *k, const Compute *c, const Contraction *r)
+{
+    for (int d = 0; d < c->rank; d++)
+        if (expr_uses(k, r->right, c->space[d]) && expr_uses(k, r->left, c->space[d])) return true;
+    return false;
 }
 
 int summed_word(Kernel *k, const Compute *c)

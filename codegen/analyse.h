@@ -77,7 +77,8 @@ int64_t piece_of(Kernel *k, Expr e, int axis);               /* e uses the axis 
 /* From how many rows on panels of right pay: to copy it takes about as long as to add up the lanes of half as many rows as a sum has terms. Rows of
  * batches that share it count together. */
 int64_t panel_rows(Kernel *k, const Compute *c, const Contraction *r);
-Expr rows_are_many(Kernel *k, const Compute *c, const Contraction *r); /* a size that is 1 where there are so many; 0: their number is known, or data says it */
+Dim rows_are_many(Kernel *k, const Compute *c, const Contraction *r); /* 1 where there are so many, else 0; id 0: their number is known, or data says it */
+bool has_batches(const Kernel *k, const Compute *c, const Contraction *r); /* an axis chooses what both factors read: of weights none does */
 /* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
 int panel_word(Kernel *k, const Contraction *r, int inner);
 int summed_word(Kernel *k, const Compute *c); /* of a stage that is such a product; else 0 */

@@ -13,8 +13,10 @@ typedef struct Fork {
     Kernel *k;
     Arena mem;
     VEC(Compute) out;
-    Expr *second;   /* per stage: where its second form runs, or 0 */
+    Dim *second;    /* per stage: where its second form runs; id 0: there is none */
     uint32_t *last; /* per stage that has one: the last one of its group */
+    uint32_t bufs;  /* there were so many */
+    uint32_t *user; /* per buffer of those: 1 + the last stage of the one group that uses it, or 0 */
     int *buf;       /* per buffer: what the second form of the group in hand has instead, or 0 */
     Expr *map;      /* per axis, the same */
     int share;      /* the last number of stages that share loops */
@@ -45,37 +47,36 @@ static Compute second_form(Fork *f, Compute s)
 }
 
 /* ---- groups ---- */
-/* Temporaries that the group alone writes and reads: each form has its own. */
-static void own_buffers(Fork *f, uint32_t last)
+/* Temporaries that a group alone writes and reads: each form has its own. */
+static void find_users(Fork *f)
 {
     Kernel *k = f->k;
-    uint32_t bufs = k->buf.n;
-    bool *inside = NEW_ARRAY(&f->mem, bool, bufs), *outside = NEW_ARRAY(&f->mem, bool, bufs);
+    bool *seen = NEW_ARRAY(&f->mem, bool, f->bufs);
+    f->user = NEW_ARRAY(&f->mem, uint32_t, f->bufs);
     for (uint32_t i = 0; i < k->stage.n; i++) {
-        const Compute *s = &k->stage.at[i];
-        bool *used = f->second[i] && f->last[i] == last ? inside : outside;
+        uint32_t group = f->second[i].id ? f->last[i] + 1 : 0;
         LoadList loads = {0};
-        stage_loads(k, &f->mem, s, &loads);
-        used[s->out] = true;
-        for (uint32_t l = 0; l < loads.at.n; l++) used[expr_node(k, loads.at.at[l])->id] = true;
+        stage_loads(k, &f->mem, &k->stage.at[i], &loads);
+        for (uint32_t l = 0; l <= loads.at.n; l++) {
+            uint32_t b = l < loads.at.n ? expr_node(k, loads.at.at[l])->id : (uint32_t)k->stage.at[i].out;
+            f->user[b] = !seen[b] || f->user[b] == group ? group : 0;
+            seen[b] = true;
+        }
     }
-    f->buf = NEW_ARRAY(&f->mem, int, 2 * bufs), f->map = NEW_ARRAY(&f->mem, Expr, k->axis.n);
-    for (uint32_t b = 1; b < bufs; b++)
-        if (inside[b] && !outside[b] && k->buf.at[b].kind == BUF_TMP) f->buf[b] = kernel_buf(k, k->buf.at[b]);
+    for (uint32_t b = 1; b < f->bufs; b++)
+        if (k->buf.at[b].kind != BUF_TMP) f->user[b] = 0;
 }
 
-/* Where the second form of this product runs; 0: there is none. Weights, which all of a batch share, are put into panels beforehand; and where there are
+/* Where the second form of this product runs; id 0: there is none. Weights, which all of a batch share, are put into panels beforehand; and where there are
  * as many columns as rows these are many when those are. */
-static Expr second_runs(Kernel *k, const Compute *s)
+static Dim second_runs(Kernel *k, const Compute *s)
 {
     Contraction r;
-    bool batches = false;
-    if (!contraction_of(k, s, &r) || word_of(k, &r) || !has_terms_beside(k, s, &r)) return 0;
-    for (int d = 0; d < s->rank; d++)
-        batches = batches || (expr_uses(k, r.left, s->space[d]) && expr_uses(k, r.right, s->space[d]));
-    if (!batches || !r.row || k->axis.at[r.row].extent == k->axis.at[r.lane].extent || is_constant_load(k, r.right))
-        return 0;
-    return rows_are_many(k, s, &r);
+    if (!contraction_of(k, s, &r) || word_of(k, &r) || !has_terms_beside(k, s, &r)) return (Dim){0};
+    if (!r.row || k->axis.at[r.row].extent == k->axis.at[r.lane].extent) return (Dim){0};
+    if (!has_batches(k, s, &r) || is_constant_load(k, r.right)) return (Dim){0};
+    Dim many = rows_are_many(k, s, &r);
+    return dim_is_const(k->dim, many, NULL) ? (Dim){0} : many;
 }
 
 /* What shares loops with the product: its own node's stages, or those that join.c will put beside it. */
@@ -95,39 +96,43 @@ static uint32_t group_of(Fork *f, uint32_t at, uint32_t *stage)
 static void find_group(Fork *f, uint32_t at)
 {
     Kernel *k = f->k;
-    Expr runs = second_runs(k, &k->stage.at[at]);
-    uint32_t stage[JOINED], n = runs ? group_of(f, at, stage) : 0;
+    Dim runs = second_runs(k, &k->stage.at[at]);
+    uint32_t stage[JOINED], n = runs.id ? group_of(f, at, stage) : 0;
     for (uint32_t i = 0; i < n; i++) {
         const Compute *s = &k->stage.at[stage[i]];
-        if (s->scan || s->update || s->when || f->second[stage[i]]) return;
+        if (s->scan || s->update || s->when || f->second[stage[i]].id) return;
     }
     for (uint32_t i = 0; i < n; i++) f->second[stage[i]] = runs, f->last[stage[i]] = stage[n - 1];
 }
 
 static void add_second(Fork *f, uint32_t last)
 {
-    own_buffers(f, last), f->share++;
+    Kernel *k = f->k;
+    f->buf = NEW_ARRAY(&f->mem, int, f->bufs), f->map = NEW_ARRAY(&f->mem, Expr, k->axis.n), f->share++;
+    for (uint32_t b = 1; b < f->bufs; b++)
+        if (f->user[b] == last + 1) f->buf[b] = kernel_buf(k, k->buf.at[b]);
     for (uint32_t i = 0; i <= last; i++) {
-        if (!f->second[i] || f->last[i] != last) continue;
-        Compute s = second_form(f, f->k->stage.at[i]);
-        s.when = f->second[i];
+        if (!f->second[i].id || f->last[i] != last) continue;
+        Compute s = second_form(f, k->stage.at[i]);
+        s.when = expr_dim(k, f->second[i]);
         vec_push(&f->mem, &f->out, s);
     }
 }
 
 void program_fork(Kernel *k)
 {
-    Fork f = {.k = k};
-    f.second = NEW_ARRAY(&f.mem, Expr, k->stage.n + 1), f.last = NEW_ARRAY(&f.mem, uint32_t, k->stage.n + 1);
+    Fork f = {.k = k, .bufs = k->buf.n};
+    f.second = NEW_ARRAY(&f.mem, Dim, k->stage.n + 1), f.last = NEW_ARRAY(&f.mem, uint32_t, k->stage.n + 1);
     for (uint32_t i = 0; i < k->stage.n; i++) {
         if (k->stage.at[i].share > f.share) f.share = k->stage.at[i].share;
         find_group(&f, i);
     }
+    find_users(&f);
     for (uint32_t i = 0; i < k->stage.n; i++) {
         Compute s = k->stage.at[i];
-        if (f.second[i]) s.when = expr_dim(k, dim_not(k->dim, (Dim){expr_node(k, f.second[i])->id}));
+        if (f.second[i].id) s.when = expr_dim(k, dim_not(k->dim, f.second[i]));
         vec_push(&f.mem, &f.out, s);
-        if (f.second[i] && f.last[i] == i) add_second(&f, i);
+        if (f.second[i].id && f.last[i] == i) add_second(&f, i);
     }
     k->stage.at = arena_copy(k->mem, f.out.at, sizeof *f.out.at * f.out.n), k->stage.n = k->stage.cap = f.out.n;
     arena_drop(&f.mem);

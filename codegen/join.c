@@ -25,10 +25,7 @@ static bool is_batched(Kernel *k, const Compute *s, Contraction *r)
 {
     if (!contraction_of(k, s, r) || !r->row || s->scan || s->check || r->acc != DT_f32) return false;
     ExprNode n = *expr_node(k, r->right);
-    if (n.kind != E_LOAD || k->buf.at[n.id].kind == BUF_CONST) return false;
-    for (int d = 0; d < s->rank; d++)
-        if (expr_uses(k, r->right, s->space[d]) && expr_uses(k, r->left, s->space[d])) return true;
-    return false;
+    return n.kind == E_LOAD && k->buf.at[n.id].kind != BUF_CONST && has_batches(k, s, r);
 }
 
 static bool reads_inside(const Join *j, const LoadList *l)

@@ -818,9 +818,9 @@ static bool has_few_rows(Kernel *k, const Compute *s, const Contraction *c)
 {
     if (!has_terms_beside(k, s, c)) return false;
     int64_t rows = expr_constant(k, k->axis.at[c->row].extent, 0);
-    Expr many = rows ? 0 : rows_are_many(k, s, c);
-    return rows ? rows < panel_rows(k, s, c)
-                : many && s->when == expr_dim(k, dim_not(k->dim, (Dim){expr_node(k, many)->id}));
+    if (rows) return rows < panel_rows(k, s, c);
+    Dim many = rows_are_many(k, s, c);
+    return many.id && (dim_is(k->dim, many, 0) || s->when == expr_dim(k, dim_not(k->dim, many)));
 }
 
 static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one element, at least */

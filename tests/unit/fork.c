@@ -59,6 +59,7 @@ Test(fork, others_have_one_form)
     one_form("kernel k(T) { in Q[6, 8, 32], K[6, T, 32] out S[6, 8, T] S[h, q, t] = sum(d: 32) Q[h, q, d] * K[h, t, d] }"); /* a known number */
     one_form("kernel k(M, T) { in Q[6, M, 32], K[6, 32, T] out S[6, M, T] S[h, q, t] = sum(d: 32) Q[h, q, d] * K[h, d, t] }"); /* columns lie side by side */
     one_form("kernel k(M, T) { in Q[6, M, 20], K[6, T, 20] out S[6, M, T] S[h, q, t] = sum(d: 20) Q[h, q, d] * K[h, t, d] }"); /* terms fill no vectors */
+    one_form("kernel k(M, T) { in Q[6, M + 40, 32], K[6, T, 32] out S[6, M + 40, T] S[h, q, t] = sum(d: 32) Q[h, q, d] * K[h, t, d] }"); /* many in any case */
     one_form("kernel k(M, T) { in Q[M, 32], K[T, 32] out S[M, T] S[q, t] = sum(d: 32) Q[q, d] * K[t, d] }"); /* the same columns for all of a batch */
     one_form("kernel k(M) { in Q[M, 32] const W[64, 32] out S[M, 64] S[q, t] = sum(d: 32) Q[q, d] * W[t, d] }"); /* weights are put into panels beforehand */
 }
