@@ -564,6 +564,15 @@ bool has_batches(const Kernel *k, const Compute *c, const Contraction *r)
     return false;
 }
 
+bool has_few_rows(Kernel *k, const Compute *c, const Contraction *r)
+{
+    if (!r->row || is_constant_load(k, r->right) || !has_terms_beside(k, c, r)) return false;
+    int64_t rows = expr_constant(k, k->axis.at[r->row].extent, 0);
+    if (rows) return rows < panel_rows(k, c, r);
+    Dim many = rows_are_many(k, c, r);
+    return many.id && (dim_is(k->dim, many, 0) || c->when == expr_dim(k, dim_not(k->dim, many)));
+}
+
 int summed_word(Kernel *k, const Compute *c)
 {
     Contraction r;

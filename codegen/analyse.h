@@ -78,6 +78,8 @@ int64_t piece_of(Kernel *k, Expr e, int axis);               /* e uses the axis 
  * batches that share it count together. */
 int64_t panel_rows(Kernel *k, const Compute *c, const Contraction *r);
 Dim rows_are_many(Kernel *k, const Compute *c, const Contraction *r); /* 1 where there are so many, else 0; id 0: their number is known, or data says it */
+/* Is a pass that makes panels, or rounds, longer than the product? Where the terms lie side by side, and in the form for few rows (fork.c). */
+bool has_few_rows(Kernel *k, const Compute *c, const Contraction *r);
 bool has_batches(const Kernel *k, const Compute *c, const Contraction *r); /* an axis chooses what both factors read: of weights none does */
 /* How many values of `inner` lie beside each other for one lane of the panels; 0: they are not made for dot products. */
 int panel_word(Kernel *k, const Contraction *r, int inner);

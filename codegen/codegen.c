@@ -355,7 +355,7 @@ static bool image_lower(Image *im)
     kernel_check(im->program, "clustering");
     const Storage *store = &im->options->store;
     bool stored = store->type || store->planes;
-    if (!stored) program_fork(im->program);
+    if (!store->planes) program_fork(im->program);
     kernel_check(im->program, "forking");
     program_layout(im->program, stored ? store : NULL);
     kernel_check(im->program, "layout");

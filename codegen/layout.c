@@ -813,16 +813,6 @@ static int merge_taps(Layer *l, Compute *s, Contraction *c, int inner, int word)
 /* Is it worth an extra pass over the operand? Every element of it must be used for several results. */
 static bool pays(const Kernel *k, int other) { return other && expr_constant(k, k->axis.at[other].extent, 64) >= 4; }
 
-/* Is a pass that makes panels longer than the product? Where the terms lie side by side, and in the form for few rows (fork.c). */
-static bool has_few_rows(Kernel *k, const Compute *s, const Contraction *c)
-{
-    if (!has_terms_beside(k, s, c)) return false;
-    int64_t rows = expr_constant(k, k->axis.at[c->row].extent, 0);
-    if (rows) return rows < panel_rows(k, s, c);
-    Dim many = rows_are_many(k, s, c);
-    return many.id && (dim_is(k->dim, many, 0) || s->when == expr_dim(k, dim_not(k->dim, many)));
-}
-
 static int64_t uses_of(Kernel *k, const Compute *s, Expr factor) /* of one element, at least */
 {
     int64_t uses = 1;
@@ -899,9 +889,9 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
         order_reduces(s, word_axis(k, s, c->left));
         return;
     }
-    round_operand(l, s, c);
-    bool constant = is_constant_load(k, c->right);
-    int word = word_of(k, c), word_of_axis = word ? word_axis(k, s, c->left) : 0;
+    bool few = has_few_rows(k, s, c), constant = is_constant_load(k, c->right);
+    if (!few) round_operand(l, s, c);
+    int word = few ? 0 : word_of(k, c), word_of_axis = word ? word_axis(k, s, c->left) : 0;
     if (word && !word_of_axis && pays(k, c->lane)) word_of_axis = lay_rows(l, s, c);
     else if (c->row && is_spread(k, s, c->left, c->row)) lay_rows(l, s, c);
     int64_t depth = word_of_axis ? expr_constant(k, k->axis.at[word_of_axis].extent, 1) : 0;
@@ -918,7 +908,7 @@ static void settle_contraction(Layer *l, Compute *s, Contraction *c)
     }
     bool ready = !word && step_is_one(k, c->right, c->lane) && !is_spread(k, s, c->right, c->lane);
     if (ready || (!panel && step_is_one(k, c->right, inner)) || !pays(k, c->row) || !is_compact(k, s, c->right)) return;
-    if (!comes_before(k, s, c->right) || (!word && has_few_rows(k, s, c))) return;
+    if (!comes_before(k, s, c->right) || few) return;
     Expr packed = pack_right(l, s, c->right, c->lane, inner && expr_uses(k, c->right, inner) ? inner : 0, word);
     s->value = expr_replace(k, s->value, c->right, packed);
     order_reduces(s, inner);

@@ -85,14 +85,20 @@ static int input_copy(Store *s, int buf, int inner, const Loc *loc)
     return c.out;
 }
 
-/* Dot products take bf16 alone. A contraction that reads an f32 input in place would have to round it again for every use. */
+static bool rounds_inputs(Store *s, const Compute *c)
+{
+    Contraction r;
+    return is_deep_sum(s->k, c, s->keep) && contraction_of(s->k, c, &r) && !has_few_rows(s->k, c, &r);
+}
+
+/* Dot products take bf16 alone. A contraction that reads an f32 input in place would have to round it again for every use, unless few rows use it, as it is. */
 static void copy_inputs(Store *s)
 {
     Kernel *k = s->k;
     int *copy = NEW_ARRAY(s->mem, int, k->buf.n);
     for (uint32_t i = 0; i < k->stage.n && s->type == DT_bf16; i++) {
         LoadList loads = {0};
-        if (is_deep_sum(k, &k->stage.at[i], s->keep)) loads_of(k, s->mem, k->stage.at[i].value, &loads);
+        if (rounds_inputs(s, &k->stage.at[i])) loads_of(k, s->mem, k->stage.at[i].value, &loads);
         for (uint32_t l = 0; l < loads.at.n; l++) {
             ExprNode n = *expr_node(k, loads.at.at[l]);
             if (k->buf.at[n.id].kind != BUF_IN || k->buf.at[n.id].type != DT_f32) continue;

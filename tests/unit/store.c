@@ -1,4 +1,5 @@
 /* Narrow storage: which buffers become bf16 or f16, what stays f32, and that results stay near. */
+#include "codegen/analyse.h"
 #include "tests/unit/kernel_runs.h"
 
 /* Compares the outputs of the stages as they are with those after clustering, layout in narrow types, cutting and scheduling. */
@@ -11,6 +12,7 @@ static Program *stored(const char *text, DType t, double room)
     program_fill(p);
     void **want = program_reference(p);
     program_cluster(p->k);
+    program_fork(p->k);
     program_layout(p->k, &(Storage){.type = t});
     program_check(p->k, "layout");
     program_near(p, want, program_run(p, 0), "layout", room);
@@ -46,6 +48,33 @@ Test(store, convolutions)
     cr_expect_eq(type_named(p, "X"), DT_f32, "an input");
     cr_expect_eq(type_named(p, "Y"), DT_f32, "an output");
     program_drop(p);
+}
+
+/* The form for few rows multiplies keys as they are; the one for many, in which they are rounded or copied, does not share its stages. */
+Test(store, few_rows)
+{
+    static const DType narrow[] = {DT_bf16, DT_f16};
+    for (size_t i = 0; i < COUNT_OF(narrow); i++) {
+        Program *p = stored("kernel k(M) { in X[6, M, 32], K[2, 40, 32] out Y[6, M, 40] tmp Q[6, M, 32]"
+                            " Q[h, q, d] = X[h, q, d] * 0.5 + 0.25 Y[h, q, t] = sum(d: 32) Q[h, q, d] * K[h / 3, t, d] }",
+                            narrow[i], 0.1);
+        uint32_t few = 0, copies = 0; /* stages that read the keys */
+        for (uint32_t s = 0; s < p->k->stage.n; s++) {
+            const Compute *c = &p->k->stage.at[s];
+            Contraction r;
+            LoadList loads = {0};
+            stage_loads(p->k, &p->mem, c, &loads);
+            bool keys = false;
+            for (uint32_t l = 0; l < loads.at.n; l++) keys |= !strcmp(p->k->buf.at[expr_node(p->k, loads.at.at[l])->id].name, "K");
+            if (!keys) continue;
+            if (!contraction_of(p->k, c, &r)) copies++;
+            else if (c->when) few++;
+        }
+        cr_expect_eq(few, 1, "%s", dtypes[narrow[i]].name);
+        cr_expect_eq(copies, 1, "%s", dtypes[narrow[i]].name);
+        cr_expect_eq(type_named(p, "Q"), narrow[i]);
+        program_drop(p);
+    }
 }
 
 /* Weights of a window are factors, however few; sums under a window are an image, however deep. */
