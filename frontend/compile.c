@@ -547,6 +547,7 @@ static bool write_report(Drive *dr, const Graph *g, const char *path, const char
                 .target = o->value[OPT_target] ? o->value[OPT_target] : "portable",
                 .flags = options_text(o, dr->mem),
                 .precision = q ? q->precision : dr->policy.storage,
+                .nearer = precision_of(o) ? precision_of(o)->nearer : NULL,
                 .method = q && !q->float_activations ? o->value[OPT_method] : NULL,
                 .samples = dr->samples ? samples_text(dr->samples) : NULL,
                 .calibration = calibration_of(dr),

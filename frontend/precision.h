@@ -18,6 +18,7 @@ typedef struct Precision {
     const char *blind, *seen; /* how weights are rounded unless the user says: without samples, with some; NULL: the first method */
     const char *searched;     /* the same where --max-loss searches: what rounding spares there is time that layers need not take in float; NULL: as `seen` */
     const char *windows;      /* how those of windows over channels one by one are, where `seen` rounds them not; NULL: as all */
+    const char *nearer;  /* what to ask for instead where outputs are far from float; NULL: nothing is nearer */
     const char *help;
 } Precision;
 const Precision *precision_at(uint32_t i);             /* NULL past the end */

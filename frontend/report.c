@@ -106,6 +106,23 @@ static const Quantization *layers_that_came(const IntegerNote *note, Arena *mem)
     return q;
 }
 
+/* A tenth of an output's energy is noise, or one answer in ten is another one, whatever samples there might have been. */
+static bool is_far(const OutputFigures *o)
+{
+    enum { NEAR_DB = 10 };
+    const double near_answers = 0.9;
+    return (o->is_float && o->sqnr < NEAR_DB) || (o->scores && o->high < near_answers);
+}
+
+static const char *advice(const Report *r, Arena *mem)
+{
+    for (uint32_t i = 0; i < (r->measured ? r->measured->outputs : 0); i++)
+        if (is_far(&r->measured->output[i]))
+            return arena_printf(mem, "output %s is far from float%s%s", r->measured->output[i].name,
+                                r->nearer ? ": " : "", r->nearer ? r->nearer : "");
+    return NULL;
+}
+
 void report_fill(Report *r, const Quantization *q, Arena *mem)
 {
     r->costs = q && q->costs.known ? &q->costs : NULL, r->rounds_values = q && !q->float_activations;
@@ -123,6 +140,7 @@ void report_fill(Report *r, const Quantization *q, Arena *mem)
         double sqnr = r->layer[i].layer->sqnr;
         if (isfinite(sqnr) && (!r->worst || sqnr < r->worst->layer->sqnr)) r->worst = &r->layer[i];
     }
+    if (!r->budget && !r->came && r->calibration != CALIBRATION_RANDOM) r->advice = advice(r, mem);
     fill_points(r, mem), fill_tried(r, mem);
 }
 

@@ -30,6 +30,7 @@ typedef struct ReportPoints { VEC(ReportPoint) at; } ReportPoints;
 typedef struct Report {
     const char *model, *version, *target, *flags; /* flags: as given, those that change what is made */
     const char *precision;       /* "int8", "bf16", "fp16"; NULL: float32 is stored */
+    const char *nearer;          /* what comes nearer to float than that, or NULL */
     const char *method, *samples; /* method NULL: no ranges were needed; samples NULL: none */
     ReportCalibration calibration;
     uint64_t model_bytes, artefact_bytes;
@@ -48,6 +49,7 @@ typedef struct Report {
     bool rounds_values;          /* costs are of values, not of weights */
     ReportLayer *layer;          /* the contractions in the model's order */
     const ReportLayer *worst;    /* of lowest SQNR, or NULL */
+    const char *advice;          /* outputs are far from float: what to do; else NULL */
     ReportPoints point;          /* the float program and this one; error: of the worst output, Euclidean norms */
     ReportPoints tried;          /* with --max-loss: what was tried; error: the metric's loss */
 } Report;

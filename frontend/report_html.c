@@ -184,6 +184,7 @@ static void put_warnings(const Report *r, FILE *f)
               "little: judge on data of your own. "
               "The reference is the float model compiled by the same compiler.</p>\n",
               f);
+    if (r->advice) warning(r->advice, f);
     if (r->policy->why) warning(r->policy->why, f);
 }
 

@@ -152,6 +152,7 @@ void report_json(const Report *r, FILE *f)
         cJSON_AddItemToArray(unfused, o);
     }
     if (r->measured) measured_json(root, r->measured);
+    text(root, "advice", r->advice);
     if (r->costs) {
         cJSON *c = cJSON_AddObjectToObject(root, "costs");
         text(c, "of", r->rounds_values ? "values" : "weights"), text(c, "unit", report_cost_unit(r->costs));

@@ -66,30 +66,42 @@ static void print_measured(const Measured *m, FILE *f)
                 a->median / b->median, m->level, m->threads, m->threads == 1 ? "" : "s");
 }
 
-/* Contractions with quantized operands: how many are what, and a line for each reason why some are float. */
-static void print_coded(const Report *r, FILE *f)
+/* What stays float: a line for each reason. */
+typedef struct Floats {
+    const char *name, *op, *why;
+} Floats;
+
+static void print_floats(const Floats *at, uint32_t n, Arena *mem, FILE *f)
 {
     enum { NAMED = 4 };
+    bool *said = NEW_ARRAY(mem, bool, n + 1);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t alike = 0;
+        for (uint32_t k = i; k < n && !said[i]; k++) {
+            if (strcmp(at[k].why, at[i].why)) continue;
+            if (alike++ < NAMED) fprintf(f, "%s%s (%s)", alike > 1 ? ", " : "  float: ", at[k].name, at[k].op);
+            said[k] = k > i;
+        }
+        if (alike > NAMED) fprintf(f, " and %u more", alike - NAMED);
+        if (alike) fprintf(f, ": %s\n", at[i].why);
+    }
+}
+
+/* Contractions with quantized operands: how many are what, and why some are float. */
+static void print_coded(const Report *r, FILE *f)
+{
     const IntegerNote *note = r->integer;
     Arena mem = {0};
-    bool *said = NEW_ARRAY(&mem, bool, note->at.n + 1);
+    Floats *at = NEW_ARRAY(&mem, Floats, note->at.n + 1);
+    uint32_t n = 0;
     if (r->came)
         fprintf(f, "%s: came quantized: %u contractions are integer, %u have codes as weights, %u stay float\n", r->model, note->n[CODED_INTEGER],
                 note->n[CODED_WEIGHTS], note->n[CODED_FLOAT]);
     else if (note->n[CODED_FLOAT])
         fprintf(f, "%s: warning: %u of %u contractions with quantized operands stay float\n", r->model, note->n[CODED_FLOAT], note->at.n);
-    for (uint32_t i = 0; i < note->at.n; i++) {
-        const char *why = note->at.at[i].why;
-        uint32_t n = 0;
-        if (said[i] || !why) continue;
-        for (uint32_t k = i; k < note->at.n; k++) {
-            if (!note->at.at[k].why || strcmp(note->at.at[k].why, why)) continue;
-            said[k] = true;
-            if (n++ < NAMED) fprintf(f, "%s%s", n > 1 ? ", " : "  float: ", note->at.at[k].name);
-        }
-        if (n > NAMED) fprintf(f, " and %u more", n - NAMED);
-        fprintf(f, ": %s\n", why);
-    }
+    for (uint32_t i = 0; i < note->at.n; i++)
+        if (note->at.at[i].why) at[n++] = (Floats){note->at.at[i].name, note->at.at[i].loc->op, note->at.at[i].why};
+    print_floats(at, n, &mem, f);
     arena_drop(&mem);
 }
 
@@ -146,6 +158,19 @@ static void print_rewriting(const Report *r, Rewriting kind, FILE *f)
     fputc('\n', f);
 }
 
+static void print_float_layers(const Report *r, FILE *f)
+{
+    Arena mem = {0};
+    Floats *at = NEW_ARRAY(&mem, Floats, r->layers + 1);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->layers; i++) {
+        const Layer *l = r->layer[i].layer;
+        if (l->state == LAYER_FLOAT) at[n++] = (Floats){r->layer[i].name, l->loc->op, l->why};
+    }
+    print_floats(at, n, &mem, f);
+    arena_drop(&mem);
+}
+
 void report_print(const Report *r, FILE *f)
 {
     print_policy(r, f);
@@ -157,12 +182,11 @@ void report_print(const Report *r, FILE *f)
     if (r->quantized) print_quantized(r, f);
     print_operands(r, f);
     for (int k = 0; k < REWRITINGS; k++) print_rewriting(r, (Rewriting)k, f);
-    for (uint32_t i = 0; i < r->layers && !r->came; i++)
-        if (r->layer[i].layer->state == LAYER_FLOAT)
-            fprintf(f, "  float: %s (%s): %s\n", r->layer[i].name, r->layer[i].layer->loc->op, r->layer[i].layer->why);
+    if (!r->came) print_float_layers(r, f);
     if (r->worst)
         fprintf(f, "  lowest SQNR against float: %.1f dB at %s (%s)\n", r->worst->layer->sqnr, r->worst->name,
                 r->worst->layer->loc->op);
     if (r->measured) print_measured(r->measured, f);
+    if (r->advice) fprintf(f, "%s: warning: %s\n", r->model, r->advice);
     if (r->budget) budget_print(r->budget, r->model, f);
 }
