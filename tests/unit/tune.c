@@ -173,6 +173,20 @@ Test(tune, lanes_are_no_free_batch)
     program_drop(p);
 }
 
+/* A sum over neighbouring channels (LRN): what is done once a result is done in lanes, however little there is to sum. */
+Test(tune, results_are_in_lanes_where_their_terms_may_be)
+{
+    Program *p = program_new("kernel k() { in X[64, 68] out Y[64, 64] Y[p, c] = sum(d: 5) X[p, c + d] * X[p, c + d] then X[p, c + 2] / pow(it * 0.5 + 1, 0.75) }");
+    Kernel *k = tuned(p, "avx512");
+    cr_expect_eq(split_of(k, "c", 0), 16);
+    cr_expect_eq(split_of(k, "d", 0), -1);
+    program_drop(p);
+    p = program_new("kernel k() { in X[64, 64, 5], Z[64, 64] out Y[64, 64] Y[p, c] = sum(d: 5) X[p, c, d] * X[p, c, d] then Z[p, c] / pow(it * 0.5 + 1, 0.75) }");
+    k = tuned(p, "avx512");
+    cr_expect_gt(split_of(k, "d", 0), 1, "terms that lie side by side, results that do not");
+    program_drop(p);
+}
+
 /* Rows of an image come before its channels, however wide it is. Weights of bf16 are widened for a row of results. */
 Test(tune, windows_go_along_rows)
 {
