@@ -402,6 +402,34 @@ static Compute with_epilogue(Kernel *k, Compute d, const Compute *r, Expr load, 
     return d;
 }
 
+static bool is_row_major(const Layout *order)
+{
+    for (int i = 0; i < order->n; i++)
+        if (order->axis[i].dim != i) return false;
+    return true;
+}
+
+/* The order that a lowering left on what the stage stored, for what it stores now: the same axes follow each other, where each is an index of it. */
+static void hand_order(Kernel *k, const Buf *from, const Expr *was, const Compute *d)
+{
+    Buf *to = &k->buf.at[d->out];
+    Layout order = {0};
+    int dim_of[MAX_RANK], n = 0;
+    if (to->kind != BUF_TMP || to->layout.n || from->layout.n != from->rank) return;
+    for (int t = 0; t < to->rank; t++)
+        if (expr_is(k, to->dim[t], 1)) order.axis[order.n++] = (LayoutAxis){t, 1, 0};
+    for (int i = 0; i < from->rank; i++) {
+        int f = from->layout.axis[i].dim, a = axis_of_index(k, was[f]);
+        if (expr_is(k, from->dim[f], 1)) continue;
+        dim_of[n] = -1;
+        for (int t = 0; t < to->rank; t++)
+            if (a && axis_of_index(k, d->at[t]) == a) dim_of[n] = t;
+        if (dim_of[n] < 0) return;
+        order.axis[order.n++] = (LayoutAxis){dim_of[n++], 1, 0};
+    }
+    if (order.n == to->rank && !is_row_major(&order)) to->layout = order;
+}
+
 static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
 {
     Kernel *k = c->k;
@@ -409,7 +437,8 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     int buf = (int)expr_node(k, load)->id;
     uint32_t def = c->use[buf].def;
     if (!is_single(c, buf) || c->dead[def] || def >= stage || readers(c, buf) != 1) return false;
-    Compute d = k->stage.at[def];
+    const Compute was = k->stage.at[def];
+    Compute d = was;
     bool stays = d.share != 0;
     bool at_axes = stage_at_axes(k, &d) && !d.where;
     if (d.scan || d.update || d.keep || (!at_axes && !stage_places(k, &d))) return false;
@@ -427,6 +456,7 @@ static bool try_absorb(Cluster *c, uint32_t stage, Expr load)
     uint32_t place = stays ? def : stage, gone = stays ? stage : def;
     if (!stays) d.share = r.share;
     k->stage.at[place] = d;
+    if (c->use[d.out].defs == 1) hand_order(k, &k->buf.at[was.out], was.at, &d);
     c->dead[gone] = true, c->load[gone].at.n = 0;
     c->use[d.out].def = place;
     note_loads(c, place);

@@ -36,6 +36,28 @@ Test(cluster, epilogue_waits_for_the_later_operand)
                            2));
 }
 
+/* Channels last, as a convolution left them, behind a Squeeze and a Relu; behind a Transpose that is the order of rows. */
+Test(cluster, the_order_of_results_is_handed_on)
+{
+    static const struct {
+        const char *tmp, *text;
+        int dim[3], n;
+    } row[] = {{"b[1, 16, 12]", "b[n, o, w] = max(a[n, o, 0, w], 0) Y[w, c] = sum(o: 16) b[0, o, w] * V[o, c]", {0, 2, 1}, 3},
+               {"b[1, 12, 16]", "b[n, w, o] = max(a[n, o, 0, w], 0) Y[w, c] = sum(o: 16) b[0, w, o] * V[o, c]", {0}, 0}};
+    for (size_t i = 0; i < COUNT_OF(row); i++) {
+        char text[512];
+        snprintf(text, sizeof text, "kernel k() { in X[1, 8, 14] const W[16, 8, 3], V[16, 4] out Y[12, 4] tmp a[1, 16, 1, 12] layout(0, 2, 3, 1),"
+                 " %s a[n, o, h, w] = sum(k: 8, i: 3) X[n, k, w + i] * W[o, k, i] %s }", row[i].tmp, row[i].text);
+        Program *p = clustered(text, 2);
+        for (uint32_t b = 1; b < p->k->buf.n; b++) {
+            if (strcmp(p->k->buf.at[b].name, "b")) continue;
+            cr_expect_eq(p->k->buf.at[b].layout.n, row[i].n);
+            for (int d = 0; d < row[i].n; d++) cr_expect_eq(p->k->buf.at[b].layout.axis[d].dim, row[i].dim[d]);
+        }
+        program_drop(p);
+    }
+}
+
 Test(cluster, a_scan_keeps_what_an_earlier_stage_reads)
 { /* b is read by a alone, which stands before it, one step of the scan later */
     program_drop(clustered("kernel k() { in X[3, 9] out Y[3, 9] tmp b[3, 9]"
