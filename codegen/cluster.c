@@ -414,18 +414,16 @@ static void hand_order(Kernel *k, const Buf *from, const Expr *was, const Comput
 {
     Buf *to = &k->buf.at[d->out];
     Layout order = {0};
-    int dim_of[MAX_RANK], n = 0;
     if (to->kind != BUF_TMP || to->layout.n || from->layout.n != from->rank) return;
     for (int t = 0; t < to->rank; t++)
         if (expr_is(k, to->dim[t], 1)) order.axis[order.n++] = (LayoutAxis){t, 1, 0};
     for (int i = 0; i < from->rank; i++) {
-        int f = from->layout.axis[i].dim, a = axis_of_index(k, was[f]);
+        int f = from->layout.axis[i].dim, a = axis_of_index(k, was[f]), dim = -1;
         if (expr_is(k, from->dim[f], 1)) continue;
-        dim_of[n] = -1;
         for (int t = 0; t < to->rank; t++)
-            if (a && axis_of_index(k, d->at[t]) == a) dim_of[n] = t;
-        if (dim_of[n] < 0) return;
-        order.axis[order.n++] = (LayoutAxis){dim_of[n++], 1, 0};
+            if (a && axis_of_index(k, d->at[t]) == a && !expr_is(k, to->dim[t], 1)) dim = t;
+        if (dim < 0) return;
+        order.axis[order.n++] = (LayoutAxis){dim, 1, 0};
     }
     if (order.n == to->rank && !is_row_major(&order)) to->layout = order;
 }

@@ -941,9 +941,8 @@ static void tune_reduction(Tuner *u, Compute *c)
     if (is_scattered(k, c)) return;
     int space = all.odd ? 0 : best_lanes(u, c, &all, o.axis, o.n, &space_cost);
     int reduce = all.odd ? 0 : best_lanes(u, c, &loads, c->reduce, c->reduces, &reduce_cost);
-    if (space)
-        best_lanes(u, c, &loads, &space, 1,
-                   &space_cost); /* what is read and written once a result is so one by one otherwise */
+    /* What is read and written once a result counts for neither: with the sum in lanes, that is done one by one. */
+    if (space) best_lanes(u, c, &loads, &space, 1, &space_cost);
     if (space && (!reduce || space_cost <= reduce_cost + 16)) space_in_lanes(u, c, &all, space);
     else if (reduce) reduce_in_lanes(u, c, reduce);
     else {
