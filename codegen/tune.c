@@ -260,20 +260,24 @@ static bool stores_run(Tuner *u, const Accesses *a, int axis) /* do stores go on
     return false;
 }
 
-static int best_lanes(Tuner *u, const Compute *c, const Accesses *a, const int *axis, int n, int *cost)
+/* What these accesses cost with lanes over the axis; run: stores go on by one along it. */
+static int price(Tuner *u, const Accesses *a, int axis, bool run)
+{
+    int64_t n = extent(u->k, axis);
+    int cost = lanes_cost(u, a, axis) * 16;
+    if (n >= 0 && n < LANES) return cost + cost * (LANES - (int)n) / 16;
+    return n < 0 && !run ? cost + cost / 2 : cost; /* a batch of one is the usual one */
+}
+
+static int best_lanes(Tuner *u, const Accesses *a, const int *axis, int n, int *cost)
 {
     Kernel *k = u->k;
     int best = 0, runs = 0;
     *cost = INT32_MAX;
-    (void)c;
     for (int i = 0; i < n; i++) {
         if (u->outer[axis[i]] || k->axis.at[axis[i]].parent) continue; /* a part of a shared axis is no choice */
         if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < SMALL) continue;
-        int mine = lanes_cost(u, a, axis[i]) * 16;
-        if (extent(k, axis[i]) >= 0 && extent(k, axis[i]) < LANES)
-            mine += mine * (LANES - (int)extent(k, axis[i])) / 16;
-        int run = stores_run(u, a, axis[i]);
-        if (extent(k, axis[i]) < 0 && !run) mine += mine / 2; /* a batch of one is the usual one */
+        int run = stores_run(u, a, axis[i]), mine = price(u, a, axis[i], run);
         bool better = run != runs ? run > runs : about(k, axis[i]) > about(k, best);
         if (mine < *cost || (mine == *cost && better)) best = axis[i], *cost = mine, runs = run;
     }
@@ -516,14 +520,14 @@ static bool is_plain_fill(Tuner *u, const Compute *c, const Accesses *a, int lan
 }
 
 /* An axis that chooses among formulas would have lanes of all of them: it is taken if there is no other. */
-static int map_lanes(Tuner *u, const Compute *c, const Accesses *a, const Order *o, const Order *pick)
+static int map_lanes(Tuner *u, const Accesses *a, const Order *o, const Order *pick)
 {
     Order rest = {0};
     int cost;
     for (int i = 0; i < o->n; i++)
         if (!is_among(pick, o->axis[i])) put(&rest, o->axis[i]);
-    int lane = best_lanes(u, c, a, rest.axis, rest.n, &cost);
-    return lane ? lane : best_lanes(u, c, a, o->axis, o->n, &cost);
+    int lane = best_lanes(u, a, rest.axis, rest.n, &cost);
+    return lane ? lane : best_lanes(u, a, o->axis, o->n, &cost);
 }
 
 static void tune_map(Tuner *u, const Compute *c)
@@ -537,7 +541,7 @@ static void tune_map(Tuner *u, const Compute *c)
     for (int i = 0; i < o.n; i++)
         if (extent(k, o.axis[i]) > 1 && extent(k, o.axis[i]) <= MOST_CHOICES && chooses(k, c->value, o.axis[i]))
             put(&pick, o.axis[i]);
-    int lane = a.odd || ordered ? 0 : map_lanes(u, c, &a, &o, &pick);
+    int lane = a.odd || ordered ? 0 : map_lanes(u, &a, &o, &pick);
     if (ordered) return; /* points in order, one after the other: the plain loops */
     if (is_plain_fill(u, c, &a, lane)) lane = 0;
     else if (!a.odd && !pick.n && tune_woven(u, c, &a, &o)) return;
@@ -939,10 +943,10 @@ static void tune_reduction(Tuner *u, Compute *c)
     int space_cost, reduce_cost;
     space_order(u, c, &o);
     if (is_scattered(k, c)) return;
-    int space = all.odd ? 0 : best_lanes(u, c, &all, o.axis, o.n, &space_cost);
-    int reduce = all.odd ? 0 : best_lanes(u, c, &loads, c->reduce, c->reduces, &reduce_cost);
+    int space = all.odd ? 0 : best_lanes(u, &all, o.axis, o.n, &space_cost);
+    int reduce = all.odd ? 0 : best_lanes(u, &loads, c->reduce, c->reduces, &reduce_cost);
     /* What is read and written once a result counts for neither: with the sum in lanes, that is done one by one. */
-    if (space) best_lanes(u, c, &loads, &space, 1, &space_cost);
+    if (space) space_cost = price(u, &loads, space, stores_run(u, &all, space));
     if (space && (!reduce || space_cost <= reduce_cost + 16)) space_in_lanes(u, c, &all, space);
     else if (reduce) reduce_in_lanes(u, c, reduce);
     else {
@@ -1208,7 +1212,7 @@ static void tune_threads(Tuner *u, const Compute *c)
     int cost, other = 0;
     if (is_scattered(k, c) || c->scan) return;
     space_order(u, c, &o);
-    int lane = best_lanes(u, c, &a, o.axis, o.n, &cost);
+    int lane = best_lanes(u, &a, o.axis, o.n, &cost);
     if (!lane && o.n) lane = o.axis[o.n - 1];
     if (!lane) return;
     for (int i = 0; i < o.n; i++)

@@ -185,6 +185,10 @@ Test(tune, results_are_in_lanes_where_their_terms_may_be)
     k = tuned(p, "avx512");
     cr_expect_gt(split_of(k, "d", 0), 1, "terms that lie side by side, results that do not");
     program_drop(p);
+    p = program_new("kernel k(C) { in X[64, C + 15], V[64, C + 15], W[64, C + 15] out Y[64, C] Y[p, c] = sum(d: 16) X[p, c + d] * V[p, c + d] * W[p, c + d] }");
+    k = tuned(p, "avx512");
+    cr_expect_eq(split_of(k, "c", 0), 16, "results that are stored side by side are no batch of one, however many there are");
+    program_drop(p);
 }
 
 /* Rows of an image come before its channels, however wide it is. Weights of bf16 are widened for a row of results. */
